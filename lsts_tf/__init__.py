@@ -1,0 +1,1 @@
+"""Where people look in a video: LSTS in TensorFlow and Keras."""
