@@ -1,0 +1,141 @@
+"""Which frames a prediction looks at: integers only.
+
+Frames are numbered from 0, as they are decoded; frame k of a video carries
+annotation file k + 1 of DHF1K. A window is named by its target, the last frame
+that it holds, and predicts where people look in that frame. Flow k is the
+motion from frame k - 1 to frame k; there is no flow 0. A window of flows for
+target n holds the flows n - length + 1 ... n. RGB & Flow uses the same frames
+in both streams (LSTS report, sections 3.1 to 3.3).
+
+    >>> Geometry().first_target
+    78
+    >>> Geometry.of(("rgb", "flow")).first_target
+    79
+    >>> Geometry().window(78)
+    range(0, 79)
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import dataclasses
+
+STREAMS = ("rgb", "flow")
+FIRST_FRAMES = ("mirror", "repeat", "copy", "skip")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """The shape of every window of one experiment.
+
+    Attributes:
+        length: Frames (or flows) in a window.
+        stride: Distance between the targets of successive windows.
+        first: First usable frame: 0 for RGB alone, 1 where flow is used.
+    """
+
+    length: int = 79
+    stride: int = 1
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or self.stride < 1 or self.first not in (0, 1):
+            raise ValueError(
+                "A window needs length >= 1, stride >= 1 and first in (0, 1). "
+                f"Received: {self}"
+            )
+
+    @classmethod
+    def of(
+        cls, streams: Sequence[str], *, length: int = 79, stride: int = 1
+    ) -> "Geometry":
+        """Geometry of a model that reads `streams`."""
+        check_streams(streams)
+        first = 1 if "flow" in streams else 0
+        return cls(length=length, stride=stride, first=first)
+
+    @property
+    def first_target(self) -> int:
+        """First frame that has a whole window."""
+        return self.first + self.length - 1
+
+    def targets(self, num_frames: int) -> range:
+        """Frames of a video of `num_frames` frames that have a window."""
+        return range(self.first_target, num_frames, self.stride)
+
+    def window(self, target: int) -> range:
+        """Frames (flows) that the prediction for frame `target` looks at."""
+        if target < self.first_target:
+            raise ValueError(
+                f"Frame {target} has no whole window of {self.length}; the "
+                f"first frame that has one is {self.first_target}."
+            )
+        return range(target - self.length + 1, target + 1)
+
+
+def check_streams(streams: Sequence[str]) -> None:
+    """Raise ValueError unless `streams` are one or more of rgb, flow."""
+    ordered = tuple(s for s in STREAMS if s in streams)
+    if not streams or tuple(streams) != ordered:
+        raise ValueError(
+            "`streams` must be ('rgb',), ('flow',) or ('rgb', 'flow'). "
+            f"Received: {tuple(streams)!r}"
+        )
+
+
+def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
+    """Frames to play before a clip so that its first frame has a window.
+
+    Args:
+        num_missing: How many frames are wanted before frame 0.
+        num_frames: Frames of the clip (any number from 1 on).
+        mode: "mirror" reflects the clip in time about frame 0 (… 3 2 1 | 0 1
+            2 3 …), back and forth if it is short; "repeat" shows frame 0.
+
+    Returns:
+        `num_missing` frame numbers, in the order in which they are played.
+
+    >>> prefix(4, 100, "mirror")
+    (4, 3, 2, 1)
+    >>> prefix(4, 3, "mirror")
+    (0, 1, 2, 1)
+    >>> prefix(2, 1, "mirror")
+    (0, 0)
+    """
+    if num_frames < 1:
+        raise ValueError(
+            f"A clip has at least one frame. Received: {num_frames}"
+        )
+    if mode == "repeat" or num_frames == 1:
+        return (0,) * num_missing
+    if mode != "mirror":
+        raise ValueError(
+            f"Only 'mirror' and 'repeat' put frames before a clip. "
+            f"Received: {mode!r}"
+        )
+    period = 2 * (num_frames - 1)
+    steps = (k % period for k in range(num_missing, 0, -1))
+    return tuple(min(k, period - k) for k in steps)
+
+
+def parse_ranges(text: str) -> frozenset[int]:
+    """Numbers named by a text such as "1-500" or "1,5,601-700".
+
+    >>> sorted(parse_ranges("1-3,7"))
+    [1, 2, 3, 7]
+    """
+    numbers: set[int] = set()
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        if not (first.isdigit() and last.isdigit()):
+            raise ValueError(
+                "Videos are named by numbers and ranges, for instance "
+                f"'1-500,601'. Received: {text!r}"
+            )
+        numbers.update(range(int(first), int(last) + 1))
+    return frozenset(numbers)
+
+
+def num_windows(frame_counts: Iterable[int], geometry: Geometry) -> int:
+    """Windows of several videos together."""
+    return sum(len(geometry.targets(count)) for count in frame_counts)

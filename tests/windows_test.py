@@ -1,0 +1,109 @@
+import itertools
+import pathlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from lsts_tf import windows
+
+COUNTS = [
+    int(line)
+    for line in (pathlib.Path(__file__).parent / "dhf1k_n_frames.txt")
+    .read_text()
+    .split()
+]
+
+
+def test_dhf1k_has_the_papers_number_of_windows():
+    both = windows.Geometry.of(("rgb", "flow"))
+    assert windows.num_windows(COUNTS[:500], both) == 249_497
+    flow = windows.Geometry.of(("flow",))
+    assert windows.num_windows(COUNTS[:500], flow) == 249_497
+    rgb = windows.Geometry.of(("rgb",))
+    assert windows.num_windows(COUNTS[:500], rgb) == 249_997
+
+
+def test_dhf1k_frame_counts():
+    assert len(COUNTS) == 1000
+    assert sum(COUNTS) == 582_605
+    assert sum(COUNTS[600:700]) == 60_273
+
+
+def test_windows_of_a_clip_by_hand():
+    rgb = windows.Geometry(length=4, stride=2)
+    assert list(rgb.targets(9)) == [3, 5, 7]
+    assert list(rgb.window(5)) == [2, 3, 4, 5]
+    flow = windows.Geometry.of(("flow",), length=4)
+    assert list(flow.targets(6)) == [4, 5]
+    # Flow 0 does not exist.
+    assert list(flow.window(4)) == [1, 2, 3, 4]
+
+
+@given(
+    length=st.integers(1, 100),
+    stride=st.integers(1, 9),
+    first=st.integers(0, 1),
+    frames=st.integers(0, 400),
+)
+def test_windows_stay_inside_the_video_and_step(length, stride, first, frames):
+    geometry = windows.Geometry(length=length, stride=stride, first=first)
+    targets = geometry.targets(frames)
+    for target in targets:
+        window = geometry.window(target)
+        assert len(window) == length
+        assert window[0] >= first
+        assert window[-1] == target < frames
+    assert all(b - a == stride for a, b in itertools.pairwise(targets))
+    # Not one window more would fit.
+    if frames > geometry.first_target:
+        assert targets[0] == geometry.first_target
+        assert targets[-1] + stride >= frames
+    else:
+        assert len(targets) == 0
+
+
+def test_a_frame_without_a_window_is_refused():
+    with pytest.raises(ValueError, match="first frame that has one is 78"):
+        windows.Geometry().window(77)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"length": 0}, {"stride": 0}, {"first": 2}, {"first": -1}]
+)
+def test_impossible_geometry(kwargs):
+    with pytest.raises(ValueError, match="Received"):
+        windows.Geometry(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "streams", [(), ("flow", "rgb"), ("rbg",), ("rgb",) * 2]
+)
+def test_impossible_streams(streams):
+    with pytest.raises(ValueError, match="Received"):
+        windows.Geometry.of(streams)
+
+
+@given(missing=st.integers(0, 200), frames=st.integers(1, 90))
+def test_mirrored_prefix_is_numpys_reflection(missing, frames):
+    clip = np.arange(frames)
+    want = np.pad(clip, (missing, 0), mode="reflect")
+    got = windows.prefix(missing, frames, "mirror")
+    np.testing.assert_array_equal(got, want[:missing])
+
+
+def test_repeated_prefix():
+    assert windows.prefix(3, 10, "repeat") == (0, 0, 0)
+    with pytest.raises(ValueError, match="copy"):
+        windows.prefix(3, 10, "copy")
+    with pytest.raises(ValueError, match="at least one frame"):
+        windows.prefix(3, 0, "mirror")
+
+
+def test_ranges():
+    assert windows.parse_ranges("1-3, 7,9-9") == {1, 2, 3, 7, 9}
+    assert windows.parse_ranges("") == frozenset()
+    for text in ("a", "1-", "1-x", "-3"):
+        with pytest.raises(ValueError, match="Received"):
+            windows.parse_ranges(text)
