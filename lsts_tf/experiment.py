@@ -1,0 +1,317 @@
+"""What defines a run: one frozen record, as absl flags and as a flagfile.
+
+`Experiment` is the only list of an experiment's settings: names, types,
+defaults, help texts and rules. `define_flags` turns it into absl flags,
+`from_flags` reads them back, `save` and `load` write and read a flagfile, so
+that the same file goes to every program:
+
+    python -m lsts_tf.train --flagfile=experiments/rgb.flags
+    python -m lsts_tf.evaluate --flagfile=RUN/experiment.flags
+
+Only programs import this module; libraries take plain arguments.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from lsts_tf import windows
+
+FLAGFILE = "experiment.flags"
+HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
+
+
+def _setting(
+    default: Any,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    free: bool = False,
+) -> Any:
+    """A field of the record.
+
+    Args:
+        default: Default value; its type is the flag's type.
+        help_text: What the flag is for.
+        choices: Allowed values.
+        at_least: Smallest allowed value.
+        free: Whether a run may go on with another value: it changes how the
+            run is watched, saved or how long it lasts, not what is learnt.
+    """
+    metadata = {
+        "help": help_text,
+        "choices": choices,
+        "at_least": at_least,
+        "free": free,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that a trained model depends on (METHOD: paper, section 4)."""
+
+    # Where.
+    run_dir: str = _setting(
+        "workspace/runs/default",
+        "Folder of this run: flagfile, checkpoints, model, logs, scores.",
+        free=True,
+    )
+    dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
+    data_dir: str = _setting(
+        "", "TFDS data folder. Empty: TFDS_DATA_DIR or its default.", free=True
+    )
+    store_dir: str = _setting(
+        "workspace/stores",
+        "Folder of the stored flows, features and truth.",
+        free=True,
+    )
+
+    # Which videos, by number.
+    train_videos: str = _setting("1-500", "Videos trained on.")
+    val_videos: str = _setting("501-600", "Videos of the mini-validation.")
+    test_videos: str = _setting("601-700", "Videos scored.", free=True)
+
+    # What a prediction looks at.
+    streams: tuple[str, ...] = _setting(
+        ("rgb",), "Streams: rgb, flow, or both."
+    )
+    window: int = _setting(79, "Frames in a window.", at_least=1)
+    train_stride: int = _setting(
+        1, "Distance between the windows that are trained on.", at_least=1
+    )
+
+    # Front end.
+    features: str = _setting(
+        "stored",
+        "stored: I3D features are computed once and kept; live: computed anew "
+        "as windows stream in.",
+        choices=("stored", "live"),
+    )
+    rgb_weights: tuple[str, ...] = _setting(
+        (HUB_RGB, "rgb_imagenet"),
+        "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
+        "or folder, a checkpoint prefix, a released name, random.",
+    )
+    flow_weights: tuple[str, ...] = _setting(
+        ("flow_imagenet",),
+        "Sources of I3D's flow weights in order of preference: a checkpoint "
+        "prefix, a released name, random.",
+    )
+    front_end: str = _setting(
+        "window",
+        "window: I3D of each window alone, as published; continuous: I3D over "
+        "the whole video, about thirty times cheaper, other features.",
+        choices=("window", "continuous"),
+    )
+    front_end_dtype: str = _setting(
+        "float32",
+        "Arithmetic of I3D.",
+        choices=("float32", "bfloat16"),
+    )
+    flow: str = _setting(
+        "tvl1",
+        "How flow is computed: tvl1 (our compiled TV-L1), opencv (OpenCV's), "
+        "dis (a quick preview; other flow).",
+        choices=("tvl1", "opencv", "dis"),
+    )
+
+    # Decoder and training.
+    head: str = _setting(
+        "paper",
+        "Last layers: as in the paper, or as in the authors' released program.",
+        choices=("paper", "released"),
+    )
+    loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
+    learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
+    lr_halving_steps: int = _setting(
+        0,
+        "Halve the learning rate each so many steps; 0 never. The paper's "
+        "words are 50.",
+        at_least=0,
+    )
+    weight_decay: float = _setting(
+        5e-5, "L2 term that is added to each gradient.", at_least=0
+    )
+    batch_size: int = _setting(
+        128, "Windows in a step, over all replicas.", at_least=1
+    )
+    epochs: int = _setting(
+        10, "Passes over the training windows.", at_least=1, free=True
+    )
+    seed: int = _setting(
+        0, "Seed of weights and of the order of windows.", at_least=0
+    )
+    strategy: str = _setting(
+        "auto",
+        "Devices: one; mirrored (all of this machine); auto: mirrored where "
+        "there are several GPUs.",
+        choices=("auto", "one", "mirrored"),
+    )
+    precision: str = _setting(
+        "float32",
+        "Keras dtype policy of the decoder.",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )
+    deterministic: bool = _setting(
+        False, "Bit-for-bit repeatable on the same machine; slower."
+    )
+
+    # Watching and saving.
+    val_fraction: float = _setting(
+        0.1,
+        "Part of the validation windows that is scored each epoch.",
+        at_least=0,
+    )
+    checkpoint_steps: int = _setting(
+        200, "Save a checkpoint each so many steps.", at_least=1, free=True
+    )
+    keep: int = _setting(3, "Checkpoints kept.", at_least=2, free=True)
+    log_steps: int = _setting(
+        10, "Log each so many steps.", at_least=1, free=True
+    )
+    image_windows: int = _setting(
+        4,
+        "Validation windows shown as pictures in TensorBoard.",
+        at_least=0,
+        free=True,
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            choices = field.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(
+                    f"--{field.name} must be one of {', '.join(choices)}. "
+                    f"Received: {value!r}"
+                )
+            at_least = field.metadata["at_least"]
+            if at_least is not None and not value >= at_least:
+                raise ValueError(
+                    f"--{field.name} must be at least {at_least}. "
+                    f"Received: {value!r}"
+                )
+        windows.check_streams(self.streams)
+        for name in ("train_videos", "val_videos", "test_videos"):
+            windows.parse_ranges(getattr(self, name))
+        if not 0 < self.val_fraction <= 1:
+            raise ValueError(
+                "--val_fraction must lie in (0, 1]. "
+                f"Received: {self.val_fraction!r}"
+            )
+
+    @property
+    def geometry(self) -> windows.Geometry:
+        """Windows at stride 1."""
+        return windows.Geometry.of(self.streams, length=self.window)
+
+    @property
+    def train_geometry(self) -> windows.Geometry:
+        """Windows that are trained on."""
+        return windows.Geometry.of(
+            self.streams, length=self.window, stride=self.train_stride
+        )
+
+    def weights(self, stream: str) -> tuple[str, ...]:
+        """Sources of I3D's weights for `stream`, in order of preference."""
+        return {"rgb": self.rgb_weights, "flow": self.flow_weights}[stream]
+
+    def flagfile_text(self) -> str:
+        """The record as lines of a flagfile."""
+        lines = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                value = ",".join(value)
+            elif isinstance(value, bool):
+                value = str(value).lower()
+            elif isinstance(value, float):
+                value = repr(value)
+            lines.append(f"--{field.name}={value}\n")
+        return "".join(lines)
+
+    def save(self, path: pathlib.Path) -> None:
+        """Write the record to `path` as a flagfile, whole or not at all."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(self.flagfile_text())
+        temporary.replace(path)
+
+    def differences(self, other: "Experiment") -> list[str]:
+        """Settings, as text, in which `other` would be another experiment."""
+        return [
+            f"--{field.name}: {getattr(self, field.name)!r} here, "
+            f"{getattr(other, field.name)!r} there"
+            for field in dataclasses.fields(self)
+            if not field.metadata["free"]
+            and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Define one absl flag for each setting."""
+    for field in dataclasses.fields(Experiment):
+        name, help_text = field.name, field.metadata["help"]
+        kwargs = {"flag_values": flag_values}
+        if field.metadata["choices"]:
+            flags.DEFINE_enum(
+                name,
+                field.default,
+                field.metadata["choices"],
+                help_text,
+                **kwargs,
+            )
+        elif isinstance(field.default, bool):
+            flags.DEFINE_boolean(name, field.default, help_text, **kwargs)
+        elif isinstance(field.default, tuple):
+            flags.DEFINE_list(name, list(field.default), help_text, **kwargs)
+        else:
+            define = {
+                int: flags.DEFINE_integer,
+                float: flags.DEFINE_float,
+                str: flags.DEFINE_string,
+            }[type(field.default)]
+            define(name, field.default, help_text, **kwargs)
+
+
+def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
+    """The record that parsed flags describe.
+
+    Raises:
+        flags.IllegalFlagValueError: A setting breaks a rule; absl shows it as
+            a usage error.
+    """
+    values = {}
+    for field in dataclasses.fields(Experiment):
+        value = flag_values[field.name].value
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return Experiment(**values)
+    except ValueError as error:
+        raise flags.IllegalFlagValueError(str(error)) from error
+
+
+def load(path: pathlib.Path) -> Experiment:
+    """The record that a flagfile describes."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No flagfile at {path}. A run folder has {FLAGFILE} in it; make "
+            "one with `python -m lsts_tf.train --flagfile=...`."
+        )
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    flags.DEFINE_flag(
+        flags.Flag(
+            flags.ArgumentParser(),
+            flags.ArgumentSerializer(),
+            "flagfile",
+            "",
+            "",
+        ),
+        flag_values=flag_values,
+    )
+    flag_values(["", f"--flagfile={path}"])
+    return from_flags(flag_values)

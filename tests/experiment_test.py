@@ -1,0 +1,95 @@
+import dataclasses
+import pathlib
+
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from lsts_tf import experiment
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def parse(*arguments):
+    flag_values = flags.FlagValues()
+    experiment.define_flags(flag_values)
+    flag_values(["program", *arguments])
+    return experiment.from_flags(flag_values)
+
+
+@given(
+    streams=st.sampled_from([("rgb",), ("flow",), ("rgb", "flow")]),
+    learning_rate=st.floats(0, 1),
+    batch_size=st.integers(1, 999),
+    deterministic=st.booleans(),
+    run_dir=st.sampled_from(["runs/a b", "runs/ü", "r=1"]),
+    rgb_weights=st.sampled_from([("random",), ("a/b", "random")]),
+)
+def test_load_returns_what_was_saved(tmp_path_factory, **settings):
+    path = tmp_path_factory.mktemp("run") / experiment.FLAGFILE
+    saved = experiment.Experiment(**settings)
+    saved.save(path)
+    assert experiment.load(path) == saved
+
+
+def test_flags_have_the_records_defaults():
+    assert parse() == experiment.Experiment()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--window=0", "at least 1"),
+        ("--streams=flow,rgb", "streams"),
+        ("--head=mine", "should be one of|must be one of"),
+        ("--train_videos=1-x", "Received: '1-x'"),
+        ("--val_fraction=0", "val_fraction"),
+        ("--batch_size=many", "batch_size"),
+    ],
+)
+def test_a_wrong_flag_is_a_usage_error(argument, message):
+    with pytest.raises(flags.IllegalFlagValueError, match=message):
+        parse(argument)
+
+
+def test_an_unknown_flag_gets_a_suggestion():
+    with pytest.raises(flags.UnrecognizedFlagError, match="learning_rate"):
+        parse("--learning_rat=1")
+
+
+def test_differences_name_what_changes_the_experiment():
+    one = experiment.Experiment()
+    assert one.differences(dataclasses.replace(one, epochs=99)) == []
+    (text,) = one.differences(dataclasses.replace(one, loss="kld"))
+    assert "--loss: 'mse' here, 'kld' there" in text
+
+
+def test_the_papers_experiments(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    epochs = {"rgb": 10, "flow": 2, "rgb_flow": 1}
+    for name, number in epochs.items():
+        record = experiment.load(pathlib.Path(f"experiments/{name}.flags"))
+        assert record.streams == tuple(name.split("_"))
+        assert record.epochs == number
+        assert record.window == 79
+        assert record.batch_size == 128
+        assert record.learning_rate == 1e-4
+        assert record.weight_decay == 5e-5
+        assert record.lr_halving_steps == 0
+        assert record.loss == "mse"
+        assert record.head == "paper"
+        assert "random" not in record.rgb_weights + record.flow_weights
+
+
+def test_every_experiment_file_loads(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    files = sorted(pathlib.Path("experiments").glob("*.flags"))
+    assert len(files) >= 4
+    for path in files:
+        assert isinstance(experiment.load(path), experiment.Experiment)
+
+
+def test_a_missing_flagfile_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lsts_tf\.train"):
+        experiment.load(tmp_path / "no.flags")
