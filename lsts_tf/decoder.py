@@ -11,11 +11,11 @@ then seven transposed convolutions, D1 to D7. Each of them multiplies the size
 by its strides, 72 x 128 in all, which makes 360 x 640 of 5 x 5.
 """
 
-import itertools
-import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import itertools
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ def concat(streams: Sequence[Tensor]) -> Tensor:
     """
     if len(streams) == 1:
         return streams[0]
-    return keras.layers.Concatenate(name="fusion")(list(streams))
+    return keras.ops.concatenate(list(streams), axis=-1)
 
 
 def _fan_in_uniform(fan_in: int, seed: int | None) -> keras.Initializer:
@@ -214,8 +214,10 @@ def build(
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     style = _Style(policy, synchronized, _seeds(seed))
 
+    exact = "float64" if policy.variable_dtype == "float64" else "float32"
+
     # === Functional model ===
-    inputs = {s: keras.Input(shape, name=s) for s in streams}
+    inputs = {s: keras.Input(shape, dtype=exact, name=s) for s in streams}
     x = FUSIONS[fusion]([inputs[s] for s in streams])
     x = keras.layers.Conv3D(
         TEMPORAL_FILTERS,
@@ -236,7 +238,6 @@ def build(
     x = HEADS[head](x, style)
     # Half precision would leave some 1,000 grey levels and flush small
     # probabilities to zero.
-    exact = "float64" if policy.variable_dtype == "float64" else "float32"
     x = keras.layers.Activation("sigmoid", dtype=exact, name="saliency")(x)
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 

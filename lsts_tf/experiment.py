@@ -52,7 +52,7 @@ def _setting(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a trained model depends on (METHOD: paper, section 4)."""
+    """Everything that a trained model depends on (LSTS report, section 4)."""
 
     # Where.
     run_dir: str = _setting(
@@ -161,10 +161,10 @@ class Experiment:
     )
 
     # Watching and saving.
-    val_fraction: float = _setting(
-        0.1,
-        "Part of the validation windows that is scored each epoch.",
-        at_least=0,
+    val_stride: int = _setting(
+        10,
+        "Each so-manieth validation window is scored (the mini-validation).",
+        at_least=1,
     )
     checkpoint_steps: int = _setting(
         200, "Save a checkpoint each so many steps.", at_least=1, free=True
@@ -198,22 +198,11 @@ class Experiment:
         windows.check_streams(self.streams)
         for name in ("train_videos", "val_videos", "test_videos"):
             windows.parse_ranges(getattr(self, name))
-        if not 0 < self.val_fraction <= 1:
-            raise ValueError(
-                "--val_fraction must lie in (0, 1]. "
-                f"Received: {self.val_fraction!r}"
-            )
 
-    @property
-    def geometry(self) -> windows.Geometry:
-        """Windows at stride 1."""
-        return windows.Geometry.of(self.streams, length=self.window)
-
-    @property
-    def train_geometry(self) -> windows.Geometry:
-        """Windows that are trained on."""
+    def geometry(self, stride: int = 1) -> windows.Geometry:
+        """Windows of this experiment, `stride` frames apart."""
         return windows.Geometry.of(
-            self.streams, length=self.window, stride=self.train_stride
+            self.streams, length=self.window, stride=stride
         )
 
     def weights(self, stream: str) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def test_flags_have_the_records_defaults():
         ("--streams=flow,rgb", "streams"),
         ("--head=mine", "should be one of|must be one of"),
         ("--train_videos=1-x", "Received: '1-x'"),
-        ("--val_fraction=0", "val_fraction"),
+        ("--val_stride=0", "val_stride"),
         ("--batch_size=many", "batch_size"),
     ],
 )

@@ -1,0 +1,68 @@
+"""From fixated pixels to DHF1K's density maps, bit for bit.
+
+Maps and fixations are `[H, W]`; pixel (y, x) is row y, column x. A fixation
+map is binary: a pixel was looked at or was not, however often. A density map
+is uint8 and its largest value is 255, unless nobody looked.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+# Half of the peak at 15 pixels from the centre: a full width of 30 pixels.
+SIGMA = 30 / (2 * math.sqrt(2 * math.log(2)))
+
+# The released maps peak two pixels right of and below each fixated pixel. It
+# looks like an indexing slip of the benchmark's own program, but it is in
+# every released map, so it is in ours.
+SHIFT = 2
+
+
+def density_map(fixations: np.ndarray) -> np.ndarray:
+    """Blurs fixated pixels by the recipe of DHF1K's released maps.
+
+    One Gaussian of full width 30 pixels at half maximum for each fixated
+    pixel, centred two pixels right of and below it; their sum is divided by
+    its maximum, multiplied by 255 and rounded, halves up. The Gaussians are
+    not cut off anywhere but at the border of the image.
+
+    Args:
+        fixations: `[H, W]`, boolean or numeric; pixels other than zero are
+            fixated.
+
+    Returns:
+        uint8 `[H, W]`; all zero where there is no fixation.
+
+    Raises:
+        ValueError: if `fixations` is not a matrix.
+    """
+    if fixations.ndim != 2:
+        raise ValueError(
+            "A fixation map has the shape [H, W]. "
+            f"Received: {list(fixations.shape)}. Squeeze the other axes."
+        )
+    height, width = fixations.shape
+    rows, columns = np.nonzero(fixations != 0)
+    if not rows.size:
+        return np.zeros((height, width), np.uint8)
+    # A Gaussian is a product of one along x and one along y, and the pixels of
+    # a row share the one along y: first add them up within each row, then
+    # spread the few rows that have any over the image by one product.
+    occupied, starts = np.unique(rows, return_index=True)
+    along_x = np.add.reduceat(_gaussians(width)[columns], starts, axis=0)
+    # Not by `@`: waking BLAS' threads costs more than so small a product.
+    total = np.einsum("ry,rx->yx", _gaussians(height)[occupied], along_x)
+    total *= 255 / total.max()
+    total += 0.5
+    return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.
+
+
+@functools.lru_cache(maxsize=8)
+def _gaussians(size: int) -> np.ndarray:
+    """float64 `[size, size]`: row i is the Gaussian of a fixation at i."""
+    positions = np.arange(size)
+    distance = positions - (positions[:, None] + SHIFT)
+    table = np.exp(-(distance**2) / (2 * SIGMA**2))
+    table.flags.writeable = False
+    return table

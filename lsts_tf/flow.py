@@ -1,0 +1,264 @@
+"""TV-L1 motion between successive frames.
+
+Frames are numbered from 0. Flow k is the motion from frame k-1 to frame k;
+there is no flow 0, so T frames have T-1 flows. A flow is float32 [h, w, 2]:
+(x, y) in pixels a frame, on the grid of the grey frames that it was computed
+from (112 x 112), where x grows to the right and y downwards. It is a
+forward flow: what is at (x, y) in frame k-1 is at (x, y) + flow in frame k.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import concurrent.futures
+import importlib.metadata
+import os
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+
+SIZE = 112
+METHODS = ("tvl1", "opencv", "dis")
+
+# [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def gray(frame: np.ndarray, *, size: int = SIZE) -> np.ndarray:
+    """Shrinks a frame to the grey square that flow is computed from.
+
+    By area: bilinear shrinking of 640 x 360 aliases, which costs two to five
+    times the accuracy of the flow on textured frames.
+
+    Args:
+        frame: uint8 [H, W, 3], RGB.
+        size: Width and height of the result; the aspect ratio is not kept.
+
+    Returns:
+        uint8 [size, size].
+    """
+    return cv2.resize(
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),
+        (size, size),
+        interpolation=cv2.INTER_AREA,
+    )
+
+
+def method(name: str) -> Method:
+    """Returns a function that computes the flow of one pair of frames.
+
+    Args:
+        name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
+            follows) or "dis" (fast, for previews only: it correlates with
+            TV-L1 by no more than 0.04 to 0.74, and Flow-I3D was trained
+            on TV-L1).
+
+    Returns:
+        A function of two uint8 arrays [h, w] to float32 [h, w, 2], that many
+        threads may call at a time.
+
+    Raises:
+        ValueError: Another name.
+        ImportError: "opencv", and the installed OpenCV has no DualTVL1.
+    """
+    if name not in _METHODS:
+        raise ValueError(
+            f"A flow method is one of {METHODS}. Received: {name!r}"
+        )
+    return _METHODS[name]()
+
+
+class Flow:
+    """Flows of successive frames, by a bounded pool of threads.
+
+    Threads and not processes: every method leaves Python's lock while it
+    computes, so threads scale as processes do. The result does not depend
+    on their number.
+    """
+
+    def __init__(self, name: str = "tvl1", *, workers: int | None = None):
+        """Chooses a method.
+
+        Args:
+            name: One of `METHODS`; see `method`.
+            workers: How many pairs are computed at a time; one a core by
+                default.
+
+        Raises:
+            ValueError: An unknown method, or no worker.
+            ImportError: "opencv", and the installed OpenCV has no DualTVL1.
+        """
+        workers = _cores() if workers is None else workers
+        if workers < 1:
+            raise ValueError(f"Flow needs a worker. Received: {workers=}")
+        self.name = name
+        self.workers = workers
+        self._method = method(name)
+
+    def pairs(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the flow of each frame but the first, in order.
+
+        Frames are taken as they are needed: at most two pairs a worker are
+        under way.
+
+        Args:
+            grays: uint8 arrays [h, w], all of one size.
+
+        Yields:
+            float32 [h, w, 2], (x, y) in pixels a frame.
+
+        Raises:
+            ValueError: A frame of another type or size.
+        """
+        pending: collections.deque = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            try:
+                previous = None
+                for current in grays:
+                    _check(current, previous)
+                    if previous is not None:
+                        pending.append(
+                            pool.submit(self._method, previous, current)
+                        )
+                    previous = current
+                    if len(pending) >= 2 * self.workers:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def compute(self, grays: np.ndarray) -> np.ndarray:
+        """Computes the flows of a whole clip.
+
+        Args:
+            grays: uint8 [T, h, w], T >= 1.
+
+        Returns:
+            float32 [T-1, h, w, 2]; index k-1 holds flow k.
+
+        Raises:
+            ValueError: Another type or number of dimensions, or no frame.
+        """
+        grays = np.asarray(grays)
+        if grays.ndim != 3 or not len(grays):
+            raise ValueError(
+                "Grey frames are uint8 [T, h, w] with T >= 1. "
+                f"Received: {grays.dtype} {list(grays.shape)}"
+            )
+        flows = np.empty((len(grays) - 1, *grays.shape[1:], 2), np.float32)
+        for index, flow in enumerate(self.pairs(grays)):
+            flows[index] = flow
+        return flows
+
+    def describe(self) -> dict[str, Any]:
+        """Says what decides the numbers, for a manifest."""
+        return describe(self.name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Says what decides the numbers of a method, for a manifest.
+
+    Args:
+        name: One of `METHODS`.
+
+    Returns:
+        The method, its parameters, and for OpenCV's methods the major
+        version (from 4 to 5 the numbers of its DualTVL1 changed by 0.018
+        pixels in the mean, because its bicubic warp became exact).
+    """
+    about: dict[str, Any] = {"method": name}
+    if name == "dis":
+        about["preset"] = "medium"
+    else:
+        about.update(_TVL1)
+    if name != "tvl1":
+        about["opencv"] = cv2.__version__.split(".")[0]
+    return about
+
+
+def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
+    if current.dtype != np.uint8 or current.ndim != 2:
+        raise ValueError(
+            "A grey frame is uint8 [h, w]. "
+            f"Received: {current.dtype} {list(current.shape)}"
+        )
+    if previous is not None and current.shape != previous.shape:
+        raise ValueError(
+            "Grey frames have one size. "
+            f"Received: {list(current.shape)} after {list(previous.shape)}"
+        )
+
+
+def _cores() -> int:
+    """The cores that this process may use, not those of the machine."""
+    return len(os.sched_getaffinity(0))
+
+
+# DualTVL1's defaults, the same in OpenCV 3, 4 and 5.
+_TVL1 = {
+    "tau": 0.25,
+    "lambda": 0.15,
+    "theta": 0.3,
+    "scales": 5,
+    "scale_step": 0.8,
+    "warps": 5,
+    "epsilon": 0.01,
+    "inner_iterations": 30,
+    "outer_iterations": 10,
+    "median": 5,
+}
+
+
+def _opencv() -> Method:
+    optflow = getattr(cv2, "optflow", None)
+    # The attribute `optflow` alone proves nothing: it survives as an empty
+    # name when another OpenCV wheel is installed over the one with it.
+    create = getattr(optflow, "DualTVL1OpticalFlow_create", None)
+    if create is None:
+        raise ImportError(_explain_missing_contrib())
+    # One object a thread, because none is safe to share.
+    return _per_thread(create)
+
+
+def _dis() -> Method:
+    return _per_thread(
+        lambda: cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    )
+
+
+def _per_thread(create: Callable[[], Any]) -> Method:
+    local = threading.local()
+
+    def compute(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        # DualTVL1 remembers how many scales the smallest frame allowed, so an
+        # object serves one size only.
+        if getattr(local, "shape", None) != first.shape:
+            local.solver, local.shape = create(), first.shape
+        return local.solver.calc(first, second, None)
+
+    return compute
+
+
+def _explain_missing_contrib() -> str:
+    wheels = sorted(
+        {
+            f"{distribution.name}=={distribution.version}"
+            for distribution in importlib.metadata.distributions()
+            if distribution.name.lower().startswith("opencv")
+        }
+    )
+    return (
+        "The flow method 'opencv' needs DualTVL1, which only OpenCV's contrib "
+        f"wheels have. Installed: {', '.join(wheels) or 'none by pip'}. "
+        "Uninstall all of them, because they overwrite each other's files, "
+        "and then `pip install opencv-contrib-python-headless`; or use the "
+        "method 'tvl1', which needs no contrib."
+    )
+
+
+_METHODS: dict[str, Callable[[], Method]] = {"opencv": _opencv, "dis": _dis}

@@ -1,0 +1,365 @@
+"""Kinetics I3D, an Inception-v1 inflated to three dimensions, as a table.
+
+A clip is [batch, frames, height, width, channels], float32 in [-1, 1]. A step
+is one position on a layer's time axis; every convolution and max pooling uses
+TensorFlow's SAME padding, so a stride of 2 leaves ceil(n / 2) of n steps.
+
+A unit is a convolution without bias, BatchNorm with an offset but no scale,
+and ReLU. It keeps the name of the published network's variable scope, for
+instance "Mixed_5b/Branch_2/Conv3d_0a_3x3"; Keras forbids "/" in the names of
+layers, so its layers are called `layer_name(unit, "conv_3d")` and
+`layer_name(unit, "batch_norm")`.
+
+Sources: "Quo Vadis, Action Recognition?" (arXiv 1705.07750) and the network
+that its authors published as google-deepmind/kinetics-i3d.
+"""
+
+from collections.abc import Iterator
+import math
+from typing import Any
+from typing import NamedTuple
+
+import keras
+
+Triple = tuple[int, int, int]
+
+EPSILON = 1e-3
+POOLING: Triple = (6, 3, 3)
+
+
+class Conv(NamedTuple):
+    """A unit: convolution, BatchNorm, ReLU. Sizes are (time, height, width)."""
+
+    name: str
+    kernel: Triple
+    stride: Triple
+    filters: int
+
+
+class Pool(NamedTuple):
+    """A max pooling. Sizes are (time, height, width)."""
+
+    name: str
+    kernel: Triple
+    stride: Triple
+
+
+class Mixed(NamedTuple):
+    """An Inception block of four branches, concatenated.
+
+    Filters: branch 0; branch 1 reduced, branch 1; branch 2 reduced, branch 2;
+    branch 3.
+    """
+
+    name: str
+    filters: tuple[int, int, int, int, int, int]
+
+
+Layer = Conv | Pool | Mixed
+
+ONE: Triple = (1, 1, 1)
+THREE: Triple = (3, 3, 3)
+
+LAYERS: tuple[Layer, ...] = (
+    Conv("Conv3d_1a_7x7", (7, 7, 7), (2, 2, 2), 64),
+    Pool("MaxPool3d_2a_3x3", (1, 3, 3), (1, 2, 2)),
+    Conv("Conv3d_2b_1x1", ONE, ONE, 64),
+    Conv("Conv3d_2c_3x3", THREE, ONE, 192),
+    Pool("MaxPool3d_3a_3x3", (1, 3, 3), (1, 2, 2)),
+    Mixed("Mixed_3b", (64, 96, 128, 16, 32, 32)),
+    Mixed("Mixed_3c", (128, 128, 192, 32, 96, 64)),
+    Pool("MaxPool3d_4a_3x3", THREE, (2, 2, 2)),
+    Mixed("Mixed_4b", (192, 96, 208, 16, 48, 64)),
+    Mixed("Mixed_4c", (160, 112, 224, 24, 64, 64)),
+    Mixed("Mixed_4d", (128, 128, 256, 24, 64, 64)),
+    Mixed("Mixed_4e", (112, 144, 288, 32, 64, 64)),
+    Mixed("Mixed_4f", (256, 160, 320, 32, 128, 128)),
+    Pool("MaxPool3d_5a_2x2", (2, 2, 2), (2, 2, 2)),
+    Mixed("Mixed_5b", (256, 160, 320, 32, 128, 128)),
+    Mixed("Mixed_5c", (384, 192, 384, 48, 128, 128)),
+)
+LOGITS = "Logits"
+LOGITS_UNIT = "Logits/Conv3d_0c_1x1"
+LOGITS_POOLING: Triple = (2, 7, 7)
+END_POINTS: tuple[str, ...] = (*(layer.name for layer in LAYERS), LOGITS)
+
+
+def branches(block: Mixed) -> tuple[tuple[Conv | Pool, ...], ...]:
+    """Returns the layers of a block's four branches, in order."""
+    straight, reduce_1, wide_1, reduce_2, wide_2, pooled = block.filters
+    # The published network names this one unit differently; all its
+    # checkpoints carry the name.
+    odd = block.name == "Mixed_5b"
+    last_2 = "Conv3d_0a_3x3" if odd else "Conv3d_0b_3x3"
+    scope = f"{block.name}/Branch_"
+    return (
+        (Conv(f"{scope}0/Conv3d_0a_1x1", ONE, ONE, straight),),
+        (
+            Conv(f"{scope}1/Conv3d_0a_1x1", ONE, ONE, reduce_1),
+            Conv(f"{scope}1/Conv3d_0b_3x3", THREE, ONE, wide_1),
+        ),
+        (
+            Conv(f"{scope}2/Conv3d_0a_1x1", ONE, ONE, reduce_2),
+            Conv(f"{scope}2/{last_2}", THREE, ONE, wide_2),
+        ),
+        (
+            Pool(f"{scope}3/MaxPool3d_0a_3x3", THREE, ONE),
+            Conv(f"{scope}3/Conv3d_0b_1x1", ONE, ONE, pooled),
+        ),
+    )
+
+
+def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
+    """Returns the table up to and with an end point."""
+    if end_point not in END_POINTS:
+        raise ValueError(
+            f"The end point must be one of {', '.join(END_POINTS)}. "
+            f"Received: end_point={end_point!r}"
+        )
+    return LAYERS[: END_POINTS.index(end_point) + 1]
+
+
+def units(end_point: str = "Mixed_5c") -> Iterator[Conv]:
+    """Yields every convolution with BatchNorm up to an end point."""
+    for layer in layers(end_point):
+        if isinstance(layer, Conv):
+            yield layer
+        elif isinstance(layer, Mixed):
+            for branch in branches(layer):
+                yield from (part for part in branch if isinstance(part, Conv))
+
+
+def layer_name(unit: str, part: str) -> str:
+    """Returns the Keras name of a unit's "conv_3d" or "batch_norm"."""
+    return f"{unit}/{part}".replace("/", "__")
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Returns the zeros that SAME puts before and after an axis.
+
+    An odd total puts the extra one after. The total depends on the size: 79
+    frames under a kernel of 7 and a stride of 2 get (3, 3), 80 get (2, 3).
+    """
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def shapes(
+    frames: int,
+    height: int = 224,
+    width: int = 224,
+    *,
+    end_point: str = "Mixed_5c",
+) -> dict[str, tuple[int, int, int, int]]:
+    """Returns [steps, height, width, channels] behind every layer.
+
+    The layers are those up to `end_point`, which may not be Logits.
+    """
+    size: Triple = (frames, height, width)
+    found = {}
+    for layer in layers(end_point):
+        if isinstance(layer, Mixed):
+            _, _, wide_1, _, wide_2, pooled = layer.filters
+            channels = layer.filters[0] + wide_1 + wide_2 + pooled
+        else:
+            time, rows, columns = (
+                -(-n // stride)
+                for n, stride in zip(size, layer.stride, strict=True)
+            )
+            size = (time, rows, columns)
+            if isinstance(layer, Conv):
+                channels = layer.filters
+        found[layer.name] = (*size, channels)
+    return found
+
+
+def feature_shape(
+    frames: int, height: int = 224, width: int = 224
+) -> tuple[int, int, int, int]:
+    """Returns the shape of one window's pooled features.
+
+    For instance 79 frames of 224 x 224 give (5, 5, 5, 1024).
+
+    Raises:
+      ValueError: a size below one.
+    """
+    if min(frames, height, width) < 1:
+        raise ValueError(
+            "A window needs at least one frame, row and column. "
+            f"Received: frames={frames}, height={height}, width={width}"
+        )
+    *size, channels = shapes(frames, height, width)["Mixed_5c"]
+    time, rows, columns = (
+        n - kernel + 1
+        for n, kernel in zip(size, pooling_kernel(*size), strict=True)
+    )
+    return time, rows, columns, channels
+
+
+def pooling_kernel(steps: int, rows: int, columns: int) -> Triple:
+    """Returns the kernel of the average pooling behind Mixed_5c.
+
+    It is (6, 3, 3) for the published 79 frames of 224 x 224, and the whole
+    axis where an axis is shorter (16 frames have 2 steps).
+    """
+    time, height, width = POOLING
+    return min(time, steps), min(height, rows), min(width, columns)
+
+
+def pool(features: Any) -> Any:
+    """Averages Mixed_5c to what the decoder reads.
+
+    Stride 1, no padding; see `pooling_kernel`.
+
+    Args:
+      features: float [batch, steps, rows, columns, 1024], sizes known.
+
+    Returns:
+      [batch, 5, 5, 5, 1024] from [batch, 10, 7, 7, 1024].
+
+    Raises:
+      ValueError: a size of `features` is unknown.
+    """
+    _, steps, rows, columns, _ = features.shape
+    if None in (steps, rows, columns):
+        raise ValueError(
+            "Pooling needs to know steps, rows and columns. Received: "
+            f"features of shape {tuple(features.shape)}; give the sizes to "
+            "`build`."
+        )
+    return keras.ops.average_pool(
+        features,
+        pooling_kernel(steps, rows, columns),
+        strides=1,
+        padding="valid",
+        data_format="channels_last",
+    )
+
+
+def build(
+    channels: int,
+    *,
+    end_point: str = "Mixed_5c",
+    pooled: bool = False,
+    frames: int | None = None,
+    height: int | None = 224,
+    width: int | None = 224,
+    num_classes: int = 400,
+    dtype: str = "float32",
+    name: str = "i3d",
+) -> keras.Model:
+    """Returns I3D, frozen and in inference mode, with arbitrary weights.
+
+    Args:
+      channels: 3 for RGB, 2 for flow.
+      end_point: one of `END_POINTS`.
+      pooled: put `pool` behind Mixed_5c; needs frames, height and width.
+      frames: frames of a clip; None for any number (at least 9 for Logits).
+      height: rows of a frame; None for any.
+      width: columns of a frame; None for any.
+      num_classes: length of the Logits.
+      dtype: a Keras dtype policy. It does not follow the global one, because
+        a frozen front end in another precision is another front end.
+      name: of the model.
+
+    Returns:
+      A model from float [batch, frames, height, width, channels] in [-1, 1] to
+      the end point: [batch, steps, rows, columns, channels], for instance
+      [batch, 10, 7, 7, 1024] at Mixed_5c; or [batch, num_classes] at Logits,
+      averaged over time.
+
+    Raises:
+      ValueError: an unknown end point, or `pooled` behind another than
+        Mixed_5c or with an unknown size.
+    """
+    if pooled and end_point != "Mixed_5c":
+        raise ValueError(
+            "Only Mixed_5c is pooled. "
+            f"Received: pooled=True, end_point={end_point!r}"
+        )
+    inputs = keras.Input((frames, height, width, channels), name="clip")
+    x = inputs
+    for layer in layers(end_point):
+        x = _apply(layer, x, dtype)
+    if end_point == LOGITS:
+        x = _logits(x, num_classes, dtype)
+    if pooled:
+        x = pool(x)
+    model = keras.Model(inputs, x, name=name)
+    model.trainable = False
+    return model
+
+
+def _apply(layer: Layer, x: Any, dtype: str) -> Any:
+    if isinstance(layer, Conv):
+        return _unit(layer, x, dtype)
+    if isinstance(layer, Pool):
+        return keras.layers.MaxPooling3D(
+            layer.kernel,
+            layer.stride,
+            padding="same",
+            name=layer.name.replace("/", "__"),
+            dtype=dtype,
+        )(x)
+    ends = []
+    for branch in branches(layer):
+        y = x
+        for part in branch:
+            y = _apply(part, y, dtype)
+        ends.append(y)
+    return keras.layers.Concatenate(name=layer.name, dtype=dtype)(ends)
+
+
+def _unit(unit: Conv, x: Any, dtype: str) -> Any:
+    x = keras.layers.Conv3D(
+        unit.filters,
+        unit.kernel,
+        unit.stride,
+        padding="same",
+        use_bias=False,
+        name=layer_name(unit.name, "conv_3d"),
+        dtype=dtype,
+    )(x)
+    x = keras.layers.BatchNormalization(
+        scale=False,
+        epsilon=EPSILON,
+        name=layer_name(unit.name, "batch_norm"),
+        dtype=dtype,
+    )(x)
+    return keras.layers.ReLU(name=layer_name(unit.name, "relu"), dtype=dtype)(x)
+
+
+def _logits(x: Any, num_classes: int, dtype: str) -> Any:
+    x = keras.layers.AveragePooling3D(
+        LOGITS_POOLING, 1, padding="valid", name="Logits__AvgPool3d_0a_7x7"
+    )(x)
+    x = keras.layers.Conv3D(
+        num_classes, 1, name=layer_name(LOGITS_UNIT, "conv_3d"), dtype=dtype
+    )(x)
+    return keras.ops.mean(x, axis=(1, 2, 3))
+
+
+def multiply_adds(
+    frames: int, channels: int, height: int = 224, width: int = 224
+) -> dict[str, float]:
+    """Returns the multiply-adds of one window for each layer of the table.
+
+    Poolings cost none here.
+    """
+    found = {}
+    depth = channels
+    for layer in LAYERS:
+        *size, out = shapes(frames, height, width)[layer.name]
+        chains: tuple[tuple[Conv | Pool, ...], ...]
+        chains = branches(layer) if isinstance(layer, Mixed) else ((layer,),)
+        total = 0
+        for chain in chains:
+            inner = depth
+            for part in chain:
+                if isinstance(part, Conv):
+                    total += math.prod(part.kernel) * inner * part.filters
+                    inner = part.filters
+        found[layer.name] = float(total * math.prod(size))
+        depth = out
+    return found

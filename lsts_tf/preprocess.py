@@ -1,0 +1,113 @@
+"""Frames, flows and maps in the range that a network expects.
+
+Ranges are fixed: nothing is stretched by a clip's own extremes, so that "no
+motion" is always 0. (The paper says only "rescaled to [-1, 1]"; its authors'
+program stretches each clip: docs/decisions.md.) `rgb`, `flow` and `target`
+are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
+
+* A frame is uint8 RGB [H, W, 3].
+* A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.
+* A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
+"""
+
+import cv2
+import keras
+import numpy as np
+
+SIZE = 224
+FLOW_SIZE = 112
+# The paper truncates flow to [-20, 20] (section 4.2), as I3D was trained.
+FLOW_LIMIT = 20.0
+MAP_SIZE = (360, 640)
+
+# What stands in the manifest of everything made from these functions.
+DESCRIPTION = {
+    "rgb": "whole frame to 224x224, bilinear, RGB, x / 127.5 - 1",
+    "flow": "112x112 to 224x224, bilinear, vectors x 2, clip 20, / 20",
+}
+
+
+def squeeze(frame: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Squeeze a whole frame to a square; the aspect ratio is not kept.
+
+    Nothing is cropped, because people may look anywhere (report, section
+    4.2). Bilinear without antialiasing, as the authors' program.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        size: Side of the square.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def rgb(frames):
+    """Frames in I3D's range.
+
+    Args:
+        frames: float [..., 3], 0 … 255 (uint8 is cast).
+
+    Returns:
+        The same shape, -1 … 1.
+    """
+    return keras.ops.cast(frames, "float32") / 127.5 - 1.0
+
+
+def enlarge(flow: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Flow on a larger grid, in pixels per frame of that grid.
+
+    Args:
+        flow: float [H, W, 2], pixels per frame at H x W.
+        size: Side of the new grid.
+
+    Returns:
+        float32 [size, size, 2], pixels per frame at size x size. A vector of
+        one pixel at 112 is one of two pixels at 224.
+    """
+    height, width = flow.shape[:2]
+    large = cv2.resize(
+        flow.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR
+    )
+    return large * np.array([size / width, size / height], np.float32)
+
+
+def flow(flows):
+    """Flows in I3D's range.
+
+    Args:
+        flows: float [..., 2], pixels per frame at 224 x 224.
+
+    Returns:
+        The same shape, -1 … 1: truncated to 20 pixels per frame, divided by
+        20 (report, section 4.2).
+    """
+    flows = keras.ops.cast(flows, "float32")
+    return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
+
+
+def target(truth):
+    """What a prediction is compared with.
+
+    Each density map is divided by its own maximum; a map of zeros stays zero.
+    (The paper trains on "the density map" of DHF1K, whose files are scaled to
+    a maximum of 255: docs/decisions.md.)
+
+    Args:
+        truth: uint8 [..., H, W, 2]: density map; not 0 where somebody looked.
+
+    Returns:
+        float32 [..., H, W, 2]: density in [0, 1], fixated pixels in {0, 1}.
+    """
+    truth = keras.ops.cast(truth, "float32")
+    density, fixations = truth[..., :1], truth[..., 1:]
+    peak = keras.ops.max(density, axis=(-3, -2), keepdims=True)
+    density = density / keras.ops.maximum(peak, 1.0)
+    fixated = keras.ops.cast(fixations > 0, "float32")
+    return keras.ops.concatenate([density, fixated], axis=-1)
+
+
+def to_uint8(saliency: np.ndarray) -> np.ndarray:
+    """A map in [0, 1] as grey levels: rounded to the nearest of 256."""
+    return np.rint(np.clip(saliency, 0.0, 1.0) * 255.0).astype(np.uint8)
