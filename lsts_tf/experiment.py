@@ -196,6 +196,11 @@ class Experiment:
                     f"Received: {value!r}"
                 )
         windows.check_streams(self.streams)
+        if self.features == "live" and self.front_end != "window":
+            raise ValueError(
+                "--features=live computes each window alone, so it goes with "
+                f"--front_end=window. Received: {self.front_end!r}"
+            )
         for name in ("train_videos", "val_videos", "test_videos"):
             windows.parse_ranges(getattr(self, name))
 
@@ -205,9 +210,17 @@ class Experiment:
             self.streams, length=self.window, stride=stride
         )
 
-    def weights(self, stream: str) -> tuple[str, ...]:
-        """Sources of I3D's weights for `stream`, in order of preference."""
-        return {"rgb": self.rgb_weights, "flow": self.flow_weights}[stream]
+    def front_end_arguments(self) -> dict[str, Any]:
+        """What `extractor.Extractor` needs to know."""
+        return {
+            "streams": self.streams,
+            "window": self.window,
+            "sources": {"rgb": self.rgb_weights, "flow": self.flow_weights},
+            "front_end": self.front_end,
+            "dtype": self.front_end_dtype,
+            "flow": self.flow,
+            "seed": self.seed,
+        }
 
     def flagfile_text(self) -> str:
         """The record as lines of a flagfile."""

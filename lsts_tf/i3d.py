@@ -134,6 +134,11 @@ def layer_name(unit: str, part: str) -> str:
     return f"{unit}/{part}".replace("/", "__")
 
 
+def _end_name(name: str) -> str:
+    """Returns the Keras name of what a unit, pooling or block puts out."""
+    return name.replace("/", "__")
+
+
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Returns the zeros that SAME puts before and after an axis.
 
@@ -299,7 +304,7 @@ def _apply(layer: Layer, x: Any, dtype: str) -> Any:
             layer.kernel,
             layer.stride,
             padding="same",
-            name=layer.name.replace("/", "__"),
+            name=_end_name(layer.name),
             dtype=dtype,
         )(x)
     ends = []
@@ -327,12 +332,16 @@ def _unit(unit: Conv, x: Any, dtype: str) -> Any:
         name=layer_name(unit.name, "batch_norm"),
         dtype=dtype,
     )(x)
-    return keras.layers.ReLU(name=layer_name(unit.name, "relu"), dtype=dtype)(x)
+    return keras.layers.ReLU(name=_end_name(unit.name), dtype=dtype)(x)
 
 
 def _logits(x: Any, num_classes: int, dtype: str) -> Any:
     x = keras.layers.AveragePooling3D(
-        LOGITS_POOLING, 1, padding="valid", name="Logits__AvgPool3d_0a_7x7"
+        LOGITS_POOLING,
+        1,
+        padding="valid",
+        name="Logits__AvgPool3d_0a_7x7",
+        dtype=dtype,
     )(x)
     x = keras.layers.Conv3D(
         num_classes, 1, name=layer_name(LOGITS_UNIT, "conv_3d"), dtype=dtype

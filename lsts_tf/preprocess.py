@@ -55,35 +55,29 @@ def rgb(frames):
     return keras.ops.cast(frames, "float32") / 127.5 - 1.0
 
 
-def enlarge(flow: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Flow on a larger grid, in pixels per frame of that grid.
+def flow(flows, size: int = SIZE):
+    """Flows in I3D's range, on I3D's grid.
+
+    A vector of one pixel at 112 is one of two pixels at 224, so vectors grow
+    with the grid; then they are truncated to 20 pixels per frame and divided
+    by 20 (report, section 4.2).
 
     Args:
-        flow: float [H, W, 2], pixels per frame at H x W.
-        size: Side of the new grid.
+        flows: float [T, h, w, 2], pixels per frame at h x w.
+        size: Side of the network's input.
 
     Returns:
-        float32 [size, size, 2], pixels per frame at size x size. A vector of
-        one pixel at 112 is one of two pixels at 224.
-    """
-    height, width = flow.shape[:2]
-    large = cv2.resize(
-        flow.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR
-    )
-    return large * np.array([size / width, size / height], np.float32)
-
-
-def flow(flows):
-    """Flows in I3D's range.
-
-    Args:
-        flows: float [..., 2], pixels per frame at 224 x 224.
-
-    Returns:
-        The same shape, -1 … 1: truncated to 20 pixels per frame, divided by
-        20 (report, section 4.2).
+        float32 [T, size, size, 2], -1 … 1.
     """
     flows = keras.ops.cast(flows, "float32")
+    height, width = flows.shape[-3:-1]
+    flows = keras.ops.image.resize(
+        flows,
+        (size, size),
+        interpolation="bilinear",
+        data_format="channels_last",
+    )
+    flows = flows * np.array([size / width, size / height], np.float32)
     return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
 
 

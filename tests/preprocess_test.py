@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,15 +26,36 @@ def test_rgb_range():
 
 
 def test_flow_range():
-    flow = np.array([-25, -20, -10, 0, 5, 20, 99], np.float32).reshape(7, 1)
-    got = twice(preprocess.flow, flow)[:, 0]
-    np.testing.assert_allclose(got, [-1, -1, -0.5, 0, 0.25, 1, 1])
+    # Pixels per frame at 112: twice as many at 224.
+    values = [-25, -10, -5, 0, 2.5, 10, 99]
+    flows = np.stack([np.full((112, 112, 2), v, np.float16) for v in values])
+    got = twice(preprocess.flow, flows)
+    assert got.shape == (7, 224, 224, 2)
+    assert got.dtype == np.float32
+    want = np.array([-1, -1, -0.5, 0, 0.25, 1, 1])
+    np.testing.assert_allclose(
+        got, np.broadcast_to(want[:, None, None, None], got.shape)
+    )
 
 
 def test_still_is_zero_whatever_else_moves():
-    flow = np.zeros((4, 4, 2), np.float32)
-    flow[0, 0] = 17
-    assert (np.asarray(preprocess.flow(flow))[1:] == 0).all()
+    flow = np.zeros((1, 112, 112, 2), np.float32)
+    flow[0, 0, 0] = 17
+    got = np.asarray(preprocess.flow(flow))
+    assert (got[0, 3:] == 0).all()
+    assert got.max() == 1
+
+
+def test_enlarged_flow_is_opencvs_bilinear():
+    flow = np.random.default_rng(0).normal(size=(2, 112, 112, 2))
+    flow = flow.astype(np.float32)
+    want = [cv2.resize(f, (224, 224)) * 2 / 20 for f in flow]
+    np.testing.assert_allclose(preprocess.flow(flow), want, atol=1e-6)
+
+
+def test_vectors_grow_with_each_axis_by_itself():
+    got = preprocess.flow(np.ones((1, 112, 56, 2), np.float32))
+    np.testing.assert_allclose(got[0, 9, 9], (4 / 20, 2 / 20))
 
 
 def test_squeeze_keeps_the_whole_frame_and_the_colours():
@@ -45,20 +67,6 @@ def test_squeeze_keeps_the_whole_frame_and_the_colours():
     assert small.dtype == np.uint8
     assert (small[:, :111] == (255, 0, 0)).all()
     assert (small[:, 113:] == (0, 0, 255)).all()
-
-
-def test_enlarged_vectors_are_pixels_of_the_larger_grid():
-    flow = np.full((112, 112, 2), (1.5, -0.25), np.float16)
-    large = preprocess.enlarge(flow)
-    assert large.shape == (224, 224, 2)
-    assert large.dtype == np.float32
-    np.testing.assert_allclose(large[..., 0], 3)
-    np.testing.assert_allclose(large[..., 1], -0.5)
-
-
-def test_enlarge_scales_each_axis_by_itself():
-    large = preprocess.enlarge(np.ones((112, 56, 2), np.float32))
-    np.testing.assert_allclose(large[0, 0], (4, 2))
 
 
 def test_target_holds_density_and_fixations():

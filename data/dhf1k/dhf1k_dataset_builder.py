@@ -1,0 +1,348 @@
+"""DHF1K as a TensorFlow dataset: one example a video.
+
+Videos are numbered from 1 to 1000. A video's frames are numbered from 0 in
+the dataset and from 1 on disk: `0001.png` belongs to the first decoded frame.
+Everything is 640 pixels wide and 360 high.
+"""
+
+import collections
+from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent import futures
+import os
+import re
+import struct
+from typing import Any
+
+import cv2
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+
+HEIGHT = 360
+WIDTH = 640
+
+# The official splits, by video number. Nobody outside the benchmark has the
+# annotation of the last one.
+SPLITS = {
+    tfds.Split.TRAIN: range(1, 601),
+    tfds.Split.VALIDATION: range(601, 701),
+    tfds.Split.TEST: range(701, 1001),
+}
+ANNOTATED = range(1, 701)
+
+JPEG_QUALITY = 95
+
+# Damaged files may refuse a frame and deliver those after it.
+MAX_FAILED_READS = 100
+
+# One decodes while the others compress.
+WORKERS = max(2, min(8, os.cpu_count() or 2))
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Reads DHF1K as its authors distribute it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": (
+            "Whole videos at 640x360: frames as JPEG of quality 95, density "
+            "maps and fixation maps as the PNG files of the distribution."
+        ),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    DHF1K is given away by its authors by way of cloud drives that only a
+    browser can open. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, fetch `video.rar` (4.0 GB) and
+    `annotation.rar` (3.9 GB) and unpack both (`unrar x video.rar`,
+    `unrar x annotation.rar`, or 7-Zip) into one folder, the manual folder
+    itself or one folder in it:
+
+        <manual_dir>/video/001.AVI ... 1000.AVI
+        <manual_dir>/annotation/0001/maps/0001.png ...
+        <manual_dir>/annotation/0001/fixation/0001.png ...
+
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any subset of the videos will do; a video
+    numbered 1 to 700 needs its folder in `annotation/`. Nothing else of the
+    distribution is read.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        maps = (None, HEIGHT, WIDTH, 1)
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "video": np.int64,
+                    "fps": np.float32,
+                    "num_frames": np.int64,
+                    "frames": tfds.features.Video(
+                        shape=(None, HEIGHT, WIDTH, 3), encoding_format="jpeg"
+                    ),
+                    "maps": tfds.features.Video(
+                        shape=maps, encoding_format="png"
+                    ),
+                    "fixations": tfds.features.Video(
+                        shape=maps, encoding_format="png"
+                    ),
+                }
+            ),
+            homepage="https://github.com/wenguanwang/DHF1K",
+            license="CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)",
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        root = _find_root(epath.Path(dl_manager.manual_dir))
+        videos = _find_videos(root / "video")
+        # Compressing takes an hour, and a build that stops leaves nothing
+        # behind: whatever file names tell is checked before.
+        for number in videos:
+            _find_annotation(root / "annotation", number)
+        # TFDS takes a split without examples for a mistake, but half a
+        # download is still of use.
+        return {
+            split: self._generate_examples(
+                root, {n: videos[n] for n in numbers if n in videos}
+            )
+            for split, numbers in SPLITS.items()
+            if any(number in videos for number in numbers)
+        }
+
+    def _generate_examples(
+        self, root: epath.Path, videos: dict[int, epath.Path]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        with futures.ThreadPoolExecutor(WORKERS) as pool:
+            for number, path in videos.items():
+                maps, fixations = _find_annotation(root / "annotation", number)
+                frames, fps, declared = _read_video(pool, number, path)
+                _check_counts(
+                    number,
+                    decoded=len(frames),
+                    declared=declared,
+                    maps=len(maps),
+                    fixations=len(fixations),
+                )
+                yield (
+                    number,
+                    {
+                        "video": number,
+                        "fps": fps,
+                        "num_frames": len(frames),
+                        "frames": frames,
+                        "maps": _read_pngs(pool, number, maps),
+                        "fixations": _read_pngs(pool, number, fixations),
+                    },
+                )
+
+
+def _find_root(manual_dir: epath.Path) -> epath.Path:
+    """The one folder that contains `video/`: the manual one or one in it."""
+    candidates = [manual_dir, *sorted(manual_dir.iterdir())]
+    roots = [path for path in candidates if (path / "video").is_dir()]
+    if len(roots) != 1:
+        raise ValueError(
+            "The manual folder, or exactly one folder in it, must contain "
+            f"`video/`. Received: {os.fspath(manual_dir)} with "
+            f"{[os.fspath(path / 'video') for path in roots] or 'none'}. "
+            "Choose another by --manual_dir."
+        )
+    return roots[0]
+
+
+def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:
+    """Files by video number, in numeric order.
+
+    Names must not be sorted instead: `1000.AVI` comes before `101.AVI`.
+    """
+    videos: dict[int, epath.Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() != ".avi" or path.name.startswith("."):
+            continue
+        number = int(path.stem) if re.fullmatch(r"\d{3,4}", path.stem) else 0
+        if not 1 <= number <= 1000:
+            raise ValueError(
+                "Videos are named by their number, 001.AVI to 1000.AVI. "
+                f"Received: {os.fspath(path)}. Move it elsewhere."
+            )
+        if number in videos:
+            raise ValueError(
+                f"Video {number} must be one file. Received: "
+                f"{videos[number].name} and {path.name} in "
+                f"{os.fspath(folder)}. Remove one."
+            )
+        videos[number] = path
+    if not videos:
+        raise ValueError(
+            "There must be at least one video, such as 001.AVI. Received: "
+            f"none in {os.fspath(folder)}. Unpack video.rar there."
+        )
+    return dict(sorted(videos.items()))
+
+
+def _find_annotation(
+    annotation: epath.Path, number: int
+) -> tuple[list[epath.Path], list[epath.Path]]:
+    """Map and fixation files of a video; none for a test video."""
+    folder = annotation / f"{number:04d}"
+    if number not in ANNOTATED:
+        if folder.exists():
+            raise ValueError(
+                f"Video {number} is a test video, which DHF1K does not "
+                f"annotate. Received: {os.fspath(folder)}. Remove the folder, "
+                "or give video and folder a number up to 700."
+            )
+        return [], []
+    if not folder.is_dir():
+        raise ValueError(
+            f"Video {number} needs its annotation. Received: no folder "
+            f"{os.fspath(folder)}. Unpack annotation.rar there, or remove "
+            "the video."
+        )
+    maps = _find_pngs(folder / "maps", number)
+    fixations = _find_pngs(folder / "fixation", number)
+    if len(maps) != len(fixations) or not maps:
+        raise ValueError(
+            f"Video {number} must have a map and a fixation map a frame. "
+            f"Received: {len(maps)} maps, {len(fixations)} fixation maps in "
+            f"{os.fspath(folder)}. Unpack annotation.rar again."
+        )
+    return maps, fixations
+
+
+def _find_pngs(folder: epath.Path, number: int) -> list[epath.Path]:
+    """PNG files `0001.png` on, without a gap.
+
+    Anything of another name is not ours: fixation/ holds a folder of .mat
+    files.
+    """
+    paths = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if re.fullmatch(r"\d{4}\.png", path.name):
+            paths[int(path.stem)] = path
+    missing = set(range(1, len(paths) + 1)) - set(paths)
+    if missing:
+        raise ValueError(
+            f"Video {number} must have a PNG for every frame from 0001.png "
+            f"on. Received: {len(paths)} files in {os.fspath(folder)}, none of "
+            f"them {min(missing):04d}.png. Unpack annotation.rar again."
+        )
+    return [path for _, path in sorted(paths.items())]
+
+
+def _read_video(
+    pool: futures.Executor, number: int, path: epath.Path
+) -> tuple[list[bytes], float, int]:
+    """JPEG frames, frames per second, and the frame count of the header."""
+    capture = cv2.VideoCapture(os.fspath(path))
+    try:
+        if not capture.isOpened():
+            raise ValueError(
+                f"Video {number} must be an AVI file that OpenCV can read. "
+                f"Received: {os.fspath(path)}. Unpack video.rar again."
+            )
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        frames: list[bytes] = []
+        # A raw frame is 0.7 MB and a video has up to 1558 of them: only a
+        # few may wait for a worker.
+        waiting: collections.deque[futures.Future[bytes]] = collections.deque()
+        for frame in _decode(capture, declared):
+            if frame.shape != (HEIGHT, WIDTH, 3):
+                raise ValueError(
+                    f"Video {number} must be {WIDTH}x{HEIGHT}. Received: "
+                    f"{frame.shape[1]}x{frame.shape[0]} in frame "
+                    f"{len(frames) + len(waiting)} of {os.fspath(path)}."
+                )
+            waiting.append(pool.submit(_jpeg, frame))
+            if len(waiting) > 2 * WORKERS:
+                frames.append(waiting.popleft().result())
+        frames.extend(future.result() for future in waiting)
+    finally:
+        capture.release()
+    return frames, fps, declared
+
+
+def _decode(capture: cv2.VideoCapture, declared: int) -> Iterator[np.ndarray]:
+    """Frames in BGR; a failed read ends it only where frames may end.
+
+    Reads in sequence and never seeks: a time stamp may name another frame.
+    """
+    decoded = failed = 0
+    while failed <= MAX_FAILED_READS:
+        readable, frame = capture.read()
+        if readable:
+            decoded += 1
+            yield frame
+        elif decoded >= declared:
+            return
+        else:
+            failed += 1
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    """Compresses a BGR frame; the file's colours are the right ones."""
+    _, data = cv2.imencode(
+        ".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
+    )
+    return data.tobytes()
+
+
+def _check_counts(
+    number: int, *, decoded: int, declared: int, maps: int, fixations: int
+) -> None:
+    """Raises unless all that tells the number of frames agrees.
+
+    The header is an estimate in some files, so it counts only where there is
+    no annotation to count by.
+    """
+    if number in ANNOTATED:
+        told = f"{maps} maps, {fixations} fixation maps"
+        agreed = decoded == maps == fixations
+    else:
+        told = "no annotation"
+        agreed = decoded == declared
+    if not agreed or not decoded:
+        raise ValueError(
+            f"Video {number} must have as many frames as annotation files, or "
+            f"as its header declares. Received: {decoded} frames decoded, "
+            f"{declared} declared, {told}. With fewer decoded than declared, "
+            "the AVI file is truncated or damaged: unpack video.rar again. "
+            "Otherwise unpack annotation.rar again."
+        )
+
+
+def _read_pngs(
+    pool: futures.Executor, number: int, paths: Iterable[epath.Path]
+) -> list[bytes]:
+    """The files' bytes as they are, each checked by decoding it."""
+    return list(pool.map(lambda path: _read_png(number, path), paths))
+
+
+def _read_png(number: int, path: epath.Path) -> bytes:
+    data = path.read_bytes()
+    received = _png_problem(data)
+    if received:
+        raise ValueError(
+            f"Video {number}: maps and fixation maps must be PNG files, "
+            f"{WIDTH}x{HEIGHT}, one channel, 8 bits. Received: {received} in "
+            f"{os.fspath(path)}. Unpack annotation.rar again."
+        )
+    return data
+
+
+def _png_problem(data: bytes) -> str | None:
+    """What is wrong with a map, or None."""
+    # Signature, length and name of the first chunk, then what it says. The
+    # decoder would hide palettes and depths.
+    header = re.match(rb"\x89PNG\r\n\x1a\n....IHDR(.{10})", data, re.DOTALL)
+    if not header:
+        return f"{len(data)} bytes that are no PNG file"
+    width, height, depth, colour = struct.unpack(">IIBB", header[1])
+    if (width, height, depth, colour) != (WIDTH, HEIGHT, 8, 0):
+        kinds = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
+        kind = kinds.get(colour, f"colour type {colour}")
+        return f"{width}x{height}, {kind}, {depth} bits"
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return "unreadable pixels" if pixels is None else None

@@ -1,0 +1,422 @@
+"""tf.data: batches of stored features, and windows of frames as they stream.
+
+A window is a pair (video, target); an epoch is an order of windows. The order
+is a pure function of (seed, epoch), so that a run can go on at any step
+without replaying what came before.
+
+* Stored: a batch is ({stream: [B, *feature shape] float16}, truth). One read
+  a batch, on as many threads as asked for; never one an example.
+* Live: a batch is ({"rgb": uint8 [B, length, 224, 224, 3], "flow": float16
+  [B, length, 112, 112, 2]}, truth). Each video is decoded once an epoch; a
+  few videos are open at a time, and windows are drawn from them at random.
+* truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
+  `preprocess.target`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import dataset
+from lsts_tf import preprocess
+from lsts_tf import stores
+from lsts_tf import windows
+
+# A window of frames has 12 MB, a video some 90: never shuffle whole windows.
+OPEN_VIDEOS = 8
+
+Windows = np.ndarray  # int64 [N, 2]: video, target
+
+
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of `count` things in one epoch.
+
+    Args:
+        count: How many.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        int64 [count], each of 0 … count - 1 once.
+    """
+    bits = np.random.Philox(key=[seed, epoch])
+    return np.random.Generator(bits).permutation(count)
+
+
+def step_windows(
+    chosen: Windows, *, batch_size: int, seed: int, step: int
+) -> Windows:
+    """Windows of one training step; what does not fill a batch is left out.
+
+    Args:
+        chosen: The windows of an epoch, int64 [N, 2].
+        batch_size: Windows in a step.
+        seed: Seed of the run.
+        step: Number of the step from the start of the run, from 0.
+
+    Returns:
+        int64 [batch_size, 2].
+
+    Raises:
+        ValueError: A batch is larger than all windows together.
+    """
+    epoch, place = divmod(step, steps_per_epoch(len(chosen), batch_size))
+    order = _permutation(len(chosen), seed, epoch)
+    return chosen[order[place * batch_size : (place + 1) * batch_size]]
+
+
+_permutation = functools.lru_cache(maxsize=2)(permutation)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Whole batches in `count` windows.
+
+    Raises:
+        ValueError: There is not one.
+    """
+    if count < batch_size:
+        raise ValueError(
+            f"A batch of {batch_size} windows is larger than the data, which "
+            f"has {count}. Lower --batch_size, or name more videos by "
+            "--train_videos."
+        )
+    return count // batch_size
+
+
+class StoredWindows:
+    """Windows whose features and truth are stored.
+
+    Args:
+        features: A feature store for each stream.
+        truth: The store of density and fixation maps.
+        videos: Videos to take.
+        geometry: Which of their windows to take.
+
+    Raises:
+        ValueError: A window has no features.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, stores.Store],
+        truth: stores.TruthStore,
+        *,
+        videos: Sequence[int],
+        geometry: windows.Geometry,
+    ) -> None:
+        self._features = dict(features)
+        self._truth = truth
+        self._rows: dict[str, dict[tuple[int, int], int]] = {}
+        wanted = [
+            (video, target)
+            for video in videos
+            for target in geometry.targets(truth.length(video))
+        ]
+        for stream, store in self._features.items():
+            self._rows[stream] = {
+                (video, int(target)): row
+                for video in videos
+                for row, target in enumerate(store.targets(video))
+            }
+            missing = [w for w in wanted if w not in self._rows[stream]]
+            if missing:
+                raise ValueError(
+                    f"The {stream} features lack {len(missing)} of "
+                    f"{len(wanted)} windows, first video {missing[0][0]}, "
+                    f"frame {missing[0][1]}. Make them with `python -m "
+                    "lsts_tf.extract --flagfile=...`."
+                )
+        self.windows: Windows = np.array(wanted, np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def read(self, chosen: Windows) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Features and truth of windows [B, 2]: one batch as above."""
+        pairs = [(int(video), int(target)) for video, target in chosen]
+        features = {
+            stream: store.read_batch(
+                [(v, self._rows[stream][v, t]) for v, t in pairs]
+            )
+            for stream, store in self._features.items()
+        }
+        return features, read_truth(self._truth, pairs)
+
+    def training(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        threads: int = 4,
+    ) -> tf.data.Dataset:
+        """Batches of the steps `first_step` … `last_step` - 1, in order."""
+
+        def load(step: np.ndarray) -> list[np.ndarray]:
+            chosen = step_windows(
+                self.windows, batch_size=batch_size, seed=seed, step=int(step)
+            )
+            return self._flat(chosen)
+
+        steps_per_epoch(len(self), batch_size)
+        steps = tf.data.Dataset.range(first_step, last_step)
+        return self._mapped(steps, load, batch_size, threads)
+
+    def in_order(self, batch_size: int, threads: int = 2) -> tf.data.Dataset:
+        """All windows once, in order, with a weight each.
+
+        Yields:
+            ((features, truth), weight [batch_size] float32). The last batch
+            is filled up with windows of weight 0, so that every batch has one
+            shape and no replica is ever left empty.
+        """
+        count = len(self)
+        batches = -(-count // batch_size)
+        weights = (np.arange(batches * batch_size) < count).astype(np.float32)
+        rows = np.minimum(np.arange(batches * batch_size), count - 1)
+
+        def load(batch: np.ndarray) -> list[np.ndarray]:
+            place = slice(
+                int(batch) * batch_size, (int(batch) + 1) * batch_size
+            )
+            return self._flat(self.windows[rows[place]])
+
+        data = self._mapped(
+            tf.data.Dataset.range(batches), load, batch_size, threads
+        )
+        each = tf.data.Dataset.from_tensor_slices(
+            weights.reshape(batches, batch_size)
+        )
+        return tf.data.Dataset.zip((data, each))
+
+    def _flat(self, chosen: Windows) -> list[np.ndarray]:
+        features, truth = self.read(chosen)
+        return [*features.values(), truth]
+
+    def _mapped(
+        self,
+        numbers: tf.data.Dataset,
+        load: Callable[[np.ndarray], list[np.ndarray]],
+        batch_size: int,
+        threads: int,
+    ) -> tf.data.Dataset:
+        shapes = [
+            (tf.as_dtype(store.dtype), (batch_size, *store.shape))
+            for store in self._features.values()
+        ]
+        shapes.append((tf.uint8, (batch_size, *preprocess.MAP_SIZE, 2)))
+
+        def graph(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            flat = tf.numpy_function(load, [number], [d for d, _ in shapes])
+            for tensor, (_, shape) in zip(flat, shapes, strict=True):
+                tensor.set_shape(shape)
+            return dict(zip(self._features, flat, strict=False)), flat[-1]
+
+        return numbers.map(
+            graph, num_parallel_calls=threads, deterministic=True
+        ).prefetch(2)
+
+
+def read_truth(
+    truth: stores.TruthStore, pairs: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
+    batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
+    for row, (video, frame) in enumerate(pairs):
+        batch[row, ..., 0] = truth.maps(video, [frame])[0]
+        batch[row, ..., 1] = truth.fixations(video, [frame])[0]
+    return batch
+
+
+def live_order(
+    counts: Sequence[tuple[int, int]],
+    geometry: windows.Geometry,
+    *,
+    seed: int,
+    epoch: int,
+    open_videos: int = OPEN_VIDEOS,
+) -> Iterator[tuple[int, int]]:
+    """Order of an epoch in which only a few videos are open at a time.
+
+    Args:
+        counts: (video, frames) in the order of reading.
+        geometry: Which windows a video has.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        open_videos: Videos that are open at a time.
+
+    Yields:
+        (video, target), each window once. The next window comes from one of
+        the open videos, chosen with the odds of what each has left; inside a
+        video the order is random.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    waiting = iter(counts)
+    left: list[tuple[int, list[int]]] = []
+    while True:
+        while len(left) < open_videos:
+            video, frames = next(waiting, (None, 0))
+            if video is None:
+                break
+            targets = rng.permutation(np.array(geometry.targets(frames)))
+            if len(targets):
+                left.append((video, targets.tolist()))
+        if not left:
+            return
+        sizes = np.array([len(targets) for _, targets in left])
+        place = int(rng.choice(len(left), p=sizes / sizes.sum()))
+        video, targets = left[place]
+        yield video, int(targets.pop())
+        if not targets:
+            del left[place]
+
+
+FlowOfVideo = Callable[[dataset.Video], Iterable[np.ndarray]]
+
+
+class LiveWindows:
+    """Windows of frames and flows out of TFDS videos, as they stream.
+
+    Args:
+        data: The dataset.
+        videos: Videos to take.
+        streams: What a window holds.
+        geometry: Which windows to take.
+        flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; needed
+            where "flow" is a stream.
+        open_videos: Videos held in memory, some 150 KB a frame and stream.
+    """
+
+    def __init__(
+        self,
+        data: dataset.Dataset,
+        *,
+        videos: Sequence[int],
+        streams: Sequence[str],
+        geometry: windows.Geometry,
+        flows: FlowOfVideo | None = None,
+        open_videos: int = OPEN_VIDEOS,
+    ) -> None:
+        if "flow" in streams and flows is None:
+            raise ValueError("Windows of flow need `flows`. Received: None")
+        self._data = data
+        self._streams = tuple(streams)
+        self._geometry = geometry
+        self._flows = flows
+        self._open_videos = open_videos
+        self._counts = [(v, data.frame_counts[v]) for v in videos]
+        self._total = windows.num_windows(
+            (count for _, count in self._counts), geometry
+        )
+
+    def __len__(self) -> int:
+        return self._total
+
+    def training(
+        self, *, batch_size: int, seed: int, first_step: int, last_step: int
+    ) -> tf.data.Dataset:
+        """Batches of the steps `first_step` … `last_step` - 1, in order."""
+        in_epoch = steps_per_epoch(len(self), batch_size)
+
+        def examples() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+            step = first_step
+            while step < last_step:
+                epoch, place = divmod(step, in_epoch)
+                steps = min(in_epoch - place, last_step - step)
+                order = live_order(
+                    self._counts,
+                    self._geometry,
+                    seed=seed,
+                    epoch=epoch,
+                    open_videos=self._open_videos,
+                )
+                first = place * batch_size
+                chosen = list(order)[first : first + steps * batch_size]
+                yield from self._load(chosen)
+                step += steps
+
+        return (
+            tf.data.Dataset.from_generator(
+                examples, output_signature=self._signature()
+            )
+            .batch(batch_size, drop_remainder=True)
+            .prefetch(1)
+        )
+
+    def _signature(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
+        length, size = self._geometry.length, preprocess.SIZE
+        small = preprocess.FLOW_SIZE
+        specs = {
+            "rgb": tf.TensorSpec((length, size, size, 3), tf.uint8),
+            "flow": tf.TensorSpec((length, small, small, 2), tf.float16),
+        }
+        truth = tf.TensorSpec((*preprocess.MAP_SIZE, 2), tf.uint8)
+        return {s: specs[s] for s in self._streams}, truth
+
+    def _load(
+        self, chosen: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Decode each video when it is first needed; drop it after its last."""
+        last = {video: place for place, (video, _) in enumerate(chosen)}
+        source = self._data.videos(last)
+        opened: dict[int, _OpenVideo] = {}
+        for place, (video, target) in enumerate(chosen):
+            while video not in opened:
+                fresh = next(source)
+                opened[fresh.number] = _OpenVideo(
+                    fresh, self._streams, self._flows
+                )
+            yield opened[video].window(self._geometry.window(target))
+            if last[video] == place:
+                del opened[video]
+
+
+class _OpenVideo:
+    """A video decoded once, at the size of the network."""
+
+    def __init__(
+        self,
+        video: dataset.Video,
+        streams: Sequence[str],
+        flows: FlowOfVideo | None,
+    ) -> None:
+        self._video = video
+        self._signals: dict[str, np.ndarray] = {}
+        if "rgb" in streams:
+            self._signals["rgb"] = np.stack(
+                [preprocess.squeeze(frame) for frame in video.frames()]
+            )
+        if "flow" in streams and flows is not None:
+            rows = [flow.astype(np.float16) for flow in flows(video)]
+            # Row k is flow k; there is no flow 0, and nobody reads that row.
+            self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
+
+    def window(self, frames: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        place = slice(frames.start, frames.stop)
+        target = frames[-1]
+        truth = np.stack(
+            [
+                decode_map(self._video.maps[target]),
+                decode_map(self._video.fixations[target]),
+            ],
+            axis=-1,
+        )
+        return {s: v[place] for s, v in self._signals.items()}, truth
+
+
+def decode_map(png: bytes) -> np.ndarray:
+    """A grey PNG: uint8 [H, W]."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise dataset.DatasetError(
+            "A map of the dataset cannot be decoded; build it again."
+        )
+    return image

@@ -1,0 +1,168 @@
+"""A trained model, from frames to maps.
+
+A frame is uint8 RGB [H, W, 3]; a map is float32 [360, 640] in [0, 1], one for
+each frame. What the frames before the first whole window see is a choice, see
+`Predictor.maps`.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Registered so that saved models load.
+from lsts_tf import decoder  # noqa: F401
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import losses  # noqa: F401
+from lsts_tf import optimizers  # noqa: F401
+from lsts_tf import windows
+
+MODELS = {"last": "model.keras", "best": "best.keras"}
+BATCH = 8
+
+
+class Predictor:
+    """Saliency of every frame of a clip.
+
+    Args:
+        model: A decoder; see `decoder.build`.
+        extractor: The front end that it was trained on.
+
+    Attributes:
+        note: What every picture and score has to say of the weights, or "".
+    """
+
+    def __init__(
+        self, model: keras.Model, extractor: extractor_lib.Extractor
+    ) -> None:
+        self.model = model
+        self.extractor = extractor
+        self.geometry = windows.Geometry.of(
+            extractor.streams, length=extractor.window
+        )
+        self.note = extractor.note
+        self._call = tf.function(
+            lambda features: model(features, training=False)
+        )
+
+    @classmethod
+    def load(
+        cls, run_dir: str | pathlib.Path, *, model: str = "last"
+    ) -> "Predictor":
+        """The model of a run folder.
+
+        Args:
+            run_dir: A folder that `train` made.
+            model: "last", or "best" for the highest CC in validation.
+
+        Raises:
+            FileNotFoundError: There is no trained model.
+            ValueError: I3D's weights are not those it was trained on.
+        """
+        folder = pathlib.Path(run_dir)
+        settings = experiment.load(folder / experiment.FLAGFILE)
+        path = folder / MODELS[model]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"No trained model at {path}. Train one with `python -m "
+                f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
+            )
+        extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+        trained_on = json.loads(
+            (folder / extractor_lib.DESCRIPTION).read_text()
+        )
+        _check_front_end(folder, trained_on, extractor.describe())
+        return cls(keras.models.load_model(path, compile=False), extractor)
+
+    def of_features(
+        self, features: Iterable[Mapping[str, np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """Maps of features, {stream: [5, 5, 5, 1024]} each, in order."""
+        features = iter(features)
+        while some := list(itertools.islice(features, BATCH)):
+            # One batch size, so that one graph is traced.
+            filled = some + some[-1:] * (BATCH - len(some))
+            batch = {
+                s: np.stack([f[s] for f in filled]).astype(np.float32)
+                for s in self.extractor.streams
+            }
+            yield from self._call(batch).numpy()[: len(some), ..., 0]
+
+    def maps(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        first_frames: str = "mirror",
+    ) -> Iterator[np.ndarray]:
+        """One map for each frame of a clip of any length.
+
+        Args:
+            frames: uint8 [H, W, 3] each. Memory does not grow with their
+                number.
+            first_frames: What the first 78 (79) frames get, which have no
+                whole window: "mirror" plays the clip backwards before its
+                start; "repeat" holds the first frame; "copy" gives them the
+                first map that exists, as the paper did (section 5.3).
+
+        Raises:
+            ValueError: "copy", and the clip is shorter than a window.
+        """
+        missing = self.geometry.first_target
+        prepared = map(self.extractor.prepare, frames)
+        copy = first_frames == "copy"
+        if not copy:
+            prepared = _extended(prepared, missing, first_frames)
+        found = self.extractor.of_clip(prepared)
+        maps = self.of_features(features for _, features in found)
+        if copy:
+            first = next(maps, None)
+            if first is None:
+                raise ValueError(
+                    f"Copying needs a clip of more than {missing} frames. Use "
+                    "--first_frames=mirror."
+                )
+            maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
+        yield from maps
+
+    __call__ = maps
+
+
+def _extended(
+    prepared: Iterator[dict[str, np.ndarray]], missing: int, mode: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """A clip with `missing` frames before it; see `windows.prefix`."""
+    head = list(itertools.islice(prepared, missing + 1))
+    if not head:
+        return
+    for index in windows.prefix(missing, len(head), mode):
+        yield head[index]
+    yield from head
+    yield from prepared
+
+
+def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
+    if trained_on != json.loads(json.dumps(now)):
+        raise ValueError(
+            f"The model in {folder} was trained on the features of "
+            f"{_short(trained_on)}; what can be had now is {_short(now)}. "
+            "Give it the same by --rgb_weights and --flow_weights."
+        )
+
+
+def _short(description: Mapping[str, Any]) -> str:
+    streams: Mapping[str, Any] = description["streams"]
+    each: Callable[[str], str] = (
+        lambda s: (  # noqa: E731
+            f"{s} {streams[s]['weights']} ({streams[s]['weights_sha256'][:12]})"
+        )
+    )
+    return ", ".join(map(each, streams))
