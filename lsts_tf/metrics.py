@@ -75,6 +75,10 @@ _EPSILON = 2.0**-52
 _JITTER = 1e-7
 _LEVELS = 256
 _BUCKETS = 1 << 16
+# The buckets of the thresholds, to within one.
+_NEAR_STEPS = np.arange(_STEPS + 1) * (_BUCKETS - 1) // _STEPS
+# Frames whose tables are worked on together: 4 MB, and few calls of NumPy.
+_CHUNK = 8
 # cv2.calcHist returns float32, which counts exactly up to here.
 _EXACT_COUNT = 1 << 24
 
@@ -163,13 +167,13 @@ def score(
     fixated = _flat_pixels("fixations", fixations, batch, size)
     others = _flat_pixels("other", other, batch, size)
     baselines = _baselines(baseline, batch, size)
-    result = {name: np.empty(batch) for name in names}
-    for i in range(batch):
+
+    def frame(i: int) -> _Frame:
         sampler = _Sampler(seed, i if frames is None else frames[i])
         map_ = pred[i]
         if map_.shape != size:
             map_ = (resize if protocol == "dhf1k" else _bilinear)(map_, size)
-        frame = _Frame(
+        return _Frame(
             pred=map_,
             density=None if density is None else density[i],
             fixated=fixated[i],
@@ -177,11 +181,16 @@ def score(
             baseline=baselines[i],
             sauc_pixels=sampler.others(sauc_splits, i, fixated[i], others[i]),
             borji_pixels=sampler.anywhere(borji_splits, i, fixated[i], size),
+            sampler=sampler,
         )
+
+    result = {name: np.empty(batch) for name in names}
+    for start in range(0, batch, _CHUNK):
+        chunk = [frame(i) for i in range(start, min(start + _CHUNK, batch))]
         with np.errstate(divide="ignore", invalid="ignore"):
-            scores = _score_frame(names, options, frame, sampler)
+            scores = _score_frames(names, options, chunk)
         for name in names:
-            result[name][i] = scores[name]
+            result[name][start : start + len(chunk)] = scores[name]
     return result
 
 
@@ -615,6 +624,7 @@ class _Frame:
     baseline: "_Baseline | None"
     sauc_pixels: np.ndarray | None  # pooled over splits; None: `others`
     borji_pixels: np.ndarray | None  # pooled over splits; None: all pixels
+    sampler: "_Sampler"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -654,32 +664,50 @@ class _Baseline:
         return float(np.log2((scaled + _EPSILON) * size).sum())
 
 
-def _score_frame(
-    names: Sequence[str],
-    options: _Options,
-    frame: _Frame,
-    sampler: "_Sampler",
+def _score_frames(
+    names: Sequence[str], options: _Options, frames: Sequence[_Frame]
 ) -> dict[str, Any]:
+    """{metric: `[B]`} of frames of one size and type."""
     if not _DENSITY.intersection(names):
-        frame = dataclasses.replace(frame, density=None)
-    maps = [x for x in (frame.pred, frame.density) if x is not None]
-    countable = frame.pred.size < _EXACT_COUNT
+        frames = [dataclasses.replace(f, density=None) for f in frames]
+    maps = [x for x in (frames[0].pred, frames[0].density) if x is not None]
+    countable = maps[0].size < _EXACT_COUNT
     if countable and all(map_.dtype == np.uint8 for map_ in maps):
-        source: Any = _levels_of(frame)
-    else:
-        source = _Pixels(frame)
-    scores = {}
-    for name in names:
-        if options.protocol == "paper" and name == "sauc":
-            scores[name] = _paper_sauc(frame.pred, frame.fixated, frame.others)
-        elif name == "auc_judd" and options.jitter == "sample":
-            noisy = frame.pred + sampler.noise(frame.pred.shape)
-            ordered = _Pixels(dataclasses.replace(frame, pred=noisy))
-            official = dataclasses.replace(options, jitter="none")
-            scores[name] = _auc_judd(ordered, official)
-        else:
-            scores[name] = _DEFINITIONS[name](source, options)
+        levels = _levels_of(frames, options.thresholds)
+        return {
+            name: _DEFINITIONS[name](levels, options)
+            if not _by_frame(name, options)
+            else [_score_pixels(name, options, f, None) for f in frames]
+            for name in names
+        }
+    scores: dict[str, list] = {name: [] for name in names}
+    for frame in frames:
+        source = _Pixels(frame, options.thresholds)
+        for name in names:
+            scores[name].append(_score_pixels(name, options, frame, source))
     return scores
+
+
+def _by_frame(name: str, options: _Options) -> bool:
+    """Whether the numbers of `_Levels` are not enough."""
+    if options.protocol == "paper":
+        return name in ("auc_judd", "sauc")
+    return name == "auc_judd" and options.jitter == "sample"
+
+
+def _score_pixels(
+    name: str, options: _Options, frame: _Frame, source: "_Pixels | None"
+) -> Any:
+    if not _by_frame(name, options):
+        return _DEFINITIONS[name](source, options)
+    if name == "sauc":
+        return _paper_sauc(frame.pred, frame.fixated, frame.others)
+    if options.protocol == "paper":
+        return _paper_auc_judd(source or _Pixels(frame, options.thresholds))
+    noisy = frame.pred + frame.sampler.noise(frame.pred.shape)
+    noisy_frame = dataclasses.replace(frame, pred=noisy)
+    official = dataclasses.replace(options, jitter="none")
+    return _auc_judd(_Pixels(noisy_frame, options.thresholds), official)
 
 
 # === The definitions, one for each metric ===
@@ -690,8 +718,6 @@ def _score_frame(
 
 
 def _auc_judd(s, options):
-    if options.protocol == "paper":
-        return _paper_auc_judd(s)
     xp, n = s.xp, s.fixations
     negatives = s.pixels - n
     above, equal, fixated = s.ranks
@@ -725,19 +751,19 @@ def _auc_judd(s, options):
 
 
 def _sauc(s, options):
-    alarms = s.alarms_of_others(options.thresholds)
-    return _threshold_auc(s, s.hits(options.thresholds), alarms)
+    del options
+    return _threshold_auc(s, s.alarms_of_others)
 
 
 def _auc_borji(s, options):
-    alarms = s.alarms_anywhere(options.thresholds)
-    area = _threshold_auc(s, s.hits(options.thresholds), alarms)
+    del options
+    area = _threshold_auc(s, s.alarms_anywhere)
     return s.xp.where(s.fixations > 1, area, float("nan"))
 
 
-def _threshold_auc(s, hits, alarms):
+def _threshold_auc(s, alarms):
     """Area under (alarms, hits) `[..., 11]`, at thresholds 0, 0.1 … 1."""
-    xp = s.xp
+    xp, hits = s.xp, s.hits
     origin = xp.zeros_like(hits[..., :1])
     next_hits = xp.concatenate([hits[..., 1:], origin], axis=-1)
     next_alarms = xp.concatenate([alarms[..., 1:], origin], axis=-1)
@@ -890,6 +916,7 @@ class _Levels:
         others=None,
         anywhere=None,
         baseline_bits=None,
+        thresholds: str = "octave",
     ):
         """From counts.
 
@@ -903,6 +930,7 @@ class _Levels:
             others: the negatives of sAUC.
             anywhere: the negatives of AUC-Borji; default: `counts`.
             baseline_bits: `[...]`, see `_Baseline.bits`.
+            thresholds: rounding of the thresholds.
         """
         self.xp = xp
         self.pixels = pixels
@@ -912,8 +940,9 @@ class _Levels:
         self._others = others
         self._anywhere = counts if anywhere is None else anywhere
         self.baseline_bits = baseline_bits
-        dtype = keras.backend.standardize_dtype(counts.dtype)
-        self._levels = xp.arange(_LEVELS, dtype=dtype)
+        self._dtype = keras.backend.standardize_dtype(counts.dtype)
+        self._levels = xp.arange(_LEVELS, dtype=self._dtype)
+        self._thresholds = thresholds
 
     @functools.cached_property
     def fixations(self):
@@ -924,8 +953,12 @@ class _Levels:
         return self._moments(self._counts)
 
     @functools.cached_property
+    def _density_counts(self):
+        return self.xp.sum(self._joint, axis=-2)
+
+    @functools.cached_property
     def density(self):
-        return self._moments(self.xp.sum(self._joint, axis=-2))
+        return self._moments(self._density_counts)
 
     def _moments(self, counts):
         xp, levels = self.xp, self._levels
@@ -989,9 +1022,8 @@ class _Levels:
         one = xp.ones_like(self.density.total)
         p = levels / self._total_or_one(self.pred)
         q = levels / self._total_or_one(self.density)
-        density_counts = xp.sum(self._joint, axis=-2)
         logs = xp.log(xp.where(q > 0, q, one[..., None]))
-        entropy = xp.sum(density_counts * q * logs, axis=-1)
+        entropy = xp.sum(self._density_counts * q * logs, axis=-1)
         mass = self._density_sums / self._total_or_one(self.density)
         return entropy - xp.sum(mass * xp.log(p + _EPSILON), axis=-1)
 
@@ -1007,78 +1039,88 @@ class _Levels:
         bits = xp.log2(shares * self.pixels)
         return xp.sum(self._fixated * bits, axis=-1)
 
-    def hits(self, thresholds: str):
-        return self._rates(self._fixated, thresholds)
+    @functools.cached_property
+    def hits(self):
+        """Share of the fixations at or above each threshold, `[..., 11]`."""
+        return self._rates(self._fixated)
 
-    def alarms_of_others(self, thresholds: str):
-        return self._rates(self._others, thresholds)
+    @property
+    def alarms_of_others(self):
+        return self._rates(self._others)
 
-    def alarms_anywhere(self, thresholds: str):
-        return self._rates(self._anywhere, thresholds)
+    @property
+    def alarms_anywhere(self):
+        return self._rates(self._anywhere)
 
-    def _rates(self, counts, thresholds: str):
-        """Share of `counts` at or above each threshold, `[..., 11]`."""
+    def _rates(self, counts):
         xp = self.xp
         total = xp.sum(counts, axis=-1)[..., None]
         at_least = total - xp.cumsum(counts, axis=-1) + counts
-        first = self._first_levels(thresholds)
+        first = self._first_levels
         return xp.take_along_axis(at_least, first, axis=-1) / total
 
-    def _first_levels(self, thresholds: str):
+    @functools.cached_property
+    def _first_levels(self):
         """The lowest level at or above each threshold, integers `[..., 11]`.
 
         (p - low) / range >= k / 10 in integers: 10 (p - low) >= k range, or >
         where the threshold is rounded up. The division below is exact where it
         comes out even, and clear of an integer elsewhere.
         """
-        xp, moments = self.xp, self.pred
-        tenths = np.arange(_STEPS + 1)
-        strict = np.isin(tenths, _ROUNDED_UP[thresholds]) / 2
-        dtype = keras.backend.standardize_dtype(self._levels.dtype)
-        tenths, strict = (
-            xp.asarray(x.astype(dtype))
-            if xp is np
-            else xp.convert_to_tensor(x, dtype)
-            for x in (tenths, strict)
-        )
-        range_ = (moments.high - moments.low)[..., None]
-        first = xp.ceil((range_ * tenths + strict) / _STEPS)
-        first = xp.minimum(moments.low[..., None] + first, _LEVELS - 1)
-        return first.astype(np.int64) if xp is np else xp.cast(first, "int32")
+        xp, low = self.xp, self.pred.low[..., None]
+        steps = xp.arange(_STEPS + 1, dtype=self._dtype)
+        up = [k in _ROUNDED_UP[self._thresholds] for k in range(_STEPS + 1)]
+        excess = xp.array(np.asarray(up) / 2, dtype=self._dtype)
+        range_ = self.pred.high[..., None] - low
+        first = low + xp.ceil((range_ * steps + excess) / _STEPS)
+        # Beyond the last level only if the map is constant.
+        first = xp.minimum(first, _LEVELS - 1)
+        return first.astype(np.intp) if xp is np else xp.cast(first, "int32")
 
 
-def _levels_of(frame: _Frame) -> _Levels:
-    map_ = np.ascontiguousarray(frame.pred)
-    if frame.density is not None:
-        pair = [map_, np.ascontiguousarray(frame.density)]
-        limits = [0, _LEVELS] * 2
-        table = cv2.calcHist(pair, [0, 1], None, [_LEVELS] * 2, limits)
-        table = table.astype(np.float64)
-        counts = table.sum(axis=1)
+def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
+    """Histograms of 8-bit frames of one size."""
+    first = frames[0]
+    if first.density is not None:
+        joint = np.empty((len(frames), _LEVELS, _LEVELS))
+        for table, frame in zip(joint, frames, strict=True):
+            pair = [frame.pred, frame.density]
+            pair = [np.ascontiguousarray(map_) for map_ in pair]
+            limits = [0, _LEVELS] * 2
+            table[:] = cv2.calcHist(pair, [0, 1], None, [_LEVELS] * 2, limits)
+        counts = joint.sum(axis=-1)
     else:
-        table = None
-        counts = cv2.calcHist([map_], [0], None, [_LEVELS], [0, _LEVELS])
-        counts = counts.ravel().astype(np.float64)
-    values = map_.ravel()
+        joint, counts = None, np.empty((len(frames), _LEVELS))
+        for row, frame in zip(counts, frames, strict=True):
+            map_ = np.ascontiguousarray(frame.pred)
+            table = cv2.calcHist([map_], [0], None, [_LEVELS], [0, _LEVELS])
+            row[:] = table.ravel()
 
     def at(pixels):
-        if pixels is None:
+        if pixels[0] is None:
             return None
-        return np.bincount(values[pixels], minlength=_LEVELS).astype(np.float64)
+        rows = [
+            np.bincount(frame.pred.ravel()[which], minlength=_LEVELS)
+            for which, frame in zip(pixels, frames, strict=True)
+        ]
+        return np.array(rows, np.float64)
 
-    others = frame.others if frame.sauc_pixels is None else frame.sauc_pixels
     bits = None
-    if frame.baseline is not None and frame.fixated is not None:
-        bits = frame.baseline.bits(frame.fixated)
+    if first.baseline is not None and first.fixated is not None:
+        bits = np.array([f.baseline.bits(f.fixated) for f in frames])
+    others = [
+        f.others if f.sauc_pixels is None else f.sauc_pixels for f in frames
+    ]
     return _Levels(
         np,
-        map_.size,
+        first.pred.size,
         counts=counts,
-        joint=table,
-        fixated=at(frame.fixated),
+        joint=joint,
+        fixated=at([f.fixated for f in frames]),
         others=at(others),
-        anywhere=at(frame.borji_pixels),
+        anywhere=at([f.borji_pixels for f in frames]),
         baseline_bits=bits,
+        thresholds=thresholds,
     )
 
 
@@ -1142,6 +1184,7 @@ def _score_tensors(
         fixated=looked_at(fixations),
         others=looked_at(other),
         baseline_bits=bits,
+        thresholds=options.thresholds,
     )
     return {name: _DEFINITIONS[name](source, options) for name in names}
 
@@ -1166,8 +1209,9 @@ class _Pixels:
 
     xp = np
 
-    def __init__(self, frame: _Frame):
+    def __init__(self, frame: _Frame, thresholds: str):
         self._frame = frame
+        self._thresholds = _thresholds(thresholds)
         self.pixels = frame.pred.size
         self._values = frame.pred.astype(np.float64).ravel()
         self.pred = self._moments(self._values)
@@ -1264,9 +1308,8 @@ class _Pixels:
         close = np.zeros(_BUCKETS, bool)
         if self._frame.fixated is not None:
             close[buckets[self._frame.fixated]] = True
-        steps = np.arange(_STEPS + 1) * (_BUCKETS - 1) // _STEPS
-        for step in (-1, 0, 1):
-            close[np.clip(steps + step, 0, _BUCKETS - 1)] = True
+        for beside in (-1, 0, 1):
+            close[np.clip(_NEAR_STEPS + beside, 0, _BUCKETS - 1)] = True
         coarse = np.bincount(buckets, minlength=_BUCKETS)
         coarse[close] = 0
         higher = coarse.sum() - np.cumsum(coarse)
@@ -1289,27 +1332,26 @@ class _Pixels:
         )
         return tuple(as_float)
 
-    def hits(self, thresholds: str):
-        return self._rates(self._frame.fixated, thresholds)
+    @functools.cached_property
+    def hits(self):
+        return self._rates(self._frame.fixated)
 
-    def alarms_of_others(self, thresholds: str):
+    @property
+    def alarms_of_others(self):
         drawn = self._frame.sauc_pixels
-        pixels = self._frame.others if drawn is None else drawn
-        return self._rates(pixels, thresholds)
+        return self._rates(self._frame.others if drawn is None else drawn)
 
-    def alarms_anywhere(self, thresholds: str):
+    @property
+    def alarms_anywhere(self):
         if self._frame.borji_pixels is not None:
-            return self._rates(self._frame.borji_pixels, thresholds)
+            return self._rates(self._frame.borji_pixels)
         higher, sorted_ = self._resolved
-        steps = np.arange(_STEPS + 1) * (_BUCKETS - 1) // _STEPS
-        close = np.searchsorted(
-            self._unit(sorted_), _thresholds(thresholds), side="left"
-        )
-        return (higher[steps] + sorted_.size - close) / self.pixels
+        below = np.searchsorted(self._unit(sorted_), self._thresholds)
+        return (higher[_NEAR_STEPS] + sorted_.size - below) / self.pixels
 
-    def _rates(self, pixels: np.ndarray, thresholds: str):
+    def _rates(self, pixels: Any):
         values = np.sort(self._unit(self._values[pixels]))
-        below = np.searchsorted(values, _thresholds(thresholds), side="left")
+        below = np.searchsorted(values, self._thresholds)
         return (values.size - below) / np.float64(values.size)
 
     def _unit(self, values: np.ndarray) -> np.ndarray:
@@ -1326,9 +1368,8 @@ def _shares(values: np.ndarray, moments: _Moments, from_low: bool):
 
 
 def _thresholds(rounding: str) -> np.ndarray:
-    steps = np.arange(_STEPS + 1)
-    values = steps / _STEPS
-    up = np.isin(steps, _ROUNDED_UP[rounding])
+    values = np.arange(_STEPS + 1) / _STEPS
+    up = list(_ROUNDED_UP[rounding])
     values[up] = np.nextafter(values[up], 1.0)
     return values
 
@@ -1487,7 +1528,11 @@ def _linear(name: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
             f"{rule}. Received: {points[outside][0].tolist()}. Padding rows "
             "are negative; drop points outside of the frame."
         )
-    return np.unique(rows * size[1] + columns)
+    # np.unique takes five times as long.
+    linear = np.sort(rows * size[1] + columns)
+    first = np.ones(linear.size, bool)
+    np.not_equal(linear[1:], linear[:-1], out=first[1:])
+    return linear[first]
 
 
 def _baselines(

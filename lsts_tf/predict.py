@@ -1,6 +1,6 @@
-"""Where people look in any video: an overlay to watch, and maps.
+r"""Where people look in any video: an overlay to watch, and maps.
 
-    python -m lsts_tf.predict --flagfile=RUN/experiment.flags \\
+    python -m lsts_tf.predict --flagfile=RUN/experiment.flags \
         --video=in.mp4 --output=out
 
 Writes `overlay.mp4`, `maps/0001.png` … (8-bit, one a frame, of the frame's

@@ -5,7 +5,6 @@ each frame. What the frames before the first whole window see is a choice, see
 `Predictor.maps`.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -159,10 +158,7 @@ def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
 
 
 def _short(description: Mapping[str, Any]) -> str:
-    streams: Mapping[str, Any] = description["streams"]
-    each: Callable[[str], str] = (
-        lambda s: (  # noqa: E731
-            f"{s} {streams[s]['weights']} ({streams[s]['weights_sha256'][:12]})"
-        )
+    return ", ".join(
+        f"{stream} {part['weights']} ({part['weights_sha256'][:12]})"
+        for stream, part in description["streams"].items()
     )
-    return ", ".join(map(each, streams))

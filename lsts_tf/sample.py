@@ -206,7 +206,9 @@ def _write_video(path: pathlib.Path, scene: "Scene") -> None:
         writer.write(scene.render(index))
     writer.release()
     # OpenCV writes nothing, and says nothing, where it cannot.
-    written = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+    capture = cv2.VideoCapture(str(path))
+    written = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    capture.release()
     if written != scene.frames:
         raise OSError(
             f"A video must hold all {scene.frames} frames. Received: "
@@ -224,8 +226,8 @@ def _write_annotation(folder: pathlib.Path, fixations: np.ndarray) -> None:
 
 
 def _write_png(path: pathlib.Path, image: np.ndarray) -> None:
-    # The lowest compression costs half of the next, and these are small.
-    _, data = cv2.imencode(".png", image, (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    # Without a compression level: giving any, even the lowest, costs thrice.
+    _, data = cv2.imencode(".png", image)
     path.write_bytes(data.tobytes())
 
 
@@ -485,40 +487,42 @@ def _paint(
 
 
 def _backdrop(rng: np.random.Generator) -> np.ndarray:
-    """Sky and ground, clutter, and dull things that stand still."""
+    """Sky and ground, clutter, and dull things that stand on the ground."""
     height, width = HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN
-    far, near = (_surface(rng, height, width) for _ in range(2))
-    ridge = _noise(rng, 1, width, octaves=4)[0]
-    horizon = height * (rng.uniform(0.25, 0.6) + 0.15 * (ridge - 0.5))
-    ground = np.clip(np.arange(height)[:, None] - horizon, -1, 1) / 2 + 0.5
-    picture = far + (near - far) * ground[..., None].astype(np.float32)
+    # Some cameras look down and see no sky.
+    horizon = height * (rng.uniform(0.2, 0.5) if rng.uniform() < 0.75 else -1)
+    ridge = horizon + 60 * (_noise(rng, 1, width, octaves=6) - 0.5)
+    ground = _step(np.arange(height)[:, None] - ridge)[..., None]
+    sky = _surface(rng, height, width, roughness=0.45)
+    picture = 60 + 0.75 * sky
+    picture += (_surface(rng, height, width, roughness=0.75) - picture) * ground
     picture = np.clip(picture, 0, 255).astype(np.uint8)
-    for _ in range(rng.integers(12, 30)):
-        _place(rng, picture, _sprite(rng, rng.uniform(6, 26), vivid=False))
-    for _ in range(rng.integers(2, 5)):
-        _place(rng, picture, _sprite(rng, rng.uniform(28, 50), vivid=False))
+    top = max(horizon, 0) + 10
+    # From far to near, so that what is near and large hides what is far.
+    for y in np.sort(rng.uniform(top, height, rng.integers(25, 50))):
+        near = 0.35 + (y - top) / (height - top)
+        large = rng.uniform() < 0.2
+        radius = near * (rng.uniform(28, 42) if large else rng.uniform(5, 20))
+        sprite = _sprite(rng, radius, vivid=False)
+        half = sprite.shape[0] // 2
+        left = rng.integers(-half, width - half)
+        _lay_over(picture, sprite, left, int(y) - half)
     return picture
 
 
-def _place(
-    rng: np.random.Generator, picture: np.ndarray, sprite: np.ndarray
-) -> None:
-    height, width, _ = picture.shape
-    half = sprite.shape[0] // 2
-    left = rng.integers(-half, width - half)
-    top = rng.integers(-half, height - half)
-    _lay_over(picture, sprite, left, top)
-
-
-def _surface(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _surface(
+    rng: np.random.Generator, height: int, width: int, *, roughness: float
+) -> np.ndarray:
     """float32 `[height, width, 3]`: a muted two-coloured, lit texture."""
     first, second = (_colour(rng, vivid=False) for _ in range(2))
-    texture = _noise(rng, height, width, octaves=7)[..., None]
+    texture = _noise(rng, height, width, octaves=8, roughness=roughness)
+    texture = texture[..., None]
     # Most of the contrast stays with the texture, some goes to the colour.
     mixed = first + (0.5 * (second - first)) * texture
     mixed *= 0.55 + 0.75 * texture
-    slope = np.linspace(*rng.uniform(0.8, 1.15, 2), width)
-    return mixed * slope[:, None].astype(np.float32)
+    left, right = rng.uniform(0.8, 1.15, 2)
+    slope = np.linspace(left, right, width, dtype=np.float32)
+    return mixed * slope[:, None]
 
 
 def _sprite(
@@ -536,7 +540,7 @@ def _sprite(
     grain = 0.85 + 0.3 * _noise(rng, *x.shape, octaves=5)[..., None]
     colour = (second + (first - second) * pattern) * shade * grain
     # The shadow falls to the lower right: the same shape, moved and soft.
-    shift = np.float32([[1, 0, 0.14 * radius], [0, 1, 0.2 * radius]])
+    shift = np.array([[1, 0, 0.14 * radius], [0, 1, 0.2 * radius]])
     shadow = cv2.warpAffine(opacity, shift, opacity.shape[::-1])
     shadow = 0.45 * cv2.GaussianBlur(shadow, (0, 0), 0.08 * radius)
     total = opacity + (1 - opacity) * shadow
@@ -585,20 +589,28 @@ def _colour(rng: np.random.Generator, *, vivid: bool) -> np.ndarray:
         if vivid
         else (rng.uniform(0.05, 0.4), rng.uniform(0.3, 0.65))
     )
-    hsv = np.float32([[[rng.uniform(0, 360), saturation, value]]])
+    hsv = np.array([[[rng.uniform(0, 360), saturation, value]]], np.float32)
     return 255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0]
 
 
 def _noise(
-    rng: np.random.Generator, height: int, width: int, *, octaves: int
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    octaves: int,
+    roughness: float = 0.6,
 ) -> np.ndarray:
-    """float32 `[height, width]` in [0, 1]: cloudy, finer octaves fainter."""
+    """float32 `[height, width]` in [0, 1]: clouds of ever finer grain.
+
+    Each octave has `roughness` times the contrast of the one before.
+    """
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = 2**octave
         rows = min(height, cells + 1)
         coarse = rng.random((rows, min(width, 2 * cells + 1)), np.float32)
-        total += 0.6**octave * cv2.resize(
+        total += roughness**octave * cv2.resize(
             coarse, (width, height), interpolation=cv2.INTER_CUBIC
         )
     low, high = total.min(), total.max()

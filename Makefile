@@ -1,0 +1,66 @@
+# Everything here makes its own .venv. On a fresh machine: make demo, make test.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SAMPLE := workspace/sample
+FLAGS ?= --flagfile=experiments/sample.flags
+MANUAL_DIR ?= workspace/dhf1k
+LOGS ?= workspace
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test check format lock dataset bench tensorboard clean-demo
+
+.venv/run: requirements.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The whole way on a generated dataset: see README.md.
+demo: .venv/run
+	$(BIN)/python -m lsts_tf.sample --output=$(SAMPLE)/raw
+	test -d $(SAMPLE)/tfds/dhf1k || $(BIN)/tfds build dhf1k --manual_dir=$(SAMPLE)/raw --data_dir=$(SAMPLE)/tfds
+	$(BIN)/python -m lsts_tf.train $(FLAGS)
+	$(BIN)/python -m lsts_tf.evaluate $(FLAGS)
+	$(BIN)/python -m lsts_tf.predict $(FLAGS) --video=$(SAMPLE)/raw/video/701.AVI --output=$(SAMPLE)/prediction
+	@echo
+	@echo "Overlay to watch:  $(SAMPLE)/prediction/overlay.mp4"
+	@echo "Maps:              $(SAMPLE)/prediction/maps/"
+	@echo "Scores:            $(SAMPLE)/run/scores.json"
+	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+# The gate: format, lint, types, import contracts.
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Rewrite the lock files from pyproject.toml; needs uv on the PATH.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+
+# DHF1K itself: MANUAL_DIR holds video/ and annotation/.
+dataset: .venv/run
+	$(BIN)/tfds build dhf1k --manual_dir=$(MANUAL_DIR)
+
+bench: .venv/run
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+tensorboard: .venv/run
+	$(BIN)/tensorboard --logdir=$(LOGS)
+
+clean-demo:
+	rm -rf $(SAMPLE)
