@@ -43,16 +43,20 @@ def density_map(fixations: np.ndarray) -> np.ndarray:
             f"Received: {list(fixations.shape)}. Squeeze the other axes."
         )
     height, width = fixations.shape
-    rows, columns = np.nonzero(fixations != 0)
+    fixated = fixations != 0
+    rows = np.flatnonzero(fixated.any(axis=1))
+    columns = np.flatnonzero(fixated.any(axis=0))
     if not rows.size:
         return np.zeros((height, width), np.uint8)
-    # A Gaussian is a product of one along x and one along y, and the pixels of
-    # a row share the one along y: first add them up within each row, then
-    # spread the few rows that have any over the image by one product.
-    occupied, starts = np.unique(rows, return_index=True)
-    along_x = np.add.reduceat(_gaussians(width)[columns], starts, axis=0)
-    # Not by `@`: waking BLAS' threads costs more than so small a product.
-    total = np.einsum("ry,rx->yx", _gaussians(height)[occupied], along_x)
+    # A Gaussian is a product of one along x and one along y, and few rows and
+    # columns are fixated at all. Not by `@`: to wake BLAS' threads costs more
+    # than such small products.
+    along_x = np.einsum(
+        "rc,cx->rx",
+        fixated[np.ix_(rows, columns)].astype(np.float64),
+        _gaussians(width)[columns],
+    )
+    total = np.einsum("ry,rx->yx", _gaussians(height)[rows], along_x)
     total *= 255 / total.max()
     total += 0.5
     return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import concurrent.futures
+import functools
 import importlib.metadata
 import os
 import threading
@@ -200,18 +201,52 @@ def _cores() -> int:
 
 
 # DualTVL1's defaults, the same in OpenCV 3, 4 and 5.
-_TVL1 = {
+_TVL1: dict[str, Any] = {
     "tau": 0.25,
-    "lambda": 0.15,
+    "lambda_": 0.15,
     "theta": 0.3,
     "scales": 5,
-    "scale_step": 0.8,
     "warps": 5,
     "epsilon": 0.01,
-    "inner_iterations": 30,
-    "outer_iterations": 10,
-    "median": 5,
+    "inner": 30,
+    "outer": 10,
+    "scale_step": 0.8,
 }
+
+
+def _tvl1() -> Method:
+    compiled = _compiled_tvl1()
+
+    def compute(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(first[None], second[None]))[0]
+
+    return compute
+
+
+@functools.cache
+def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Compiles the kernel, once a process; XLA then takes ten seconds a size.
+
+    It must be called from Python: inside `tf.data.Dataset.map` a compiled
+    function silently runs uncompiled, three times slower.
+    """
+    import keras
+
+    from lsts_tf import tvl1
+
+    kernel = functools.partial(tvl1.flow, **_TVL1)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(kernel)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(kernel, jit_compile=True, autograph=False)
+    raise ImportError(
+        "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
+        f"Received: {keras.backend.backend()!r}; use the method 'opencv'."
+    )
 
 
 def _opencv() -> Method:
@@ -222,7 +257,19 @@ def _opencv() -> Method:
     if create is None:
         raise ImportError(_explain_missing_contrib())
     # One object a thread, because none is safe to share.
-    return _per_thread(create)
+    return _per_thread(
+        lambda: create(
+            tau=_TVL1["tau"],
+            lambda_=_TVL1["lambda_"],
+            theta=_TVL1["theta"],
+            nscales=_TVL1["scales"],
+            warps=_TVL1["warps"],
+            epsilon=_TVL1["epsilon"],
+            innnerIterations=_TVL1["inner"],  # Sic.
+            outerIterations=_TVL1["outer"],
+            scaleStep=_TVL1["scale_step"],
+        )
+    )
 
 
 def _dis() -> Method:
@@ -261,4 +308,8 @@ def _explain_missing_contrib() -> str:
     )
 
 
-_METHODS: dict[str, Callable[[], Method]] = {"opencv": _opencv, "dis": _dis}
+_METHODS: dict[str, Callable[[], Method]] = {
+    "tvl1": _tvl1,
+    "opencv": _opencv,
+    "dis": _dis,
+}

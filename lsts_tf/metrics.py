@@ -989,7 +989,7 @@ class _Levels:
     @functools.cached_property
     def _density_sums(self):
         """Sum of the density over the pixels of each level."""
-        return self.xp.einsum("...pq,q->...p", self._joint, self._levels)
+        return _inner(self.xp, self._joint, self._levels)
 
     @property
     def cross(self):
@@ -1002,7 +1002,8 @@ class _Levels:
         xp = self.xp
         p = self._shares(self.pred, from_low)[..., :, None]
         q = self._shares(self.density, from_low)[..., None, :]
-        return xp.einsum("...pq,...pq->...", self._joint, xp.minimum(p, q))
+        rows = _inner(xp, self._joint, xp.minimum(p, q))
+        return xp.sum(rows, axis=-1)
 
     def _shares(self, moments, from_low: bool):
         """Each level as a share of the map's sum; NaN if the sum is 0."""
@@ -1017,15 +1018,18 @@ class _Levels:
     def divergence(self):
         # log(eps + Q / (P + eps)) = log(Q + eps (P + eps)) - log(P + eps), and
         # beside a level of Q other than 0 the inner eps is lost: in all not
-        # more than eps. So two tables of logarithms do for all pairs.
+        # more than eps. So two tables of logarithms do for all pairs; both in
+        # units of the uniform map, which keeps them small.
         xp, levels = self.xp, self._levels
-        one = xp.ones_like(self.density.total)
+        total = self._total_or_one(self.density)
         p = levels / self._total_or_one(self.pred)
-        q = levels / self._total_or_one(self.density)
-        logs = xp.log(xp.where(q > 0, q, one[..., None]))
-        entropy = xp.sum(self._density_counts * q * logs, axis=-1)
-        mass = self._density_sums / self._total_or_one(self.density)
-        return entropy - xp.sum(mass * xp.log(p + _EPSILON), axis=-1)
+        q = xp.where(levels > 0, levels, 1.0) / total
+        p_log = xp.log((p + _EPSILON) * self.pixels)
+        q_log = xp.log(q * self.pixels)
+        # Divided last: until then the weights are integers.
+        entropy = xp.sum(self._density_counts * levels * q_log, axis=-1)
+        cross = xp.sum(self._density_sums * p_log, axis=-1)
+        return (entropy - cross) / total[..., 0]
 
     def _total_or_one(self, moments):
         xp = self.xp
@@ -1076,6 +1080,14 @@ class _Levels:
         # Beyond the last level only if the map is constant.
         first = xp.minimum(first, _LEVELS - 1)
         return first.astype(np.intp) if xp is np else xp.cast(first, "int32")
+
+
+def _inner(xp, a, b):
+    """Sum of products over the last axis.
+
+    Of tensors not by a matrix product, which GPUs round to ten bits.
+    """
+    return np.vecdot(a, b) if xp is np else xp.sum(a * b, axis=-1)
 
 
 def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
@@ -1214,31 +1226,19 @@ class _Pixels:
         self._thresholds = _thresholds(thresholds)
         self.pixels = frame.pred.size
         self._values = frame.pred.astype(np.float64).ravel()
-        self.pred = self._moments(self._values)
-
-    @staticmethod
-    def _moments(values: np.ndarray) -> _Moments:
-        total = values.sum()
-        if not np.isfinite(total):
-            raise ValueError(
-                "Maps must be finite. Received a map with NaN or infinity, or "
-                "a sum that overflows. Find out where it comes from."
-            )
-        about = values - total / values.size
-        return _Moments(
-            low=values.min(),
-            high=values.max(),
-            total=total,
-            squares=np.einsum("i,i->", about, about),
-        )
+        self.pred, self._about = _moments(self._values)
 
     @functools.cached_property
     def _density(self) -> np.ndarray:
         return self._frame.density.astype(np.float64).ravel()
 
     @functools.cached_property
+    def _density_moments(self) -> tuple[_Moments, np.ndarray]:
+        return _moments(self._density)
+
+    @property
     def density(self) -> _Moments:
-        return self._moments(self._density)
+        return self._density_moments[0]
 
     @property
     def fixations(self) -> np.int64:
@@ -1246,25 +1246,15 @@ class _Pixels:
 
     @property
     def deviation(self):
-        mean = self.pred.total / self.pixels
-        return (self._values[self._frame.fixated] - mean).sum()
+        return self._about[self._frame.fixated].sum()
 
     @property
     def cross(self):
-        about = self._density - self.density.total / self.pixels
-        mean = self.pred.total / self.pixels
-        # The mean of `about` is 0 up to rounding, which this takes out.
-        product = np.einsum("i,i->", self._values, about)
-        return product - mean * about.sum()
+        return np.einsum("i,i->", self._about, self._density_moments[1])
 
     def overlap(self, *, from_low: bool):
-        p, q = (
-            _shares(values, moments, from_low)
-            for values, moments in (
-                (self._values, self.pred),
-                (self._density, self.density),
-            )
-        )
+        p = _shares(self._values, self.pred, from_low)
+        q = _shares(self._density, self.density, from_low)
         return np.minimum(p, q, out=p).sum()
 
     @property
@@ -1357,6 +1347,24 @@ class _Pixels:
     def _unit(self, values: np.ndarray) -> np.ndarray:
         low, high = self.pred.low, self.pred.high
         return (values - low) / (high - low)
+
+
+def _moments(values: np.ndarray) -> tuple[_Moments, np.ndarray]:
+    """Moments, and the values less their mean."""
+    total = values.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            "Maps must be finite. Received a map with NaN or infinity, or a "
+            "sum that overflows. Find out where it comes from."
+        )
+    about = values - total / values.size
+    moments = _Moments(
+        low=values.min(),
+        high=values.max(),
+        total=total,
+        squares=np.einsum("i,i->", about, about),
+    )
+    return moments, about
 
 
 def _shares(values: np.ndarray, moments: _Moments, from_low: bool):

@@ -81,7 +81,7 @@ class Trainer:
             )
         self.strategy = strategy
         self._encode = encode or (lambda inputs: inputs)
-        self._loss = losses.parse(settings.loss)
+        self._loss = losses.weighted(settings.loss)
         with strategy.scope():
             self.model = decoder.build(
                 settings.streams,

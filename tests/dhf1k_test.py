@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from dhf1k import dhf1k_dataset_builder
+from lsts_tf import sample
 
 ROOT = pathlib.Path(__file__).parents[1]
 DUMMY_DATA = ROOT / "data" / "dhf1k" / "dummy_data"
@@ -433,6 +434,21 @@ def test_tfds_build(start, tmp_path):
 def test_dummy_data_is_small():
     sizes = [p.stat().st_size for p in DUMMY_DATA.rglob("*") if p.is_file()]
     assert sum(sizes) < 150_000
+
+
+def test_the_sample_dataset(tmp_path):
+    root = sample.write(
+        tmp_path / "sample",
+        train=1,
+        validation=1,
+        test=1,
+        unannotated=1,
+        frames=4,
+    )
+    builder = build(root, tmp_path / "tfds")
+    assert list(examples(builder, "train")) == [1, 501]
+    assert list(examples(builder, "validation")) == [601]
+    assert list(examples(builder, "test")) == [701]
 
 
 def test_real_clips(shared, manual, tmp_path):

@@ -291,7 +291,6 @@ def test_the_centre_is_a_poor_guess_and_the_thing_a_good_one(gazes):
         left, top = paths[0, -4]  # About as late as observers are.
         blob = np.exp(-((x - left) ** 2 + (y - top) ** 2) / (2 * 20**2))
         known.append(correlation(blob, truths[index]))
-    print(np.mean(prior), np.mean(known))
     assert np.mean(prior) < 0.25
     assert np.mean(known) > 0.7
 

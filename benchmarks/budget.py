@@ -1,0 +1,41 @@
+"""Disk that DHF1K needs, by count: the figures in WORKSPACE.md.
+
+    python benchmarks/budget.py
+"""
+
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lsts_tf import windows
+
+COUNTS = ROOT / "tests" / "dhf1k_n_frames.txt"
+FLOW_BYTES = 112 * 112 * 2 * 2
+FEATURE_BYTES = 5 * 5 * 5 * 1024 * 2
+
+
+def main() -> None:
+    counts = [int(line) for line in COUNTS.read_text().split()]
+    annotated = counts[:700]
+    print(f"frames, all videos              {sum(counts):>12,}")
+    print(f"frames, annotated (1-700)       {sum(annotated):>12,}")
+    pairs = sum(n - 1 for n in annotated)
+    print(f"flows of 1-700                  {pairs * FLOW_BYTES / 1e9:9.1f} GB")
+    for stream in ("rgb", "flow"):
+        for name, first, last, stride in (
+            ("train", 1, 500, 1),
+            ("mini-validation", 501, 600, 10),
+            ("test", 601, 700, 1),
+        ):
+            geometry = windows.Geometry.of((stream,), stride=stride)
+            number = windows.num_windows(counts[first - 1 : last], geometry)
+            print(
+                f"{stream:<4} features, {name:<15} {number:>8,} windows "
+                f"{number * FEATURE_BYTES / 1e9:6.1f} GB"
+            )
+
+
+if __name__ == "__main__":
+    main()
