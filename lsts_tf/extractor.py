@@ -9,11 +9,14 @@ average pooling, and belongs to the window of its target.
 computes what is missing there, video by video.
 """
 
+import collections
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import pathlib
 import time
@@ -84,6 +87,7 @@ class Extractor:
             )
             self.networks[stream] = network
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
+        self._alone: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
 
     @property
     def feature_shape(self) -> tuple[int, int, int, int]:
@@ -152,7 +156,12 @@ class Extractor:
         return i3d.pool(mixed)[0]
 
     def features(
-        self, stream: str, signal: Iterable[np.ndarray], *, stride: int = 1
+        self,
+        stream: str,
+        signal: Iterable[np.ndarray],
+        *,
+        stride: int = 1,
+        length: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Features of the windows of one stream's signal.
 
@@ -161,15 +170,56 @@ class Extractor:
             signal: Squeezed frames, uint8 [224, 224, 3]; or flows, float16
                 [112, 112, 2].
             stride: Distance between windows.
+            length: Number of elements of the signal, if known. A signal of
+                few windows is then computed window by window, where that is
+                less work than sharing.
 
         Yields:
             float32 [5, 5, 5, 1024]: first of the window that ends with the
             signal's element number `window` - 1, then each `stride` on.
         """
         sliding = self._slide(stream, stride)
+        if length is not None and self._is_short(
+            stream, sum(sliding.costs.values()), length, stride
+        ):
+            yield from self._each_window(stream, signal, stride)
+            return
         signal = iter(signal)
         while chunk := list(itertools.islice(signal, CHUNK)):
-            yield from sliding.push(_PREPARE[stream](np.stack(chunk)))
+            prepared = np.asarray(_PREPARE[stream](np.stack(chunk)))
+            yield from sliding.push(prepared)
+        yield from sliding.finish()
+
+    def _is_short(
+        self, stream: str, shared_cost: float, length: int, stride: int
+    ) -> bool:
+        """Whether windows one by one cost fewer multiply-adds than sharing.
+
+        Sharing also computes what the windows before the first whole one
+        would share, so it pays only after some windows.
+        """
+        if self.front_end != "window" or self.dtype != "float32":
+            return False
+        channels = i3d_weights.CHANNELS[stream]
+        alone = sum(i3d.multiply_adds(self.window, channels).values())
+        count = max(length - self.window, -1) // stride + 1
+        return count * alone < shared_cost * length / stride
+
+    def _each_window(
+        self, stream: str, signal: Iterable[np.ndarray], stride: int
+    ) -> Iterator[np.ndarray]:
+        if stream not in self._alone:
+            self._alone[stream] = tf.function(
+                functools.partial(self.encode, stream)
+            )
+        recent: collections.deque[np.ndarray] = collections.deque(
+            maxlen=self.window
+        )
+        for index, element in enumerate(signal):
+            recent.append(element)
+            first, since = self.window - 1, index - self.window + 1
+            if index >= first and since % stride == 0:
+                yield self._alone[stream](np.stack(recent)).numpy()
 
     def _slide(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
@@ -385,21 +435,21 @@ def extract_video(
         ValueError: The video has no window, or no annotation.
     """
     number = video.number
-    if number not in kept.truth.videos():
+    if number not in kept.truth:
         if not video.annotated:
             raise ValueError(
                 f"Video {number} has no annotation, so nothing can be trained "
                 "on it or scored. Choose other videos."
             )
         kept.truth.write(number, maps=video.maps, fixations=video.fixations)
-    if kept.flow is not None and number not in kept.flow.videos():
+    if kept.flow is not None and number not in kept.flow:
         with kept.flow.writer(
             number, count=video.num_frames - 1, first=1
         ) as writer:
             for flow in extractor.flows(video.frames()):
                 writer.append(flow[None])
     for stream, store in kept.features.items():
-        if number in store.videos():
+        if number in store:
             continue
         geometry = kept.geometry[stream]
         targets = geometry.targets(video.num_frames)
@@ -417,7 +467,10 @@ def extract_video(
         ) as writer:
             signal = _signal(stream, video, kept, geometry)
             for feature in extractor.features(
-                stream, signal, stride=geometry.stride
+                stream,
+                signal,
+                stride=geometry.stride,
+                length=video.num_frames - geometry.first,
             ):
                 writer.append(feature[None])
 
@@ -441,7 +494,7 @@ def _signal(
 
 def _missing(number: int, kept: Stores) -> bool:
     wanted = [kept.truth, kept.flow, *kept.features.values()]
-    return any(s is not None and number not in s.videos() for s in wanted)
+    return any(s is not None and number not in s for s in wanted)
 
 
 def _require_disk(
@@ -451,10 +504,10 @@ def _require_disk(
     needed = 0
     for number in numbers:
         frames = data.frame_counts[number]
-        if kept.flow is not None and number not in kept.flow.videos():
+        if kept.flow is not None and number not in kept.flow:
             needed += (frames - 1) * kept.flow.record_bytes
         for stream, store in kept.features.items():
-            if number not in store.videos():
+            if number not in store:
                 count = len(kept.geometry[stream].targets(frames))
                 needed += count * store.record_bytes
     stores.require_free(

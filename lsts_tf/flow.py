@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import concurrent.futures
 import functools
+import importlib
 import importlib.metadata
+import itertools
 import os
 import threading
 from typing import Any
@@ -26,6 +28,7 @@ METHODS = ("tvl1", "opencv", "dis")
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_Pair = tuple[np.ndarray, np.ndarray]
 
 
 def gray(frame: np.ndarray, *, size: int = SIZE) -> np.ndarray:
@@ -76,33 +79,51 @@ class Flow:
     """Flows of successive frames, by a bounded pool of threads.
 
     Threads and not processes: every method leaves Python's lock while it
-    computes, so threads scale as processes do. The result does not depend
-    on their number.
+    computes, so threads scale as processes do. On an accelerator "tvl1" takes
+    many pairs a call instead. The result depends on neither.
+
+    Attributes:
+        name: The method.
+        workers: How many calls are under way at a time.
+        batch: How many pairs a call computes.
     """
 
-    def __init__(self, name: str = "tvl1", *, workers: int | None = None):
+    def __init__(
+        self,
+        name: str = "tvl1",
+        *,
+        workers: int | None = None,
+        batch: int | None = None,
+    ):
         """Chooses a method.
 
         Args:
             name: One of `METHODS`; see `method`.
-            workers: How many pairs are computed at a time; one a core by
+            workers: How many calls are under way at a time; one a core by
                 default.
+            batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
+                256 on an accelerator by default. The other methods have 1.
 
         Raises:
-            ValueError: An unknown method, or no worker.
+            ValueError: An unknown method, no worker, or an empty batch.
             ImportError: "opencv", and the installed OpenCV has no DualTVL1.
         """
-        workers = _cores() if workers is None else workers
-        if workers < 1:
-            raise ValueError(f"Flow needs a worker. Received: {workers=}")
-        self.name = name
-        self.workers = workers
         self._method = method(name)
+        self.name = name
+        self.workers = _cores() if workers is None else workers
+        if name != "tvl1":
+            batch = 1
+        self.batch = _default_batch() if batch is None else batch
+        if self.workers < 1 or self.batch < 1:
+            raise ValueError(
+                "Flow needs at least one worker and one pair a call. "
+                f"Received: {workers=}, {batch=}"
+            )
 
     def pairs(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yields the flow of each frame but the first, in order.
 
-        Frames are taken as they are needed: at most two pairs a worker are
+        Frames are taken as they are needed: at most two calls a worker are
         under way.
 
         Args:
@@ -117,21 +138,26 @@ class Flow:
         pending: collections.deque = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             try:
-                previous = None
-                for current in grays:
-                    _check(current, previous)
-                    if previous is not None:
-                        pending.append(
-                            pool.submit(self._method, previous, current)
-                        )
-                    previous = current
+                for batch in _batches(_pairwise(grays), self.batch):
+                    pending.append(pool.submit(self._compute, batch))
                     if len(pending) >= 2 * self.workers:
-                        yield pending.popleft().result()
+                        yield from pending.popleft().result()
                 while pending:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             finally:
                 for future in pending:
                     future.cancel()
+
+    def _compute(self, batch: list[_Pair]) -> list[np.ndarray]:
+        if self.batch == 1:
+            return [self._method(*pair) for pair in batch]
+        # The last batch is filled up with black frames, which stop at once,
+        # because every number of pairs would be compiled anew.
+        shape = (2, self.batch, *batch[0][0].shape)
+        frames = np.zeros(shape, np.uint8)
+        for index, pair in enumerate(batch):
+            frames[:, index] = pair
+        return list(np.asarray(_compiled_tvl1()(*frames))[: len(batch)])
 
     def compute(self, grays: np.ndarray) -> np.ndarray:
         """Computes the flows of a whole clip.
@@ -180,6 +206,20 @@ def describe(name: str) -> dict[str, Any]:
     if name != "tvl1":
         about["opencv"] = cv2.__version__.split(".")[0]
     return about
+
+
+def _pairwise(grays: Iterable[np.ndarray]) -> Iterator[_Pair]:
+    previous = None
+    for current in grays:
+        _check(current, previous)
+        if previous is not None:
+            yield previous, current
+        previous = current
+
+
+def _batches(pairs: Iterator[_Pair], size: int) -> Iterator[list[_Pair]]:
+    while batch := list(itertools.islice(pairs, size)):
+        yield batch
 
 
 def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
@@ -236,9 +276,7 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
 
     kernel = functools.partial(tvl1.flow, **_TVL1)
     if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(kernel)
+        return importlib.import_module("jax").jit(kernel)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -247,6 +285,13 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
         "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
         f"Received: {keras.backend.backend()!r}; use the method 'opencv'."
     )
+
+
+def _default_batch() -> int:
+    import keras
+
+    devices = keras.distribution.list_devices()
+    return 1 if all("cpu" in name.lower() for name in devices) else 256
 
 
 def _opencv() -> Method:

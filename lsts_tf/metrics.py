@@ -9,18 +9,21 @@ The default protocol, "dhf1k", is the official program of the DHF1K benchmark,
 which is the MIT saliency benchmark's, with the expectation in the place of
 each random draw, exactly and not by repetition:
 
-| metric    | against     | definition                                       |
-|-----------|-------------|--------------------------------------------------|
-| auc_judd  | fixations   | ROC with a threshold at every fixation; negatives: all other pixels; ties in random order |
-| sauc      | fixations   | ROC with 11 thresholds; negatives: the fixations of other frames |
-| auc_borji | fixations   | the same; negatives: all pixels                  |
-| nss       | fixations   | mean of `(S - mean) / std`, std with N - 1       |
-| cc        | density     | Pearson's correlation                            |
-| sim       | density     | sum of minima of maps scaled to 0 … 1, then to sum 1 |
-| kld       | density     | `sum(Q log(eps + Q / (P + eps)))`, natural log; maps with sum 1; negative values count as 0 |
-| infogain  | fixations   | mean of `log2(eps + P) - log2(eps + B)`, B a baseline |
+* `auc_judd`, fixations: ROC with a threshold at every fixation; the negatives
+  are all other pixels.
+* `sauc`, fixations: ROC with 11 thresholds; the negatives are the fixations of
+  other frames.
+* `auc_borji`, fixations: the same; the negatives are all pixels.
+* `nss`, fixations: mean of `(S - mean) / std`, the std with N - 1.
+* `cc`, density: Pearson's correlation.
+* `sim`, density: sum of the minima of both maps, each scaled to 0 … 1 and then
+  to sum 1.
+* `kld`, density: `sum(Q log(eps + Q / (P + eps)))`, natural logarithm, maps
+  with sum 1; negative predictions count as 0.
+* `infogain`, fixations: mean of `log2(eps + P) - log2(eps + B)` of prediction
+  and baseline, each scaled as for `sim`.
 
-where eps is 2^-52. What scores which edge case stands with each function.
+eps is 2^-52. What scores which edge case stands with each function.
 Other protocols:
 
 * "paper": what the LSTS authors' program scored (auc_judd, sauc, nss, cc). It
@@ -37,7 +40,6 @@ give float64 from either. 8-bit tensors of Keras take the first way on their
 device, also inside a compiled function, which is how `FrameMean` watches a
 training; the differentiable forms are in `lsts_tf.losses`.
 """
-# ruff: noqa: E501  (the table)
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -84,12 +86,12 @@ _EXACT_COUNT = 1 << 24
 
 
 def score(
-    pred,
-    density=None,
-    fixations=None,
+    pred: Any,
+    density: Any = None,
+    fixations: Any = None,
     *,
-    other=None,
-    baseline=None,
+    other: Any = None,
+    baseline: Any = None,
     metrics: Iterable[str] | None = None,
     protocol: str = "dhf1k",
     jitter: str = "expected",
@@ -148,6 +150,8 @@ def score(
     names = _selected(metrics, protocol, given)
     _check_option("jitter", jitter, ("expected", "sample", "none"))
     _check_option("thresholds", thresholds, tuple(_ROUNDED_UP))
+    if protocol == "aim":
+        jitter = "none"
     options = _Options(protocol, jitter, thresholds)
     splits = {"sauc": sauc_splits, "auc_borji": borji_splits}
     if keras.ops.is_tensor(pred):
@@ -433,7 +437,7 @@ class OtherFixations:
             raise IndexError(index)
         drawn = [self._fixations[i] for i in self.frames(index)]
         points = np.concatenate(drawn).astype(np.int64).reshape(-1, 2)
-        keys = np.unique(points[:, 0] << 32 | points[:, 1])
+        keys = _distinct(points[:, 0] << 32 | points[:, 1])
         return np.stack([keys >> 32, keys & 0xFFFFFFFF], axis=-1)
 
 
@@ -557,10 +561,10 @@ class FrameMean(keras.metrics.Metric):
     def _values(self, y_true, y_pred):
         if not isinstance(self.metric, str):
             return self.metric(y_true, y_pred)
-        truth = {
-            name: _grey(y_true[..., i]) if name == "density" else y_true[..., i]
-            for i, name in enumerate(_CHANNELS[: y_true.shape[-1]])
-        }
+        channels = _CHANNELS[: y_true.shape[-1]]
+        truth = {name: y_true[..., i] for i, name in enumerate(channels)}
+        for name in {"density", "baseline"}.intersection(truth):
+            truth[name] = _grey(truth[name])
         pred = _grey(y_pred[..., 0])
         options = _Options("dhf1k", "expected", "octave", self.dtype)
         names = _selected([self.metric], "dhf1k", truth)
@@ -618,13 +622,14 @@ class _Frame:
     """One frame of NumPy arrays. Pixels are linear numbers, row by row."""
 
     pred: np.ndarray  # [H, W]
-    density: np.ndarray | None  # [H, W]
-    fixated: np.ndarray | None  # each pixel once
-    others: np.ndarray | None  # each pixel once
-    baseline: "_Baseline | None"
-    sauc_pixels: np.ndarray | None  # pooled over splits; None: `others`
-    borji_pixels: np.ndarray | None  # pooled over splits; None: all pixels
-    sampler: "_Sampler"
+    # Any of the others may be None, which mypy need not follow.
+    density: Any  # [H, W]
+    fixated: Any  # each pixel once
+    others: Any  # each pixel once
+    baseline: Any  # a `_Baseline`
+    sauc_pixels: Any  # pooled over splits; None: `others`
+    borji_pixels: Any  # pooled over splits; None: all pixels
+    sampler: Any  # a `_Sampler`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -654,14 +659,13 @@ class _Baseline:
         self._constant = self._low == float(self._map.max())
         self._total = float(self._map.sum(dtype=np.float64))
 
-    def bits(self, pixels: np.ndarray) -> float:
-        """Sum over pixels of log2(eps + B), in units of the uniform map."""
+    def shares(self, pixels: np.ndarray) -> np.ndarray:
+        """The pixels' shares of the map's sum above its minimum."""
         if self._constant:
-            return float("nan")
-        size = self._map.size
-        scaled = self._map[pixels].astype(np.float64) - self._low
-        scaled /= self._total - self._low * size
-        return float(np.log2((scaled + _EPSILON) * size).sum())
+            return np.full(pixels.shape, np.nan)
+        shares = self._map[pixels].astype(np.float64) - self._low
+        shares /= self._total - self._low * self._map.size
+        return shares
 
 
 def _score_frames(
@@ -817,7 +821,7 @@ def _kld(s, options):
 
 def _infogain(s, options):
     del options
-    gain = (s.bits - s.baseline_bits) / s.fixations
+    gain = s.gain / s.fixations
     undefined = s.pred.constant | (s.fixations == 0)
     return s.xp.where(undefined, float("nan"), gain)
 
@@ -888,11 +892,9 @@ def _rounded_area(found, alarms, positives, negatives):
     if negatives == 0:
         return float("nan")
     hits, false = (
-        np.round(np.float32(x) / np.float32(n), 4)
+        np.concatenate([[0.0], np.round(np.float32(x) / np.float32(n), 4), [1]])
         for x, n in ((found, positives), (alarms, negatives))
     )
-    hits = np.concatenate([[0.0], hits, [1.0]])
-    false = np.concatenate([[0.0], false, [1.0]])
     return np.trapezoid(hits, false)
 
 
@@ -910,12 +912,14 @@ class _Levels:
         xp: Any,
         pixels: int,
         *,
-        counts,
-        joint=None,
-        fixated=None,
-        others=None,
-        anywhere=None,
-        baseline_bits=None,
+        counts: Any,
+        joint: Any = None,
+        density_counts: Any = None,
+        density_sums: Any = None,
+        fixated: Any = None,
+        others: Any = None,
+        anywhere: Any = None,
+        gain: Any = None,
         thresholds: str = "octave",
     ):
         """From counts.
@@ -926,20 +930,26 @@ class _Levels:
             counts: pixels of each level of the prediction.
             joint: `[..., 256, 256]`, pixels of each level of the prediction
                 and each of the density.
+            density_counts: pixels of each level of the density.
+            density_sums: sum of the density over the pixels of each level of
+                the prediction.
             fixated: fixations at each level of the prediction.
             others: the negatives of sAUC.
             anywhere: the negatives of AUC-Borji; default: `counts`.
-            baseline_bits: `[...]`, see `_Baseline.bits`.
+            gain: from each level's share of the prediction `[..., 256]`, the
+                sum over fixations of log2 of what it is to the baseline's.
             thresholds: rounding of the thresholds.
         """
         self.xp = xp
         self.pixels = pixels
         self._counts = counts
         self._joint = joint
+        self._density_counts = density_counts
+        self._density_sums = density_sums
         self._fixated = fixated
         self._others = others
         self._anywhere = counts if anywhere is None else anywhere
-        self.baseline_bits = baseline_bits
+        self._gain = gain
         self._dtype = keras.backend.standardize_dtype(counts.dtype)
         self._levels = xp.arange(_LEVELS, dtype=self._dtype)
         self._thresholds = thresholds
@@ -951,10 +961,6 @@ class _Levels:
     @functools.cached_property
     def pred(self):
         return self._moments(self._counts)
-
-    @functools.cached_property
-    def _density_counts(self):
-        return self.xp.sum(self._joint, axis=-2)
 
     @functools.cached_property
     def density(self):
@@ -986,11 +992,6 @@ class _Levels:
         about = self._about_mean(self.pred.total)
         return self.xp.sum(self._fixated * about, axis=-1)
 
-    @functools.cached_property
-    def _density_sums(self):
-        """Sum of the density over the pixels of each level."""
-        return _inner(self.xp, self._joint, self._levels)
-
     @property
     def cross(self):
         xp = self.xp
@@ -998,14 +999,21 @@ class _Levels:
         about = self._density_sums - mean * self._counts
         return xp.sum(self._about_mean(self.pred.total) * about, axis=-1)
 
-    def overlap(self, *, from_low: bool):
-        xp = self.xp
-        p = self._shares(self.pred, from_low)[..., :, None]
-        q = self._shares(self.density, from_low)[..., None, :]
-        rows = _inner(xp, self._joint, xp.minimum(p, q))
-        return xp.sum(rows, axis=-1)
+    def overlap(self, *, from_low: bool) -> Any:
+        p = self._shares(self.pred, from_low)
+        q = self._shares(self.density, from_low)
+        if self.xp is not np:
+            minima = self.xp.minimum(p[..., :, None], q[..., None, :])
+            return self.xp.sum(self._joint * minima, axis=(-2, -1))
+        # Frame by frame, in a buffer that stays in the cache.
+        minima = np.empty((_LEVELS, _LEVELS))
+        sums = []
+        for table, p_levels, q_levels in zip(self._joint, p, q, strict=True):
+            np.minimum.outer(p_levels, q_levels, out=minima)
+            sums.append(np.vecdot(table, minima).sum())
+        return np.array(sums)
 
-    def _shares(self, moments, from_low: bool):
+    def _shares(self, moments: _Moments, from_low: bool) -> Any:
         """Each level as a share of the map's sum; NaN if the sum is 0."""
         xp, total = self.xp, moments.total[..., None]
         if not from_low:
@@ -1036,12 +1044,8 @@ class _Levels:
         return xp.where(moments.total > 0, moments.total, 1.0)[..., None]
 
     @property
-    def bits(self):
-        """Sum over fixations of log2(eps + P), in units of the uniform map."""
-        xp = self.xp
-        shares = self._shares(self.pred, from_low=True) + _EPSILON
-        bits = xp.log2(shares * self.pixels)
-        return xp.sum(self._fixated * bits, axis=-1)
+    def gain(self):
+        return self._gain(self._shares(self.pred, from_low=True))
 
     @functools.cached_property
     def hits(self):
@@ -1082,31 +1086,36 @@ class _Levels:
         return first.astype(np.intp) if xp is np else xp.cast(first, "int32")
 
 
-def _inner(xp, a, b):
-    """Sum of products over the last axis.
-
-    Of tensors not by a matrix product, which GPUs round to ten bits.
-    """
-    return np.vecdot(a, b) if xp is np else xp.sum(a * b, axis=-1)
+def _log2_ratio(xp, shares, baseline):
+    # One logarithm, because in float32 the difference of two of about -34
+    # bits (a share of 0) loses the sixth digit.
+    return xp.log2((shares + _EPSILON) / (baseline + _EPSILON))
 
 
 def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
     """Histograms of 8-bit frames of one size."""
     first = frames[0]
-    if first.density is not None:
-        joint = np.empty((len(frames), _LEVELS, _LEVELS))
-        for table, frame in zip(joint, frames, strict=True):
-            pair = [frame.pred, frame.density]
-            pair = [np.ascontiguousarray(map_) for map_ in pair]
-            limits = [0, _LEVELS] * 2
-            table[:] = cv2.calcHist(pair, [0, 1], None, [_LEVELS] * 2, limits)
-        counts = joint.sum(axis=-1)
-    else:
-        joint, counts = None, np.empty((len(frames), _LEVELS))
+    counts = np.empty((len(frames), _LEVELS))
+    joint = density_counts = density_sums = None
+    if first.density is None:
         for row, frame in zip(counts, frames, strict=True):
             map_ = np.ascontiguousarray(frame.pred)
             table = cv2.calcHist([map_], [0], None, [_LEVELS], [0, _LEVELS])
             row[:] = table.ravel()
+    else:
+        levels = np.arange(_LEVELS, dtype=np.float64)
+        density_counts, density_sums = np.empty((2, *counts.shape))
+        joint = np.empty((len(frames), _LEVELS, _LEVELS))
+        for i, frame in enumerate(frames):
+            pair = [frame.pred, frame.density]
+            pair = [np.ascontiguousarray(map_) for map_ in pair]
+            limits = [0, _LEVELS] * 2
+            table = joint[i]
+            table[:] = cv2.calcHist(pair, [0, 1], None, [_LEVELS] * 2, limits)
+            # All that is asked of the table while it is in the cache.
+            np.sum(table, axis=1, out=counts[i])
+            np.sum(table, axis=0, out=density_counts[i])
+            np.vecdot(table, levels, out=density_sums[i])
 
     def at(pixels):
         if pixels[0] is None:
@@ -1117,9 +1126,18 @@ def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
         ]
         return np.array(rows, np.float64)
 
-    bits = None
-    if first.baseline is not None and first.fixated is not None:
-        bits = np.array([f.baseline.bits(f.fixated) for f in frames])
+    def gain(shares):
+        return np.array(
+            [
+                _log2_ratio(
+                    np,
+                    row[frame.pred.ravel()[frame.fixated]],
+                    frame.baseline.shares(frame.fixated),
+                ).sum()
+                for row, frame in zip(shares, frames, strict=True)
+            ]
+        )
+
     others = [
         f.others if f.sauc_pixels is None else f.sauc_pixels for f in frames
     ]
@@ -1128,10 +1146,12 @@ def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
         first.pred.size,
         counts=counts,
         joint=joint,
+        density_counts=density_counts,
+        density_sums=density_sums,
         fixated=at([f.fixated for f in frames]),
         others=at(others),
         anywhere=at([f.borji_pixels for f in frames]),
-        baseline_bits=bits,
+        gain=gain,
         thresholds=thresholds,
     )
 
@@ -1139,23 +1159,24 @@ def _levels_of(frames: Sequence[_Frame], thresholds: str) -> _Levels:
 def _score_tensors(
     names: Sequence[str],
     options: _Options,
-    pred,
-    density=None,
-    fixations=None,
-    other=None,
-    baseline=None,
-):
+    pred: Any,
+    density: Any = None,
+    fixations: Any = None,
+    other: Any = None,
+    baseline: Any = None,
+) -> dict[str, Any]:
     """The 8-bit way on tensors: scatter-add for the histograms."""
     if options.protocol == "paper":
         raise ValueError("Protocol 'paper' takes NumPy arrays only.")
     ops = keras.ops
     dtype = options.dtype or keras.backend.floatx()
-    if "float" in keras.backend.standardize_dtype(pred.dtype):
-        raise ValueError(
-            "Tensors must be integers 0 ... 255. Received: pred of type "
-            f"{pred.dtype}. Round them, convert them to NumPy to score them "
-            "exactly, or take the functions of `lsts_tf.losses`."
-        )
+    for map_ in (pred, density, baseline):
+        if map_ is not None and keras.backend.is_float_dtype(map_.dtype):
+            raise ValueError(
+                "Maps as tensors must be integers 0 ... 255. Received: "
+                f"{map_.dtype}. Round them, convert them to NumPy to score "
+                "them exactly, or take the functions of `lsts_tf.losses`."
+            )
     batch, pixels = ops.shape(pred)[0], pred.shape[1] * pred.shape[2]
     levels = ops.reshape(ops.cast(pred, "int32"), (-1, pixels))
     offsets = ops.expand_dims(ops.arange(batch, dtype="int32"), -1)
@@ -1182,35 +1203,37 @@ def _score_tensors(
         joint = histogram(levels * _LEVELS + grey, _LEVELS**2, every)
         joint = ops.reshape(joint, (-1, _LEVELS, _LEVELS))
         counts = ops.sum(joint, axis=-1)
+        density_counts = ops.sum(joint, axis=-2)
+        # Not by a matrix product, which GPUs round to ten bits.
+        grey_levels = ops.arange(_LEVELS, dtype=dtype)
+        density_sums = ops.sum(joint * grey_levels, axis=-1)
     else:
-        joint, counts = None, histogram(levels, _LEVELS, every)
-    bits = None
-    if baseline is not None and "infogain" in names:
-        fixated = ops.cast(flat(fixations) > 0, dtype)
-        bits = _baseline_bits(ops.reshape(baseline, (-1, pixels)), fixated)
+        joint = density_counts = density_sums = None
+        counts = histogram(levels, _LEVELS, every)
+
+    def gain(shares):
+        above = flat(ops.cast(baseline, "int32"))
+        above = above - ops.min(above, axis=-1, keepdims=True)
+        # A sum of integers is exact. Zero, of a constant: NaN everywhere.
+        total = ops.sum(above, axis=-1, keepdims=True)
+        reference = ops.cast(above, dtype) / ops.cast(total, dtype)
+        shares = ops.take_along_axis(shares, levels, axis=-1)
+        bits = _log2_ratio(ops, shares, reference)
+        return ops.sum(ops.where(flat(fixations) > 0, bits, 0.0), axis=-1)
+
     source = _Levels(
         ops,
         pixels,
         counts=counts,
         joint=joint,
+        density_counts=density_counts,
+        density_sums=density_sums,
         fixated=looked_at(fixations),
         others=looked_at(other),
-        baseline_bits=bits,
+        gain=gain,
         thresholds=options.thresholds,
     )
     return {name: _DEFINITIONS[name](source, options) for name in names}
-
-
-def _baseline_bits(baseline, fixated):
-    """`_Baseline.bits` of tensors `[1 or B, P]`."""
-    ops = keras.ops
-    baseline = ops.cast(baseline, fixated.dtype)
-    low = ops.min(baseline, axis=-1, keepdims=True)
-    shares = baseline - low
-    shares = shares / ops.sum(shares, axis=-1, keepdims=True)
-    bits = ops.log2((shares + _EPSILON) * baseline.shape[-1])
-    # A constant baseline leaves NaN everywhere.
-    return ops.sum(ops.where(fixated > 0, bits, 0.0), axis=-1)
 
 
 # === Any other maps: pixel by pixel ===
@@ -1252,9 +1275,9 @@ class _Pixels:
     def cross(self):
         return np.einsum("i,i->", self._about, self._density_moments[1])
 
-    def overlap(self, *, from_low: bool):
-        p = _shares(self._values, self.pred, from_low)
-        q = _shares(self._density, self.density, from_low)
+    def overlap(self, *, from_low: bool) -> Any:
+        p = _shares(self._values, self.pred, from_low, self.pixels)
+        q = _shares(self._density, self.density, from_low, self.pixels)
         return np.minimum(p, q, out=p).sum()
 
     @property
@@ -1271,16 +1294,12 @@ class _Pixels:
         return entropy - np.einsum("i,i->", q, np.log(p + _EPSILON))
 
     @property
-    def bits(self):
-        moments, values = self.pred, self._values[self._frame.fixated]
-        shares = (values - moments.low) / (
-            moments.total - moments.low * self.pixels
+    def gain(self):
+        fixated, baseline = self._frame.fixated, self._frame.baseline
+        shares = _shares(
+            self._values[fixated], self.pred, from_low=True, pixels=self.pixels
         )
-        return np.log2((shares + _EPSILON) * self.pixels).sum()
-
-    @property
-    def baseline_bits(self):
-        return self._frame.baseline.bits(self._frame.fixated)
+        return _log2_ratio(np, shares, baseline.shares(fixated)).sum()
 
     @functools.cached_property
     def _scale(self) -> float:
@@ -1339,7 +1358,7 @@ class _Pixels:
         below = np.searchsorted(self._unit(sorted_), self._thresholds)
         return (higher[_NEAR_STEPS] + sorted_.size - below) / self.pixels
 
-    def _rates(self, pixels: Any):
+    def _rates(self, pixels: np.ndarray) -> np.ndarray:
         values = np.sort(self._unit(self._values[pixels]))
         below = np.searchsorted(values, self._thresholds)
         return (values.size - below) / np.float64(values.size)
@@ -1367,11 +1386,14 @@ def _moments(values: np.ndarray) -> tuple[_Moments, np.ndarray]:
     return moments, about
 
 
-def _shares(values: np.ndarray, moments: _Moments, from_low: bool):
+def _shares(
+    values: np.ndarray, moments: _Moments, from_low: bool, pixels: int
+) -> np.ndarray:
+    """Values as shares of the sum of their map."""
     if not from_low:
         return values / max(moments.total, 1e-7)
     shares = values - moments.low
-    shares /= moments.total - moments.low * values.size
+    shares /= moments.total - moments.low * pixels
     return shares
 
 
@@ -1398,7 +1420,9 @@ class _Sampler:
         """The official jitter: uniform, 0 … 1e-7."""
         return self._rng(0).random(shape) * _JITTER
 
-    def others(self, splits, frame: int, fixated, others):
+    def others(
+        self, splits: Any, frame: int, fixated: Any, others: Any
+    ) -> np.ndarray | None:
         """Pixels of all splits, min(N, M) of `others` in each."""
         if splits is None or others is None or fixated is None:
             return None
@@ -1408,7 +1432,9 @@ class _Sampler:
         drawn = [rng.permutation(others)[:count] for _ in range(splits)]
         return np.concatenate(drawn)
 
-    def anywhere(self, splits, frame: int, fixated, size: tuple[int, int]):
+    def anywhere(
+        self, splits: Any, frame: int, fixated: Any, size: tuple[int, int]
+    ) -> np.ndarray | None:
         """Pixels of all splits, N of the frame in each, with replacement."""
         if splits is None or fixated is None:
             return None
@@ -1460,7 +1486,7 @@ def _selected(
     return names
 
 
-def _maps(name: str, maps, batch: int | None = None) -> np.ndarray:
+def _maps(name: str, maps: Any, batch: int | None = None) -> np.ndarray:
     """An array `[B, H, W]`; booleans as uint8."""
     maps = np.asarray(maps)
     if maps.ndim == 4 and maps.shape[-1] == 1:
@@ -1478,14 +1504,14 @@ def _maps(name: str, maps, batch: int | None = None) -> np.ndarray:
     return maps.view(np.uint8) if maps.dtype == bool else maps
 
 
-def _is_coordinates(fixations, size: tuple[int, int] | None) -> bool:
+def _is_coordinates(fixations: Any, size: tuple[int, int] | None) -> bool:
     if isinstance(fixations, (list, tuple)):
         return True
     shape = np.shape(fixations)
     return len(shape) == 3 and shape[-1] == 2 and shape[1:] != size
 
 
-def _truth_size(pred, density, fixations) -> tuple[int, int]:
+def _truth_size(pred: Any, density: Any, fixations: Any) -> tuple[int, int]:
     """Height and width of the ground truth."""
     if density is not None:
         return density.shape[1:]
@@ -1495,7 +1521,7 @@ def _truth_size(pred, density, fixations) -> tuple[int, int]:
 
 
 def _flat_pixels(
-    name: str, fixations, batch: int, size: tuple[int, int]
+    name: str, fixations: Any, batch: int, size: tuple[int, int]
 ) -> list[np.ndarray] | list[None]:
     """Linear numbers of the pixels looked at, each once, for each frame."""
     if fixations is None:
@@ -1528,23 +1554,30 @@ def _linear(name: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(
             f"{rule}. Received: {points.dtype} {list(points.shape)}."
         )
-    points = points[points[:, 0] >= 0].astype(np.intp)
-    rows, columns = points[:, 0], points[:, 1]
-    outside = (rows >= size[0]) | (columns >= size[1]) | (columns < 0)
-    if outside.any():
+    rows, columns = points.T.astype(np.intp)
+    if rows.min() < 0:
+        rows, columns = rows[rows >= 0], columns[rows >= 0]
+    if not rows.size:
+        return rows
+    if rows.max() >= size[0] or columns.max() >= size[1] or columns.min() < 0:
         raise ValueError(
-            f"{rule}. Received: {points[outside][0].tolist()}. Padding rows "
-            "are negative; drop points outside of the frame."
+            f"{rule}. Received: rows {rows.min()} ... {rows.max()}, columns "
+            f"{columns.min()} ... {columns.max()}. Rows of padding are "
+            "negative; drop points outside of the frame."
         )
-    # np.unique takes five times as long.
-    linear = np.sort(rows * size[1] + columns)
-    first = np.ones(linear.size, bool)
-    np.not_equal(linear[1:], linear[:-1], out=first[1:])
-    return linear[first]
+    return _distinct(rows * size[1] + columns)
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """As `np.unique`, which takes five times as long."""
+    values = np.sort(values)
+    first = np.ones(values.size, bool)
+    np.not_equal(values[1:], values[:-1], out=first[1:])
+    return values[first]
 
 
 def _baselines(
-    baseline, batch: int, size: tuple[int, int]
+    baseline: Any, batch: int, size: tuple[int, int]
 ) -> list[_Baseline] | list[None]:
     if baseline is None:
         return [None] * batch

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -124,7 +125,8 @@ def _floor(number: int, grid: int) -> int:
     return number // grid * grid
 
 
-class _Group(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Group:
     """Successive border steps that see the same kinds of steps.
 
     Attributes:
@@ -606,9 +608,7 @@ class _TimeMax:
             is_left=False,
             taps=taps,
         )
-        self._source = _Dense(
-            plan, track.head, track.grid(plan.stride), size
-        )
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
         for tap in taps:
             self._source.reads(self._seen(out.head, tap), self._grid)
         for groups, start in ((self._left, out.ready or 0), (self._right, 0)):
@@ -659,7 +659,9 @@ class _TimeMax:
                 for first in group.border.values()
             ]
             for tap in group.dense:
-                labels = self._labels(group._replace(dense=(tap,)), start)
+                labels = self._labels(
+                    dataclasses.replace(group, dense=(tap,)), start
+                )
                 picked = [
                     self._source.pick(
                         source, label, self._plan.stride, run.windows
@@ -750,9 +752,7 @@ class _Assembly:
         self._delay = _Delay(plan, track, 0, size)
         shared = range(track.left, track.steps - track.right)
         self._labels = [track.spacing * j for j in shared]
-        self._source = _Dense(
-            plan, track.head, track.grid(plan.stride), size
-        )
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
         for label in self._labels:
             self._source.reads(label, plan.stride)
         self._source.close()
@@ -789,15 +789,13 @@ class _Steps:
         lacking = max(0, newest - self.delay - track.head)
         shift = -(-lacking // track.spacing)
         self._labels = [
-            track.spacing * (j - shift) - self.delay
-            for j in range(track.steps)
+            track.spacing * (j - shift) - self.delay for j in range(track.steps)
         ]
-        *kernel, self._channels = (*i3d.pooling_kernel(track.steps, *size[:2]), 0)
-        self._kernel = kernel
-        rows, columns = (n - k + 1 for n, k in zip(size, kernel[1:], strict=False))
-        self._source = _Dense(
-            plan, track.head, track.grid(plan.stride), (rows, columns, size[-1])
-        )
+        height, width, channels = size
+        self._kernel = i3d.pooling_kernel(track.steps, height, width)
+        _, rows, columns = self._kernel
+        pooled = (height - rows + 1, width - columns + 1, channels)
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), pooled)
         for label in self._labels:
             self._source.reads(label, plan.stride)
         self._source.close()
@@ -825,14 +823,11 @@ class _Whole:
         units: Mapping[str, _Unit],
         size: Sequence[int],
     ):
-        self._layer = layer
         self._weights = {}
-        parts = (
-            list(itertools.chain(*i3d.branches(layer)))
-            if isinstance(layer, i3d.Mixed)
-            else [layer]
+        self._branches = (
+            i3d.branches(layer) if isinstance(layer, i3d.Mixed) else ((layer,),)
         )
-        for part in parts:
+        for part in itertools.chain(*self._branches):
             if isinstance(part, i3d.Conv):
                 unit = units[part.name]
                 self._weights[part.name] = (
@@ -842,17 +837,15 @@ class _Whole:
                 plan.count(unit.kernel.size * math.prod(size[:3]))
 
     def __call__(self, run: _Run, x: Any) -> Any:
-        if not isinstance(self._layer, i3d.Mixed):
-            return self._apply(run, self._layer, x)
         ends = []
-        for branch in i3d.branches(self._layer):
+        for branch in self._branches:
             y = x
             for part in branch:
                 y = self._apply(run, part, y)
             ends.append(y)
-        return ops.concatenate(ends, -1)
+        return ops.concatenate(ends, -1) if len(ends) > 1 else ends[0]
 
-    def _apply(self, run: _Run, part: i3d.Layer, x: Any) -> Any:
+    def _apply(self, run: _Run, part: i3d.Conv | i3d.Pool, x: Any) -> Any:
         if isinstance(part, i3d.Pool):
             x = _over_steps(lambda y: _pool_space(y, part), x)
             return _pool_time(x, part.kernel[0], part.stride[0])
@@ -882,7 +875,7 @@ def _scaled(
     return height, width, channels
 
 
-def _pool_space(x: Any, pool: i3d.Pool) -> Any:
+def _pool_space(x: Any, pool: i3d.Conv | i3d.Pool) -> Any:
     """Pools [batch, height, width, channels]; the rest is over time.
 
     A maximum over a box is one over space and then one over time, and three
@@ -931,9 +924,7 @@ def _average_time(x: Any, kernel: int) -> Any:
 def _average(x: Any) -> Any:
     """Does what `i3d.pool` does, in two dimensions and then in one."""
     time, *space = i3d.pooling_kernel(*x.shape[1:4])
-    x = _over_steps(
-        lambda y: ops.average_pool(y, tuple(space), 1, "valid"), x
-    )
+    x = _over_steps(lambda y: ops.average_pool(y, tuple(space), 1, "valid"), x)
     return _average_time(x, time)
 
 
@@ -992,7 +983,8 @@ class SlidingI3D:
       delay: frames behind a window's last one that must arrive before its
         features come; 0 for "window".
       costs: multiply-adds for one window, by layer of i3d's table.
-      state_bytes: size of what is remembered between chunks.
+      watch: called for each layer with its name and a function that runs it;
+        returns what that returns. For measuring.
     """
 
     def __init__(
@@ -1034,9 +1026,7 @@ class SlidingI3D:
                 f"The front end must be one of {', '.join(FRONT_ENDS)}. "
                 f"Received: front_end={front_end!r}"
             )
-        if lookahead is not None and (
-            front_end == "window" or lookahead < 0
-        ):
+        if lookahead is not None and (front_end == "window" or lookahead < 0):
             raise ValueError(
                 'Only "continuous" looks ahead, by 0 frames or more. '
                 f"Received: lookahead={lookahead}, front_end={front_end!r}"
@@ -1047,6 +1037,8 @@ class SlidingI3D:
         self._stride = stride
         self._dtype = dtype
         self._compile = compile or (lambda function: function)
+        self.watch: Callable[[str, Callable[[], Any]], Any]
+        self.watch = lambda _, layer: layer()
         self._functions: dict[tuple[int, bool], Callable] = {}
         self._is_continuous = front_end == "continuous"
         self.feature_shape = i3d.feature_shape(window, *self._size[:2])
@@ -1064,11 +1056,8 @@ class SlidingI3D:
         self._weights = [
             ops.convert_to_tensor(array, dtype) for array in plan.weights
         ]
-        self._chunks = [
-            size
-            for size in (16, 8, 4, 2, 1)
-            if size * stride <= _CHUNK or size == 1
-        ]
+        # Two sizes, so that no more than four functions are ever made.
+        self._chunks = (max(1, _CHUNK // stride), 1)
         self.reset()
 
     def _lay_out(
@@ -1077,28 +1066,38 @@ class SlidingI3D:
         track = frames_track(self._window)
         size: tuple[int, ...] = self._size
         is_whole = False
-        layers = iter(i3d.layers("Mixed_5c"))
+        layers = i3d.layers("Mixed_5c")
         shapes = i3d.shapes(self._window, *self._size[:2])
         heads = [track.head]
-        for layer in layers:
+        merged: i3d.Pool | None = None
+        for layer, behind in zip(layers, (*layers[1:], None), strict=True):
+            if layer is merged:
+                size = shapes[layer.name][1:]
+                continue
             plan.layer = layer.name
+            after = plan.follow(track, *in_time(layer))
             if plan.borders and not is_whole:
-                after = plan.follow(track, *_in_time(layer))
-                if not after.is_worth_sharing(plan.stride):
+                is_whole = not after.is_worth_sharing(plan.stride)
+                if is_whole:
                     self._layers.append(
-                        ("assemble", _Assembly(plan, track, size))
+                        ("assembly", _Assembly(plan, track, size))
                     )
-                    is_whole = True
-            steps, *rest = shapes[layer.name]
             if is_whole:
-                whole = _Whole(plan, layer, units, (steps, *rest))
-                self._layers.append((layer.name, whole))
+                built: Any = _Whole(plan, layer, units, shapes[layer.name])
+            elif isinstance(layer, i3d.Mixed):
+                built = _Inception(plan, layer, units, track, size)
+            elif isinstance(layer, i3d.Pool):
+                built = _Pooling(plan, layer, track, size)
             else:
-                built = self._build(plan, layer, units, track, size)
-                track = built.out
-                heads.append(track.head)
-                self._layers.append((layer.name, built))
-            size = tuple(rest)
+                # A pooling over space alone goes before bias and ReLU.
+                merged = None
+                if isinstance(behind, i3d.Pool) and behind.kernel[0] == 1:
+                    merged = behind
+                built = _Tapped(plan, units[layer.name], track, size, merged)
+            self._layers.append((layer.name, built))
+            track = after
+            heads.append(track.head)
+            size = shapes[layer.name][1:]
         plan.layer = "pool"
         if self._is_continuous:
             ends = _Steps(plan, track, size, lookahead)
@@ -1107,24 +1106,11 @@ class SlidingI3D:
             self._oldest = -min(heads)
             self._layers.append(("pool", ends))
         elif not is_whole:
-            self._layers.append(("assemble", _Assembly(plan, track, size)))
-
-    def _build(
-        self,
-        plan: _Plan,
-        layer: i3d.Layer,
-        units: Mapping[str, _Unit],
-        track: Track,
-        size: Sequence[int],
-    ) -> Any:
-        if isinstance(layer, i3d.Mixed):
-            return _Inception(plan, layer, units, track, size)
-        if isinstance(layer, i3d.Pool):
-            return _Pooling(plan, layer, track, size)
-        return _Tapped(plan, units[layer.name], track, size)
+            self._layers.append(("assembly", _Assembly(plan, track, size)))
 
     @property
     def state_bytes(self) -> int:
+        """Size of what is remembered between chunks."""
         width = 4 if self._dtype == "float32" else 2
         return width * sum(math.prod(shape) for shape in self._histories)
 
@@ -1245,19 +1231,17 @@ class SlidingI3D:
 
     def _step(self, run: _Run, frames: Any) -> tuple[Any, list[Any]]:
         x: Any = _Signal(frames, None, None)
-        for _, layer in self._layers:
-            x = layer(run, x)
+        for name, layer in self._layers:
+            x = self.watch(name, functools.partial(layer, run, x))
             if x is None:
                 break
-        left_behind = [
-            run.left_behind[n] for n in range(len(self._histories))
-        ]
+        left_behind = [run.left_behind[n] for n in range(len(self._histories))]
         if x is None:
             return ops.zeros((0,), self._dtype), left_behind
         return (x if self._is_continuous else _average(x)), left_behind
 
 
-def _in_time(layer: i3d.Layer) -> tuple[int, int]:
+def in_time(layer: i3d.Layer) -> tuple[int, int]:
     """Returns a layer's temporal kernel and stride."""
     if isinstance(layer, i3d.Mixed):
         return i3d.THREE[0], 1

@@ -149,7 +149,7 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(value, dict) or (name and not value):
         return {name: value}
-    found = {}
+    found: dict[str, Any] = {}
     for key, inner in value.items():
         found |= _flat(inner, f"{name}.{key}" if name else key)
     return found
@@ -177,6 +177,7 @@ class _OpenFile:
     """
 
     def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -323,18 +324,19 @@ class _Folder:
         Returns:
             What is damaged; empty if all is well.
         """
-        found = []
+        found: list[Damage] = []
         for video in self.videos() if videos is None else videos:
             try:
-                mark, file = self._mark(video), self._file(video)
-                for record in range(len(mark.crc32)):
-                    if _crc32(_pread(file, mark, record)) != mark.crc32[record]:
-                        found.append(
-                            Damage(video, record, "its checksum is wrong")
-                        )
+                found.extend(self._scrub(video))
             except (StoreError, OSError) as error:
                 found.append(Damage(video, None, str(error)))
         return found
+
+    def _scrub(self, video: int) -> Iterator[Damage]:
+        mark, file = self._mark(video), self._file(video)
+        for record, crc32 in enumerate(mark.crc32):
+            if _crc32(_pread(file, mark, record)) != crc32:
+                yield Damage(video, record, "its checksum is wrong")
 
     def _data_path(self, video: int) -> pathlib.Path:
         return self.root / f"{video:04d}{self._suffix}"
@@ -371,7 +373,7 @@ class _Folder:
                 f"Video {video} is not in the {self.manifest.kind} store "
                 f"{self.root}. Make it with `{COMMAND}`."
             ) from None
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             sound = False
         if not sound:
             raise self._damaged(video, f"{path.name} is not what was written")
@@ -423,17 +425,6 @@ class _Folder:
     def _check_record(self, video: int, record: int, data: Any) -> None:
         if self._verify and _crc32(data) != self._mark(video).crc32[record]:
             raise self._damaged(video, "its checksum is wrong", record)
-
-    def _rows(self, video: int, indices: Sequence[int]) -> list[int]:
-        count = self.length(video)
-        rows = [int(i) for i in indices]
-        if rows and not 0 <= min(rows) <= max(rows) < count:
-            raise ValueError(
-                f"Video {video} has records 0 to {count - 1} in the "
-                f"{self.manifest.kind} store {self.root}. Received: "
-                f"{min(rows)} to {max(rows)}"
-            )
-        return rows
 
 
 def _reopen(cls: type[_Folder], root: pathlib.Path, verify: bool) -> _Folder:
@@ -513,9 +504,14 @@ class _Writer:
                         "Another process stored video %d first.", self._video
                     )
                     return
-                self._path.replace(self._target)
-                _sync_folder(store.root)
-                _write(store._mark_path(self._video), mark)
+                try:
+                    self._path.replace(self._target)
+                    _sync_folder(store.root)
+                    _write(store._mark_path(self._video), mark)
+                except BaseException:
+                    store._mark_path(self._video).unlink(missing_ok=True)
+                    self._target.unlink(missing_ok=True)
+                    raise
 
     def _drop(self) -> None:
         """Removes the temporary file, unless it has become the real one."""
@@ -673,6 +669,17 @@ class Store(_Folder):
             self._into(file, mark, video, row, out[n : n + 1])
         return out
 
+    def _rows(self, video: int, indices: Sequence[int]) -> list[int]:
+        count = self.length(video)
+        rows = [int(i) for i in indices]
+        if rows and not 0 <= min(rows) <= max(rows) < count:
+            raise ValueError(
+                f"Video {video} has records 0 to {count - 1} in the "
+                f"{self.manifest.kind} store {self.root}. Received: "
+                f"{min(rows)} to {max(rows)}"
+            )
+        return rows
+
     def _into(
         self,
         file: _OpenFile,
@@ -762,7 +769,12 @@ class TruthStore(_Folder):
     def _images(
         self, video: int, frames: Sequence[int], which: int
     ) -> np.ndarray:
-        rows = self._rows(video, [2 * int(f) + which for f in frames])
+        rows = [2 * int(frame) + which for frame in frames]
+        if rows and not 0 <= min(rows) <= max(rows) < 2 * self.length(video):
+            raise ValueError(
+                f"Video {video} has frames 0 to {self.length(video) - 1}. "
+                f"Received: {min(rows) // 2} to {max(rows) // 2}"
+            )
         mark, file = self._mark(video), self._file(video)
         out = None
         for n, row in enumerate(rows):
@@ -822,12 +834,13 @@ def _seal(fields: dict[str, Any]) -> int:
 
 def _pread_into(file: _OpenFile, offset: int, out: np.ndarray) -> None:
     """Fills a contiguous array; a read may bring less than was asked for."""
-    view = memoryview(out).cast("B")
+    view = out.data.cast("B")
     while view:
         got = os.preadv(file.fd, [view], offset)
         if not got:
-            raise OSError(
-                errno.EIO, "a store's file was cut off while it was read"
+            raise StoreError(
+                f"{file.path} was cut off while it was open. Remove it and "
+                f"the .json file beside it, then run `{COMMAND}`."
             )
         view, offset = view[got:], offset + got
 

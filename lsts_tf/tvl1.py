@@ -7,47 +7,51 @@ between the passes, and a stopping rule for each warp. Its parameters, borders
 and interpolation are kept, so that the flow is the one Flow-I3D was trained
 on; OpenCV's own cost comes from one core's scalar code.
 
-In this module a *plane* is [N, H, W] float32, one image for each of N pairs.
-u1 and u2 are the flow in x and y, p11, p12, p21, p22 the dual variables: pij
+A *plane* is [N, H, W] float32, one image for each of N pairs. *Rows* are the
+same with four zeros after each row, in one line: [N, H * (W + 4)]. u1 and u2
+are the flow in x and y; p11, p12, p21, p22 the dual variables, where pij
 belongs to ui and to the direction x (j = 1) or y (j = 2).
 
-What the compiler (XLA on a CPU) makes of it decides the speed, so:
-planes are separate tensors and not stacked; the loops are not unrolled,
-because it would fuse across iterations and compute stencils many times; sums
-over a plane are written as sums of row blocks, because it adds up a plain
-`sum` one element at a time.
+How it is written is decided by what XLA makes of it on a CPU:
+- The solver works on rows, because one long loop has no ends of rows, which
+  the compiler would treat pixel by pixel, for a third of the time.
+- u1, u2 and the four p are separate tensors: few operands a kernel, or it
+  is split over threads, which then cost more than the arithmetic.
+- The loops are not unrolled: it would fuse across iterations and compute
+  each stencil many times.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import functools
+from typing import Any
 
 from keras import ops
 import numpy as np
 
+# A tensor of Keras' backend.
+Tensor = Any
+
 _SMALLEST_LEVEL = 16
 # A cubic tap may lie four pixels outside, where everything is zero.
 _MARGIN = 4
+# Between the rows lie as many zeros as the median filter needs for a border.
+_GAP = 4
 _CUBIC = -0.75
 # Below this squared gradient OpenCV moves nothing (FLT_EPSILON).
 _FLAT = 2.0**-23
 
 # The optimal network that sorts five values in place: nine comparators.
 _SORT5 = (
-    (0, 1),
-    (3, 4),
-    (2, 4),
-    (2, 3),
-    (1, 4),
-    (0, 3),
-    (0, 2),
-    (1, 3),
-    (1, 2),
+    *((0, 1), (3, 4), (2, 4), (2, 3), (1, 4)),
+    *((0, 3), (0, 2), (1, 3), (1, 2)),
 )
 
 
 def flow(
-    first,
-    second,
+    first: Tensor,
+    second: Tensor,
     *,
     tau: float = 0.25,
     lambda_: float = 0.15,
@@ -58,7 +62,7 @@ def flow(
     epsilon: float = 0.01,
     inner: int = 30,
     outer: int = 10,
-):
+) -> Tensor:
     """Computes the motion from one image to the next, for N pairs.
 
     Every pair is computed as if it was alone: it stops by its own error and
@@ -112,7 +116,9 @@ def flow(
     return ops.stack([u1, u2], axis=-1)
 
 
-def _pyramid(first, second, scales: int, scale_step: float) -> list[tuple]:
+def _pyramid(
+    first: Tensor, second: Tensor, scales: int, scale_step: float
+) -> list[tuple[Tensor, Tensor]]:
     """Returns (first, second) of each level, the finest first."""
     levels = [(ops.cast(first, "float32"), ops.cast(second, "float32"))]
     while len(levels) < scales:
@@ -132,121 +138,173 @@ def _pyramid(first, second, scales: int, scale_step: float) -> list[tuple]:
 
 
 def _solve_level(
-    image, moved, u1, u2, *, warps, inner, outer, step, enough
-) -> tuple:
-    """Improves the flow on one level; returns u1 and u2."""
+    image: Tensor,
+    moved: Tensor,
+    u1: Tensor,
+    u2: Tensor,
+    *,
+    warps: int,
+    inner: int,
+    outer: int,
+    step: Callable[..., tuple[tuple, Tensor]],
+    enough: np.float32,
+) -> tuple[Tensor, Tensor]:
+    """Improves the flow on one level: planes in, the planes u1, u2 out."""
+    count, _, width = image.shape
     sources = [_with_margin(plane) for plane in (moved, *_gradient(moved))]
-    alone = image.shape[0] == 1
+    image, u1, u2 = (_to_rows(plane) for plane in (image, u1, u2))
+    alone = count == 1
 
-    def keep(active, new, old):
+    def keep(active: Tensor, new: Sequence, old: Sequence) -> Sequence:
         # With one pair the loops end when it is done; there is nothing to
         # keep, and choosing would cost as much as a third of a step.
         if alone:
             return new
-        active = active[:, None, None]
         return tuple(
-            ops.where(active, a, b) for a, b in zip(new, old, strict=True)
+            ops.where(active[:, None], a, b)
+            for a, b in zip(new, old, strict=True)
         )
 
-    def warp(count, u1, u2, *dual):
-        terms = _linearise(image, sources, u1, u2)
+    def warp(index: Tensor, u1: Tensor, u2: Tensor, *dual: Tensor) -> tuple:
+        terms = _linearise(image, sources, u1, u2, width)
 
-        def iterate(count, active, *state):
-            new, error = step(terms, *state)
+        def iterate(index: Tensor, active: Tensor, *state: Tensor) -> tuple:
+            new, error = step(terms, state, width)
             still = ops.logical_and(active, error > enough)
-            return (count + 1, still, *keep(active, new, state))
+            return (index + 1, still, *keep(active, new, state))
 
-        def smooth_then_iterate(count, active, u1, u2, *dual):
-            u1, u2 = keep(active, (median5(u1), median5(u2)), (u1, u2))
+        def smooth_then_iterate(
+            index: Tensor, active: Tensor, u1: Tensor, u2: Tensor, *dual: Tensor
+        ) -> tuple:
+            smooth = [_median5(u, width) for u in (u1, u2)]
+            u1, u2 = keep(active, smooth, (u1, u2))
             state = ops.while_loop(
-                lambda count, active, *_: ops.logical_and(
-                    count < inner, ops.any(active)
+                lambda index, active, *_: ops.logical_and(
+                    index < inner, ops.any(active)
                 ),
                 iterate,
                 (0, active, u1, u2, *dual),
             )[1:]
-            return (count + 1, *state)
+            return (index + 1, *state)
 
         state = ops.while_loop(
-            lambda count, active, *_: ops.logical_and(
-                count < outer, ops.any(active)
+            lambda index, active, *_: ops.logical_and(
+                index < outer, ops.any(active)
             ),
             smooth_then_iterate,
-            (0, ops.ones(image.shape[:1], "bool"), u1, u2, *dual),
+            (0, ops.ones((count,), "bool"), u1, u2, *dual),
         )[2:]
-        return (count + 1, *state)
+        return (index + 1, *state)
 
     zero = ops.zeros_like(image)
-    return ops.while_loop(
-        lambda count, *_: count < warps,
+    u1, u2 = ops.while_loop(
+        lambda index, *_: index < warps,
         warp,
         (0, u1, u2, zero, zero, zero, zero),
     )[1:3]
+    return _to_plane(u1, width), _to_plane(u2, width)
 
 
-def _linearise(image, sources, u1, u2) -> tuple:
+def _to_rows(plane: Tensor) -> Tensor:
+    count, height, width = plane.shape
+    plane = ops.pad(plane, ((0, 0), (0, 0), (0, _GAP)))
+    return ops.reshape(plane, (count, height * (width + _GAP)))
+
+
+def _to_plane(rows: Tensor, width: int) -> Tensor:
+    return ops.reshape(rows, (rows.shape[0], -1, width + _GAP))[:, :, :width]
+
+
+def _inside(rows: Tensor, width: int, *, but_last: bool = False) -> np.ndarray:
+    """1 for pixels and 0 between the rows (and for each row's last pixel)."""
+    mask = np.ones((1, rows.shape[1] // (width + _GAP), width + _GAP))
+    mask[:, :, width - but_last :] = 0
+    return mask.reshape(1, -1).astype(np.float32)
+
+
+def _linearise(
+    image: Tensor, sources: Sequence[Tensor], u1: Tensor, u2: Tensor, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Linearises the brightness difference around the present flow.
 
     Returns:
-        Planes (constant, gx, gy, inverse): at the flow (v1, v2) the
-        difference is constant + gx * v1 + gy * v2, and inverse is
-        1 / (gx^2 + gy^2), 0 where the image is flat.
+        Rows (constant, gx, gy, square): at the flow (v1, v2) the difference
+        is constant + gx * v1 + gy * v2, and square is gx^2 + gy^2, or a
+        little where the image is flat.
     """
-    warped, gx, gy = _warp(sources, u1, u2)
+    warped, gx, gy = _warp(sources, u1, u2, width)
     constant = warped - gx * u1 - gy * u2 - image
-    square = gx * gx + gy * gy
-    inverse = ops.where(square > _FLAT, 1 / ops.maximum(square, _FLAT), 0.0)
-    return constant, gx, gy, inverse
+    return constant, gx, gy, ops.maximum(gx * gx + gy * gy, _FLAT)
 
 
-def _step(terms, u1, u2, p11, p12, p21, p22, *, limit, theta, ascent) -> tuple:
+def _step(
+    terms: Sequence[Tensor],
+    state: Sequence[Tensor],
+    width: int,
+    *,
+    limit: np.float32,
+    theta: np.float32,
+    ascent: np.float32,
+) -> tuple[tuple, Tensor]:
     """Takes one primal and one dual step.
 
     Returns:
         The new (u1, u2, p11, p12, p21, p22), and for each pair the sum of
         the squared changes of its flow.
     """
-    constant, gx, gy, inverse = terms
+    constant, gx, gy, square = terms
+    u1, u2, p11, p12, p21, p22 = state
     difference = constant + gx * u1 + gy * u2
     # The thresholding step of Zach et al., eq. 15: its three cases are one
-    # clipped value, times the gradient.
-    move = ops.clip(-difference * inverse, -limit, limit)
-    new1 = u1 + move * gx + theta * _divergence(p11, p12)
-    new2 = u2 + move * gy + theta * _divergence(p21, p22)
+    # clipped value, times the gradient. (Because it is divided here, in every
+    # step, the compiler computes it once and not once for each component.)
+    move = ops.clip(-difference / square, -limit, limit)
+    new1 = u1 + move * gx + theta * _divergence(p11, p12, width)
+    new2 = u2 + move * gy + theta * _divergence(p21, p22, width)
     error = _sum(ops.square(new1 - u1) + ops.square(new2 - u2))
     return (
         new1,
         new2,
-        *_ascend(new1, p11, p12, ascent),
-        *_ascend(new2, p21, p22, ascent),
+        *_ascend(new1, p11, p12, width, ascent),
+        *_ascend(new2, p21, p22, width, ascent),
     ), error
 
 
-def _ascend(u, px, py, ascent) -> tuple:
+def _ascend(
+    u: Tensor, px: Tensor, py: Tensor, width: int, ascent: np.float32
+) -> tuple[Tensor, Tensor]:
     """Takes the dual step of one component; zero beyond the last pixels."""
-    dx = ops.pad(u[:, :, 1:] - u[:, :, :-1], ((0, 0), (0, 0), (0, 1)))
-    dy = ops.pad(u[:, 1:] - u[:, :-1], ((0, 0), (0, 1), (0, 0)))
+    dx = ops.pad(u[:, 1:] - u[:, :-1], ((0, 0), (0, 1)))
+    dx *= _inside(u, width, but_last=True)
+    row = width + _GAP
+    dy = ops.pad(u[:, row:] - u[:, :-row], ((0, 0), (0, row)))
     shrink = 1 / (1 + ascent * ops.sqrt(dx * dx + dy * dy))
     return (px + ascent * dx) * shrink, (py + ascent * dy) * shrink
 
 
-def _divergence(px, py):
+def _divergence(px: Tensor, py: Tensor, width: int) -> Tensor:
     """Backward differences; zero outside."""
-    left = ops.pad(px[:, :, :-1], ((0, 0), (0, 0), (1, 0)))
-    above = ops.pad(py[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    row = width + _GAP
+    left = ops.pad(px[:, :-1], ((0, 0), (1, 0)))
+    above = ops.pad(py[:, :-row], ((0, 0), (row, 0)))
     return px - left + py - above
 
 
-def _sum(plane):
-    """Sums each image, in row blocks first; see the module's docstring."""
-    blocks = min(8, plane.shape[1])
-    rows = plane.shape[1] // blocks
-    total = sum(plane[:, k * rows : (k + 1) * rows] for k in range(blocks))
-    rest = plane[:, blocks * rows :]
-    return ops.sum(total, axis=(1, 2)) + ops.sum(rest, axis=(1, 2))
+def _sum(rows: Tensor) -> Tensor:
+    """Sums each image.
+
+    Block by block first: a sum over all at once would be compiled to
+    additions of one number at a time, at half the cost of a step.
+    """
+    size = rows.shape[1]
+    blocks = min(8, size)
+    length = size // blocks
+    total = sum(rows[:, k * length : (k + 1) * length] for k in range(blocks))
+    rest = rows[:, blocks * length :]
+    return ops.sum(total, axis=1) + ops.sum(rest, axis=1)
 
 
-def _gradient(plane) -> tuple:
+def _gradient(plane: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences, the border repeated."""
     across = ops.concatenate([plane[:, :, :1], plane, plane[:, :, -1:]], axis=2)
     down = ops.concatenate([plane[:, :1], plane, plane[:, -1:]], axis=1)
@@ -256,29 +314,36 @@ def _gradient(plane) -> tuple:
     )
 
 
-def _with_margin(plane):
+def _with_margin(plane: Tensor) -> Tensor:
     margin = (_MARGIN, _MARGIN)
     return ops.pad(plane, ((0, 0), margin, margin))
 
 
-def _warp(sources, u1, u2) -> list:
+def _warp(
+    sources: Sequence[Tensor], u1: Tensor, u2: Tensor, width: int
+) -> list[Tensor]:
     """Samples planes at x + u1, y + u2, bicubically, zero outside.
 
     Args:
         sources: Planes with a margin of zeros around them.
-        u1: Where to look, in x; a plane without the margin.
+        u1: Where to look, in x; rows.
         u2: The same in y.
+        width: Pixels in a row.
 
     Returns:
-        Planes like u1.
+        Rows like u1, zero between them.
     """
-    count, height, width = u1.shape
-    x, left = _locate(u1, np.arange(width, dtype=np.float32), width)
-    y, top = _locate(u2, np.arange(height, dtype=np.float32)[:, None], height)
+    count, size = u1.shape
+    inside = _inside(u1, width)
+    y, x = np.divmod(np.arange(size, dtype=np.int32), width + _GAP)
+    height = size // (width + _GAP)
+    x, left = _locate(u1, x, width)
+    y, top = _locate(u2, y, height)
     stride = width + 2 * _MARGIN
-    image = np.arange(count, dtype=np.int32)[:, None, None]
-    corner = image * (stride * (height + 2 * _MARGIN)) + top * stride + left
+    start = np.arange(count, dtype=np.int32)[:, None]
+    corner = start * (stride * (height + 2 * _MARGIN)) + top * stride + left
     across, down = _cubic_weights(x), _cubic_weights(y)
+    down = tuple(weight * inside for weight in down)
     # One index a tap into a flat plane: it is the only form of a gather that
     # the compiler fuses with the arithmetic around it.
     indices = [
@@ -298,27 +363,29 @@ def _warp(sources, u1, u2) -> list:
     ]
 
 
-def _locate(u, grid, size: int) -> tuple:
+def _locate(u: Tensor, grid: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
     """Returns where in its cell each sample lies, and its first tap."""
     # Farther out nothing changes any more: all four taps are zeros.
-    place = ops.clip(grid + u, 1.0 - _MARGIN, size + 1.0)
+    place = ops.clip(u + grid.astype(np.float32), 1.0 - _MARGIN, size + 1.0)
     cell = ops.floor(place)
     return place - cell, ops.cast(cell, "int32") + (_MARGIN - 1)
 
 
-def _cubic_weights(t) -> tuple:
+def _cubic_weights(t: Tensor) -> tuple[Tensor, ...]:
     """Weights of the taps at -1, 0, 1 and 2 for a sample at t in [0, 1)."""
 
-    def near(t):
+    def near(t: Tensor) -> Tensor:
         return ((_CUBIC + 2) * t - (_CUBIC + 3)) * t * t + 1
 
-    def far(t):
+    def far(t: Tensor) -> Tensor:
         return ((_CUBIC * t - 5 * _CUBIC) * t + 8 * _CUBIC) * t - 4 * _CUBIC
 
     return far(t + 1), near(t), near(1 - t), far(2 - t)
 
 
-def _resize(plane, height: int, width: int, *, step: float | None = None):
+def _resize(
+    plane: Tensor, height: int, width: int, *, step: float | None = None
+) -> Tensor:
     """Resizes bilinearly as OpenCV does: no smoothing, the border repeated.
 
     Two taps in each direction rather than a matrix product, which GPUs
@@ -349,7 +416,7 @@ def _resize(plane, height: int, width: int, *, step: float | None = None):
     return plane
 
 
-def median5(plane):
+def _median5(rows: Tensor, width: int) -> Tensor:
     """Filters by the median of 5 x 5 pixels, the border repeated.
 
     Columns of five are sorted first, once for all windows that share them;
@@ -357,30 +424,35 @@ def median5(plane):
     value needs it.
 
     Args:
-        plane: [N, H, W].
+        rows: Rows, [N, H * (W + 4)].
+        width: Pixels in a row.
 
     Returns:
-        [N, H, W].
+        Rows, zero between them.
     """
-    height, width = plane.shape[1:]
+    count, size = rows.shape
+    stride = width + _GAP
+    plane = ops.reshape(rows, (count, -1, stride))[:, :, :width]
     plane = _repeat_border(_repeat_border(plane, 1), 2)
-    column = [plane[:, k : k + height] for k in range(5)]
+    # Windows are runs of this: those that cross a row's end are not used.
+    padded = ops.reshape(plane, (count, -1))
+    column = [padded[:, k * stride : k * stride + size] for k in range(5)]
     for low, high in _SORT5:
         column[low], column[high] = (
             ops.minimum(column[low], column[high]),
             ops.maximum(column[low], column[high]),
         )
-    values = [rank[:, :, k : k + width] for rank in column for k in range(5)]
+    values = [rank[:, k : k + size - 4] for rank in column for k in range(5)]
     for low, high, wants_low, wants_high in _median_network():
         a, b = values[low], values[high]
         if wants_low:
             values[low] = ops.minimum(a, b)
         if wants_high:
             values[high] = ops.maximum(a, b)
-    return values[12]
+    return ops.pad(values[12], ((0, 0), (0, 4))) * _inside(rows, width)
 
 
-def _repeat_border(plane, axis: int):
+def _repeat_border(plane: Tensor, axis: int) -> Tensor:
     first = plane[:, :1] if axis == 1 else plane[:, :, :1]
     last = plane[:, -1:] if axis == 1 else plane[:, :, -1:]
     return ops.concatenate([first, first, plane, last, last], axis=axis)

@@ -323,18 +323,17 @@ class Writer:
         self._sink: _AvSink | _OpencvSink
 
     def __enter__(self) -> "Writer":
+        # PyAV would notice only at the first frame.
+        if not self.path.parent.is_dir():
+            raise VideoError(self.path, "cannot be written: no such folder.")
         is_mp4 = self.path.suffix.lower() == ".mp4"
         sink = _AvSink if is_mp4 else _OpencvSink
         width, height = self._size
         even = (width + width % 2, height + height % 2)
         try:
             self._sink = sink(self._temporary, self._fps, even)
-        except BaseException as error:
+        except BaseException:
             self._temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError | RuntimeError):
-                raise VideoError(
-                    self.path, f"cannot be written: {error}"
-                ) from error
             raise
         return self
 
@@ -439,7 +438,7 @@ class _OpencvSink:
         )
         # A writer that did not open ignores every frame without an error.
         if not self._writer.isOpened():
-            raise OSError("OpenCV opened no VP8 encoder for it.")
+            raise VideoError(path, "OpenCV opened no VP8 encoder for it.")
 
     def write(self, frame: np.ndarray) -> None:
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

@@ -1,6 +1,7 @@
 """Every model, by enumeration: saved, exported, replicated, in half precision.
 
-Full-size decoders on one or two windows.
+Full-size decoders on one or two windows; training steps and half precision on
+fewer pixels.
 """
 
 import functools
@@ -28,10 +29,10 @@ every_model = pytest.mark.parametrize(
 )
 
 
-def _features(streams, windows):
+def _features(streams, windows, shape=FEATURES):
     """As I3D leaves them: not negative, many zeros."""
     rng = np.random.default_rng(4)
-    shape = (windows, *FEATURES)
+    shape = (windows, *shape)
     return {
         s: np.maximum(rng.normal(-0.1, 0.5, shape), 0).astype("float32")
         for s in streams
@@ -82,7 +83,7 @@ def mirrored():
     return tf.distribute.MirroredStrategy(devices)
 
 
-def _train_one_step(strategy, build, x, y):
+def _train_one_step(strategy, build, x, y, traced):
     """One step of gradient descent, with synchronised BatchNorm.
 
     Plain descent, because it shows the gradients themselves: RMSProp's first
@@ -98,10 +99,6 @@ def _train_one_step(strategy, build, x, y):
     before = {v.path: np.asarray(v) for v in model.variables}
     windows = len(y)
 
-    @tf.function
-    def step(batch):
-        return strategy.run(replica, args=batch)
-
     def replica(x, y):
         with tf.GradientTape() as tape:
             error = tf.square(model(x, training=True) - y)
@@ -110,16 +107,24 @@ def _train_one_step(strategy, build, x, y):
         optimizer.apply(gradients, model.trainable_variables)
         return loss
 
+    step = functools.partial(strategy.run, replica)
+    if traced:
+        step = tf.function(step)
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(windows)
     (batch,) = strategy.experimental_distribute_dataset(batches)
-    loss = float(strategy.reduce("SUM", step(batch), axis=None))
+    loss = float(strategy.reduce("SUM", step(args=batch), axis=None))
     return loss, {
         v.path: np.asarray(v) - before[v.path] for v in model.variables
     }
 
 
-def _one_and_two_replicas(mirrored, streams, head, fusion, dtype):
-    """Yields, by variable, one replica's change and the two replicas'."""
+def _one_and_two_replicas(
+    mirrored, streams, head, fusion, dtype, *, traced=False
+):
+    """Yields, by variable, one replica's change and the two replicas'.
+
+    Not traced is quicker, and traced is how training runs.
+    """
     shape = (5, 2, 2, 64)
     rng = np.random.default_rng(6)
     x = {s: rng.normal(size=(4, *shape)).astype(dtype) for s in streams}
@@ -134,8 +139,10 @@ def _one_and_two_replicas(mirrored, streams, head, fusion, dtype):
         dtype=dtype,
         seed=1,
     )
-    one_loss, one = _train_one_step(tf.distribute.get_strategy(), build, x, y)
-    two_loss, two = _train_one_step(mirrored, build, x, y)
+    one_loss, one = _train_one_step(
+        tf.distribute.get_strategy(), build, x, y, traced
+    )
+    two_loss, two = _train_one_step(mirrored, build, x, y, traced)
     assert two_loss == pytest.approx(one_loss, rel=1e-5)
     assert one.keys() == two.keys()
     for path in one:
@@ -156,7 +163,7 @@ def test_two_replicas_equal_one(streams, head, fusion, mirrored):
 
 def test_two_replicas_equal_one_in_float64(mirrored):
     changes = _one_and_two_replicas(
-        mirrored, ("rgb", "flow"), "released", "concat", "float64"
+        mirrored, ("rgb", "flow"), "released", "concat", "float64", traced=True
     )
     for path, one, two in changes:
         # BatchNorm's two square sums cancel; that is what remains.
@@ -171,12 +178,18 @@ def test_two_replicas_equal_one_in_float64(mirrored):
 )
 @every_model
 def test_mixed_precision(streams, head, fusion, policy, bound):
-    exact = decoder.build(streams, head=head, fusion=fusion, seed=2)
-    mixed = decoder.build(
-        streams, head=head, fusion=fusion, dtype=policy, seed=2
+    shape = (5, 2, 2, 1024)
+    build = functools.partial(
+        decoder.build,
+        streams,
+        head=head,
+        fusion=fusion,
+        feature_shape=shape,
+        seed=2,
     )
+    exact, mixed = build(), build(dtype=policy)
     assert mixed.get_layer("d1").compute_dtype == policy.removeprefix("mixed_")
-    x = _features(streams, 2)
+    x = _features(streams, 2, shape)
     # In training BatchNorm stretches an untrained network's nearly flat maps.
     for training in (True, False):
         expected = np.asarray(exact(x, training=training))

@@ -4,6 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As `lsts_tf` sets it, which is imported after TensorFlow here.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest
@@ -37,3 +39,63 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"The recorded reference data is not at {folder}.")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """Two replicas: one strategy for all tests.
+
+    A second one in a process numbers its collectives like the first, and
+    synchronised BatchNorm then fails with "Shape mismatch".
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory):
+    """The sample dataset in short: raw/, and built in tfds/."""
+    import tensorflow_datasets as tfds
+
+    from dhf1k import dhf1k_dataset_builder
+    from lsts_tf import sample
+
+    root = tmp_path_factory.mktemp("sample")
+    sample.write(
+        root / "raw",
+        train=32,
+        validation=4,
+        test=4,
+        unannotated=1,
+        frames=20,
+    )
+    builder = dhf1k_dataset_builder.Builder(data_dir=root / "tfds")
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=root / "raw", try_download_gcs=False
+        )
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def sample_settings(sample_data):
+    """LSTS-RGB&Flow with windows of 16 frames, on the sample dataset."""
+    from lsts_tf import experiment
+
+    return experiment.Experiment(
+        run_dir=str(sample_data / "run"),
+        data_dir=str(sample_data / "tfds"),
+        store_dir=str(sample_data / "stores"),
+        streams=("rgb", "flow"),
+        window=16,
+        train_stride=2,
+        val_stride=2,
+        rgb_weights=("random",),
+        flow_weights=("random",),
+        batch_size=8,
+        epochs=30,
+        checkpoint_steps=20,
+        image_windows=2,
+    )

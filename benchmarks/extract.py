@@ -1,0 +1,395 @@
+"""What one more frame costs: each window alone, exact, continuous.
+
+All variants run alternately in one process on the same frames, so that the
+ratios of CPU time hold on a busy machine too.
+
+    python benchmarks/extract.py                       # RGB, 79 frames
+    python benchmarks/extract.py --channels=2 --window=16
+    python benchmarks/extract.py --video=clip.avi --dtypes=float32,bfloat16
+    python benchmarks/extract.py --layers              # cost of each layer
+    python benchmarks/extract.py --table               # Markdown, by count
+    python benchmarks/extract.py --stream=20000        # memory over time
+"""
+
+import argparse
+from collections.abc import Callable
+from collections.abc import Iterator
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import i3d
+from lsts_tf import i3d_weights
+from lsts_tf import sliding_i3d
+
+GIGA = 1e9
+
+
+def parse() -> argparse.Namespace:
+    """Returns the flags."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--window", type=int, default=79)
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=3, choices=(2, 3))
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument(
+        "--frames", type=int, default=8, help="new frames a round"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--naive_windows", type=int, default=1)
+    parser.add_argument("--dtypes", default="float32")
+    parser.add_argument("--jit", action="store_true", help="XLA")
+    parser.add_argument("--weights", default="random")
+    parser.add_argument("--video", help="else a random moving texture")
+    parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--stream", type=int, default=0)
+    return parser.parse_args()
+
+
+# === Input ===
+
+
+def network(args: argparse.Namespace, dtype: str = "float32") -> keras.Model:
+    """Returns I3D with pooled features."""
+    model = i3d.build(
+        args.channels,
+        pooled=True,
+        frames=args.window,
+        height=args.size,
+        width=args.size,
+        dtype=dtype,
+    )
+    stream = "rgb" if args.channels == 3 else "flow"
+    i3d_weights.load(model, stream, (args.weights,))
+    return model
+
+
+def frames_of(args: argparse.Namespace, count: int) -> np.ndarray:
+    """Returns float32 [count, size, size, channels] in [-1, 1]."""
+    if args.video:
+        return video_frames(args, count)
+    rng = np.random.default_rng(0)
+    texture = rng.uniform(-1, 1, (args.size + 64, args.size, args.channels))
+    return np.stack(
+        [texture[k % 64 : k % 64 + args.size] for k in range(count)]
+    ).astype(np.float32)
+
+
+def video_frames(args: argparse.Namespace, count: int) -> np.ndarray:
+    """Returns frames of a video file, like `frames_of`."""
+    import cv2
+
+    if args.channels != 3:
+        raise ValueError("--video gives RGB frames. Leave --channels at 3.")
+    capture = cv2.VideoCapture(args.video)
+    found = []
+    while len(found) < count:
+        is_there, frame = capture.read()
+        if not is_there:
+            break
+        frame = cv2.resize(frame, (args.size, args.size))[..., ::-1]
+        found.append(frame.astype(np.float32) / 127.5 - 1)
+    if len(found) < args.window:
+        raise ValueError(
+            f"{args.video} must have at least {args.window} frames. "
+            f"Received: {len(found)}"
+        )
+    # There and back again where the video is short.
+    order = list(range(len(found))) + list(range(len(found) - 2, 0, -1))
+    return np.stack([found[order[k % len(order)]] for k in range(count)])
+
+
+def cpu(function: Callable[[], object]) -> float:
+    """Returns the CPU seconds of a call, over all threads."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+# === Each window alone, exact, continuous ===
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Prints CPU seconds a frame and their ratios."""
+    lead = args.window + 64
+    total = lead + (args.rounds + 1) * args.frames
+    frames = frames_of(args, total)
+    contenders = dict(contenders_of(args, frames, lead))
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for k in range(args.rounds + 1):
+        for name, run in contenders.items():
+            seconds = run(lead + k * args.frames)
+            if k:  # the first round warms up
+                found[name].append(seconds)
+    base = statistics.median(found["each window alone, float32"])
+    print(f"\n{'CPU seconds a frame':36s} {'median':>8s} {'times less':>10s}")
+    for name, seconds in found.items():
+        median = statistics.median(seconds)
+        print(f"{name:36s} {median:8.3f} {base / median:10.2f}")
+    print(f"peak memory {peak_memory():.2f} GB")
+
+
+def contenders_of(
+    args: argparse.Namespace, frames: np.ndarray, lead: int
+) -> Iterator[tuple[str, Callable[[int], float]]]:
+    """Yields names and functions: first new frame -> CPU seconds a frame."""
+    for dtype in args.dtypes.split(","):
+        policy = "float32" if dtype == "float32" else f"mixed_{dtype}"
+        model = network(args, policy)
+        yield (
+            f"each window alone, {dtype}",
+            naive(args, compiled(args)(model), frames),
+        )
+        plain = network(args)
+        for front_end in sliding_i3d.FRONT_ENDS:
+            sliding = sliding_i3d.SlidingI3D(
+                plain,
+                window=args.window,
+                stride=args.stride,
+                front_end=front_end,
+                dtype=dtype,
+                compile=compiled(args),
+            )
+            start = sliding.push(frames[:lead])
+            report(args, plain, frames, start, f"{front_end}, {dtype}")
+            yield f"{front_end}, {dtype}", slide(args, sliding, frames)
+
+
+def compiled(args: argparse.Namespace) -> Callable[[Callable], Callable]:
+    """Returns what wraps a step function."""
+    return lambda function: tf.function(function, jit_compile=args.jit)
+
+
+def naive(
+    args: argparse.Namespace, model: Callable, frames: np.ndarray
+) -> Callable[[int], float]:
+    """Returns what measures windows run one by one."""
+
+    def run(first: int) -> float:
+        def windows() -> None:
+            for k in range(args.naive_windows):
+                end = first + k * args.stride + 1
+                np.asarray(model(frames[None, end - args.window : end]))
+
+        return cpu(windows) / args.naive_windows / args.stride
+
+    return run
+
+
+def slide(
+    args: argparse.Namespace,
+    sliding: sliding_i3d.SlidingI3D,
+    frames: np.ndarray,
+) -> Callable[[int], float]:
+    """Returns what measures pushed frames."""
+
+    def run(first: int) -> float:
+        new = frames[first : first + args.frames]
+        return cpu(lambda: sliding.push(new)) / args.frames
+
+    return run
+
+
+def report(
+    args: argparse.Namespace,
+    model: keras.Model,
+    frames: np.ndarray,
+    features: np.ndarray,
+    name: str,
+) -> None:
+    """Prints how far the first window's features are from the window alone."""
+    if not len(features):
+        return
+    alone = np.asarray(model(frames[None, : args.window]))[0]
+    difference = features[0] - alone
+    relative = np.linalg.norm(difference) / np.linalg.norm(alone)
+    largest = np.abs(difference).max() / np.abs(alone).max()
+    print(
+        f"{name}: first window against itself alone in float32: relative "
+        f"{relative:.1e}, largest over largest {largest:.1e}"
+    )
+
+
+def peak_memory() -> float:
+    """Returns the largest memory so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIGA
+
+
+# === By layer ===
+
+
+def table(args: argparse.Namespace) -> None:
+    """Prints steps, borders and multiply-adds of each layer as Markdown."""
+    model = network(args)
+    alone = i3d.multiply_adds(args.window, args.channels, args.size, args.size)
+    exact, dense = (
+        sliding_i3d.SlidingI3D(
+            model,
+            window=args.window,
+            stride=args.stride,
+            front_end=front_end,
+        ).costs
+        for front_end in sliding_i3d.FRONT_ENDS
+    )
+    print(
+        f"{args.window} frames of {args.size} x {args.size} x "
+        f"{args.channels}, a window each {args.stride} frames. L, R: steps of "
+        "a window that see its padding at the left and the right. GMAC for "
+        "one more window.\n"
+    )
+    print(
+        "| layer | kernel, stride | steps | padding | L | R | shared "
+        "| alone | exact | continuous |"
+    )
+    print("|---" * 10 + "|")
+    track = sliding_i3d.frames_track(args.window)
+    for layer in i3d.layers("Mixed_5c"):
+        kernel, stride = sliding_i3d.in_time(layer)
+        before, after = i3d.same_padding(track.steps, kernel, stride)
+        inside = track.steps
+        track = sliding_i3d.follow(track, kernel, stride, args.stride)
+        shared = max(0, track.steps - track.left - track.right)
+        costs = " | ".join(
+            f"{count.get(layer.name, 0) / GIGA:.2f}"
+            for count in (alone, exact, dense)
+        )
+        print(
+            f"| {layer.name} | {kernel}, {stride} | {inside} → {track.steps} "
+            f"| {before}, {after} | {track.left} | {track.right} | {shared} "
+            f"| {costs} |"
+        )
+    totals = [sum(count.values()) for count in (alone, exact, dense)]
+    cells = " | ".join(f"**{total / GIGA:.2f}**" for total in totals)
+    print(f"| **sum** |  |  |  |  |  |  | {cells} |")
+    ratios = " | ".join(f"{totals[0] / total:.1f}" for total in totals)
+    print(f"| times less |  |  |  |  |  |  | {ratios} |")
+
+
+def layers(args: argparse.Namespace) -> None:
+    """Prints predicted and measured costs of each layer."""
+    model = network(args)
+    frames = frames_of(args, args.window + 3 * args.frames)
+    alone = measure_alone(args, model, frames)
+    predicted = i3d.multiply_adds(
+        args.window, args.channels, args.size, args.size
+    )
+    sliding = sliding_i3d.SlidingI3D(
+        model, window=args.window, stride=args.stride
+    )
+    exact = measure_sliding(args, sliding, frames)
+    print(
+        f"{'':18s} {'alone':>8s} {'alone':>8s} {'GMAC':>7s} "
+        f"{'exact':>8s} {'exact':>8s} {'GMAC':>7s}"
+    )
+    print(
+        f"{'layer':18s} {'GMAC':>8s} {'ms':>8s} {'/s':>7s} "
+        f"{'GMAC':>8s} {'ms':>8s} {'/s':>7s}"
+    )
+    names = [*alone, *(name for name in exact if name not in alone)]
+    for name in names:
+        cells = []
+        for counts, seconds in ((predicted, alone), (sliding.costs, exact)):
+            count = counts.get(name, 0.0) / GIGA
+            spent = seconds.get(name, 0.0)
+            rate = count / spent if spent else 0.0
+            cells.append(f"{count:8.2f} {spent * 1e3:8.1f} {rate:7.1f}")
+        print(f"{name:18s} {' '.join(cells)}")
+    sums = [sum(seconds.values()) for seconds in (alone, exact)]
+    print(f"sum: alone {sums[0]:.3f} s, exact {sums[1]:.3f} s a window")
+
+
+def measure_alone(
+    args: argparse.Namespace, model: keras.Model, frames: np.ndarray
+) -> dict[str, float]:
+    """Returns CPU seconds a window by layer of the Keras model."""
+    x = tf.constant(frames[None, : args.window])
+    source = model.input
+    found = {}
+    for layer in i3d.layers("Mixed_5c"):
+        target = model.get_layer(layer.name).output
+        part = tf.function(keras.Model(source, target))
+        y = part(x)
+        found[layer.name] = min(cpu(lambda: part(x)) for _ in range(2))  # noqa: B023
+        x, source = y, target
+    return found
+
+
+def measure_sliding(
+    args: argparse.Namespace,
+    sliding: sliding_i3d.SlidingI3D,
+    frames: np.ndarray,
+) -> dict[str, float]:
+    """Returns CPU seconds a window by layer, operation by operation."""
+    found: dict[str, float] = {}
+
+    def watch(name: str, layer: Callable[[], object]) -> object:
+        start = time.process_time()
+        y = layer()
+        found[name] = found.get(name, 0.0) + time.process_time() - start
+        return y
+
+    sliding.push(frames[: args.window - 1 + args.frames])
+    sliding.watch = watch
+    new = frames[-2 * args.frames :]
+    windows = len(sliding.push(new))
+    return {name: seconds / windows for name, seconds in found.items()}
+
+
+# === Memory ===
+
+
+def stream(args: argparse.Namespace) -> None:
+    """Prints memory while a long video passes."""
+    model = network(args)
+    sliding = sliding_i3d.SlidingI3D(
+        model,
+        window=args.window,
+        stride=args.stride,
+        compile=compiled(args),
+    )
+    print(f"state {sliding.state_bytes / 1e6:.1f} MB by count")
+    frames = frames_of(args, 64)
+    windows = 0
+    for first in range(0, args.stream, 64):
+        windows += len(sliding.push(frames[: args.stream - first]))
+        if first % (args.stream // 10 // 64 * 64 or 64) == 0:
+            print(
+                f"frame {first + 64:6d}: {resident_memory():.3f} GB resident, "
+                f"{windows} windows"
+            )
+    print(f"end: {resident_memory():.3f} GB, peak {peak_memory():.3f} GB")
+
+
+def resident_memory() -> float:
+    """Returns memory in use, in GB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / GIGA
+
+
+def main() -> None:
+    """Runs what the flags ask for."""
+    args = parse()
+    if args.table:
+        table(args)
+    elif args.layers:
+        layers(args)
+    elif args.stream:
+        stream(args)
+    else:
+        compare(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+import collections
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import dataset
+from lsts_tf import input_pipeline
+from lsts_tf import stores
+from lsts_tf import windows
+
+SHAPE = (1, 2, 2, 4)
+GEOMETRY = windows.Geometry(length=5, first=1)
+
+
+def png(value):
+    image = np.full((360, 640), value, np.uint8)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def feature(video, target):
+    """A feature that says which window it belongs to."""
+    return np.full(SHAPE, video + target / 64, np.float16)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Videos 3 (9 frames) and 4 (12): each number says where it is from."""
+    counts = {3: 9, 4: 12}
+    truth = stores.TruthStore.create(
+        tmp_path / "truth",
+        stores.Manifest(kind="truth", dataset="d", shape=(), dtype="uint8"),
+    )
+    features = stores.Store.create(
+        tmp_path / "rgb",
+        stores.Manifest(
+            kind="features", dataset="d", shape=SHAPE, dtype="float16"
+        ),
+    )
+    for video, frames in counts.items():
+        truth.write(
+            video,
+            maps=[png(video * 20 + frame) for frame in range(frames)],
+            fixations=[png(frame) for frame in range(frames)],
+        )
+        # One window earlier than the geometry asks for, as RGB's store has.
+        targets = range(4, frames)
+        with features.writer(video, count=len(targets), first=4) as writer:
+            for target in targets:
+                writer.append(feature(video, target)[None])
+    return features, truth
+
+
+def make(stored, videos=(3, 4), geometry=GEOMETRY):
+    features, truth = stored
+    return input_pipeline.StoredWindows(
+        {"rgb": features}, truth, videos=videos, geometry=geometry
+    )
+
+
+def seen(batch):
+    """(video, target) of each window, from the features' own values."""
+    inputs, truth = batch
+    first = np.asarray(inputs["rgb"])[:, 0, 0, 0, 0].astype(np.float64)
+    video = np.floor(first).astype(int)
+    target = np.rint((first - video) * 64).astype(int)
+    # The truth is that of the same window's last frame.
+    truth = np.asarray(truth)
+    np.testing.assert_array_equal(truth[:, 0, 0, 0], video * 20 + target)
+    np.testing.assert_array_equal(truth[:, 9, 9, 1], target)
+    return list(zip(video.tolist(), target.tolist(), strict=True))
+
+
+ALL = [(3, t) for t in range(5, 9)] + [(4, t) for t in range(5, 12)]
+
+
+def test_windows_of_the_stores(stored):
+    data = make(stored)
+    assert len(data) == 11
+    assert data.windows.tolist() == [list(w) for w in ALL]
+
+
+def test_an_epoch_has_every_window_once_in_another_order(stored):
+    data = make(stored)
+    epochs = []
+    for epoch in range(2):
+        batches = data.training(
+            batch_size=11, seed=1, first_step=epoch, last_step=epoch + 1
+        )
+        (batch,) = list(batches)
+        epochs.append(seen(batch))
+        assert sorted(epochs[-1]) == ALL
+    assert epochs[0] != epochs[1]
+
+
+def test_training_goes_on_at_any_step(stored):
+    data = make(stored)
+    whole = data.training(batch_size=2, seed=5, first_step=0, last_step=12)
+    whole = [seen(batch) for batch in whole]
+    assert len(whole) == 12
+    rest = data.training(batch_size=2, seed=5, first_step=7, last_step=12)
+    assert [seen(batch) for batch in rest] == whole[7:]
+    other = data.training(batch_size=2, seed=6, first_step=0, last_step=12)
+    assert [seen(batch) for batch in other] != whole
+
+
+def test_batches_know_their_shapes(stored):
+    inputs, truth = (
+        make(stored)
+        .training(batch_size=2, seed=0, first_step=0, last_step=1)
+        .element_spec
+    )
+    assert inputs["rgb"].shape == (2, *SHAPE)
+    assert inputs["rgb"].dtype.name == "float16"
+    assert truth.shape == (2, 360, 640, 2)
+
+
+def test_evaluation_fills_the_last_batch_with_weight_0(stored):
+    batches = list(make(stored).in_order(4))
+    weights = np.concatenate([w for _, w in batches])
+    assert weights.tolist() == [1] * 11 + [0]
+    windows_seen = list(itertools.chain(*[seen(b) for b, _ in batches]))
+    assert windows_seen[:11] == ALL
+
+
+def test_a_batch_larger_than_the_data(stored):
+    with pytest.raises(ValueError, match="batch of 12 windows is larger"):
+        make(stored).training(batch_size=12, seed=0, first_step=0, last_step=1)
+
+
+def test_missing_features_name_the_window(stored):
+    early = windows.Geometry(length=4)
+    with pytest.raises(ValueError, match="first video 3, frame 3"):
+        make(stored, geometry=early)
+
+
+def test_permutation_has_everything_once():
+    order = input_pipeline.permutation(1000, seed=3, epoch=2)
+    assert sorted(order.tolist()) == list(range(1000))
+    again = input_pipeline.permutation(1000, seed=3, epoch=2)
+    np.testing.assert_array_equal(order, again)
+
+
+def test_live_order_has_every_window_once_and_few_videos_open():
+    counts = [(video, 20 + video) for video in range(1, 30)]
+    geometry = windows.Geometry(length=10)
+    order = list(
+        input_pipeline.live_order(
+            counts, geometry, seed=1, epoch=0, open_videos=4
+        )
+    )
+    want = {(v, t) for v, n in counts for t in geometry.targets(n)}
+    assert len(order) == len(want)
+    assert set(order) == want
+    first, last = {}, {}
+    for place, (video, _) in enumerate(order):
+        first.setdefault(video, place)
+        last[video] = place
+    for place in range(len(order)):
+        is_open = [v for v in first if first[v] <= place <= last[v]]
+        assert len(is_open) <= 4
+    # Windows of several videos are mixed: neighbours are mostly others'.
+    same = sum(a[0] == b[0] for a, b in itertools.pairwise(order))
+    assert same < 0.45 * len(order)
+    assert order != sorted(order)
+
+
+def test_live_order_follows_from_seed_and_epoch():
+    counts = [(1, 30), (2, 40)]
+    geometry = windows.Geometry(length=10)
+
+    def order(**kwargs):
+        return list(input_pipeline.live_order(counts, geometry, **kwargs))
+
+    assert order(seed=1, epoch=0) == order(seed=1, epoch=0)
+    assert order(seed=1, epoch=0) != order(seed=1, epoch=1)
+    assert order(seed=1, epoch=0) != order(seed=2, epoch=0)
+
+
+def flows_that_count(video):
+    for k in range(1, video.num_frames):
+        yield np.full((112, 112, 2), k, np.float32)
+
+
+@pytest.fixture
+def live(sample_data):
+    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+    return input_pipeline.LiveWindows(
+        data,
+        videos=[1, 2, 3],
+        streams=("rgb", "flow"),
+        geometry=windows.Geometry.of(("rgb", "flow"), length=17),
+        flows=flows_that_count,
+        open_videos=2,
+    )
+
+
+def test_live_windows_hold_the_frames_before_their_target(live, sample_data):
+    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+    small = {
+        v.number: [cv2.resize(f, (224, 224)) for f in v.frames()]
+        for v in data.videos([1, 2, 3])
+    }
+    annotated = {v.number: v for v in data.videos([1, 2, 3])}
+    assert len(live) == 9
+    found = []
+    batches = live.training(batch_size=1, seed=0, first_step=0, last_step=9)
+    for inputs, truth in batches.as_numpy_iterator():
+        assert inputs["rgb"].shape == (1, 17, 224, 224, 3)
+        flow = inputs["flow"][0, :, 0, 0, 0]
+        target = int(flow[-1])
+        # Flow k is that from frame k - 1 to frame k; the last is the target.
+        np.testing.assert_array_equal(flow, range(target - 16, target + 1))
+        (number,) = [
+            n
+            for n, frames in small.items()
+            if (frames[target] == inputs["rgb"][0, -1]).all()
+        ]
+        first = small[number][target - 16]
+        np.testing.assert_array_equal(inputs["rgb"][0, 0], first)
+        want = input_pipeline.decode_map(annotated[number].maps[target])
+        np.testing.assert_array_equal(truth[0, ..., 0], want)
+        found.append((number, target))
+    assert sorted(found) == [(v, t) for v in (1, 2, 3) for t in (17, 18, 19)]
+
+
+def test_live_windows_go_on_at_any_step(live):
+    def run(first):
+        batches = live.training(
+            batch_size=2, seed=4, first_step=first, last_step=6
+        )
+        return [
+            inputs["flow"][:, -1, 0, 0, 0].tolist()
+            for inputs, _ in batches.as_numpy_iterator()
+        ]
+
+    whole = run(0)
+    assert len(whole) == 6
+    assert run(3) == whole[3:]
+
+
+def test_live_windows_decode_each_video_once(live, monkeypatch):
+    decoded = collections.Counter()
+    frames = dataset.Video.frames
+
+    def counting(self):
+        decoded[self.number] += 1
+        return frames(self)
+
+    monkeypatch.setattr(dataset.Video, "frames", counting)
+    batches = live.training(batch_size=3, seed=0, first_step=0, last_step=3)
+    assert len(list(batches)) == 3
+    assert decoded == {1: 1, 2: 1, 3: 1}
+
+
+def test_live_flow_needs_flows(sample_data):
+    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+    with pytest.raises(ValueError, match="flows"):
+        input_pipeline.LiveWindows(
+            data, videos=[1], streams=("flow",), geometry=GEOMETRY
+        )

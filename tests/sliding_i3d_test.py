@@ -1,0 +1,379 @@
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lsts_tf import i3d
+from lsts_tf import i3d_weights
+from lsts_tf import sliding_i3d
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """I3D for 3 and 2 channels with BatchNorm that does something."""
+    return {channels: _network(channels) for channels in (3, 2)}
+
+
+def _network(channels):
+    network = i3d.build(channels, height=SIZE, width=SIZE)
+    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
+    rng = np.random.default_rng(channels)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            count = layer.beta.shape[0]
+            layer.beta.assign(rng.uniform(-0.2, 0.5, count))
+            layer.moving_mean.assign(rng.uniform(-0.3, 0.3, count))
+            layer.moving_variance.assign(rng.uniform(0.5, 2, count))
+    return network
+
+
+def _video(frames, channels, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (frames, SIZE, SIZE, channels)
+    return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def _alone(network, video, window, ends):
+    """Features of windows by their last frames, each by the plain network."""
+    clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
+    return np.asarray(i3d.pool(network.predict_on_batch(clips)))
+
+
+def _push(sliding, video, sizes):
+    """Pushes a video in pieces of the given sizes, again and again."""
+    found = []
+    first = k = 0
+    while first < len(video):
+        size = sizes[k % len(sizes)]
+        found.append(sliding.push(video[first : first + size]))
+        first, k = first + size, k + 1
+    return np.concatenate(found)
+
+
+def _assert_exact(found, expected):
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+# === The same as each window alone ===
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "channels", "more", "sizes"),
+    [
+        (79, 1, 3, 9, (8,)),
+        (79, 2, 2, 17, (11, 24)),
+        (79, 8, 3, 40, (40,)),
+        (80, 1, 2, 3, (81, 2)),
+        (80, 3, 3, 13, (64,)),
+        (63, 1, 3, 11, (16, 3)),
+        (63, 4, 2, 21, (20,)),
+        (16, 1, 3, 40, (1, 30, 7)),
+        (16, 8, 2, 33, (5,)),
+        (40, 5, 2, 19, (9,)),
+        (1, 1, 3, 3, (2,)),
+    ],
+)
+def test_features_equal_those_of_each_window_alone(
+    networks, window, stride, channels, more, sizes
+):
+    network = networks[channels]
+    video = _video(window + more, channels)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    found = _push(sliding, video, sizes)
+    ends = list(range(window - 1, len(video), stride))
+    assert len(found) == len(ends)
+    # The plain network is slow: both ends and some between.
+    some = sorted({0, len(ends) - 1, *range(0, len(ends), 4)})
+    expected = _alone(network, video, window, [ends[k] for k in some])
+    _assert_exact(found[some], expected)
+    assert sliding.finish().shape == (0, *sliding.feature_shape)
+
+
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.given(
+    window=st.integers(2, 20),
+    stride=st.integers(1, 9),
+    more=st.integers(0, 20),
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=3).filter(any),
+    channels=st.sampled_from((2, 3)),
+)
+def test_any_window_stride_and_chunk(
+    networks, window, stride, more, sizes, channels
+):
+    network = networks[channels]
+    video = _video(window + more, channels, seed=more)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    ends = list(range(window - 1, len(video), stride))
+    expected = _alone(network, video, window, ends)
+    _assert_exact(_push(sliding, video, sizes), expected)
+
+
+def test_windows_come_with_their_last_frame(networks):
+    video = _video(20, 3)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=2)
+    counts = [len(sliding.push(frame[None])) for frame in video]
+    assert counts == [0] * 15 + [1, 0, 1, 0, 1]
+    assert len(sliding.push(video[:0])) == 0
+
+
+def test_reset_forgets_the_video(networks):
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
+    video = _video(18, 3)
+    first = sliding.push(video)
+    sliding.reset()
+    sliding.push(_video(21, 3, seed=1))
+    sliding.reset()
+    np.testing.assert_array_equal(sliding.push(video), first)
+
+
+def test_compiled_functions_give_the_same(networks):
+    video = _video(34, 2)
+    plain = sliding_i3d.SlidingI3D(networks[2], window=16, stride=2)
+    compiled = sliding_i3d.SlidingI3D(
+        networks[2], window=16, stride=2, compile=tf.function
+    )
+    expected = plain.push(video)
+    _assert_exact(_push(compiled, video, (8, 9)), expected)
+
+
+def test_whole_size_equals_the_recorded_network(shared):
+    folder = shared / "i3d" / "rgb"
+    network = i3d.build(3)
+    i3d_weights.load(network, "rgb", (str(folder / "ckpt"),))
+    with np.load(folder / "clip.npz") as file:
+        video = file["frames"].astype(np.float32) * np.float32(2 / 255) - 1
+    with np.load(folder / "golden.npz") as file:
+        golden = np.asarray(i3d.pool(file["mixed_5c_79"]))
+    sliding = sliding_i3d.SlidingI3D(network, window=79, stride=8)
+    assert sliding.feature_shape == (5, 5, 5, 1024)
+    found = _push(sliding, video, (32,))
+    assert found.shape == (1, 5, 5, 5, 1024)
+    difference = found - golden
+    assert np.abs(difference).max() < 1e-5 * np.abs(golden).max()
+    assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(golden)
+
+
+def test_bfloat16_is_near_and_gives_float32(networks):
+    video = _video(18, 3)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, dtype="bfloat16")
+    found = sliding.push(video)
+    expected = _alone(networks[3], video, 16, [15, 16, 17])
+    assert found.dtype == np.float32
+    relative = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 1e-4 < relative < 0.1
+
+
+def test_memory_does_not_grow_with_the_video(networks):
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=3)
+
+    def remembered():
+        state = sum(np.asarray(array).nbytes for array in sliding._state)
+        assert state == sliding.state_bytes
+        return state + sliding._pending.nbytes
+
+    limit = sliding.state_bytes + 2 * _video(1, 3).nbytes
+    for _ in range(6):
+        sliding.push(_video(17, 3))
+        assert remembered() <= limit
+
+
+# === Geometry ===
+
+
+def _steps_by_hand(start, window):
+    """What each step of a window computes, as nested tuples of frames.
+
+    Padding is None. Yields (kernel, stride, steps) behind each layer.
+    """
+    steps = [start + k for k in range(window)]
+    for layer in i3d.layers():
+        kernel, stride = sliding_i3d.in_time(layer)
+        before, _ = i3d.same_padding(len(steps), kernel, stride)
+        seen = dict(enumerate(steps))
+        steps = [
+            hash(
+                tuple(seen.get(stride * j - before + t) for t in range(kernel))
+            )
+            for j in range(-(-len(steps) // stride))
+        ]
+        yield kernel, stride, steps
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(window=st.integers(1, 130), stride=st.integers(1, 9))
+def test_borders_are_the_steps_that_see_padding(window, stride):
+    start = 1000
+    layers = _steps_by_hand(start, window)
+    long = list(_steps_by_hand(start - 400 * 8, window + 800 * 8))
+    track = sliding_i3d.frames_track(window)
+    for depth, (kernel, step, steps) in enumerate(layers):
+        track = sliding_i3d.follow(track, kernel, step, stride)
+        assert track.steps == len(steps)
+        # The same step inside a longer video of the same parity.
+        if window % 8 in (7, 0):
+            middle = long[depth][2]
+            first = 400 * 8 // track.spacing
+            shared = [
+                j for j in range(len(steps)) if steps[j] == middle[first + j]
+            ]
+            inner = range(track.left, track.steps - track.right)
+            assert shared == list(inner)
+
+
+def test_borders_of_the_published_window_are_those_counted_by_hand():
+    track = sliding_i3d.frames_track(79)
+    found = []
+    for layer in i3d.layers():
+        track = sliding_i3d.follow(track, *sliding_i3d.in_time(layer), 1)
+        found.append((track.left, track.right))
+    sides = [2, 2, 2, 3, 3, 4, 5, 3, 4, 5, 6, 7, 8, 4, 5, 6]
+    assert found == [(side, side) for side in sides]
+
+
+def test_costs_are_those_counted_by_hand():
+    network = i3d.build(3)
+    exact = sliding_i3d.SlidingI3D(network, window=79).costs
+    alone = i3d.multiply_adds(79, 3)
+    assert exact.keys() <= alone.keys()
+    assert sum(alone.values()) / sum(exact.values()) > 4.85
+    # Five partial sums of conv2c's three taps for six border steps and one.
+    step = 56 * 56 * 9 * 64 * 192
+    assert exact["Conv3d_2c_3x3"] == step * (3 + 2 * (3 * 2 - 1))
+    dense = sliding_i3d.SlidingI3D(network, front_end="continuous").costs
+    assert sum(alone.values()) / sum(dense.values()) > 32
+
+
+# === Continuous ===
+
+
+def _over_the_video(network, video, window):
+    """Dense activations of every label, layer by layer, slow and obvious.
+
+    Returns [frames, rows, columns, 1024]: the step of Mixed_5c at each label,
+    in a video without window borders, where what lies outside is zero.
+    """
+    steps, spacing = window, 1
+    x = video
+    for layer in i3d.layers():
+        chains = (
+            i3d.branches(layer) if isinstance(layer, i3d.Mixed) else ((layer,),)
+        )
+        ends = []
+        for chain in chains:
+            y = x
+            for part in chain:
+                y = _at_every_label(network, part, y, steps, spacing)
+            ends.append(y)
+        x = np.concatenate(ends, -1)
+        _, stride = sliding_i3d.in_time(layer)
+        steps, spacing = -(-steps // stride), spacing * stride
+    return x
+
+
+def _at_every_label(network, part, x, steps, spacing):
+    kernel = part.kernel[0]
+    before, _ = i3d.same_padding(steps, kernel, part.stride[0])
+    blank = np.zeros_like(x[0])
+    clips = np.stack(
+        [
+            [
+                x[label] if 0 <= label < len(x) else blank
+                for label in (q + spacing * (t - before) for t in range(kernel))
+            ]
+            for q in range(len(x))
+        ]
+    )
+    strides = (1, *part.stride[1:])
+    if isinstance(part, i3d.Pool):
+        y = keras.ops.max_pool(clips, part.kernel, strides, "same")
+    else:
+        conv = network.get_layer(i3d.layer_name(part.name, "conv_3d"))
+        norm = network.get_layer(i3d.layer_name(part.name, "batch_norm"))
+        y = keras.ops.conv(clips, conv.kernel, strides, "same")
+        y = keras.ops.relu(norm(y))
+    # The middle one has seen all taps and no padding in time.
+    return np.asarray(y[:, (kernel - 1) // 2])
+
+
+def _of_labels(dense, starts, labels):
+    """Features of windows whose steps have the given labels."""
+    blank = np.zeros_like(dense[0])
+    clips = [
+        [dense[s + q] if 0 <= s + q < len(dense) else blank for q in labels]
+        for s in starts
+    ]
+    return np.asarray(i3d.pool(np.asarray(clips)))
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "more", "sizes"),
+    [(79, 1, 9, (16,)), (16, 1, 14, (3, 9)), (32, 3, 30, (13,))],
+)
+def test_continuous_is_one_pass_over_the_video(
+    networks, window, stride, more, sizes
+):
+    video = _video(window + more, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=window, stride=stride, front_end="continuous"
+    )
+    early = _push(sliding, video, sizes)
+    found = np.concatenate([early, sliding.finish()])
+    dense = _over_the_video(networks[2], video, window)
+    steps = i3d.shapes(window)["Mixed_5c"][0]
+    starts = range(0, more + 1, stride)
+    labels = [8 * j for j in range(steps)]
+    _assert_exact(found, _of_labels(dense, starts, labels))
+    waiting = sum(s + window + sliding.delay > len(video) for s in starts)
+    assert len(found) - len(early) == waiting
+
+
+def test_live_continuous_does_not_wait(networks):
+    video = _video(20, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, front_end="continuous", lookahead=0
+    )
+    assert sliding.delay == 0
+    found = sliding.push(video)
+    track = sliding_i3d.frames_track(16)
+    for layer in i3d.layers():
+        track = sliding_i3d.follow(
+            track, *sliding_i3d.in_time(layer), 1, borders=False
+        )
+    # The newest label of the window's phase that sees nothing beyond it.
+    last = track.head // 8 * 8
+    assert last + 8 > track.head
+    # What lies behind is of no account: zeros here, frames there.
+    behind = np.concatenate([video, _video(60, 2, seed=1)])
+    dense = _over_the_video(networks[2], behind, 16)
+    expected = _of_labels(dense, range(5), [last - 8, last])
+    _assert_exact(found, expected)
+    assert len(sliding.finish()) == 0
+
+
+def test_continuous_of_a_video_shorter_than_a_window_is_empty(networks):
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, front_end="continuous"
+    )
+    assert len(sliding.push(_video(15, 2))) == 0
+    assert len(sliding.finish()) == 0
+
+
+# === Errors ===
+
+
+def test_wrong_arguments_are_refused(networks):
+    with pytest.raises(ValueError, match="window=0"):
+        sliding_i3d.SlidingI3D(networks[3], window=0)
+    with pytest.raises(ValueError, match="front_end='both'"):
+        sliding_i3d.SlidingI3D(networks[3], front_end="both")
+    with pytest.raises(ValueError, match="lookahead=3"):
+        sliding_i3d.SlidingI3D(networks[3], lookahead=3)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
+    with pytest.raises(ValueError, match=r"shape \(4, 32, 32, 2\)"):
+        sliding.push(_video(4, 2))

@@ -1,0 +1,332 @@
+import os
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import video
+
+# Frame numbers are burnt in as bits: eight black or white squares, large
+# enough to survive any codec.
+_SQUARE = 16
+SIZE = (8 * _SQUARE, 32)
+
+
+def numbered(number, size=SIZE):
+    width, height = size
+    frame = np.full((height, width, 3), (200, 120, 40), np.uint8)
+    for bit in range(8):
+        value = 255 if number >> bit & 1 else 0
+        frame[:_SQUARE, bit * _SQUARE : (bit + 1) * _SQUARE] = value
+    return frame
+
+
+def number_of(frame):
+    squares = frame[4 : _SQUARE - 4].reshape(_SQUARE - 8, 8, _SQUARE, 3)
+    bits = squares[:, :, 4:-4].mean(axis=(0, 2, 3)) > 128
+    return int((bits << np.arange(8)).sum())
+
+
+def numbers(path, **kwargs):
+    return [number_of(frame) for frame in video.frames(path, **kwargs)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A path with a space and letters that are not ASCII."""
+    folder = tmp_path / "ein Ordner für 動画"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def noisy_avi(folder):
+    """120 frames of MPEG-4 that do not compress to nothing, as DHF1K has."""
+    path = folder / "120.AVI"
+    fourcc = cv2.VideoWriter.fourcc(*"XVID")
+    writer = cv2.VideoWriter(str(path), fourcc, 30, SIZE)
+    rng = np.random.default_rng(0)
+    for k in range(120):
+        frame = numbered(k)
+        frame[_SQUARE:] = rng.integers(0, 256, frame[_SQUARE:].shape)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_what_is_written_is_read(folder, suffix):
+    path = folder / f"a film{suffix}"
+    with video.Writer(path, fps=30, size=SIZE) as writer:
+        for k in range(200):
+            writer.write(numbered(k))
+    assert [p.name for p in folder.iterdir()] == [path.name]
+    film = video.Video(path)
+    assert film.size == SIZE
+    assert film.fps == pytest.approx(30)
+    assert film.num_frames == 200
+    assert [number_of(frame) for frame in film] == list(range(200))
+    # A second time from the start; and as a generator.
+    assert number_of(next(iter(film))) == 0
+    assert numbers(path) == list(range(200))
+
+
+def test_colours_are_rgb_and_survive(folder):
+    path = folder / "colours.mp4"
+    colours = np.array(
+        [[220, 30, 40], [40, 200, 50], [30, 60, 210], [250, 250, 250]]
+    )
+    frame = np.repeat(colours.astype(np.uint8), 32, axis=0)[None]
+    frame = np.repeat(frame, 64, axis=0)
+    with video.Writer(path, fps=25, size=(128, 64)) as writer:
+        for _ in range(5):
+            writer.write(frame)
+    for got in video.frames(path):
+        assert got.dtype == np.uint8 and got.shape == (64, 128, 3)
+        middles = got[32, 16::32].astype(int)
+        np.testing.assert_allclose(middles, colours, atol=6)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("size", [(33, 17), (16, 33), (3, 5)])
+def test_odd_sizes_are_filled_up(folder, suffix, size):
+    path = folder / f"odd{suffix}"
+    width, height = size
+    with video.Writer(path, fps=29.97, size=size) as writer:
+        writer.write(np.full((height, width, 3), 90, np.uint8))
+    (frame,) = video.frames(path)
+    even = (height + height % 2, width + width % 2, 3)
+    assert frame.shape == even
+    np.testing.assert_allclose(frame, 90, atol=8)
+
+
+def test_one_frame_of_one_pixel(folder):
+    path = folder / "pixel.mp4"
+    with video.Writer(path, fps=1, size=(1, 1)) as writer:
+        writer.write(np.full((1, 1, 3), 255, np.uint8))
+    film = video.Video(path)
+    assert film.size == (2, 2)
+    assert [frame.min() > 245 for frame in film] == [True]
+
+
+def test_a_failed_writing_leaves_nothing(folder):
+    path = folder / "old.mp4"
+    path.write_bytes(b"the film of yesterday")
+    with pytest.raises(KeyError), video.Writer(path, fps=9, size=SIZE) as w:
+        w.write(numbered(0))
+        raise KeyError("something else went wrong")
+    assert [p.name for p in folder.iterdir()] == ["old.mp4"]
+    assert path.read_bytes() == b"the film of yesterday"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_a_film_without_frames_is_not_written(folder, suffix):
+    path = folder / f"none{suffix}"
+    with (
+        pytest.raises(video.VideoError, match="no frame was written"),
+        video.Writer(path, fps=9, size=SIZE),
+    ):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_does_not_exist(folder):
+    path = folder / "missing" / "film.mp4"
+    with (
+        pytest.raises(video.VideoError, match=r"film\.mp4: cannot be written"),
+        video.Writer(path, fps=9, size=SIZE),
+    ):
+        pass
+
+
+def test_writer_refuses_other_frames(folder):
+    path = folder / "a.mp4"
+    with (
+        pytest.raises(ValueError, match=r"uint8 \[32, 128, 3\].*\[4, 4, 3\]"),
+        video.Writer(path, fps=9, size=SIZE) as writer,
+    ):
+        writer.write(np.zeros((4, 4, 3), np.uint8))
+    with (
+        pytest.raises(ValueError, match="float32"),
+        video.Writer(path, fps=9, size=SIZE) as writer,
+    ):
+        writer.write(np.zeros((32, 128, 3), np.float32))
+    with pytest.raises(ValueError, match=r"a\.avi"):
+        video.Writer(folder / "a.avi", fps=9, size=SIZE)
+    with pytest.raises(ValueError, match="fps=0"):
+        video.Writer(path, fps=0, size=SIZE)
+    with pytest.raises(ValueError, match=r"size=\(0, 4\)"):
+        video.Writer(path, fps=9, size=(0, 4))
+    assert list(folder.iterdir()) == []
+
+
+def test_without_pyav_webm_is_written(folder, monkeypatch, caplog):
+    monkeypatch.setattr(video, "av", None)
+    with video.Writer(folder / "a.mp4", fps=25, size=SIZE) as writer:
+        writer.write(numbered(7))
+    assert writer.path == folder / "a.webm"
+    assert "PyAV is not installed" in caplog.text
+    assert numbers(writer.path) == [7]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such file"),
+        (b"", "the file is empty"),
+        (b"Lorem ipsum dolor sit amet. " * 99, "not a video"),
+    ],
+)
+def test_what_is_not_a_video(folder, content, reason):
+    path = folder / "a.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(video.VideoError, match=reason) as error:
+        video.Video(path)
+    assert error.value.path == path
+    assert str(path) in str(error.value)
+    with pytest.raises(video.VideoError, match=reason):
+        next(video.frames(path))
+
+
+def test_a_folder_is_not_a_video(folder):
+    with pytest.raises(video.VideoError, match="a folder"):
+        video.Video(folder)
+
+
+def test_an_mp4_without_its_end_is_not_a_video(folder):
+    """Written without `faststart`, the index is at the end."""
+    av = pytest.importorskip("av")
+    path = folder / "a.mp4"
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        for k in range(50):
+            frame = av.VideoFrame.from_ndarray(numbered(k), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(video.VideoError, match="cut off before its index"):
+        video.Video(path)
+
+
+def test_a_truncated_avi(noisy_avi, caplog):
+    content = noisy_avi.read_bytes()
+    noisy_avi.write_bytes(content[: len(content) * 6 // 10])
+    film = video.Video(noisy_avi)
+    assert film.num_frames == 120
+    got = []
+    with pytest.raises(
+        video.TruncatedVideoError, match=r"read \d+ of 120 frames; its end"
+    ):
+        got.extend(number_of(frame) for frame in film)
+    assert 60 < len(got) < 80
+    assert got[:-1] == list(range(len(got) - 1))
+    # Not strict: the same frames, and a warning.
+    assert numbers(noisy_avi, strict=False) == got
+    assert f"read {len(got)} of 120 frames" in caplog.text
+
+
+def test_frames_after_a_damage_are_read(folder, caplog):
+    """A loop that stops at the first failure would lose half of the film."""
+    av = pytest.importorskip("av")
+    path = folder / "a.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "10", "bf": "0"}
+        for k in range(100):
+            picture = numbered(k)
+            picture[_SQUARE:] = rng.integers(0, 256, picture[_SQUARE:].shape)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 6000] = bytes(6000)
+    path.write_bytes(content)
+    got = numbers(path, strict=False)
+    assert got[:40] == list(range(40))
+    assert got[-10:] == list(range(90, 100))
+    if len(got) < 100:
+        assert f"read {len(got)} of 100 frames" in caplog.text
+        with pytest.raises(video.TruncatedVideoError, match="of 100 frames"):
+            numbers(path)
+
+
+def test_a_gap_is_an_error_even_if_only_one_frame_is_missing(
+    noisy_avi, monkeypatch
+):
+    def read(path, declared):
+        del path, declared
+        yield from (numbered(0), None, numbered(2))
+
+    film = video.Video(noisy_avi)
+    monkeypatch.setattr(film, "_read", read)
+    monkeypatch.setattr(film, "num_frames", 3)
+    with pytest.raises(
+        video.TruncatedVideoError, match=r"read 2 of 3 .* damaged at frame 1"
+    ):
+        list(film)
+
+
+def test_a_size_that_changes_is_an_error(noisy_avi, monkeypatch):
+    def read(path, declared):
+        del path, declared
+        yield from (numbered(0), numbered(1, size=(160, 32)))
+
+    film = video.Video(noisy_avi)
+    monkeypatch.setattr(film, "_read", read)
+    with pytest.raises(video.VideoError, match=r"frame 1 .*\(160, 32\)"):
+        list(film)
+
+
+def test_an_estimated_number_may_be_off_by_one(noisy_avi):
+    film = video.Video(noisy_avi)
+    film.num_frames = 121
+    assert len(list(film)) == 120
+    film.num_frames = None
+    assert len(list(film)) == 120
+
+
+def test_av1_is_read_by_pyav(folder):
+    av = pytest.importorskip("av")
+    path = folder / "a.mp4"
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("libsvtav1", rate=25)
+        stream.width, stream.height = SIZE[0], 64
+        stream.pix_fmt = "yuv420p"
+        for k in range(20):
+            picture = numbered(k, size=(SIZE[0], 64))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert numbers(path) == list(range(20))
+
+
+def test_both_readers_see_the_same(noisy_avi):
+    pytest.importorskip("av")
+    by_opencv = list(video._read_opencv(noisy_avi, 120))
+    by_av = list(video._read_av(noisy_avi, 120))
+    assert len(by_opencv) == len(by_av) == 120
+    difference = np.abs(np.stack(by_opencv).astype(int) - np.stack(by_av))
+    assert difference.max() <= 3
+
+
+def test_reading_releases_the_file(noisy_avi):
+    before = len(list(pathlib.Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        frames = video.frames(noisy_avi)
+        next(frames)
+        frames.close()
+    assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_dhf1k(shared):
+    film = video.Video(shared / "real_clips" / "video" / "601.AVI")
+    assert (film.size, film.fps, film.num_frames) == ((640, 360), 30, 180)
+    assert sum(1 for _ in film) == 180
