@@ -12,6 +12,7 @@ command; SIGTERM and SIGINT save first and leave with 143 and 130.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import json
 import math
 import os
@@ -161,7 +162,7 @@ class Trainer:
 def _optimizer(settings: experiment.Experiment) -> keras.optimizers.Optimizer:
     rate: Any = settings.learning_rate
     if settings.lr_halving_steps:
-        rate = optimizers.halving(rate, settings.lr_halving_steps)
+        rate = optimizers.halving(rate, steps=settings.lr_halving_steps)
     optimizer = optimizers.RMSprop(rate, l2=settings.weight_decay)
     if settings.precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
@@ -187,12 +188,14 @@ def live_encoder(
     return encode
 
 
+@functools.cache
 def choose_strategy(name: str) -> tf.distribute.Strategy:
     """The devices of `--strategy`.
 
     "auto" is one device, or a MirroredStrategy over all GPUs where there are
     several; "mirrored" mirrors over all GPUs or, without any, over all
-    logical CPUs.
+    logical CPUs. One strategy a process: a second one's collectives would
+    be taken for the first one's.
     """
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one" or (name == "auto" and len(gpus) < 2):

@@ -70,19 +70,6 @@ def test_export(streams, head, fusion, tmp_path):
     np.testing.assert_allclose(served, _predict(model, x), atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def mirrored():
-    """Two replicas; one for all tests.
-
-    Every MirroredStrategy numbers its collectives from 1, and TensorFlow keeps
-    their shapes by number as long as the process lives: with a second strategy
-    another network's synchronised BatchNorm would meet the first one's shapes.
-    """
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")]
-    assert len(devices) == 2
-    return tf.distribute.MirroredStrategy(devices)
-
-
 def _train_one_step(strategy, build, x, y, traced):
     """One step of gradient descent, with synchronised BatchNorm.
 

@@ -43,14 +43,10 @@ def shared():
 
 @pytest.fixture(scope="session")
 def mirrored():
-    """Two replicas: one strategy for all tests.
+    """Two replicas; one strategy for all tests (see `choose_strategy`)."""
+    from lsts_tf import train
 
-    A second one in a process numbers its collectives like the first, and
-    synchronised BatchNorm then fails with "Shape mismatch".
-    """
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return train.choose_strategy("mirrored")
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +95,12 @@ def sample_settings(sample_data):
         checkpoint_steps=20,
         image_windows=2,
     )
+
+
+@pytest.fixture(scope="session")
+def trained(sample_settings):
+    """A run folder: LSTS-RGB&Flow, trained on the sample dataset."""
+    from lsts_tf import train
+
+    assert train.run(sample_settings) == 0
+    return sample_settings

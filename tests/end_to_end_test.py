@@ -1,0 +1,218 @@
+"""The whole way on the sample dataset: train, evaluate, predict."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import dataset
+from lsts_tf import decoder
+from lsts_tf import evaluate
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import maps
+from lsts_tf import predict
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import preprocess
+from lsts_tf import train
+from lsts_tf import video as video_lib
+
+
+@pytest.fixture(scope="module")
+def scores(trained):
+    return evaluate.evaluate(trained, model="last")
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return predictor_lib.Predictor.load(trained.run_dir)
+
+
+def copied_run(trained, folder):
+    """The run with an untrained decoder in the place of the trained one."""
+    shutil.copytree(trained.run_dir, folder)
+    model = decoder.build(
+        trained.streams, feature_shape=(1, 5, 5, 1024), seed=trained.seed
+    )
+    train.save_model(model, folder / "model.keras")
+    return dataclasses.replace(trained, run_dir=str(folder))
+
+
+def test_training_beats_no_training_and_the_centre_prior(
+    trained, scores, tmp_path
+):
+    """On clips that were not trained on, with random I3D weights."""
+    untrained = evaluate.evaluate(
+        copied_run(trained, tmp_path / "run"), model="last"
+    )
+    # Frames with a window of their own: the others carry a copy.
+    ours = scores["first_frames"]["rest"]["cc"]["mean"]
+    before = untrained["first_frames"]["rest"]["cc"]["mean"]
+    centre = scores["centre_prior"]["cc"]["mean"]
+    assert ours > before + 0.1
+    assert ours > centre + 0.1
+
+
+def test_scores_have_the_published_layout(scores):
+    assert json.loads(json.dumps(scores, allow_nan=False)) is not None
+    assert scores["protocol"] == "dhf1k"
+    assert scores["frames"] == 4 * 20
+    assert set(scores["by_video"]) == {"0601", "0602", "0603", "0604"}
+    assert set(scores["overall"]) == set(evaluate.METRICS)
+    for summary in scores["overall"].values():
+        assert summary["n_valid"] == 80
+        low, high = summary["ci95"]
+        assert low <= summary["mean"] <= high
+    first = scores["first_frames"]
+    assert first["number"] == 16
+    assert first["first"]["cc"]["n_valid"] == 4 * 16
+    assert first["rest"]["cc"]["n_valid"] == 4 * 4
+    assert scores["note"] == "random I3D weights (rgb, flow)"
+
+
+def test_the_table_announces_random_weights(scores):
+    text = evaluate.table(scores)
+    assert "RANDOM I3D WEIGHTS" in text
+    assert "centre prior" in text
+    assert f"{scores['overall']['cc']['mean']:.4f}" in text
+
+
+def test_prediction_equals_what_is_scored(trained, predictor):
+    """The same frames: through the stores, and straight."""
+    data = dataset.Dataset(trained.dataset, trained.data_dir)
+    (video,) = data.videos([601])
+    kept = extractor_lib.ready_stores(
+        pathlib.Path(trained.store_dir),
+        data,
+        [601],
+        predictor.extractor,
+        stride=1,
+        purpose="test",
+    )
+    scored = evaluate.maps_of_store(predictor, kept, 601)
+    straight = np.stack(
+        list(predictor.maps(video.frames(), first_frames="copy"))
+    )
+    assert straight.shape == (20, 360, 640)
+    # Features are stored in half precision.
+    difference = preprocess.to_uint8(straight).astype(int) - scored
+    assert np.abs(difference).max() <= 2
+    assert np.abs(difference).mean() < 0.1
+
+
+@pytest.fixture
+def clip(sample_data):
+    return sample_data / "raw" / "video" / "701.AVI"
+
+
+def test_one_map_and_one_overlay_frame_for_each_frame(
+    predictor, clip, tmp_path
+):
+    assert predict.predict(predictor, str(clip), tmp_path / "out") == ""
+    found = sorted((tmp_path / "out" / "maps").iterdir())
+    assert [p.name for p in found] == [maps.file_name(k) for k in range(20)]
+    shown = list(video_lib.Video(tmp_path / "out" / "overlay.mp4"))
+    assert len(shown) == 20
+    source = list(video_lib.Video(clip))
+    assert shown[0].shape == source[0].shape == (360, 640, 3)
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["frames"] == 20
+    assert record["note"] == "random I3D weights (rgb, flow)"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "maps",
+        "overlay.mp4",
+        "prediction.json",
+    ]
+    # The maps are the model's, and not all the same.
+    saliency = list(predictor.maps(iter(source)))
+    for path, map_ in zip(found, saliency, strict=True):
+        np.testing.assert_array_equal(
+            maps.read_grey(path), preprocess.to_uint8(map_)
+        )
+    assert np.abs(saliency[0] - saliency[-1]).max() > 0.01
+
+
+def test_predicting_again_replaces_the_results(predictor, clip, tmp_path):
+    for _ in range(2):
+        predict.predict(predictor, str(clip), tmp_path)
+    assert len(list((tmp_path / "maps").iterdir())) == 20
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17])
+def test_clips_shorter_than_a_window(predictor, clip, count):
+    frames = list(video_lib.Video(clip))[:count]
+    assert len(list(predictor.maps(iter(frames)))) == count
+    repeated = predictor.maps(iter(frames), first_frames="repeat")
+    assert len(list(repeated)) == count
+
+
+def test_no_frame_no_map(predictor):
+    assert list(predictor.maps(iter(()))) == []
+
+
+def test_mirroring_sees_the_clip_backwards(predictor, clip):
+    """A clip with its own mirror image before it, frame by frame."""
+    frames = list(video_lib.Video(clip))
+    mirrored = list(predictor.maps(iter(frames)))
+    longer = frames[16:0:-1] + frames
+    want = list(predictor.maps(iter(longer), first_frames="copy"))[16:]
+    np.testing.assert_allclose(mirrored, want, atol=1e-4)
+
+
+def test_copying_needs_a_window(predictor, clip):
+    frames = list(video_lib.Video(clip))[:16]
+    with pytest.raises(ValueError, match="first_frames=mirror"):
+        list(predictor.maps(iter(frames), first_frames="copy"))
+
+
+def test_a_truncated_video_is_predicted_as_far_as_it_goes(
+    predictor, clip, tmp_path
+):
+    short = tmp_path / "short.avi"
+    data = clip.read_bytes()
+    short.write_bytes(data[: int(len(data) * 0.6)])
+    damage = predict.predict(predictor, str(short), tmp_path / "out")
+    assert "20" in damage
+    count = len(list((tmp_path / "out" / "maps").iterdir()))
+    assert 1 <= count < 20
+    assert len(list(video_lib.Video(tmp_path / "out/overlay.mp4"))) == count
+
+
+def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
+    path = tmp_path / "odd ü.mp4"
+    rng = np.random.default_rng(0)
+    with video_lib.Writer(path, fps=25, size=(322, 182)) as writer:
+        for _ in range(3):
+            frame = cv2.resize(
+                rng.integers(0, 255, (9, 16, 3), np.uint8), (322, 182)
+            )
+            writer.write(frame)
+    predict.predict(predictor, str(path), tmp_path / "out")
+    map_ = maps.read_grey(tmp_path / "out" / "maps" / "0003.png")
+    assert map_.shape == (182, 322)
+
+
+def test_an_unreadable_video_leaves_nothing(predictor, tmp_path):
+    path = tmp_path / "text.mp4"
+    path.write_text("not a video")
+    with pytest.raises(video_lib.VideoError, match=r"text\.mp4"):
+        predict.predict(predictor, str(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_needs_the_weights_it_was_trained_on(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained.run_dir, folder)
+    path = folder / "front_end.json"
+    path.write_text(path.read_text().replace('"random"', '"rgb_imagenet"'))
+    with pytest.raises(ValueError, match="was trained on the features"):
+        predictor_lib.Predictor.load(folder)
+
+
+def test_a_run_without_a_model_says_how_to_train(trained, tmp_path):
+    trained.save(tmp_path / "experiment.flags")
+    with pytest.raises(FileNotFoundError, match=r"lsts_tf\.train"):
+        predictor_lib.Predictor.load(tmp_path)
