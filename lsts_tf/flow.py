@@ -80,7 +80,8 @@ class Flow:
 
     Threads and not processes: every method leaves Python's lock while it
     computes, so threads scale as processes do. On an accelerator "tvl1" takes
-    many pairs a call instead. The result depends on neither.
+    many pairs a call instead. The result does not depend on the threads, and
+    on the pairs a call only by rounding.
 
     Attributes:
         name: The method.

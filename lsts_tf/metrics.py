@@ -1426,7 +1426,7 @@ class _Sampler:
         """Pixels of all splits, min(N, M) of `others` in each."""
         if splits is None or others is None or fixated is None:
             return None
-        if not isinstance(splits, int):
+        if not isinstance(splits, (int, np.integer)):
             return np.asarray(splits[frame]).ravel()
         count, rng = min(fixated.size, others.size), self._rng(1)
         drawn = [rng.permutation(others)[:count] for _ in range(splits)]
@@ -1438,7 +1438,7 @@ class _Sampler:
         """Pixels of all splits, N of the frame in each, with replacement."""
         if splits is None or fixated is None:
             return None
-        if not isinstance(splits, int):
+        if not isinstance(splits, (int, np.integer)):
             return np.asarray(splits[frame]).ravel()
         total = splits * fixated.size
         return self._rng(2).integers(size[0] * size[1], size=total)

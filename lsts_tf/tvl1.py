@@ -65,9 +65,10 @@ def flow(
 ) -> Tensor:
     """Computes the motion from one image to the next, for N pairs.
 
-    Every pair is computed as if it was alone: it stops by its own error and
-    is then left as it is while the others go on. One pair a call is the
-    fastest on a CPU, many a call on a GPU.
+    No pair depends on the others: it stops by its own error and is then left
+    as it is while they go on. (Another N is other machine code, though, which
+    may round differently.) One pair a call is the fastest on a CPU, many a
+    call on a GPU.
 
     The defaults are DualTVL1's. H and W must be known when this is traced.
 

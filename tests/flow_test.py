@@ -107,12 +107,14 @@ def test_the_number_of_threads_changes_nothing(name):
     np.testing.assert_array_equal(one, serial[2])
 
 
-def test_batches_change_nothing():
+def test_batches_change_nothing_but_rounding():
     """Seven pairs, four a call, so that the last call is filled up."""
-    grays = np.stack([frame[:34, :34] for frame in moving(8, 0.7, 0.2)])
+    grays = np.stack([frame[:19, :19] for frame in moving(8, 0.7, 0.2)])
     single = flow.Flow("tvl1", workers=1, batch=1).compute(grays)
     batched = flow.Flow("tvl1", workers=2, batch=4).compute(grays)
-    np.testing.assert_array_equal(single, batched)
+    assert batched.shape == (7, 19, 19, 2)
+    assert np.abs(single).mean() > 0.1
+    assert end_point_difference(single, batched) < 1e-3
 
 
 def test_pairs_reads_no_further_than_it_must():
