@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import itertools
+import operator
 import pathlib
 import time
 from typing import Any
@@ -254,7 +255,7 @@ class Extractor:
         copies = itertools.tee(prepared, len(self.streams))
         found = {}
         for stream, copy in zip(self.streams, copies, strict=True):
-            signal = (frame[stream] for frame in copy)
+            signal = map(operator.itemgetter(stream), copy)
             if stream == "flow":
                 signal = self._flows(signal)
             else:

@@ -332,6 +332,11 @@ def _per_thread(create: Callable[[], Any]) -> Method:
         # object serves one size only.
         if getattr(local, "shape", None) != first.shape:
             local.solver, local.shape = create(), first.shape
+        # DIS refuses slices of larger arrays.
+        first, second = (
+            np.ascontiguousarray(first),
+            np.ascontiguousarray(second),
+        )
         return local.solver.calc(first, second, None)
 
     return compute

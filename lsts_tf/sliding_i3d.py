@@ -1056,7 +1056,7 @@ class SlidingI3D:
         self._weights = [
             ops.convert_to_tensor(array, dtype) for array in plan.weights
         ]
-        # Two sizes, so that no more than four functions are ever made.
+        # Two sizes, so that few functions are made, each in some seconds.
         self._chunks = (max(1, _CHUNK // stride), 1)
         self.reset()
 
@@ -1128,6 +1128,8 @@ class SlidingI3D:
     def push(self, frames: np.ndarray) -> np.ndarray:
         """Takes the next frames; returns what they complete.
 
+        Any n gives the same features; multiples of 8 are the fastest.
+
         Args:
           frames: float32 [n, height, width, channels] in [-1, 1], n >= 0.
 
@@ -1191,7 +1193,8 @@ class SlidingI3D:
         if self._is_continuous:
             is_plain = end is None and start - len(frames) >= self._oldest
         else:
-            is_plain = start >= 0
+            # A function less to make; what it computes in vain is little.
+            is_plain = start >= 0 or windows < self._chunks[0]
         last = np.int32(2**30 if end is None else end)
         features, self._state = self._function(windows, is_plain)(
             self._weights,

@@ -177,7 +177,8 @@ def _solve_level(
         def smooth_then_iterate(
             index: Tensor, active: Tensor, u1: Tensor, u2: Tensor, *dual: Tensor
         ) -> tuple:
-            smooth = [_median5(u, width) for u in (u1, u2)]
+            both = _median5(ops.concatenate([u1, u2], axis=0), width)
+            smooth = (both[:count], both[count:])
             u1, u2 = keep(active, smooth, (u1, u2))
             state = ops.while_loop(
                 lambda index, active, *_: ops.logical_and(

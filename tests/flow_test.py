@@ -117,6 +117,14 @@ def test_batches_change_nothing_but_rounding():
     assert end_point_difference(single, batched) < 1e-3
 
 
+@pytest.mark.parametrize("name", ["opencv", "dis"])
+def test_slices_of_larger_frames_are_fine(name):
+    frames = moving(2, 0.7, 0.2)
+    part = frames[:, 8:72, 20:90]
+    got = flow.Flow(name).compute(part)
+    np.testing.assert_array_equal(got, flow.Flow(name).compute(part.copy()))
+
+
 def test_pairs_reads_no_further_than_it_must():
     read = 0
 

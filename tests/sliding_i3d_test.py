@@ -66,16 +66,16 @@ def _assert_exact(found, expected):
 @pytest.mark.parametrize(
     ("window", "stride", "channels", "more", "sizes"),
     [
-        (79, 1, 3, 9, (8,)),
-        (79, 2, 2, 17, (11, 24)),
-        (79, 8, 3, 40, (40,)),
-        (80, 1, 2, 3, (81, 2)),
-        (80, 3, 3, 13, (64,)),
-        (63, 1, 3, 11, (16, 3)),
-        (63, 4, 2, 21, (20,)),
-        (16, 1, 3, 40, (1, 30, 7)),
+        (79, 1, 3, 2, (40,)),
+        (79, 2, 2, 5, (11, 24)),
+        (79, 8, 3, 17, (40,)),
+        (80, 1, 2, 1, (81, 2)),
+        (80, 3, 3, 4, (64,)),
+        (63, 1, 3, 2, (16, 48)),
+        (63, 4, 2, 9, (20,)),
+        (16, 1, 3, 40, (1, 24, 7)),
         (16, 8, 2, 33, (5,)),
-        (40, 5, 2, 19, (9,)),
+        (40, 5, 2, 11, (9,)),
         (1, 1, 3, 3, (2,)),
     ],
 )
@@ -95,11 +95,11 @@ def test_features_equal_those_of_each_window_alone(
     assert sliding.finish().shape == (0, *sliding.feature_shape)
 
 
-@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.settings(deadline=None, max_examples=5, derandomize=True)
 @hypothesis.given(
     window=st.integers(2, 20),
     stride=st.integers(1, 9),
-    more=st.integers(0, 20),
+    more=st.integers(0, 9),
     sizes=st.lists(st.integers(0, 12), min_size=1, max_size=3).filter(any),
     channels=st.sampled_from((2, 3)),
 )
@@ -178,12 +178,16 @@ def test_memory_does_not_grow_with_the_video(networks):
         return state + sliding._pending.nbytes
 
     limit = sliding.state_bytes + 2 * _video(1, 3).nbytes
-    for _ in range(6):
+    for _ in range(4):
         sliding.push(_video(17, 3))
         assert remembered() <= limit
 
 
 # === Geometry ===
+
+
+def _range(first, count):
+    return range(first, first + count)
 
 
 def _steps_by_hand(start, window):
@@ -313,7 +317,7 @@ def _of_labels(dense, starts, labels):
 
 @pytest.mark.parametrize(
     ("window", "stride", "more", "sizes"),
-    [(79, 1, 9, (16,)), (16, 1, 14, (3, 9)), (32, 3, 30, (13,))],
+    [(79, 1, 3, (16,)), (16, 1, 8, (3, 9)), (32, 3, 9, (13,))],
 )
 def test_continuous_is_one_pass_over_the_video(
     networks, window, stride, more, sizes
@@ -334,7 +338,7 @@ def test_continuous_is_one_pass_over_the_video(
 
 
 def test_live_continuous_does_not_wait(networks):
-    video = _video(20, 2)
+    video = _video(64, 2)
     sliding = sliding_i3d.SlidingI3D(
         networks[2], window=16, front_end="continuous", lookahead=0
     )
@@ -349,9 +353,9 @@ def test_live_continuous_does_not_wait(networks):
     last = track.head // 8 * 8
     assert last + 8 > track.head
     # What lies behind is of no account: zeros here, frames there.
-    behind = np.concatenate([video, _video(60, 2, seed=1)])
+    behind = np.concatenate([video, _video(8, 2, seed=1)])
     dense = _over_the_video(networks[2], behind, 16)
-    expected = _of_labels(dense, range(5), [last - 8, last])
+    expected = _of_labels(dense, range(49), [last - 8, last])
     _assert_exact(found, expected)
     assert len(sliding.finish()) == 0
 
