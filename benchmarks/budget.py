@@ -1,22 +1,19 @@
 """Disk that DHF1K needs, by count: the figures in WORKSPACE.md.
 
-    python benchmarks/budget.py
+python -m benchmarks.budget
 """
 
 import pathlib
-import sys
-
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 
 from lsts_tf import windows
 
-COUNTS = ROOT / "tests" / "dhf1k_n_frames.txt"
+COUNTS = pathlib.Path(__file__).parents[1] / "tests" / "dhf1k_n_frames.txt"
 FLOW_BYTES = 112 * 112 * 2 * 2
 FEATURE_BYTES = 5 * 5 * 5 * 1024 * 2
 
 
 def main() -> None:
+    """Print the figures."""
     counts = [int(line) for line in COUNTS.read_text().split()]
     annotated = counts[:700]
     print(f"frames, all videos              {sum(counts):>12,}")

@@ -286,7 +286,7 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
         flags.IllegalFlagValueError: A setting breaks a rule; absl shows it as
             a usage error.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(Experiment):
         value = flag_values[field.name].value
         values[field.name] = tuple(value) if isinstance(value, list) else value

@@ -255,7 +255,9 @@ class Extractor:
         copies = itertools.tee(prepared, len(self.streams))
         found = {}
         for stream, copy in zip(self.streams, copies, strict=True):
-            signal = map(operator.itemgetter(stream), copy)
+            signal: Iterator[np.ndarray] = map(
+                operator.itemgetter(stream), copy
+            )
             if stream == "flow":
                 signal = self._flows(signal)
             else:

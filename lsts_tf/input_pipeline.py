@@ -266,15 +266,15 @@ def live_order(
             video, frames = next(waiting, (None, 0))
             if video is None:
                 break
-            targets = rng.permutation(np.array(geometry.targets(frames)))
-            if len(targets):
-                left.append((video, targets.tolist()))
+            targets = rng.permutation(geometry.targets(frames)).tolist()
+            if targets:
+                left.append((video, targets))
         if not left:
             return
         sizes = np.array([len(targets) for _, targets in left])
         place = int(rng.choice(len(left), p=sizes / sizes.sum()))
         video, targets = left[place]
-        yield video, int(targets.pop())
+        yield video, targets.pop()
         if not targets:
             del left[place]
 

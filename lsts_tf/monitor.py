@@ -5,6 +5,7 @@ model says they look, and that drawn over the frame. Frames are uint8 RGB
 [H, W, 3]; maps are [360, 640] in [0, 1].
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
@@ -52,8 +53,8 @@ class Monitor:
         self,
         step: int,
         frames: Sequence[np.ndarray],
-        truths: Sequence[np.ndarray],
-        predictions: Sequence[np.ndarray],
+        truths: Iterable[np.ndarray],
+        predictions: Iterable[np.ndarray],
     ) -> None:
         """Log a picture for each frame; the same frames over a whole run."""
         each = zip(frames, truths, predictions, strict=True)

@@ -116,7 +116,9 @@ class Predictor:
             ValueError: "copy", and the clip is shorter than a window.
         """
         missing = self.geometry.first_target
-        prepared = map(self.extractor.prepare, frames)
+        prepared: Iterator[Mapping[str, np.ndarray]] = map(
+            self.extractor.prepare, frames
+        )
         copy = first_frames == "copy"
         if not copy:
             prepared = _extended(prepared, missing, first_frames)
@@ -136,8 +138,8 @@ class Predictor:
 
 
 def _extended(
-    prepared: Iterator[dict[str, np.ndarray]], missing: int, mode: str
-) -> Iterator[dict[str, np.ndarray]]:
+    prepared: Iterator[Mapping[str, np.ndarray]], missing: int, mode: str
+) -> Iterator[Mapping[str, np.ndarray]]:
     """A clip with `missing` frames before it; see `windows.prefix`."""
     head = list(itertools.islice(prepared, missing + 1))
     if not head:
