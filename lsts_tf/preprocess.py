@@ -10,6 +10,8 @@ are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
 * A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
 """
 
+from typing import Any
+
 import cv2
 import keras
 import numpy as np
@@ -43,7 +45,7 @@ def squeeze(frame: np.ndarray, size: int = SIZE) -> np.ndarray:
     return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-def rgb(frames):
+def rgb(frames: Any) -> Any:
     """Frames in I3D's range.
 
     Args:
@@ -55,7 +57,7 @@ def rgb(frames):
     return keras.ops.cast(frames, "float32") / 127.5 - 1.0
 
 
-def flow(flows, size: int = SIZE):
+def flow(flows: Any, size: int = SIZE) -> Any:
     """Flows in I3D's range, on I3D's grid.
 
     A vector of one pixel at 112 is one of two pixels at 224, so vectors grow
@@ -81,7 +83,7 @@ def flow(flows, size: int = SIZE):
     return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
 
 
-def target(truth):
+def target(truth: Any) -> Any:
     """What a prediction is compared with.
 
     Each density map is divided by its own maximum; a map of zeros stays zero.
