@@ -44,7 +44,10 @@ CHUNK = 8
 DESCRIPTION = "front_end.json"
 
 
-_PREPARE = {"rgb": preprocess.rgb, "flow": preprocess.flow}
+_PREPARE: Mapping[str, Callable[[Any], Any]] = {
+    "rgb": preprocess.rgb,
+    "flow": preprocess.flow,
+}
 
 
 class Extractor:
