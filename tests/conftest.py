@@ -90,8 +90,11 @@ def sample_settings(sample_data):
         val_stride=2,
         rgb_weights=("random",),
         flow_weights=("random",),
+        loss="kld-cc",
+        learning_rate=1e-3,
+        lr_halving_steps=50,
         batch_size=8,
-        epochs=30,
+        epochs=16,
         checkpoint_steps=20,
         image_windows=2,
     )

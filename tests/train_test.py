@@ -47,7 +47,7 @@ def curves(settings):
 def test_a_run_folder_has_everything(trained):
     folder = pathlib.Path(trained.run_dir)
     assert experiment.load(folder / experiment.FLAGFILE) == trained
-    assert [r["epoch"] for r in records(trained)] == list(range(1, 31))
+    assert [r["epoch"] for r in records(trained)] == list(range(1, 17))
     assert set(records(trained)[0]) == {
         "epoch",
         "step",
@@ -73,7 +73,7 @@ def test_a_run_folder_has_everything(trained):
 
 def test_training_lowers_the_loss(trained):
     losses = [r["loss"] for r in records(trained)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_curves_and_pictures(trained):
