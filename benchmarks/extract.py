@@ -3,12 +3,12 @@
 All variants run alternately in one process on the same frames, so that the
 ratios of CPU time hold on a busy machine too.
 
-    python benchmarks/extract.py                       # RGB, 79 frames
-    python benchmarks/extract.py --channels=2 --window=16
-    python benchmarks/extract.py --video=clip.avi --dtypes=float32,bfloat16
-    python benchmarks/extract.py --layers              # cost of each layer
-    python benchmarks/extract.py --table               # Markdown, by count
-    python benchmarks/extract.py --stream=20000        # memory over time
+    python -m benchmarks.extract                       # RGB, 79 frames
+    python -m benchmarks.extract --channels=2 --window=16
+    python -m benchmarks.extract --video=clip.avi --dtypes=float32,bfloat16
+    python -m benchmarks.extract --layers              # cost of each layer
+    python -m benchmarks.extract --table               # Markdown, by count
+    python -m benchmarks.extract --stream=20000        # memory over time
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """CPU time of the metrics, per frame of 640x360, in one process and thread.
 
-    python benchmarks/metrics.py
+    python -m benchmarks.metrics
 
 Prints frames a CPU-second of all eight metrics on 8-bit maps and on float
 maps, of each metric alone, and how many times the CPU time of a plain NumPy

@@ -240,7 +240,11 @@ class Extractor:
         return self._sliding[key]
 
     def of_clip(
-        self, prepared: Iterable[Mapping[str, np.ndarray]], *, stride: int = 1
+        self,
+        prepared: Iterable[Mapping[str, np.ndarray]],
+        *,
+        stride: int = 1,
+        length: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -248,6 +252,7 @@ class Extractor:
             prepared: Frames from `prepare`, frame 0 first. At most some tens
                 of them are held at a time.
             stride: Distance between windows.
+            length: Number of frames, if known; see `features`.
 
         Yields:
             (target, {stream: float32 [5, 5, 5, 1024]}).
@@ -266,7 +271,12 @@ class Extractor:
             else:
                 # Two streams see the same frames: from the first flow's on.
                 signal = itertools.islice(signal, geometry.first, None)
-            found[stream] = self.features(stream, signal, stride=stride)
+            found[stream] = self.features(
+                stream,
+                signal,
+                stride=stride,
+                length=None if length is None else length - geometry.first,
+            )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
             target = geometry.first_target + place * stride

@@ -120,9 +120,17 @@ class Predictor:
             self.extractor.prepare, frames
         )
         copy = first_frames == "copy"
+        length = None
         if not copy:
-            prepared = _extended(prepared, missing, first_frames)
-        found = self.extractor.of_clip(prepared)
+            head = list(itertools.islice(prepared, missing + 1))
+            if not head:
+                return
+            if len(head) <= missing:
+                length = missing + len(head)
+            before = windows.prefix(missing, len(head), first_frames)
+            played = (head[index] for index in before)
+            prepared = itertools.chain(played, head, prepared)
+        found = self.extractor.of_clip(prepared, length=length)
         maps = self.of_features(features for _, features in found)
         if copy:
             first = next(maps, None)
@@ -135,19 +143,6 @@ class Predictor:
         yield from maps
 
     __call__ = maps
-
-
-def _extended(
-    prepared: Iterator[Mapping[str, np.ndarray]], missing: int, mode: str
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """A clip with `missing` frames before it; see `windows.prefix`."""
-    head = list(itertools.islice(prepared, missing + 1))
-    if not head:
-        return
-    for index in windows.prefix(missing, len(head), mode):
-        yield head[index]
-    yield from head
-    yield from prepared
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:

@@ -12,6 +12,7 @@ command; SIGTERM and SIGINT save first and leave with 143 and 130.
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import functools
 import json
 import math
@@ -226,12 +227,20 @@ def claim_run_folder(settings: experiment.Experiment) -> pathlib.Path:
 
 
 class _Signals:
-    """Remembers that the run was asked to stop."""
+    """Remembers, while it is entered, that the run was asked to stop."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._remember)
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _remember(self, number: int, _: Any) -> None:
         if self.received is not None:
@@ -373,7 +382,6 @@ def _train(
     watch = monitor.Monitor(folder / "logs", first_step=first_step, note=note)
     watch.text(first_step, "experiment", settings.flagfile_text())
     pictures = _Pictures(settings, validation, data)
-    signals = _Signals()
     batches = trainer.strategy.experimental_distribute_dataset(
         _unsharded(
             training.training(
@@ -384,57 +392,67 @@ def _train(
             )
         )
     )
-    bar = tqdm.tqdm(
-        total=last_step, initial=first_step, desc="training", unit="step"
-    )
     clock = _Clock(settings.batch_size)
     step = first_step
-    for batch in clock.waiting(batches):
-        values = trainer.train_step(batch)
-        step += 1
-        if not all(map(math.isfinite, values.values())) and (
-            settings.precision != "mixed_float16"
-            or not math.isfinite(values["loss"])
-        ):
-            raise StoppedError(
-                f"The loss or its gradient is not finite at step {step}: "
-                f"{values}. The checkpoint before it stands in "
-                f"{folder / 'checkpoints'}; lower --learning_rate."
-            )
-        bar.update()
-        bar.set_postfix(loss=f"{values['loss']:.4f}")
-        if step % settings.log_steps == 0 or step == last_step:
-            rate = float(trainer.optimizer.learning_rate)
-            watch.scalars(
-                step,
-                {f"train/{k}": v for k, v in values.items()}
-                | {"train/learning_rate": rate}
-                | clock.read(),
-            )
-        ends_epoch = step % in_epoch == 0
-        if ends_epoch:
-            scores = validate(trainer, validation, settings.batch_size)
-            _finish_epoch(folder, trainer, watch, scores, step, in_epoch)
-            pictures.show(watch, trainer, step)
-        if ends_epoch or step % settings.checkpoint_steps == 0:
-            manager.save(checkpoint_number=step)
-            watch.flush()
-        if signals.received is not None and step < last_step:
-            if manager.latest_checkpoint is None or not (
-                manager.latest_checkpoint.endswith(f"-{step}")
-            ):
+    with (
+        contextlib.closing(watch),
+        _Signals() as signals,
+        tqdm.tqdm(
+            total=last_step, initial=first_step, desc="training", unit="step"
+        ) as bar,
+    ):
+        for batch in clock.waiting(batches):
+            values = trainer.train_step(batch)
+            step += 1
+            _require_finite(settings, folder, step, values)
+            bar.update()
+            bar.set_postfix(loss=f"{values['loss']:.4f}")
+            if step % settings.log_steps == 0 or step == last_step:
+                rate = float(trainer.optimizer.learning_rate)
+                watch.scalars(
+                    step,
+                    {f"train/{k}": v for k, v in values.items()}
+                    | {"train/learning_rate": rate}
+                    | clock.read(),
+                )
+            ends_epoch = step % in_epoch == 0
+            if ends_epoch:
+                scores = validate(trainer, validation, settings.batch_size)
+                _finish_epoch(folder, trainer, watch, scores, step, in_epoch)
+                pictures.show(watch, trainer, step)
+            stops = signals.received is not None and step < last_step
+            if ends_epoch or stops or step % settings.checkpoint_steps == 0:
                 manager.save(checkpoint_number=step)
-            watch.close()
-            logging.warning(
-                "Stopped by signal %d at step %d; the same command goes on.",
-                signals.received,
-                step,
-            )
-            return 128 + signals.received
-    bar.close()
-    watch.close()
+                watch.flush()
+            if stops:
+                logging.warning(
+                    "Stopped by signal %d at step %d; the same command goes "
+                    "on.",
+                    signals.received,
+                    step,
+                )
+                return 128 + (signals.received or 0)
     logging.info("Trained: %s", folder / "model.keras")
     return 0
+
+
+def _require_finite(
+    settings: experiment.Experiment,
+    folder: pathlib.Path,
+    step: int,
+    values: Mapping[str, float],
+) -> None:
+    """Stop before weights that are not finite reach a checkpoint."""
+    checked = dict(values)
+    if settings.precision == "mixed_float16":
+        # Loss scaling skips the steps whose gradient overflows.
+        del checked["gradient_norm"]
+    if not all(map(math.isfinite, checked.values())):
+        raise StoppedError(
+            f"The loss or its gradient is not finite at step {step}: "
+            f"{values}. The checkpoint before it stands in "
+            f"{folder / 'checkpoints'}; lower --learning_rate."
+        )
 
 
 def restore(manager: tf.train.CheckpointManager) -> None:
