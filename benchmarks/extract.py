@@ -18,11 +18,9 @@ import os
 import pathlib
 import resource
 import statistics
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import keras
 import numpy as np
