@@ -117,7 +117,7 @@ class Trainer:
         return {"loss": float(loss), "gradient_norm": float(norm)}
 
     def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Maps float32 [B, 360, 640] and losses float32 [B] of a batch."""
+        """Maps float32 [B, 360, 640] and losses float32 [B] of features."""
         maps, loss = self._predict(batch)
         results = self.strategy.experimental_local_results
         return (
@@ -156,7 +156,7 @@ class Trainer:
     def _replica_predict(
         self, inputs: Mapping[str, Any], truth: Any
     ) -> tuple[Any, Any]:
-        maps = self.model(self._encode(inputs), training=False)
+        maps = self.model(inputs, training=False)
         return maps, self._loss(preprocess.target(truth), maps)
 
 
@@ -368,7 +368,7 @@ def _train(
         checkpoint_name="step",
     )
     restore(manager)
-    first_step = int(trainer.step)
+    first_step = int(trainer.step.numpy())
     logging.info(
         "Training on %d windows, %d steps of %d an epoch, from step %d to %d; "
         "validating on %d windows.",
@@ -461,7 +461,12 @@ def restore(manager: tf.train.CheckpointManager) -> None:
         try:
             status = manager.checkpoint.restore(path)
             status.assert_existing_objects_matched()
-        except (tf.errors.OpError, ValueError, AssertionError) as error:
+        except (
+            tf.errors.OpError,
+            IndexError,  # TensorFlow's, for a file that is too short.
+            ValueError,
+            AssertionError,
+        ) as error:
             logging.warning(
                 "Checkpoint %s is damaged (%s); trying the one before it.",
                 path,

@@ -106,8 +106,8 @@ def test_the_same_command_goes_on(few):
 
 def test_a_folder_of_another_experiment_is_refused(few):
     train.claim_run_folder(few)
-    other = dataclasses.replace(few, learning_rate=1e-3)
-    with pytest.raises(ValueError, match=r"--learning_rate: 0\.001 here"):
+    other = dataclasses.replace(few, learning_rate=1e-2)
+    with pytest.raises(ValueError, match=r"--learning_rate: 0\.01 here"):
         train.claim_run_folder(other)
     # What is only watched may change.
     train.claim_run_folder(dataclasses.replace(few, log_steps=3))
