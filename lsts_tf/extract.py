@@ -262,7 +262,6 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(_: Sequence[str]) -> None:
     """Extract as the flags say."""
-    logging.set_verbosity(logging.INFO)
     try:
         settings = experiment.from_flags(flags.FLAGS)
         if flags.FLAGS.verify:

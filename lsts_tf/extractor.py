@@ -487,7 +487,7 @@ def _attempt(
         # OpenCV, TensorFlow and the stores have errors of their own, and none
         # says anything of the next video.
         return Outcome(video.number, str(error) or repr(error))
-    logging.info(
+    logging.debug(
         "Video %d: %d frames in %.1f s.",
         video.number,
         video.num_frames,
