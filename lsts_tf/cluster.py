@@ -78,6 +78,22 @@ def fill(
         sum(frames.values()),
         purpose,
     )
+    try:
+        _run(Extract(work), elements, report, arguments)
+        with extractor_lib.Progress(frames, purpose=purpose) as progress:
+            for line in report.read_text().splitlines():
+                progress.finish(extractor_lib.Outcome(*json.loads(line)))
+    finally:
+        report.unlink(missing_ok=True)
+    progress.check()
+
+
+def _run(
+    extract: Extract,
+    elements: Sequence[Sequence[int]],
+    report: pathlib.Path,
+    arguments: Sequence[str],
+) -> None:
     options = pipeline_options.PipelineOptions(list(arguments))
     try:
         with beam.Pipeline(options=options) as pipeline:
@@ -85,13 +101,12 @@ def fill(
                 pipeline
                 | "Shares" >> beam.Create(elements, reshuffle=False)
                 | "Spread" >> beam.Reshuffle()
-                | "Extract" >> beam.ParDo(Extract(work))
+                | "Extract" >> beam.ParDo(extract)
                 | "Report"
                 >> beam.io.WriteToText(str(report), shard_name_template="")
             )
-        with extractor_lib.Progress(frames, purpose=purpose) as progress:
-            for line in report.read_text().splitlines():
-                progress.finish(extractor_lib.Outcome(*json.loads(line)))
-    finally:
-        report.unlink(missing_ok=True)
-    progress.check()
+    except Exception as error:  # each runner has its own
+        raise RuntimeError(
+            f"The pipeline failed: {error}. What is stored is kept; run the "
+            "same command again."
+        ) from error

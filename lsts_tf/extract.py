@@ -54,17 +54,24 @@ def extract(
     Args:
         settings: The experiment.
         splits: Some of "train", "val", "test".
-        workers: Processes that extract; 0: this one does.
+        workers: Processes that extract; 0: this one does. Not for Beam, which
+            has its own.
         runner: "local", or "beam".
         beam_args: Options for Beam.
 
     Raises:
         extractor.ExtractionError: After all that could be done, naming what
             failed.
-        ValueError: The stores were made with something else.
+        ValueError: Workers for Beam; or the stores were made with something
+            else.
         OSError: The disk is too small, or cannot be written.
     """
-    if tf.config.list_physical_devices("GPU") and (workers or runner == "beam"):
+    if workers and runner == "beam":
+        raise ValueError(
+            "--workers is for --runner=local; Beam's own are chosen by "
+            f"--beam_args. Received: --workers={workers}"
+        )
+    if workers and tf.config.list_physical_devices("GPU"):
         # This process only describes the work, and must not take the memory.
         tf.config.set_visible_devices([], "GPU")
     data = dataset.Dataset(settings.dataset, settings.data_dir)
