@@ -1,61 +1,296 @@
 """Make the flows and features of an experiment's videos.
 
     python -m lsts_tf.extract --flagfile=experiments/rgb_flow.flags
+    python -m lsts_tf.extract --flagfile=... --workers=4
+    python -m lsts_tf.extract --flagfile=... --verify --repair
 
-`train` and `evaluate` do the same on their way; this program does it alone.
-Killed at any moment and started again, it does only what is missing.
+`train` and `evaluate` do the same on their way; this program does it alone,
+in several processes, or on a cluster (docs/extract.md). Killed at any moment
+and started again, it does only what is missing.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
+import shlex
 import sys
 
 from absl import app
 from absl import flags
 from absl import logging
+import tensorflow as tf
 
 from lsts_tf import dataset
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import stores
 from lsts_tf import windows
+from lsts_tf import workers as workers_lib
 
 SPLITS = ("train", "val", "test")
+RUNNERS = ("local", "beam")
 
 
-def extract(settings: experiment.Experiment, splits: Sequence[str]) -> None:
-    """Fill the stores of `splits`, some of "train", "val", "test"."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A split: its stores, and the videos that they lack."""
+
+    split: str
+    stride: int
+    kept: extractor_lib.Stores
+    absent: list[int]
+
+
+def extract(
+    settings: experiment.Experiment,
+    splits: Sequence[str],
+    *,
+    workers: int = 0,
+    runner: str = "local",
+    beam_args: Sequence[str] = (),
+) -> None:
+    """Fill the stores of `splits`.
+
+    Args:
+        settings: The experiment.
+        splits: Some of "train", "val", "test".
+        workers: Processes that extract; 0: this one does. Not for Beam, which
+            has its own.
+        runner: "local", or "beam".
+        beam_args: Options for Beam.
+
+    Raises:
+        extractor.ExtractionError: After all that could be done, naming what
+            failed.
+        ValueError: Workers for Beam; or the stores were made with something
+            else.
+        OSError: The disk is too small, or cannot be written.
+    """
+    if workers and runner == "beam":
+        raise ValueError(
+            "--workers is for --runner=local; Beam's own are chosen by "
+            f"--beam_args. Received: --workers={workers}"
+        )
+    if workers and tf.config.list_physical_devices("GPU"):
+        # This process only describes the work, and must not take the memory.
+        tf.config.set_visible_devices([], "GPU")
     data = dataset.Dataset(settings.dataset, settings.data_dir)
     extractor = extractor_lib.Extractor(**settings.front_end_arguments())
-    plan = {
+    failures, parts = [], []
+    for split in splits:
+        try:
+            parts.append(_open_part(settings, split, data, extractor))
+        except dataset.DatasetError as error:
+            failures.append(f"{split}: {error}")
+    _require_disk(data, parts)
+    for part in parts:
+        if not part.absent:
+            logging.info("%s: nothing is missing.", part.split)
+            continue
+        try:
+            if runner == "beam":
+                _fill_by_beam(settings, data, part, beam_args)
+            elif workers:
+                _fill_by_workers(settings, data, part, workers)
+            else:
+                extractor_lib.fill(
+                    data, part.absent, extractor, part.kept, purpose=part.split
+                )
+        except extractor_lib.ExtractionError as error:
+            failures.append(f"{part.split}: {error}")
+    if failures:
+        raise extractor_lib.ExtractionError("\n".join(failures))
+
+
+def _open_part(
+    settings: experiment.Experiment,
+    split: str,
+    data: dataset.Dataset,
+    extractor: extractor_lib.Extractor,
+) -> _Part:
+    ranges, stride = {
         "train": (settings.train_videos, settings.train_stride),
         "val": (settings.val_videos, settings.val_stride),
         "test": (settings.test_videos, 1),
-    }
-    for split in splits:
-        ranges, stride = plan[split]
-        extractor_lib.ready_stores(
-            pathlib.Path(settings.store_dir),
-            data,
-            data.choose(windows.parse_ranges(ranges), split),
-            extractor,
-            stride=stride,
-            purpose=split,
+    }[split]
+    numbers = data.choose(windows.parse_ranges(ranges), split)
+    kept = extractor_lib.open_stores(
+        pathlib.Path(settings.store_dir),
+        dataset_name=data.name,
+        extractor=extractor,
+        stride=stride,
+    )
+    return _Part(
+        split=split,
+        stride=stride,
+        kept=kept,
+        absent=extractor_lib.missing(numbers, kept),
+    )
+
+
+def _require_disk(data: dataset.Dataset, parts: Sequence[_Part]) -> None:
+    """Raise OSError unless all parts together fit on the disk."""
+    needed = sum(
+        extractor_lib.missing_bytes(data, p.absent, p.kept) for p in parts
+    )
+    videos = sum(len(part.absent) for part in parts)
+    if videos:
+        extractor_lib.require_disk(parts[0].kept, needed, videos)
+
+
+def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
+    return workers_lib.Work(
+        dataset=settings.dataset,
+        data_dir=settings.data_dir,
+        store_dir=settings.store_dir,
+        front_end=settings.front_end_arguments(),
+        stride=part.stride,
+    )
+
+
+def _frames(data: dataset.Dataset, part: _Part) -> dict[int, int]:
+    return {number: data.frame_counts[number] for number in part.absent}
+
+
+def _fill_by_workers(
+    settings: experiment.Experiment,
+    data: dataset.Dataset,
+    part: _Part,
+    workers: int,
+) -> None:
+    workers_lib.fill(
+        _work(settings, part),
+        _frames(data, part),
+        workers=workers,
+        purpose=part.split,
+    )
+
+
+def _fill_by_beam(
+    settings: experiment.Experiment,
+    data: dataset.Dataset,
+    part: _Part,
+    beam_args: Sequence[str],
+) -> None:
+    # Only here, because it takes seconds to import.
+    from lsts_tf import cluster
+
+    cluster.fill(
+        _work(settings, part),
+        _frames(data, part),
+        arguments=beam_args,
+        scratch=part.kept.truth.root.parent,
+        purpose=part.split,
+    )
+
+
+def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
+    """Read all stores of the dataset, and compare them with their checksums.
+
+    Args:
+        settings: The experiment; its dataset's stores of any front end are
+            read.
+        repair: Whether to discard damaged videos, so that they are made anew.
+
+    Returns:
+        A line for each damage that is still there.
+    """
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    folder = extractor_lib.store_folder(
+        pathlib.Path(settings.store_dir), data.name
+    )
+    left = []
+    for root in sorted(path.parent for path in folder.glob("*/manifest.json")):
+        kind = stores.TruthStore if root.name == "truth" else stores.Store
+        store = kind.open(root)
+        damages = store.verify()
+        logging.info(
+            "%s: %d videos read, %d damages found.",
+            root,
+            len(store.videos()),
+            len(damages),
         )
+        for damage in damages:
+            place = f"video {damage.video}"
+            if damage.record is not None:
+                place += f", record {damage.record}"
+            text = f"{root}: {place}: {damage.reason}"
+            logging.error("%s", text)
+            if repair:
+                store.discard(damage.video)
+            else:
+                left.append(text)
+    return left
 
 
-def define_flags() -> None:
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Flags of this program."""
     flags.DEFINE_multi_enum(
-        "split", list(SPLITS), SPLITS, "Split to extract; repeat for several."
+        "split",
+        list(SPLITS),
+        SPLITS,
+        "Split to extract; repeat for several.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "workers",
+        0,
+        "Processes that extract, with a model each. 0: this process does.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "runner",
+        "local",
+        RUNNERS,
+        "local: on this machine; beam: by Apache Beam, see --beam_args.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "beam_args",
+        "",
+        "Beam's own options, separated by spaces, such as "
+        "'--runner=FlinkRunner --flink_master=host:8081'.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "verify",
+        False,
+        "Only read what is stored and compare it with its checksums.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "repair",
+        False,
+        "With --verify: discard what is damaged, and make it anew.",
+        flag_values=flag_values,
     )
 
 
 def main(_: Sequence[str]) -> None:
     """Extract as the flags say."""
     try:
-        extract(experiment.from_flags(flags.FLAGS), flags.FLAGS.split)
+        settings = experiment.from_flags(flags.FLAGS)
+        if flags.FLAGS.verify:
+            damages = verify(settings, repair=flags.FLAGS.repair)
+            if damages:
+                logging.error(
+                    "%d damages. Run the same command with --repair.",
+                    len(damages),
+                )
+                sys.exit(1)
+            if not flags.FLAGS.repair:
+                return
+        extract(
+            settings,
+            flags.FLAGS.split,
+            workers=flags.FLAGS.workers,
+            runner=flags.FLAGS.runner,
+            beam_args=shlex.split(flags.FLAGS.beam_args),
+        )
     except (ValueError, OSError, RuntimeError) as error:
-        logging.error("%s", error)
+        notes = getattr(error, "__notes__", [])
+        logging.error("%s", " ".join([str(error), *notes]))
         sys.exit(1)
 
 

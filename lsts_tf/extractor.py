@@ -6,7 +6,8 @@ float32 [5, 5, 5, 1024] for 79 frames (`i3d.feature_shape`), Mixed_5c after
 average pooling, and belongs to the window of its target.
 
 `Extractor` computes; `Stores` says where its results are kept, and `fill`
-computes what is missing there, video by video.
+computes what is missing there, video by video. `outcomes` is the work itself,
+whoever runs it: this process, one of several, or an engine's worker.
 """
 
 import collections
@@ -22,6 +23,7 @@ import operator
 import pathlib
 import time
 from typing import Any
+from typing import NamedTuple
 
 from absl import logging
 import keras
@@ -42,6 +44,13 @@ from lsts_tf import windows
 CHUNK = 8
 # File of a run folder: what its features come from.
 DESCRIPTION = "front_end.json"
+
+# Called with a video's number and which part of its work was done since.
+Advance = Callable[[int, float], None]
+
+
+def unwatched(video: int, part: float) -> None:
+    """An `Advance` for those who do not watch."""
 
 
 _PREPARE: Mapping[str, Callable[[Any], Any]] = {
@@ -300,6 +309,11 @@ class Stores:
     geometry: Mapping[str, windows.Geometry]
 
 
+def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
+    """Folder of a dataset's stores."""
+    return pathlib.Path(root) / dataset_name.replace(":", "-")
+
+
 def open_stores(
     root: pathlib.Path,
     *,
@@ -307,7 +321,7 @@ def open_stores(
     extractor: Extractor,
     stride: int,
 ) -> Stores:
-    """Open or make the stores in `root`.
+    """Open or make the stores in `root`; what is read there is checked.
 
     RGB features at stride 1 start with the first window that RGB alone has,
     and so serve LSTS-RGB and LSTS-RGB&Flow.
@@ -315,12 +329,13 @@ def open_stores(
     Raises:
         ValueError: A store there was made with something else.
     """
-    folder = pathlib.Path(root) / dataset_name.replace(":", "-")
+    folder = store_folder(root, dataset_name)
     truth = stores.TruthStore.create(
         folder / "truth",
         stores.Manifest(
             kind="truth", dataset=dataset_name, shape=(), dtype="uint8"
         ),
+        verify=True,
     )
     flow = None
     if "flow" in extractor.streams:
@@ -333,6 +348,7 @@ def open_stores(
                 dtype="float16",
                 details={"flow": extractor.flow.describe()},
             ),
+            verify=True,
         )
     features, geometry = {}, {}
     for stream in extractor.streams:
@@ -355,6 +371,7 @@ def open_stores(
                 dtype="float16",
                 details=details,
             ),
+            verify=True,
         )
     return Stores(truth=truth, flow=flow, features=features, geometry=geometry)
 
@@ -380,6 +397,13 @@ class ExtractionError(RuntimeError):
     """Some videos failed; the others are in the stores."""
 
 
+class Outcome(NamedTuple):
+    """What became of a video: `error` is empty where it is stored."""
+
+    video: int
+    error: str = ""
+
+
 def fill(
     data: dataset.Dataset,
     numbers: Sequence[int],
@@ -388,7 +412,7 @@ def fill(
     *,
     purpose: str,
 ) -> None:
-    """Compute what the stores lack of some videos.
+    """Compute what the stores lack of some videos, in this process.
 
     Each file appears whole or not at all, so that a killed run goes on by
     running the same command. A video that fails does not stop the others.
@@ -402,53 +426,107 @@ def fill(
 
     Raises:
         ExtractionError: After all others, naming the videos that failed.
-        OSError: The disk is too small, said before the work starts.
+        OSError: The disk is too small, said before the work starts; or it
+            became full, or cannot be written.
     """
-    missing = [n for n in numbers if _missing(n, kept)]
-    if not missing:
+    absent = missing(numbers, kept)
+    if not absent:
         return
-    _require_disk(data, missing, kept)
-    failures: dict[int, str] = {}
-    total = sum(data.frame_counts[n] for n in missing)
-    logging.info(
-        "Extracting %s of %d videos, %d frames, for %s.",
-        " and ".join(extractor.streams),
-        len(missing),
-        total,
-        purpose,
+    require_disk(kept, missing_bytes(data, absent, kept), len(absent))
+    frames = {n: data.frame_counts[n] for n in absent}
+    with Progress(frames, purpose=purpose) as progress:
+        for outcome in outcomes(
+            data, absent, extractor, kept, advance=progress.advance
+        ):
+            progress.finish(outcome)
+    progress.check()
+
+
+def outcomes(
+    data: dataset.Dataset,
+    numbers: Sequence[int],
+    extractor: Extractor,
+    kept: Stores,
+    *,
+    advance: Advance = unwatched,
+) -> Iterator[Outcome]:
+    """Extract videos one after the other, whatever becomes of each.
+
+    Args:
+        data: The dataset.
+        numbers: Videos wanted.
+        extractor: What computes.
+        kept: Where results are kept.
+        advance: Told of each video's progress, first that it begins (0.0).
+
+    Yields:
+        The outcome of each number, in the order of reading.
+
+    Raises:
+        OSError: The stores cannot be written, which no other video changes.
+    """
+    absent = missing(numbers, kept)
+    left = set(absent)
+    yield from (Outcome(n) for n in numbers if n not in left)
+    videos = itertools.islice(data.videos(absent), len(absent))
+    while left:
+        try:
+            video = next(videos)
+        except StopIteration:
+            break
+        except Exception as error:  # whatever TFDS raises of damaged files
+            reason = f"the dataset cannot be read on: {error}"
+            yield from (Outcome(n, reason) for n in sorted(left))
+            return
+        left.discard(video.number)
+        yield _attempt(video, extractor, kept, advance)
+    yield from (Outcome(n, "not in the dataset") for n in sorted(left))
+
+
+def _attempt(
+    video: dataset.Video, extractor: Extractor, kept: Stores, advance: Advance
+) -> Outcome:
+    advance(video.number, 0.0)
+    start = time.perf_counter()
+    try:
+        extract_video(video, extractor, kept, advance=advance)
+    except OSError as error:
+        error.add_note(f"It happened at video {video.number}.")
+        raise
+    except Exception as error:
+        # OpenCV, TensorFlow and the stores have errors of their own, and none
+        # says anything of the next video.
+        return Outcome(video.number, str(error) or repr(error))
+    logging.debug(
+        "Video %d: %d frames in %.1f s.",
+        video.number,
+        video.num_frames,
+        time.perf_counter() - start,
     )
-    with tqdm.tqdm(
-        total=total, desc=purpose, unit="frame", mininterval=1.0
-    ) as bar:
-        for video in data.videos(missing):
-            start = time.perf_counter()
-            try:
-                extract_video(video, extractor, kept)
-            except (ValueError, RuntimeError) as error:
-                logging.error("Video %d: %s", video.number, error)
-                failures[video.number] = str(error)
-            bar.set_postfix(
-                video=video.number, seconds=time.perf_counter() - start
-            )
-            bar.update(video.num_frames)
-    if failures:
-        raise ExtractionError(
-            f"{len(failures)} of {len(missing)} videos failed; the others are "
-            "stored. "
-            + "; ".join(f"video {n}: {text}" for n, text in failures.items())
-        )
+    return Outcome(video.number)
 
 
 def extract_video(
-    video: dataset.Video, extractor: Extractor, kept: Stores
+    video: dataset.Video,
+    extractor: Extractor,
+    kept: Stores,
+    *,
+    advance: Advance = unwatched,
 ) -> None:
     """Compute and store what is missing of one video.
 
     Idempotent: what is stored stays as it is, so that workers of any engine
     may die and try again.
 
+    Args:
+        video: The video.
+        extractor: What computes.
+        kept: Where results are kept.
+        advance: Told of the progress.
+
     Raises:
         ValueError: The video has no window, or no annotation.
+        OSError: The stores cannot be written.
     """
     number = video.number
     if number not in kept.truth:
@@ -458,12 +536,15 @@ def extract_video(
                 "on it or scored. Choose other videos."
             )
         kept.truth.write(number, maps=video.maps, fixations=video.fixations)
+    wanted = [kept.flow, *kept.features.values()]
+    stages = sum(s is not None and number not in s for s in wanted)
+
+    def step(part: float) -> None:
+        advance(number, part / stages)
+
     if kept.flow is not None and number not in kept.flow:
-        with kept.flow.writer(
-            number, count=video.num_frames - 1, first=1
-        ) as writer:
-            for flow in extractor.flows(video.frames()):
-                writer.append(flow[None])
+        flows = extractor.flows(video.frames())
+        _store(kept.flow, number, range(1, video.num_frames), flows, step)
     for stream, store in kept.features.items():
         if number in store:
             continue
@@ -475,20 +556,29 @@ def extract_video(
                 f"the {geometry.first_target + 1} that one window needs. "
                 "Lower --window, or leave it out."
             )
-        with store.writer(
-            number,
-            count=len(targets),
-            first=targets.start,
-            step=targets.step,
-        ) as writer:
-            signal = _signal(stream, video, kept, geometry)
-            for feature in extractor.features(
-                stream,
-                signal,
-                stride=geometry.stride,
-                length=video.num_frames - geometry.first,
-            ):
-                writer.append(feature[None])
+        features = extractor.features(
+            stream,
+            _signal(stream, video, kept, geometry),
+            stride=geometry.stride,
+            length=video.num_frames - geometry.first,
+        )
+        _store(store, number, targets, features, step)
+
+
+def _store(
+    store: stores.Store,
+    video: int,
+    targets: range,
+    records: Iterable[np.ndarray],
+    step: Callable[[float], None],
+) -> None:
+    """Write records as they come; `step` is told which part each one is."""
+    with store.writer(
+        video, count=len(targets), first=targets.start, step=targets.step
+    ) as writer:
+        for record in records:
+            writer.append(record[None])
+            step(1 / len(targets))
 
 
 def _signal(
@@ -508,15 +598,18 @@ def _signal(
             yield from kept.flow.read(video.number, chosen)
 
 
-def _missing(number: int, kept: Stores) -> bool:
+def missing(numbers: Iterable[int], kept: Stores) -> list[int]:
+    """Videos of which a store lacks something, in the order of `numbers`."""
     wanted = [kept.truth, kept.flow, *kept.features.values()]
-    return any(s is not None and number not in s for s in wanted)
+    return [
+        n for n in numbers if any(s is not None and n not in s for s in wanted)
+    ]
 
 
-def _require_disk(
-    data: dataset.Dataset, numbers: Sequence[int], kept: Stores
-) -> None:
-    """Raise OSError unless everything that is missing fits on the disk."""
+def missing_bytes(
+    data: dataset.Dataset, numbers: Iterable[int], kept: Stores
+) -> int:
+    """Bytes of the flows and features that the stores lack, by count."""
     needed = 0
     for number in numbers:
         frames = data.frame_counts[number]
@@ -526,8 +619,80 @@ def _require_disk(
             if number not in store:
                 count = len(kept.geometry[stream].targets(frames))
                 needed += count * store.record_bytes
+    return needed
+
+
+def require_disk(kept: Stores, needed: int, videos: int) -> None:
+    """Raise OSError, before the work, unless `needed` bytes are free."""
     stores.require_free(
-        kept.truth.root,
-        needed,
-        f"the flows and features of {len(numbers)} videos",
+        kept.truth.root, needed, f"the flows and features of {videos} videos"
     )
+
+
+class Progress:
+    """A bar over the frames of some videos, and what became of them.
+
+    It shows the time left, frames and videos a second.
+
+    Args:
+        frames: Frames of each video.
+        purpose: What they are for.
+    """
+
+    def __init__(self, frames: Mapping[int, int], *, purpose: str) -> None:
+        self._frames = frames
+        self._parts: dict[int, float] = {}
+        self._ended: set[int] = set()
+        self._failures: dict[int, str] = {}
+        self._start = time.perf_counter()
+        self._bar = tqdm.tqdm(
+            total=sum(frames.values()),
+            desc=purpose,
+            mininterval=1.0,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} frames "
+            "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+            unit="frame",
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, video: int, part: float) -> None:
+        """Part of a video's work was done since; 0.0 says that it begins."""
+        self._parts[video] = self._parts.get(video, 0.0) + part if part else 0.0
+        self._show()
+
+    def finish(self, outcome: Outcome) -> None:
+        """A video came to its end."""
+        if outcome.error:
+            logging.error("Video %d: %s", outcome.video, outcome.error)
+            self._failures[outcome.video] = outcome.error
+        self._parts.pop(outcome.video, None)
+        self._ended.add(outcome.video)
+        stored = len(self._ended) - len(self._failures)
+        rate = stored / (time.perf_counter() - self._start)
+        self._bar.set_postfix_str(
+            f"{rate:.3g} videos/s, {len(self._ended)}/{len(self._frames)} "
+            "videos",
+            refresh=False,
+        )
+        self._show()
+
+    def _show(self) -> None:
+        ended = sum(self._frames[n] for n in self._ended)
+        begun = sum(self._frames[n] * p for n, p in self._parts.items())
+        self._bar.update(ended + int(begun) - self._bar.n)
+
+    def check(self) -> None:
+        """Raise ExtractionError if videos failed, naming them."""
+        if self._failures:
+            raise ExtractionError(
+                f"{len(self._failures)} of {len(self._frames)} videos failed; "
+                "the others are stored. "
+                + "; ".join(
+                    f"video {n}: {text}" for n, text in self._failures.items()
+                )
+            )

@@ -20,6 +20,12 @@ def extractor():
 
 
 @pytest.fixture(scope="module")
+def rgb():
+    """The same RGB network alone; each stride of a stream is traced once."""
+    return extractor_lib.Extractor(("rgb",), window=16, sources=SOURCES)
+
+
+@pytest.fixture(scope="module")
 def data(sample_data):
     return dataset.Dataset("dhf1k", str(sample_data / "tfds"))
 
@@ -28,6 +34,12 @@ def data(sample_data):
 def frames(data):
     (video,) = data.videos([2])
     return list(video.frames())
+
+
+@pytest.fixture(scope="module")
+def every(extractor, frames):
+    """Features of every window, by target and stream."""
+    return dict(extractor.of_clip(map(extractor.prepare, frames)))
 
 
 def alone(extractor, stream, clip):
@@ -41,15 +53,13 @@ def close(got, want):
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
-def test_features_of_a_clip_are_those_of_its_windows(extractor, frames):
-    prepared = map(extractor.prepare, frames)
-    found = dict(extractor.of_clip(prepared))
+def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):
     # Flow needs one frame more, and RGB keeps to the same frames.
-    assert list(found) == [16, 17, 18, 19]
+    assert list(every) == [16, 17, 18, 19]
     squeezed = np.stack([preprocess.squeeze(f) for f in frames])
     grays = np.stack([flow.gray(f) for f in frames])
     flows = extractor.flow.compute(grays).astype(np.float16)
-    for target, features in found.items():
+    for target, features in every.items():
         assert features["rgb"].shape == (1, 5, 5, 1024)
         clip = squeezed[target - 15 : target + 1]
         close(features["rgb"], alone(extractor, "rgb", clip))
@@ -58,14 +68,11 @@ def test_features_of_a_clip_are_those_of_its_windows(extractor, frames):
         close(features["flow"], alone(extractor, "flow", clip))
 
 
-def test_stride_takes_each_so_manieth_window(extractor, frames):
-    prepared = list(map(extractor.prepare, frames))
-    every = dict(extractor.of_clip(prepared))
-    some = dict(extractor.of_clip(prepared, stride=3))
-    assert list(some) == [16, 19]
-    for target, features in some.items():
-        for stream in STREAMS:
-            close(features[stream], every[target][stream])
+def test_stride_takes_each_so_manieth_window(rgb, frames, every):
+    some = dict(rgb.of_clip(map(rgb.prepare, frames), stride=2))
+    assert list(some) == [15, 17, 19]
+    for target in (17, 19):
+        close(some[target]["rgb"], every[target]["rgb"])
 
 
 def test_a_clip_without_a_window_has_no_features(extractor, frames):
@@ -73,12 +80,47 @@ def test_a_clip_without_a_window_has_no_features(extractor, frames):
     assert list(extractor.of_clip(prepared)) == []
 
 
-def test_few_windows_are_computed_alone_with_the_same_result(extractor, frames):
+def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
     squeezed = [preprocess.squeeze(f) for f in frames]
-    shared = list(extractor.features("rgb", squeezed, stride=4))
-    alone_ = list(extractor.features("rgb", squeezed, stride=4, length=20))
-    assert len(shared) == len(alone_) == 2
+    shared = list(rgb.features("rgb", squeezed, stride=2))
+    alone_ = list(rgb.features("rgb", squeezed, stride=2, length=20))
+    assert len(shared) == len(alone_) == 3
     close(np.stack(alone_), np.stack(shared))
+    for target, feature in zip([15, 17, 19], alone_, strict=True):
+        clip = np.stack(squeezed[target - 15 : target + 1])
+        # Not through the shared way, nor by its states.
+        np.testing.assert_array_equal(feature, rgb._alone["rgb"](clip).numpy())
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17])
+def test_short_signals_have_the_windows_that_fit(rgb, frames, length):
+    squeezed = [preprocess.squeeze(f) for f in frames[:length]]
+    found = rgb.features("rgb", squeezed, stride=2, length=length)
+    assert len(list(found)) == len(range(15, length, 2))
+
+
+def test_sharing_pays_for_long_signals_only(rgb):
+    """By count: 79 frames for one window, less for the next ones."""
+    cost = sum(rgb._slide("rgb", 1).costs.values())
+    short = [rgb._is_short("rgb", cost, n, 1) for n in range(1, 400)]
+    # Short signals first, then never again.
+    assert short[16]
+    assert not short[-1]
+    assert sorted(short, reverse=True) == short
+
+
+def test_what_failed_before_leaves_no_trace(rgb, frames):
+    squeezed = [preprocess.squeeze(f) for f in frames]
+
+    def broken():
+        yield from squeezed[3:14]
+        raise ValueError("a damaged frame")
+
+    with pytest.raises(ValueError, match="damaged frame"):
+        list(rgb.features("rgb", broken(), stride=2))
+    again = list(rgb.features("rgb", squeezed, stride=2))
+    fresh = alone(rgb, "rgb", np.stack(squeezed[2:18]))
+    close(again[1], fresh)
 
 
 def test_encoding_in_a_graph_is_the_same(extractor, frames):
@@ -106,19 +148,28 @@ def open_stores(root, extractor, stride=2):
     )
 
 
-def test_stores_hold_what_the_extractor_finds(data, extractor, kept, frames):
+def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):
     extractor_lib.fill(data, [2], extractor, kept, purpose="test")
     assert kept.flow.targets(2) == range(1, 20)
-    found = dict(extractor.of_clip(map(extractor.prepare, frames), stride=2))
     for stream, store in kept.features.items():
-        assert list(store.targets(2)) == list(found) == [16, 18]
-        want = np.stack([f[stream] for f in found.values()])
+        assert list(store.targets(2)) == [16, 18]
+        want = np.stack([every[target][stream] for target in (16, 18)])
         got = store.read(2, [0, 1])
         # Half precision keeps eleven bits.
         np.testing.assert_allclose(got, want, atol=2e-3 * want.max())
     (video,) = data.videos([2])
     want = [preprocess_png(png) for png in video.maps]
     np.testing.assert_array_equal(kept.truth.maps(2, range(20)), want)
+
+
+def test_the_same_bytes_each_time(data, extractor, tmp_path):
+    found = []
+    for name in "ab":
+        kept = open_stores(tmp_path / name, extractor)
+        extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+        roots = [kept.flow.root, *(s.root for s in kept.features.values())]
+        found.append([(r / "0002.npy").read_bytes() for r in roots])
+    assert found[0] == found[1]
 
 
 def preprocess_png(png):
@@ -129,14 +180,39 @@ def preprocess_png(png):
 
 def test_filling_again_computes_nothing(data, extractor, kept, monkeypatch):
     extractor_lib.fill(data, [3], extractor, kept, purpose="test")
-
-    def fail(*_):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(extractor_lib, "extract_video", fail)
+    begun = []
+    monkeypatch.setattr(
+        extractor_lib,
+        "extract_video",
+        lambda video, *_, **__: begun.append(video.number),
+    )
     extractor_lib.fill(data, [3], extractor, kept, purpose="test")
-    with pytest.raises(AssertionError, match="again"):
-        extractor_lib.fill(data, [3, 4], extractor, kept, purpose="test")
+    assert begun == []
+    extractor_lib.fill(data, [3, 4], extractor, kept, purpose="test")
+    assert begun == [4]
+
+
+def test_outcomes_and_progress_of_each_video(data, extractor, kept):
+    steps = []
+    outcomes = extractor_lib.outcomes(
+        data,
+        [3, 701, 999],
+        extractor,
+        kept,
+        advance=lambda *step: steps.append(step),
+    )
+    found = {outcome.video: outcome.error for outcome in outcomes}
+    assert list(found) == [3, 701, 999]
+    assert found[3] == ""
+    assert "no annotation" in found[701]
+    assert found[999] == "not in the dataset"
+    assert steps[0] == (3, 0.0)
+    parts = [part for video, part in steps if video == 3]
+    np.testing.assert_allclose(sum(parts), 1)
+    assert len(parts) == 1 + 19 + 2 * 2
+    # What is stored is an outcome too.
+    again = extractor_lib.outcomes(data, [3], extractor, kept)
+    assert list(again) == [(3, "")]
 
 
 def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
@@ -147,8 +223,7 @@ def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
     assert 701 not in kept.features["rgb"]
 
 
-def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor):
-    rgb = extractor_lib.Extractor(("rgb",), window=16, sources=SOURCES)
+def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
     both = open_stores(tmp_path, extractor, stride=1)
     one = open_stores(tmp_path, rgb, stride=1)
     assert one.features["rgb"].root == both.features["rgb"].root

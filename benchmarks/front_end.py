@@ -1,0 +1,135 @@
+"""How far the continuous front end is from that of the paper.
+
+    python -m benchmarks.front_end --flagfile=RUN/experiment.flags --video=FILE
+
+Computes the features of the same frames by `--front_end=window` and by
+`--front_end=continuous`, gives both to the decoder of the run, and prints the
+difference. A run without a trained decoder gets a random one, and says so. No
+decoder was trained on both, so maps say how far a decoder that was trained on
+one front end goes astray on the other.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import itertools
+import pathlib
+import time
+
+from absl import app
+from absl import flags
+import keras
+import numpy as np
+
+from lsts_tf import decoder
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import metrics
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import video as video_lib
+
+VIDEO = flags.DEFINE_string("video", None, "A video file.", required=True)
+FRAMES = flags.DEFINE_integer("frames", 100, "Frames of it that are used.")
+STRIDE = flags.DEFINE_integer("stride", 1, "Distance between windows.")
+
+FRONT_ENDS = ("window", "continuous")
+
+Features = list[Mapping[str, np.ndarray]]
+
+
+def extractors(
+    settings: experiment.Experiment,
+) -> dict[str, extractor_lib.Extractor]:
+    """An extractor of each kind, with the same weights."""
+    arguments = settings.front_end_arguments()
+    return {
+        name: extractor_lib.Extractor(**{**arguments, "front_end": name})
+        for name in FRONT_ENDS
+    }
+
+
+def load_decoder(
+    settings: experiment.Experiment, feature_shape: Sequence[int]
+) -> tuple[keras.Model, str]:
+    """The run's decoder, or a random one; and what it is."""
+    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS["last"]
+    if path.is_file():
+        trained_on = f"trained on --front_end={settings.front_end}"
+        return keras.models.load_model(path, compile=False), trained_on
+    model = decoder.build(
+        settings.streams,
+        head=settings.head,
+        feature_shape=feature_shape,
+        seed=settings.seed,
+    )
+    return model, f"RANDOM, because there is none at {path}"
+
+
+def compare_features(window: np.ndarray, continuous: np.ndarray) -> str:
+    """The relative differences of one stream's features, [windows, ...]."""
+    difference = (continuous - window).reshape(len(window), -1)
+    norms = np.linalg.norm(window.reshape(len(window), -1), axis=1)
+    relative = np.linalg.norm(difference, axis=1) / norms
+    largest = np.abs(difference).max() / np.abs(window).max()
+    return (
+        f"norm of the difference / norm: mean {relative.mean():.4f}, most "
+        f"{relative.max():.4f}; largest difference / largest value "
+        f"{largest:.4f}"
+    )
+
+
+def compare_maps(window: np.ndarray, continuous: np.ndarray) -> str:
+    """CC, largest difference and shift of the strongest point, [n, H, W]."""
+    cc = np.asarray(metrics.cc(continuous, window))
+    largest = np.abs(continuous - window).max()
+    peaks = [
+        np.stack(np.unravel_index(m.reshape(len(m), -1).argmax(1), m.shape[1:]))
+        for m in (window, continuous)
+    ]
+    shift = np.hypot(*(peaks[1] - peaks[0]))
+    return (
+        f"CC: mean {cc.mean():.4f}, least {cc.min():.4f}; largest difference "
+        f"{largest:.4f} (maps reach from {window.min():.3f} to "
+        f"{window.max():.3f}); strongest point shifts by {shift.mean():.1f} "
+        f"pixels in the mean, {np.median(shift):.1f} in the median, "
+        f"{shift.max():.1f} at most, of {window.shape[2]} x {window.shape[1]}"
+    )
+
+
+def main(_: Sequence[str]) -> None:
+    """Print the comparison."""
+    settings = experiment.from_flags()
+    frames = itertools.islice(video_lib.Video(VIDEO.value), FRAMES.value)
+    each = extractors(settings)
+    prepared = [each["window"].prepare(frame) for frame in frames]
+    found: dict[str, Features] = {}
+    for name, extractor in each.items():
+        cpu = time.process_time()
+        of_clip = extractor.of_clip(prepared, stride=STRIDE.value)
+        found[name] = [features for _, features in of_clip]
+        cpu = time.process_time() - cpu
+        print(f"{name}: {cpu:.0f} CPU seconds, tracing included")
+    count = len(found["window"])
+    if not count:
+        raise app.UsageError(
+            f"{len(prepared)} frames have no window of {settings.window}. Give "
+            "a longer video, or more --frames."
+        )
+    print(
+        f"{len(prepared)} frames of {VIDEO.value}, {count} windows of "
+        f"{settings.window} frames."
+    )
+    note = each["window"].note
+    print(f"I3D: {note.upper() if note else 'published weights'}")
+    for stream in settings.streams:
+        both = (np.stack([f[stream] for f in found[n]]) for n in FRONT_ENDS)
+        print(f"features, {stream}: {compare_features(*both)}")
+    model, what = load_decoder(settings, each["window"].feature_shape)
+    print(f"decoder: {what}")
+    predictor = predictor_lib.Predictor(model, each["window"])
+    maps = (np.stack(list(predictor.of_features(found[n]))) for n in FRONT_ENDS)
+    print(f"maps: {compare_maps(*maps)}")
+
+
+if __name__ == "__main__":
+    experiment.define_flags()
+    app.run(main)

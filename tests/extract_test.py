@@ -1,0 +1,359 @@
+"""The extract program, with a front end that costs next to nothing."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from absl import flags
+import pytest
+
+from lsts_tf import cluster
+from lsts_tf import dataset
+from lsts_tf import experiment
+from lsts_tf import extract
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import stores
+from lsts_tf import workers
+from tests import cheap_extraction
+
+ROOT = pathlib.Path(__file__).parents[1]
+NUMBERS = (1, 2, 3, 4)
+
+
+@pytest.fixture
+def settings(sample_settings, tmp_path):
+    return dataclasses.replace(
+        sample_settings,
+        store_dir=str(tmp_path / "stores"),
+        train_videos="1-4",
+        val_videos="501",
+        test_videos="601",
+    )
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    monkeypatch.setattr(extractor_lib, "Extractor", cheap_extraction.Extractor)
+
+
+@pytest.fixture
+def whole(settings, cheap, tmp_path):
+    """What an extraction of the training videos leaves on disk."""
+    folder = tmp_path / "whole"
+    extract.extract(
+        dataclasses.replace(settings, store_dir=str(folder)), ["train"]
+    )
+    return cheap_extraction.files(folder)
+
+
+def stored(settings):
+    return cheap_extraction.files(settings.store_dir)
+
+
+def spoil(monkeypatch, number):
+    """Cut a frame of a video off, as a damaged dataset might have it."""
+    original = dataset.Dataset.videos
+
+    def videos(data, numbers):
+        for video in original(data, numbers):
+            jpegs = list(video.jpegs)
+            if video.number == number:
+                jpegs[10] = jpegs[10][:1000]
+            yield dataclasses.replace(video, jpegs=tuple(jpegs))
+
+    monkeypatch.setattr(dataset.Dataset, "videos", videos)
+
+
+def exit_code(monkeypatch, settings, *arguments):
+    """Runs `main` here, as the program does."""
+    values = flags.FlagValues()
+    experiment.define_flags(values)
+    extract.define_flags(values)
+    path = pathlib.Path(settings.store_dir).with_name("experiment.flags")
+    settings.save(path)
+    lines = path.read_text().split()
+    values(["extract", *lines, *arguments])
+    monkeypatch.setattr(flags, "FLAGS", values)
+    try:
+        extract.main([])
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def run_program(settings, tmp_path, *arguments, timeout=500):
+    """cheap_extraction.py in a process of its own."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(dataclasses.asdict(settings)))
+    what, *rest = arguments
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "tests" / "cheap_extraction.py"),
+            what,
+            str(path),
+            *rest,
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_all_splits_are_stored_and_nothing_is_done_twice(
+    settings, cheap, monkeypatch
+):
+    extract.extract(settings, extract.SPLITS)
+    root = extractor_lib.store_folder(
+        pathlib.Path(settings.store_dir), "dhf1k:1.0.0"
+    )
+    flow = stores.Store.open(root / "flow")
+    assert flow.videos() == (*NUMBERS, 501, 601)
+    # Every second window for training and validation, every one for scores.
+    assert stores.Store.open(root / "flow-window16").videos() == (601,)
+    some = stores.Store.open(root / "flow-window16-stride2-first1")
+    assert some.videos() == (*NUMBERS, 501)
+    before = stored(settings)
+
+    def fail(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(extractor_lib, "extract_video", fail)
+    extract.extract(settings, extract.SPLITS)
+    assert stored(settings) == before
+
+
+def test_a_damaged_video_does_not_stop_the_others(
+    settings, cheap, monkeypatch, whole
+):
+    with monkeypatch.context() as patch:
+        spoil(patch, 3)
+        with pytest.raises(extractor_lib.ExtractionError) as caught:
+            extract.extract(settings, ["train", "val"])
+    assert "train: 1 of 4 videos failed" in str(caught.value)
+    assert "Frame 10 of video 3 cannot be decoded" in str(caught.value)
+    names = stored(settings)
+    assert any(n.endswith("flow/0501.npy") for n in names)
+    assert any(n.endswith("flow/0004.npy") for n in names)
+    assert not any("/0003.npy" in n for n in names)
+    assert not any(".tmp-" in n for n in names)
+    # Mended, it is all that is made.
+    extract.extract(settings, ["train"])
+    assert {n: stored(settings)[n] for n in whole} == whole
+
+
+def test_a_split_without_videos_does_not_stop_the_others(settings, cheap):
+    other = dataclasses.replace(settings, train_videos="400")
+    with pytest.raises(extractor_lib.ExtractionError, match="train: Dataset"):
+        extract.extract(other, ["train", "val"])
+    assert any("0501" in name for name in stored(settings))
+
+
+def test_the_disk_is_checked_for_all_splits_together(
+    settings, cheap, monkeypatch
+):
+    # A video needs 19 flows of 50,176 bytes and, at stride 2, 4 features of
+    # 128 bytes.
+    usage = shutil.disk_usage("/")._replace(free=5 * 19 * 50_176)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="features of 5 videos need"):
+        extract.extract(settings, ["train", "val"])
+    assert not any("0501" in name for name in stored(settings))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB; it can be made read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"Mounting needs root's rights here: {error}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_becomes_full_costs_nothing_that_is_stored(
+    settings, cheap, whole, small_disk, monkeypatch
+):
+    settings = dataclasses.replace(settings, store_dir=str(small_disk))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(6_000_000))
+    monkeypatch.setattr(stores, "require_free", lambda *_: None)
+    with pytest.raises(OSError, match="disk full") as caught:
+        extract.extract(settings, ["train"])
+    (note,) = caught.value.__notes__
+    assert "video" in note
+    ballast.unlink()
+    there = {n for n in stored(settings) if n.endswith("json")}
+    assert any("flow/00" in name for name in there)
+    extract.extract(settings, ["train"])
+    assert stored(settings) == whole
+
+
+def test_a_read_only_store_serves_and_refuses(
+    settings, cheap, small_disk, tmp_path
+):
+    settings = dataclasses.replace(
+        settings, store_dir=str(small_disk), train_videos="1,2"
+    )
+    extract.extract(settings, ["train"])
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    extract.extract(settings, ["train"])
+    assert extract.verify(settings, repair=False) == []
+    more = dataclasses.replace(settings, train_videos="1-3")
+    with pytest.raises(OSError, match="Read-only file system") as caught:
+        extract.extract(more, ["train"])
+    assert "video 3" in caught.value.__notes__[0]
+
+
+@pytest.fixture
+def damaged(settings, whole):
+    """A store with a flipped bit and a file that was cut off."""
+    extract.extract(settings, ["train"])
+    root = extractor_lib.store_folder(
+        pathlib.Path(settings.store_dir), "dhf1k:1.0.0"
+    )
+    path = root / "flow" / "0002.npy"
+    data = bytearray(path.read_bytes())
+    data[128 + 7 * 50_176 + 100] ^= 16
+    path.write_bytes(data)
+    path = root / "truth" / "0004.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    return root
+
+
+def test_a_scrub_names_and_mends_what_is_damaged(settings, damaged, whole):
+    found = extract.verify(settings, repair=False)
+    assert len(found) == 2
+    assert "flow: video 2, record 7: its checksum is wrong" in found[0]
+    assert "truth: video 4: " in found[1]
+    assert "bytes instead of" in found[1]
+    assert extract.verify(settings, repair=True) == []
+    assert extract.verify(settings, repair=False) == []
+    extract.extract(settings, ["train"])
+    assert stored(settings) == whole
+
+
+def test_damaged_flow_does_not_become_features(settings, damaged):
+    features = stores.Store.open(damaged / "flow-window16-stride2-first1")
+    features.discard(2)
+    with pytest.raises(extractor_lib.ExtractionError, match=r"record 7, in"):
+        extract.extract(settings, ["train"])
+
+
+def test_the_exit_code_tells(settings, damaged, monkeypatch, caplog):
+    def run(*arguments):
+        return exit_code(monkeypatch, settings, "--split=train", *arguments)
+
+    assert run("--verify") == 1
+    assert "record 7: its checksum is wrong" in caplog.text
+    assert run("--verify", "--repair") == 0
+    assert run("--verify") == 0
+    assert run() == 0
+    other = dataclasses.replace(settings, window=17)
+    assert exit_code(monkeypatch, other, "--split=train") == 0
+    spoil(monkeypatch, 3)
+    other = dataclasses.replace(settings, window=18)
+    assert exit_code(monkeypatch, other, "--split=train") == 1
+    assert "video 3" in caplog.text
+
+
+def test_workers_find_the_same(settings, whole, tmp_path):
+    settings = dataclasses.replace(
+        settings, val_videos="999", test_videos="999"
+    )
+    done = run_program(settings, tmp_path, "run", "2")
+    # There is nothing to validate on.
+    assert done.returncode == 1
+    assert "val: Dataset" in done.stderr
+    assert stored(settings) == whole
+
+
+@pytest.mark.parametrize("number", [3, 0])
+def test_a_worker_that_dies_is_replaced_until_it_is_too_much(
+    settings, whole, tmp_path, number
+):
+    done = run_program(settings, tmp_path, "die", "2", str(number))
+    assert done.returncode == 1
+    assert "its worker died 3 times, last with exit code -9" in done.stderr
+    for video in NUMBERS:
+        lost = number in (0, video)
+        assert (f"video {video}: its worker" in done.stderr) == lost
+        name = f"dhf1k-1.0.0/flow/{video:04d}.npy"
+        assert (name in stored(settings)) != lost
+
+
+def test_shares_are_all_numbers_once():
+    assert workers.shares([5, 1, 7, 3], 3) == [[5, 3], [1], [7]]
+    assert workers.shares([5], 3) == [[5]]
+
+
+def test_beam_finds_the_same_and_does_nothing_twice(
+    settings, cheap, whole, monkeypatch
+):
+    monkeypatch.setattr(cluster, "SHARE", 2)
+    begun = []
+    original = extractor_lib.extract_video
+
+    def extract_video(video, *arguments, **keywords):
+        begun.append(video.number)
+        original(video, *arguments, **keywords)
+
+    monkeypatch.setattr(extractor_lib, "extract_video", extract_video)
+    some = dataclasses.replace(settings, train_videos="2")
+    extract.extract(some, ["train"], runner="beam")
+    extract.extract(settings, ["train"], runner="beam")
+    assert sorted(begun) == list(NUMBERS)
+    assert stored(settings) == whole
+
+
+def test_beam_names_what_failed(settings, cheap, monkeypatch):
+    spoil(monkeypatch, 3)
+    with pytest.raises(extractor_lib.ExtractionError, match="video 3: Frame"):
+        extract.extract(settings, ["train"], runner="beam")
+    names = stored(settings)
+    assert "dhf1k-1.0.0/flow/0004.npy" in names
+    assert not any("outcomes" in name for name in names)
+
+
+@pytest.mark.slow
+def test_beam_in_several_processes(settings, tmp_path, monkeypatch):
+    """With I3D, and beside it in this process."""
+    monkeypatch.setattr(cluster, "SHARE", 1)
+    settings = dataclasses.replace(
+        settings, streams=("rgb",), train_stride=4, train_videos="1,2"
+    )
+    with monkeypatch.context() as patch:
+        # It is not this process that does it.
+        patch.delattr(extractor_lib, "extract_video")
+        extract.extract(
+            settings,
+            ["train"],
+            runner="beam",
+            beam_args=[
+                "--direct_running_mode=multi_processing",
+                "--direct_num_workers=2",
+            ],
+        )
+    here = dataclasses.replace(settings, store_dir=str(tmp_path / "here"))
+    extract.extract(here, ["train"])
+    assert stored(settings) == stored(here)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 2])
+def test_thirty_kills_change_nothing(settings, tmp_path, count):
+    """SIGKILL at random moments, for the process or one of its workers."""
+    done = run_program(settings, tmp_path, "kill", str(count), "30")
+    assert done.returncode == 0, done.stderr
+    assert "all identical" in done.stdout
