@@ -40,6 +40,7 @@ import tqdm
 from lsts_tf import annotations as annotations_lib
 from lsts_tf import density as density_lib
 from lsts_tf import experiment
+from lsts_tf import fixations as fixations_lib
 from lsts_tf import jobs
 from lsts_tf import maps as maps_lib
 from lsts_tf import predictions as predictions_lib
@@ -60,25 +61,10 @@ _SHOWN = 40
 # === A run: maps from a model ===
 
 
-def evaluate(
-    settings: experiment.Experiment,
-    *,
-    model: str,
-    protocol: str = "dhf1k",
-    negatives: np.ndarray | None = None,
-    baseline: np.ndarray | None = None,
-) -> dict[str, Any]:
+def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
     """Score a run; returns what `scores.json` holds."""
-    result, _ = evaluate_run(
-        settings,
-        model=model,
-        scoring=jobs.Settings(
-            protocol=protocol,
-            seed=settings.seed,
-            negatives=negatives,
-            baseline=baseline,
-        ),
-    )
+    scoring = jobs.Settings(seed=settings.seed)
+    result, _ = evaluate_run(settings, model=model, scoring=scoring)
     return result
 
 
@@ -176,15 +162,13 @@ def maps_of_store(
 
 def _fixations_of_store(
     store: Any, videos: Sequence[int]
-) -> "scorer_lib.FixationSet":
-    from lsts_tf import scorer as scorer_lib
-
+) -> fixations_lib.FixationSet:
     def rows(video: int) -> Iterator[tuple]:
         for frame in range(store.length(video)):
             fixated = store.fixations(video, [frame])[0]
             yield frame, np.argwhere(fixated), fixated.shape
 
-    return scorer_lib.FixationSet.of(
+    return fixations_lib.FixationSet.of(
         {video: list(rows(video)) for video in videos}
     )
 
@@ -412,14 +396,8 @@ def report(
     note: str = "",
 ) -> dict[str, Any]:
     """What `scores.json` holds of one model."""
-    from lsts_tf import scorer as scorer_lib
-
     seed = scoring.seed
     early = ours.frame < first_frames
-    other = scorer_lib.NEGATIVES[scoring.protocol]
-    if scoring.negatives is not None and other != "none":
-        other = "a fixed map"
-    notes = [note, scorer_lib.NOTES[scoring.protocol]]
     result = {
         "protocol": scoring.protocol,
         "seed": seed,
@@ -432,13 +410,13 @@ def report(
             "rest": ours.where(~early).summary(seed=seed),
         },
         "centre_prior": centre.summary(seed=seed),
-        "other_fixations": other,
+        "other_fixations": scoring.other_fixations,
         "baseline": "centre prior"
         if scoring.baseline is None
         else "a fixed map",
         "by_video": ours.by_video(),
         **about,
-        "note": "; ".join(filter(None, notes)),
+        "note": "; ".join(filter(None, (note, scoring.note))),
     }
     if observers is not None:
         result["inter_observer"] = observers.summary(seed=seed)
@@ -448,8 +426,7 @@ def report(
 def table_rows(result: Mapping[str, Any]) -> dict[str, Any]:
     """{title: summary} of the table."""
     if "models" in result:
-        metric, found = next(iter(result["comparison"].items()))
-        del metric
+        found = next(iter(result["comparison"].values()))
         rows = {
             name: result["models"][name]["overall"] for name in found["ranking"]
         }

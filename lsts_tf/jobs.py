@@ -34,6 +34,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf import annotations as annotations_lib
+from lsts_tf import fixations as fixations_lib
 from lsts_tf import maps
 from lsts_tf import predictions as predictions_lib
 from lsts_tf import scores as scores_lib
@@ -42,7 +43,28 @@ CHUNK = 16
 CENTRE = "centre prior"
 OBSERVERS = "one observer by the others"
 # Part of every hash: a new version of these makes all parts anew.
-_SOURCES = ("metrics.py", "scorer.py", "density.py", "maps.py", "jobs.py")
+_SOURCES = (
+    "annotations.py",
+    "density.py",
+    "fixations.py",
+    "jobs.py",
+    "maps.py",
+    "metrics.py",
+    "predictions.py",
+    "scorer.py",
+)
+# Where the negatives of shuffled AUC come from.
+_NEGATIVES = {
+    "dhf1k": "ten random frames of the scored videos, seeded",
+    "paper": "the next frame of the video (of the last, the one before)",
+    "aim": "none",
+}
+_NOTES = {
+    "dhf1k": "",
+    "paper": "protocol of the LSTS report: not comparable with other papers",
+    "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
+    "mean_of_videos",
+}
 # One thread each, before NumPy and OpenCV are loaded in a worker.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -70,6 +92,18 @@ class Settings:
     seed: int = 0
     negatives: np.ndarray | None = None
     baseline: np.ndarray | None = None
+
+    @property
+    def note(self) -> str:
+        """What must stand beside scores of this protocol, or ""."""
+        return _NOTES[self.protocol]
+
+    @property
+    def other_fixations(self) -> str:
+        """Where the negatives of shuffled AUC come from."""
+        if self.negatives is not None and self.protocol != "aim":
+            return "a fixed map"
+        return _NEGATIVES[self.protocol]
 
     def signature(self) -> list[Any]:
         """What the scores follow from."""
@@ -207,7 +241,7 @@ def _scorer_of(folder: pathlib.Path) -> Any:
 
     with np.load(folder / "settings.npz", allow_pickle=False) as settings:
         return scorer.Scorer(
-            scorer.FixationSet.load(folder),
+            fixations_lib.FixationSet.load(folder),
             protocol=str(settings["protocol"]),
             seed=int(settings["seed"]),
             negatives=settings.get("negatives"),
@@ -510,12 +544,10 @@ class Evaluation:
         return {job.video: _reload(job.path) for job in jobs}
 
     def _save_set(self, found: Mapping[int, Any], folder: pathlib.Path) -> None:
-        from lsts_tf import scorer
-
         parts = [found[video] for video in sorted(found)]
         counts = [len(part["frames"]) for part in parts]
         points = np.concatenate([part["counts"] for part in parts])
-        scorer.FixationSet(
+        fixations_lib.FixationSet(
             videos=np.repeat(np.array(sorted(found), np.int32), counts),
             frames=np.concatenate([part["frames"] for part in parts]),
             sizes=np.concatenate([part["sizes"] for part in parts]),
