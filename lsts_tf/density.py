@@ -19,7 +19,9 @@ SIGMA = 30 / (2 * math.sqrt(2 * math.log(2)))
 SHIFT = 2
 
 
-def density_map(fixations: np.ndarray) -> np.ndarray:
+def density_map(
+    fixations: np.ndarray, *, sigma: float = SIGMA, shift: int = SHIFT
+) -> np.ndarray:
     """Blurs fixated pixels by the recipe of DHF1K's released maps.
 
     One Gaussian of full width 30 pixels at half maximum for each fixated
@@ -30,6 +32,9 @@ def density_map(fixations: np.ndarray) -> np.ndarray:
     Args:
         fixations: `[H, W]`, boolean or numeric; pixels other than zero are
             fixated.
+        sigma: standard deviation of the Gaussians, in pixels.
+        shift: how far right of and below its fixation each is centred, in
+            pixels; 0 for other datasets than DHF1K.
 
     Returns:
         uint8 `[H, W]`; all zero where there is no fixation.
@@ -54,19 +59,21 @@ def density_map(fixations: np.ndarray) -> np.ndarray:
     along_x = np.einsum(
         "rc,cx->rx",
         fixated[np.ix_(rows, columns)].astype(np.float64),
-        _gaussians(width)[columns],
+        _gaussians(width, sigma, shift)[columns],
     )
-    total = np.einsum("ry,rx->yx", _gaussians(height)[rows], along_x)
+    total = np.einsum(
+        "ry,rx->yx", _gaussians(height, sigma, shift)[rows], along_x
+    )
     total *= 255 / total.max()
     total += 0.5
     return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.
 
 
 @functools.lru_cache(maxsize=8)
-def _gaussians(size: int) -> np.ndarray:
+def _gaussians(size: int, sigma: float, shift: int) -> np.ndarray:
     """float64 `[size, size]`: row i is the Gaussian of a fixation at i."""
     positions = np.arange(size)
-    distance = positions - (positions[:, None] + SHIFT)
-    table = np.exp(-(distance**2) / (2 * SIGMA**2))
+    distance = positions - (positions[:, None] + shift)
+    table = np.exp(-(distance**2) / (2 * sigma**2))
     table.flags.writeable = False
     return table

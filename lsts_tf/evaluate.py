@@ -1,24 +1,34 @@
-"""Score a trained model on the videos of a split.
+r"""Score maps of where people look: a trained model's, or any as files.
 
     python -m lsts_tf.evaluate --flagfile=RUN/experiment.flags
+    python -m lsts_tf.evaluate --predictions=DIR --annotations=DIR \
+        --protocol=dhf1k --output=scores.json
+    python -m lsts_tf.evaluate --compare A B C --annotations=DIR
 
-Scores every frame of `--test_videos` by the benchmark's definitions (see
-`metrics`), on maps of 8 bits, beside a centre prior. The first 78 (79) frames
-have no window and get a copy of the first map that exists (LSTS report,
-section 5.3); they are also reported apart. Writes RUN/scores.json:
+The first scores a run on `--test_videos`; frames without a window (the first
+78 or 79) get a copy of the first map that exists (LSTS report, section 5.3).
+The second scores a folder (`predictions`) against DHF1K's annotation or a
+list of points (`annotations`); the third ranks several folders on the same
+frames. All of them score by the benchmark's definitions (see `metrics`) and
+beside a centre prior. Written are
 
     {"protocol", "seed", "frames", "overall": {metric: {"mean", "ci95",
      "n_valid", "mean_of_videos"}}, "first_frames": {"number", "first",
      "rest"}, "by_video": {video: {metric: mean}}, "centre_prior": ..., ...}
+
+(of several folders the best, with all in "models", and "comparison"), a table
+of each frame beside it, and pictures where `--plots` says.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import os
 import pathlib
+import signal
 import sys
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import app
@@ -27,96 +37,96 @@ from absl import logging
 import numpy as np
 import tqdm
 
-from lsts_tf import dataset
+from lsts_tf import annotations as annotations_lib
+from lsts_tf import density as density_lib
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import metrics
-from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
+from lsts_tf import fixations as fixations_lib
+from lsts_tf import jobs
+from lsts_tf import maps as maps_lib
+from lsts_tf import predictions as predictions_lib
 from lsts_tf import scores as scores_lib
-from lsts_tf import stores
 from lsts_tf import windows
 
-METRICS = metrics.METRICS
-CHUNK = 16
+if TYPE_CHECKING:
+    # TensorFlow takes seconds to import, and folders need none of it.
+    from lsts_tf import extractor as extractor_lib
+    from lsts_tf import predictor as predictor_lib
+    from lsts_tf import scorer as scorer_lib
 
-# Maps uint8 [T, 360, 640] of a video, by its number.
-MapsOfVideo = Callable[[int], np.ndarray]
-
-
-class Truth:
-    """Where people looked, in all frames of the videos that are scored.
-
-    Args:
-        store: Density and fixation maps.
-        videos: Videos that are scored.
-        seed: Seed of the draw of other frames for shuffled AUC.
-    """
-
-    def __init__(
-        self, store: stores.TruthStore, videos: Sequence[int], *, seed: int
-    ) -> None:
-        self._store = store
-        self.videos = tuple(videos)
-        self.seed = seed
-        points: list[np.ndarray] = []
-        self._first: dict[int, int] = {}
-        for video in self.videos:
-            self._first[video] = len(points)
-            points += [
-                np.argwhere(store.fixations(video, [frame])[0]).astype(np.int16)
-                for frame in range(store.length(video))
-            ]
-        self._points = points
-        self._others = metrics.OtherFixations(points, seed=seed)
-
-    def score(
-        self, video: int, maps: np.ndarray, baseline: np.ndarray
-    ) -> scores_lib.Scores:
-        """Scores of all frames of a video, from maps uint8 [T, H, W]."""
-        total = self._store.length(video)
-        if len(maps) != total:
-            raise ValueError(
-                f"Video {video} has {total} frames. Received: {len(maps)} maps"
-            )
-        parts = []
-        for start in range(0, total, CHUNK):
-            frames = range(start, min(start + CHUNK, total))
-            rows = [self._first[video] + frame for frame in frames]
-            values = metrics.score(
-                maps[start : frames.stop],
-                self._store.maps(video, list(frames)),
-                [self._points[row].astype(np.int64) for row in rows],
-                other=[self._others[row] for row in rows],
-                baseline=baseline,
-                seed=self.seed,
-                frames=rows,
-            )
-            parts.append(
-                scores_lib.Scores(
-                    video=np.full(len(frames), video),
-                    frame=np.array(frames),
-                    values=values,
-                )
-            )
-        return scores_lib.Scores.joined(parts)
+CENTRE_TITLE = "centre prior"
+# How many lines of each kind of problem are shown.
+_SHOWN = 40
 
 
-def score_videos(
-    truth: Truth, maps_of: MapsOfVideo, baseline: np.ndarray, title: str
-) -> scores_lib.Scores:
-    """Scores of all videos of `truth`."""
-    return scores_lib.Scores.joined(
-        [
-            truth.score(video, maps_of(video), baseline)
-            for video in tqdm.tqdm(truth.videos, desc=title, unit="video")
-        ]
+# === A run: maps from a model ===
+
+
+def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
+    """Score a run; returns what `scores.json` holds."""
+    scoring = jobs.Settings(seed=settings.seed)
+    result, _ = evaluate_run(settings, model=model, scoring=scoring)
+    return result
+
+
+def evaluate_run(
+    settings: experiment.Experiment, *, model: str, scoring: jobs.Settings
+) -> tuple[dict[str, Any], scores_lib.Scores]:
+    """What `scores.json` holds, and the scores of each frame, of a run."""
+    from lsts_tf import dataset
+    from lsts_tf import extractor as extractor_lib
+    from lsts_tf import predictor as predictor_lib
+    from lsts_tf import preprocess
+    from lsts_tf import scorer as scorer_lib
+
+    predictor = predictor_lib.Predictor.load(settings.run_dir, model=model)
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    videos = sorted(
+        data.choose(windows.parse_ranges(settings.test_videos), "scoring")
     )
+    kept = extractor_lib.ready_stores(
+        pathlib.Path(settings.store_dir),
+        data,
+        videos,
+        predictor.extractor,
+        stride=1,
+        purpose="scoring",
+    )
+    scorer = scorer_lib.Scorer(
+        _fixations_of_store(kept.truth, videos),
+        protocol=scoring.protocol,
+        seed=scoring.seed,
+        negatives=scoring.negatives,
+        baseline=scoring.baseline,
+    )
+    prior = preprocess.to_uint8(scores_lib.centre_prior(*preprocess.MAP_SIZE))
+    ours, centre = [], []
+    for video in tqdm.tqdm(videos, desc="scoring", unit="video"):
+        found = maps_of_store(predictor, kept, video)
+        ours.append(_score_video(scorer, kept.truth, video, found))
+        priors = np.broadcast_to(prior, (len(found), *prior.shape))
+        centre.append(_score_video(scorer, kept.truth, video, priors))
+    scores = scores_lib.Scores.joined(ours)
+    result = report(
+        scores,
+        scores_lib.Scores.joined(centre),
+        first_frames=predictor.geometry.first_target,
+        filled_by="copy of the first map",
+        scoring=scoring,
+        about={
+            "model": model,
+            "run": settings.run_dir,
+            "dataset": data.name,
+            "videos": settings.test_videos,
+            "front_end": predictor.extractor.describe(),
+        },
+        note=predictor.note,
+    )
+    return result, scores
 
 
 def maps_of_store(
-    predictor: predictor_lib.Predictor,
-    kept: extractor_lib.Stores,
+    predictor: "predictor_lib.Predictor",
+    kept: "extractor_lib.Stores",
     video: int,
 ) -> np.ndarray:
     """Maps of every frame of a video whose features are stored.
@@ -125,6 +135,8 @@ def maps_of_store(
         uint8 [T, 360, 640]; the frames before the first window carry a copy
         of its map.
     """
+    from lsts_tf import preprocess
+
     total = kept.truth.length(video)
     targets = predictor.geometry.targets(total)
     if not targets:
@@ -148,93 +160,311 @@ def maps_of_store(
     return np.stack([found[0]] * targets.start + found)
 
 
-def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
-    """Score a run; returns what `scores.json` holds."""
-    predictor = predictor_lib.Predictor.load(settings.run_dir, model=model)
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    videos = sorted(
-        data.choose(windows.parse_ranges(settings.test_videos), "scoring")
+def _fixations_of_store(
+    store: Any, videos: Sequence[int]
+) -> fixations_lib.FixationSet:
+    def rows(video: int) -> Iterator[tuple]:
+        for frame in range(store.length(video)):
+            fixated = store.fixations(video, [frame])[0]
+            yield frame, np.argwhere(fixated), fixated.shape
+
+    return fixations_lib.FixationSet.of(
+        {video: list(rows(video)) for video in videos}
     )
-    kept = extractor_lib.ready_stores(
-        pathlib.Path(settings.store_dir),
-        data,
-        videos,
-        predictor.extractor,
-        stride=1,
-        purpose="scoring",
+
+
+def _score_video(
+    scorer: "scorer_lib.Scorer", store: Any, video: int, found: np.ndarray
+) -> scores_lib.Scores:
+    rows = scorer.fixations.rows(video)
+    parts = []
+    for start in range(0, len(rows), jobs.CHUNK):
+        frames = range(start, min(start + jobs.CHUNK, len(rows)))
+        values = scorer.score(
+            [rows[frame] for frame in frames],
+            list(found[start : frames.stop]),
+            list(store.maps(video, list(frames)))
+            if scorer.needs_density
+            else None,
+        )
+        parts.append(
+            scores_lib.Scores(
+                video=np.full(len(frames), video),
+                frame=np.array(frames),
+                values=values,
+            )
+        )
+    return scores_lib.Scores.joined(parts)
+
+
+# === Folders: maps of any model ===
+
+
+class FilesError(ValueError):
+    """Files are missing, too many, or cannot be read; all are listed."""
+
+
+def evaluate_folders(
+    models: Mapping[str, str | os.PathLike],
+    annotations: annotations_lib.Folder | annotations_lib.Points,
+    *,
+    scoring: jobs.Settings,
+    parts: pathlib.Path,
+    videos: frozenset[int] = frozenset(),
+    first_frames: int = 78,
+    allow_missing: bool = False,
+    workers: int = 1,
+) -> tuple[dict[str, Any], dict[str, scores_lib.Scores]]:
+    """Score folders of maps.
+
+    Args:
+        models: {name: folder}.
+        annotations: Where people looked.
+        scoring: How to score.
+        parts: Folder for what is found on the way; see `jobs`.
+        videos: Those to score; all that are annotated, if none is named.
+        first_frames: How many frames of each video are also scored apart.
+        allow_missing: Whether to go on with the frames that all models have
+            and that can be read.
+        workers: Number of processes.
+
+    Returns:
+        What `scores.json` holds, and {name: scores of each frame}.
+
+    Raises:
+        FilesError: See there.
+        maps.MapError: A folder is missing, or holds no maps.
+    """
+    folders = {
+        name: predictions_lib.Predictions(folder, videos)
+        for name, folder in models.items()
+    }
+    frames, problems = _matched(folders, annotations)
+    _refuse_or_warn(problems, allow_missing)
+    if not any(frames.values()):
+        raise FilesError("No frame has both a map and an annotation.")
+    work = jobs.Evaluation(
+        annotations.clips,
+        scoring,
+        jobs.Parts(parts),
+        workers=workers,
+        allow_missing=allow_missing,
     )
-    truth = Truth(kept.truth, videos, seed=settings.seed)
-    prior = scores_lib.centre_prior(*preprocess.MAP_SIZE)
-    flat_prior = preprocess.to_uint8(prior)
-    ours = score_videos(
-        truth,
-        lambda video: maps_of_store(predictor, kept, video),
-        prior,
-        "scoring",
-    )
-    centre = score_videos(
-        truth,
-        lambda video: np.broadcast_to(
-            flat_prior, (kept.truth.length(video), *flat_prior.shape)
-        ),
-        prior,
-        "centre prior",
-    )
-    return report(
-        ours,
-        centre,
-        first_target=predictor.geometry.first_target,
-        seed=settings.seed,
-        about={
-            "model": model,
-            "run": settings.run_dir,
-            "dataset": data.name,
-            "videos": settings.test_videos,
-            "front_end": predictor.extractor.describe(),
-            "note": predictor.note,
-        },
-    )
+    scores = work.run({n: f.clips for n, f in folders.items()}, frames)
+    problems["unreadable"] += work.problems
+    _refuse_or_warn({"unreadable": work.problems}, allow_missing)
+    work.forget_others()
+    centre = scores.pop(jobs.CENTRE)
+    observers = scores.pop(jobs.OBSERVERS, None)
+    if not len(centre.frame):
+        raise FilesError("No frame could be read.")
+    reports = {
+        name: report(
+            table,
+            centre,
+            first_frames=first_frames,
+            scoring=scoring,
+            observers=observers,
+            about={
+                "predictions": str(folders[name].folder),
+                "ground_truth": annotations.describe(),
+                "missing": {
+                    "allowed": allow_missing,
+                    **{kind: len(lines) for kind, lines in problems.items()},
+                    "frames": sum(
+                        len(c.frames) for c in annotations.clips.values()
+                    )
+                    - len(table.frame),
+                },
+            },
+        )
+        for name, table in scores.items()
+    }
+    if len(reports) == 1:
+        return next(iter(reports.values())), scores
+    comparison = scores_lib.compare(scores, seed=scoring.seed)
+    best = next(iter(comparison.values()))["ranking"][0]
+    return {
+        **reports[best],
+        "best": best,
+        "models": reports,
+        "comparison": comparison,
+    }, scores
+
+
+def _matched(
+    folders: Mapping[str, predictions_lib.Predictions],
+    annotations: annotations_lib.Folder | annotations_lib.Points,
+) -> tuple[dict[int, list[int]], dict[str, list[str]]]:
+    """Frames that all models have, and what is wrong with the files."""
+    problems: dict[str, list[str]] = {
+        "missing": [],
+        "extra": [],
+        "unreadable": [],
+        "clashes": list(annotations.clashes),
+        "annotations": list(annotations.problems),
+    }
+    frames = {v: list(clip.frames) for v, clip in annotations.clips.items()}
+    for predictions in folders.values():
+        problems["extra"] += predictions.strays
+        problems["clashes"] += predictions.clashes
+        problems["unreadable"] += predictions.unreadable
+        root = predictions.folder
+        for video in sorted(predictions.clips.keys() - frames.keys()):
+            problems["extra"].append(
+                f"{root}: video {video:04d} is not annotated"
+            )
+        for video, clip in annotations.clips.items():
+            has = predictions.clips.get(video)
+            if has is None:
+                problems["missing"].append(f"{root}: video {video:04d}")
+                frames[video] = []
+                continue
+            wanted, given = set(clip.frames), set(has.frames)
+            where = f"{root}: video {video:04d}"
+            hint = _shift_hint(wanted, given)
+            if wanted - given:
+                problems["missing"].append(
+                    f"{where}: {_ranges(wanted - given)}{hint}"
+                )
+            if given - wanted:
+                problems["extra"].append(
+                    f"{where}: {_ranges(given - wanted)}{hint}"
+                )
+            frames[video] = [f for f in frames[video] if f in given]
+    frames = {video: found for video, found in frames.items() if found}
+    return frames, problems
+
+
+def _shift_hint(wanted: set[int], given: set[int]) -> str:
+    if {frame + 1 for frame in given} == wanted:
+        return " (numbered from 0? The first frame's file is 0001)"
+    return ""
+
+
+def _ranges(frames: set[int]) -> str:
+    """Frames as in file names: "frames 1-78, 100"."""
+    numbers = sorted(frame + 1 for frame in frames)
+    parts: list[str] = []
+    start = last = numbers[0]
+    for number in [*numbers[1:], None]:
+        if number is not None and number == last + 1:
+            last = number
+            continue
+        parts.append(f"{start}-{last}" if last > start else f"{start}")
+        if number is not None:
+            start = last = number
+    return f"frames {', '.join(parts)}"
+
+
+def _refuse_or_warn(
+    problems: Mapping[str, Sequence[str]], allow_missing: bool
+) -> None:
+    lines = []
+    for kind, found in problems.items():
+        if not found:
+            continue
+        lines.append(f"{kind} ({len(found)}):")
+        lines += [f"  {line}" for line in found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"  ... and {len(found) - _SHOWN} more")
+    if not lines:
+        return
+    text = "\n".join(lines)
+    if problems.get("clashes"):
+        raise FilesError(f"Two files have the same number; remove one.\n{text}")
+    if not allow_missing:
+        raise FilesError(
+            f"Maps and annotation do not match.\n{text}\nName the videos by "
+            "--videos, or go on without these files by --allow_missing."
+        )
+    logging.warning("Going on without some files.\n%s", text)
+
+
+# === Both ===
 
 
 def report(
     ours: scores_lib.Scores,
     centre: scores_lib.Scores,
     *,
-    first_target: int,
-    seed: int,
-    about: dict[str, Any],
+    first_frames: int,
+    scoring: jobs.Settings,
+    about: Mapping[str, Any],
+    observers: scores_lib.Scores | None = None,
+    filled_by: str | None = None,
+    note: str = "",
 ) -> dict[str, Any]:
-    """What `scores.json` holds."""
-    copied = ours.frame < first_target
-    return {
-        "protocol": "dhf1k",
+    """What `scores.json` holds of one model."""
+    seed = scoring.seed
+    early = ours.frame < first_frames
+    result = {
+        "protocol": scoring.protocol,
         "seed": seed,
         "frames": len(ours.frame),
         "overall": ours.summary(seed=seed),
         "first_frames": {
-            "number": first_target,
-            "filled_by": "copy of the first map",
-            "first": ours.where(copied).summary(seed=seed),
-            "rest": ours.where(~copied).summary(seed=seed),
+            "number": first_frames,
+            **({"filled_by": filled_by} if filled_by else {}),
+            "first": ours.where(early).summary(seed=seed),
+            "rest": ours.where(~early).summary(seed=seed),
         },
         "centre_prior": centre.summary(seed=seed),
-        "other_fixations": "ten random frames of the scored videos, seeded",
+        "other_fixations": scoring.other_fixations,
+        "baseline": "centre prior"
+        if scoring.baseline is None
+        else "a fixed map",
         "by_video": ours.by_video(),
         **about,
+        "note": "; ".join(filter(None, (note, scoring.note))),
     }
+    if observers is not None:
+        result["inter_observer"] = observers.summary(seed=seed)
+    return result
 
 
-def table(result: dict[str, Any]) -> str:
+def table_rows(result: Mapping[str, Any]) -> dict[str, Any]:
+    """{title: summary} of the table."""
+    if "models" in result:
+        found = next(iter(result["comparison"].values()))
+        rows = {
+            name: result["models"][name]["overall"] for name in found["ranking"]
+        }
+    else:
+        first = result["first_frames"]
+        copied = " (copied)" if "filled_by" in first else ""
+        rows = {
+            "all frames": result["overall"],
+            f"first {first['number']}{copied}": first["first"],
+            "the rest": first["rest"],
+        }
+    rows[CENTRE_TITLE] = result["centre_prior"]
+    if "inter_observer" in result:
+        rows["other observers"] = result["inter_observer"]
+    return rows
+
+
+def table(result: Mapping[str, Any]) -> str:
     """The report's means, for the terminal."""
-    number = result["first_frames"]["number"]
-    rows = {
-        "all frames": result["overall"],
-        f"first {number} (copied)": result["first_frames"]["first"],
-        "the rest": result["first_frames"]["rest"],
-        "centre prior": result["centre_prior"],
-    }
-    text = scores_lib.table(rows)
-    return f"{text}\n{result['note'].upper()}\n" if result["note"] else text
+    lines = [scores_lib.table(table_rows(result))]
+    for metric, found in result.get("comparison", {}).items():
+        chance = [
+            f"{p['better']} > {p['worse']}: p = {p['p_holm']:.4f}"
+            for p in found["pairs"]
+            if p["p_holm"] is not None
+        ]
+        lines.append(
+            f"{metric}: {' > '.join(found['ranking'])}   {'; '.join(chance)}"
+        )
+    missing = result.get("missing", {})
+    if missing.get("frames"):
+        lines.append(
+            f"{missing['frames']} annotated frames were left out, because "
+            "maps are missing or cannot be read."
+        )
+    if result["note"]:
+        lines.append(result["note"].upper())
+    return "\n".join(lines)
 
 
 def define_flags() -> None:
@@ -242,27 +472,222 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "model",
         "last",
-        list(predictor_lib.MODELS),
-        "Model after the last epoch, or the best in validation.",
+        ["last", "best"],
+        "Of a run: model after the last epoch, or the best in validation.",
     )
     flags.DEFINE_string(
-        "output", "", "Where scores go; RUN/scores.json by default."
+        "output",
+        "",
+        "Where scores go; by default RUN/scores.json, or scores.json here.",
+    )
+    flags.DEFINE_string("predictions", "", "Folder of maps of any model.")
+    flags.DEFINE_list(
+        "compare",
+        [],
+        "Folders of maps of several models, which are ranked; NAME=FOLDER "
+        "names one. More may follow as plain arguments.",
+    )
+    flags.DEFINE_string(
+        "annotations",
+        "",
+        "DHF1K's annotation folder, or a JSON or CSV file of points.",
+    )
+    flags.DEFINE_enum(
+        "protocol",
+        "dhf1k",
+        ["dhf1k", "paper", "aim"],
+        "Whose definitions; see lsts_tf.metrics.",
+    )
+    flags.DEFINE_string(
+        "videos", "", "Videos to score, as 601-700; all annotated by default."
+    )
+    flags.DEFINE_boolean(
+        "allow_missing",
+        False,
+        "Score without files that are missing or cannot be read.",
+    )
+    flags.DEFINE_integer(
+        "workers", 0, "Processes; 0: as many as cores.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "first_frames_count",
+        78,
+        "How many first frames of each video are also scored apart.",
+        lower_bound=0,
+    )
+    flags.DEFINE_enum(
+        "fixations",
+        "auto",
+        ["auto", "png", "mat"],
+        "DHF1K's fixations to read; auto: PNG where there are any.",
+    )
+    flags.DEFINE_enum(
+        "density",
+        "dhf1k",
+        list(annotations_lib.RECIPES),
+        "How density maps are made of points.",
+    )
+    flags.DEFINE_float(
+        "sigma", density_lib.SIGMA, "Of the Gaussians of points, in pixels."
+    )
+    flags.DEFINE_string(
+        "map_size", "640x360", "Width x height that points refer to."
+    )
+    flags.DEFINE_string(
+        "sauc_map",
+        "",
+        "A map (PNG or NPY) whose pixels above 0 are the negatives of "
+        "shuffled AUC; by default they are drawn as officially.",
+    )
+    flags.DEFINE_string(
+        "baseline", "", "A map for information gain; the centre by default."
+    )
+    flags.DEFINE_multi_enum(
+        "per_frame",
+        ["csv"],
+        ["csv", "parquet", "none"],
+        "Table of each frame beside the output; may be repeated.",
+    )
+    flags.DEFINE_string(
+        "plots", "", "Folder for pictures and a page that shows them."
     )
 
 
-def main(_: Sequence[str]) -> None:
+def write(
+    path: pathlib.Path,
+    result: Mapping[str, Any],
+    scores: Mapping[str, scores_lib.Scores],
+    *,
+    per_frame: Sequence[str],
+    plots: str,
+) -> None:
+    """Writes the tables of frames, pictures, and last the scores."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = {
+        "csv": scores_lib.Scores.write_csv,
+        "parquet": scores_lib.Scores.write_parquet,
+    }
+    for name, found in scores.items():
+        part = f".{name}" if len(scores) > 1 else ""
+        for kind in per_frame:
+            if kind == "none":
+                continue
+            beside = path.with_name(f"{path.stem}{part}.{kind}")
+            temporary = beside.with_name(f".{beside.name}.{os.getpid()}")
+            writer[kind](found, temporary)
+            temporary.replace(beside)
+    if plots:
+        from lsts_tf import charts
+
+        charts.write(pathlib.Path(plots), result, scores, table_rows(result))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    temporary.replace(path)
+
+
+def _named(folders: Sequence[str]) -> dict[str, str]:
+    """{name: folder}: the last part of its path, or what was given."""
+    result: dict[str, str] = {}
+    for text in folders:
+        name, given, folder = text.partition("=")
+        if not given:
+            folder = text
+            name = pathlib.Path(text).resolve().name
+        if name in result or name in (jobs.CENTRE, jobs.OBSERVERS):
+            raise ValueError(
+                f"Two models have the name {name!r}. Name them: "
+                f"--compare one={folder} ..."
+            )
+        result[name] = folder
+    return result
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) * int(height)):
+        raise ValueError(
+            f"--map_size is width x height, as 640x360. Received: {text!r}"
+        )
+    return int(height), int(width)
+
+
+def _scoring(seed: int) -> jobs.Settings:
+    negatives, baseline = (
+        maps_lib.read(path) if path else None
+        for path in (flags.FLAGS.sauc_map, flags.FLAGS.baseline)
+    )
+    return jobs.Settings(
+        protocol=flags.FLAGS.protocol,
+        seed=seed,
+        negatives=negatives,
+        baseline=baseline,
+    )
+
+
+def _folders_of_flags(
+    models: Mapping[str, str], path: pathlib.Path
+) -> tuple[dict[str, Any], dict[str, scores_lib.Scores]]:
+    values = flags.FLAGS
+    if not values.annotations:
+        raise ValueError(
+            "--predictions and --compare need --annotations, a folder of "
+            "DHF1K's layout or a file of points."
+        )
+    videos = windows.parse_ranges(values.videos)
+    annotations = annotations_lib.open_annotations(
+        values.annotations,
+        fixations=values.fixations,
+        size=_size(values.map_size),
+        recipe=values.density,
+        sigma=values.sigma,
+        videos=videos,
+    )
+    return evaluate_folders(
+        models,
+        annotations,
+        scoring=_scoring(values.seed),
+        parts=path.with_name(f"{path.name}.parts"),
+        videos=videos,
+        first_frames=values.first_frames_count,
+        allow_missing=values.allow_missing,
+        workers=values.workers or os.cpu_count() or 1,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
     """Evaluate as the flags say."""
-    settings = experiment.from_flags(flags.FLAGS)
+    values = flags.FLAGS
+    folders = [*values.compare, *arguments[1:]]
+    # Ends as by Ctrl-C, so that workers end too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = evaluate(settings, model=flags.FLAGS.model)
+        if values.predictions:
+            folders.insert(0, values.predictions)
+        if folders:
+            path = pathlib.Path(values.output or "scores.json")
+            result, scores = _folders_of_flags(_named(folders), path)
+        else:
+            settings = experiment.from_flags(values)
+            path = pathlib.Path(
+                values.output or f"{settings.run_dir}/scores.json"
+            )
+            result, of_run = evaluate_run(
+                settings, model=values.model, scoring=_scoring(settings.seed)
+            )
+            scores = {"scores": of_run}
+        write(
+            path,
+            result,
+            scores,
+            per_frame=values.per_frame,
+            plots=values.plots,
+        )
     except (ValueError, OSError, RuntimeError) as error:
         logging.error("%s", error)
         sys.exit(1)
-    output = flags.FLAGS.output
-    path = pathlib.Path(output or f"{settings.run_dir}/scores.json")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(path)
+    except KeyboardInterrupt:
+        logging.error("Stopped. The same command goes on from here.")
+        sys.exit(130)
     sys.stdout.write(f"{table(result)}\n{path}\n")
 
 

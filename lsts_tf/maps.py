@@ -1,14 +1,173 @@
 """Saliency maps on disk.
 
 A map is [H, W]; as a grey PNG it has 256 levels, 0 … 255 for 0 … 1. Files
-appear whole or not at all.
+appear whole or not at all. Files of frames and folders of videos have numbers
+for names, from 1, with any number of leading zeros: `601/0001.png` is frame 0
+of video 601.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 import pathlib
+import re
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+SUFFIXES = (".png", ".npy")
+
+
+class MapError(ValueError):
+    """A file that is not a map.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, without the path.
+    """
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(path, reason)
+        self.path = pathlib.Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class File(NamedTuple):
+    """A file, and what tells it from an older one of the same name."""
+
+    path: str
+    size: int
+    mtime: int
+
+
+class Numbered(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        entries: {number: file or folder}, in the order of the numbers.
+        strays: What has no number or another type, and why.
+        clashes: Numbers that two names have.
+    """
+
+    entries: Mapping[int, File]
+    strays: Sequence[str]
+    clashes: Sequence[str]
+
+
+def numbered(
+    folder: str | os.PathLike[str],
+    suffixes: Sequence[str],
+    *,
+    folders: bool = False,
+) -> Numbered:
+    """Files of a folder whose names are numbers.
+
+    Names that begin with a point are passed over.
+
+    Args:
+        folder: Where to look; not below it.
+        suffixes: Those that count, in small letters.
+        folders: Whether folders count too.
+
+    Raises:
+        MapError: There is no such folder.
+    """
+    entries: dict[int, File] = {}
+    strays, clashes = [], []
+    try:
+        found = sorted(
+            os.scandir(os.fspath(folder)), key=lambda entry: entry.name
+        )
+    except OSError as error:
+        raise MapError(folder, f"no folder ({error.strerror}).") from error
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        name = pathlib.PurePath(entry.name)
+        stem, suffix = name.stem, name.suffix
+        try:
+            # Of what a link points to; one in a loop points to nothing.
+            about = entry.stat()
+            is_folder = entry.is_dir()
+        except OSError as error:
+            strays.append(f"{entry.path}: cannot be read ({error.strerror})")
+            continue
+        if is_folder:
+            stem, fits = entry.name, folders
+        else:
+            fits = suffix.lower() in suffixes
+        if not fits:
+            kind = "a folder" if is_folder else "a file of another type"
+            strays.append(f"{entry.path}: {kind}")
+        elif not re.fullmatch("[0-9]{1,9}", stem):
+            strays.append(f"{entry.path}: its name is not a number")
+        elif int(stem) in entries:
+            other = pathlib.PurePath(entries[int(stem)].path).name
+            clashes.append(f"{entry.path}: has the number of {other}")
+        else:
+            entries[int(stem)] = File(
+                entry.path, about.st_size, about.st_mtime_ns
+            )
+    return Numbered(dict(sorted(entries.items())), strays, clashes)
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Reads a map as it is, without any scaling.
+
+    Of pictures in colour it is the first channel, red, as the benchmark's
+    program takes it.
+
+    Args:
+        path: A picture of 8 or 16 bits, or an array of NumPy [H, W] or
+            [H, W, 1] of real numbers.
+
+    Returns:
+        [H, W] of the file's type: uint8, uint16, or that of the array.
+
+    Raises:
+        MapError: It is none of these, is empty or damaged, or has a value
+            that is not finite.
+    """
+    try:
+        if os.fspath(path).lower().endswith(".npy"):
+            return _read_array(path)
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise MapError(path, f"cannot be read ({error.strerror}).") from error
+    if not data:
+        raise MapError(path, "the file is empty.")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise MapError(path, "no picture, or a damaged one.")
+    if image.ndim == 3:
+        image = image[..., 2]  # OpenCV's order is blue, green, red, alpha.
+    if image.dtype not in (np.uint8, np.uint16):
+        raise MapError(path, f"a picture of 8 or 16 bits, not {image.dtype}.")
+    return image
+
+
+def _read_array(path: str | os.PathLike) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise MapError(
+            path, f"no array of NumPy, or a damaged one ({error})."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise MapError(path, "an archive; save one array by `np.save`.")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or 0 in array.shape:
+        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
+    if array.dtype.kind not in "buif":
+        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise MapError(path, "has a value that is NaN or infinite.")
+    return array
 
 
 def file_name(frame: int) -> str:

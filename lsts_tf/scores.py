@@ -1,20 +1,28 @@
-"""Scores of many frames: means, intervals, tables.
+"""Scores of many frames: means, intervals, comparisons, tables.
 
 Scores are kept for each frame; NaN means that a metric is not defined there
 (see `metrics`) and is left out of its mean. The benchmark's figure is the
 mean over all frames of all videos ("overall"); the mean of the videos' means
 stands beside it. Frames of one video are alike, so confidence intervals come
-from drawing whole videos.
+from drawing whole videos; so do the tests of whether one model is better
+than another, on the same frames and the same draws.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import csv
 import dataclasses
+import itertools
+import pathlib
 from typing import Any
 
 import numpy as np
 
 RESAMPLES = 1000
+# Of the tests, whose least p is 1 / (COMPARISONS + 1).
+COMPARISONS = 10_000
+# Metrics of which less is better.
+LESS_IS_BETTER = frozenset({"kld"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +88,43 @@ class Scores:
             )
         }
 
+    def write_csv(self, path: pathlib.Path) -> None:
+        """One line a frame; frames from 1, as in file names; "" for NaN."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["video", "frame", *self.values])
+            for video, frame, *row in zip(
+                self.video.tolist(),
+                self.frame.tolist(),
+                *(values.tolist() for values in self.values.values()),
+                strict=True,
+            ):
+                writer.writerow(
+                    [
+                        f"{video:04d}",
+                        frame + 1,
+                        *("" if v != v else repr(v) for v in row),
+                    ]
+                )
+
+    def write_parquet(self, path: pathlib.Path) -> None:
+        """The same table as Parquet, with numbers for videos."""
+        # Costs a second, which only this needs.
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.table(
+            {
+                "video": self.video,
+                "frame": self.frame + 1,
+                **{
+                    name: pyarrow.array(values, from_pandas=True)
+                    for name, values in self.values.items()
+                },
+            }
+        )
+        pyarrow.parquet.write_table(table, path)
+
     def _by_video(self, values: np.ndarray) -> list[float | None]:
         return [
             _mean(values[self.video == video])
@@ -101,6 +146,115 @@ class Scores:
         means = sums[drawn].sum(axis=1)[totals > 0] / totals[totals > 0]
         low, high = np.quantile(means, [0.025, 0.975])
         return float(low), float(high)
+
+
+def compare(
+    models: Mapping[str, Scores], *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Which model is better, metric by metric, and whether that is chance.
+
+    Differences are of the means over the frames where both are defined. The
+    p value is that of a paired bootstrap: whole videos are drawn, the same for
+    both models; it is twice the share of draws in which the difference has
+    the other sign, at most 1. It is corrected for the number of pairs by
+    Holm's rule.
+
+    Args:
+        models: {name: scores} of the same frames in the same order.
+        seed: Of the draws.
+
+    Returns:
+        {metric: {"ranking": names, the best first, "pairs": [{"better",
+        "worse", "difference", "ci95", "p", "p_holm", "frames"}, ...]}}; the
+        interval is that of the difference. With fewer than two videos there
+        are no "ci95" and "p" (None).
+
+    Raises:
+        ValueError: Fewer than two models, or of different frames.
+    """
+    tables = list(models.values())
+    if len(tables) < 2 or any(
+        not np.array_equal(getattr(t, key), getattr(tables[0], key))
+        for t in tables
+        for key in ("video", "frame")
+    ):
+        raise ValueError(
+            "At least two models with scores of the same frames are compared. "
+            f"Received: { {n: len(t.frame) for n, t in models.items()} } frames"
+        )
+    videos, place = np.unique(tables[0].video, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(videos), (COMPARISONS, len(videos)))
+    # How often each video is in each draw: sums are then products.
+    weights = np.zeros((COMPARISONS, len(videos)))
+    np.add.at(weights, (np.arange(COMPARISONS)[:, None], drawn), 1.0)
+    result = {}
+    for metric in tables[0].values:
+        sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+        means = {
+            name: _nan(_mean(table.values[metric]))
+            for name, table in models.items()
+        }
+        ranking = sorted(
+            models,
+            key=lambda name: (np.isnan(means[name]), -sign * means[name]),
+        )
+        pairs = []
+        for better, worse in itertools.combinations(ranking, 2):
+            difference = (
+                models[better].values[metric] - models[worse].values[metric]
+            )
+            pairs.append(
+                {
+                    "better": better,
+                    "worse": worse,
+                    **_tested(difference, sign, place, weights),
+                }
+            )
+        _correct(pairs)
+        result[metric] = {"ranking": ranking, "pairs": pairs}
+    return result
+
+
+def _tested(
+    difference: np.ndarray, sign: float, place: np.ndarray, weights: np.ndarray
+) -> dict[str, Any]:
+    """Mean, interval and p value of a difference of frames [N]."""
+    valid = np.isfinite(difference)
+    size = weights.shape[1]
+    sums = np.bincount(place, np.where(valid, difference, 0.0), size)
+    counts = np.bincount(place, valid, size)
+    found: dict[str, Any] = {
+        "difference": _mean(difference),
+        "ci95": None,
+        "p": None,
+        "frames": int(valid.sum()),
+    }
+    if (counts > 0).sum() < 2:
+        return found
+    totals = weights @ counts
+    means = (weights @ sums)[totals > 0] / totals[totals > 0]
+    low, high = np.quantile(means, [0.025, 0.975])
+    # The frames on which both are defined may turn a ranking round.
+    if found["difference"] * sign < 0:
+        sign = -sign
+    other_sign = (sign * means <= 0).sum()
+    found["ci95"] = float(low), float(high)
+    found["p"] = float(min(1.0, 2 * (other_sign + 1) / (means.size + 1)))
+    return found
+
+
+def _correct(pairs: list[dict[str, Any]]) -> None:
+    """Adds Holm's "p_holm": the least first, times how many are left."""
+    tested = sorted(
+        (p for p in pairs if p["p"] is not None), key=lambda pair: pair["p"]
+    )
+    least = 0.0
+    for rank, pair in enumerate(tested):
+        least = max(least, min(1.0, pair["p"] * (len(tested) - rank)))
+        pair["p_holm"] = least
+    for pair in pairs:
+        pair.setdefault("p_holm", None)
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -135,15 +289,24 @@ def table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         rows: {name of a row: summary}.
 
     Returns:
-        One line a row; means with three to four digits, "-" for none.
+        One line a row; means with four digits, "-" for none. Below the first
+        row stands its 95 % interval, if it has one.
     """
     names = list(next(iter(rows.values())))
-    width = max(map(len, rows))
-    lines = [" " * width + "".join(f"{n:>11}" for n in names)]
-    for title, summary in rows.items():
+    interval = "95 % interval"
+    width = max(map(len, [*rows, interval]))
+    lines = [" " * width + "".join(f"{n:>17}" for n in names)]
+    for number, (title, summary) in enumerate(rows.items()):
         cells = ""
         for name in names:
             mean = summary.get(name, {}).get("mean")
-            cells += f"{'-' if mean is None else f'{mean:.4f}':>11}"
+            cells += f"{'-' if mean is None else f'{mean:.4f}':>17}"
         lines.append(f"{title:<{width}}{cells}")
+        ranges = [summary.get(name, {}).get("ci95") for name in names]
+        if number == 0 and any(ranges):
+            cells = "".join(
+                f"{'{:.4f}-{:.4f}'.format(*r) if r else '-':>17}"
+                for r in ranges
+            )
+            lines.append(f"{interval:<{width}}{cells}")
     return "\n".join(lines)

@@ -1,0 +1,934 @@
+"""Scores of folders of maps: through the program, and piece by piece."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from absl import flags
+from absl import logging
+from absl.testing import flagsaver
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import density
+from lsts_tf import evaluate
+from lsts_tf import experiment
+from lsts_tf import jobs
+from lsts_tf import maps
+from lsts_tf import metrics
+from lsts_tf import video as video_lib
+
+GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Arrays of the golden video set, and its values."""
+    with np.load(GOLDEN / "video.npz") as data:
+        arrays = dict(data)
+    values = json.loads((GOLDEN / "golden.json").read_text())["video"]
+    points = arrays["fixations"]
+    arrays["points"] = [
+        points[arrays["fixation_frame"] == i]
+        for i in range(len(arrays["frame"]))
+    ]
+    return arrays, values
+
+
+def write_set(root, arrays, order=None):
+    """The set as DHF1K's tree: root/maps, root/annotation."""
+    names = [str(name) for name in arrays["frame"]]
+    for i in order or range(len(names)):
+        video, frame = names[i].split("/")
+        for folder in (
+            root / "maps" / video,
+            root / "annotation" / video / "maps",
+            root / "annotation" / video / "fixation",
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+        fixated = np.zeros(arrays["gt"][i].shape, np.uint8)
+        fixated[tuple(arrays["points"][i].T)] = 255
+        truth = root / "annotation" / video
+        maps.write_png(
+            root / "maps" / video / f"{frame}.png", arrays["pred"][i]
+        )
+        maps.write_png(truth / "maps" / f"{frame}.png", arrays["gt"][i])
+        maps.write_png(truth / "fixation" / f"{frame}.png", fixated)
+        # As DHF1K has it: a stray picture beside the folders.
+        shutil.copy(truth / "maps" / f"{frame}.png", truth / "0005.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(golden, tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("golden"), golden[0])
+
+
+@pytest.fixture
+def tree(written, tmp_path):
+    """A copy that a test may spoil."""
+    return pathlib.Path(shutil.copytree(written, tmp_path / "set"))
+
+
+class Program:
+    """The program in this process, and what it left behind."""
+
+    def __init__(self, folder, capsys):
+        self.folder = folder
+        self._capsys = capsys
+        self.text = ""
+
+    def __call__(self, *arguments, output="scores.json", workers=1):
+        """Returns scores.json."""
+        values = flags.FLAGS
+        if "predictions" not in values:
+            experiment.define_flags()
+            evaluate.define_flags()
+        with flagsaver.flagsaver():
+            rest = values(
+                [
+                    "evaluate",
+                    f"--output={self.folder / output}",
+                    f"--workers={workers}",
+                    *map(str, arguments),
+                ]
+            )
+            evaluate.main(rest)
+        self.text = self._capsys.readouterr().out
+        return json.loads((self.folder / output).read_text())
+
+    def rows(self, name="scores.csv"):
+        """Lines of the table of frames."""
+        with (self.folder / name).open() as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    return Program(tmp_path / "out", capsys)
+
+
+@pytest.fixture
+def refused(run, monkeypatch):
+    """What the program says when it stops; no result may be written."""
+
+    def call(*arguments):
+        lines = []
+        monkeypatch.setattr(
+            logging, "error", lambda text, *rest: lines.append(text % rest)
+        )
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+        assert stopped.value.code == 1
+        left = {path.name for path in run.folder.iterdir()}
+        assert left <= {"scores.json.parts"}
+        return "\n".join(lines)
+
+    return call
+
+
+def folders(root):
+    return (
+        f"--predictions={root / 'maps'}",
+        f"--annotations={root / 'annotation'}",
+    )
+
+
+def same(one, other):
+    """Equal but for where the files are and which kind they have."""
+
+    def core(scores):
+        skipped = ("ground_truth", "predictions")
+        return {k: v for k, v in scores.items() if k not in skipped}
+
+    return core(one) == core(other)
+
+
+def map_file(tree, video=601, frame=2):
+    return tree / "maps" / f"{video:04d}" / f"{frame:04d}.png"
+
+
+# === The golden set through the program ===
+
+
+@pytest.fixture
+def listed_frames(golden, monkeypatch):
+    """Shuffled AUC draws the frames that the golden values were made of."""
+    drawn = golden[0]["other_frames"]
+    monkeypatch.setattr(metrics, "other_frames", lambda i, *_, **__: drawn[i])
+
+
+@pytest.mark.usefixtures("listed_frames")
+def test_golden_video_set(run, written, golden):
+    """Equals what the official script returns on the same files."""
+    arrays, values = golden
+    scores = run(*folders(written), "--protocol=dhf1k")
+    assert scores["protocol"] == "dhf1k"
+    assert scores["frames"] == 12
+    assert tuple(scores["overall"]) == metrics.METRICS
+    for name, mean in values["mean_over_frames"].items():
+        found = scores["overall"][name]
+        assert found["mean"] == pytest.approx(mean, abs=1e-9)
+        valid = [v for v in values["per_frame"][name] if v is not None]
+        assert found["n_valid"] == len(valid)
+    for name in ("nss", "sim", "cc"):
+        official = values["official"][name]
+        assert scores["overall"][name]["mean"] == pytest.approx(
+            official, abs=1e-9
+        )
+    for video, table in values["mean_per_video"].items():
+        for name, mean in table.items():
+            assert scores["by_video"][video][name] == pytest.approx(
+                mean, abs=1e-9
+            )
+    rows = run.rows()
+    frames = [f"{row['video']}/{int(row['frame']):04d}" for row in rows]
+    assert frames == list(arrays["frame"])
+    for name, column in values["per_frame"].items():
+        for row, value in zip(rows, column, strict=True):
+            if value is None:
+                assert row[name] == ""
+            else:
+                assert float(row[name]) == pytest.approx(value, abs=1e-9)
+    assert "nss" in run.text
+    assert f"{values['mean_over_frames']['nss']:.4f}" in run.text
+
+
+def test_order_of_files_does_not_matter(run, written, golden, tmp_path):
+    count = len(golden[0]["frame"])
+    order = list(np.random.default_rng(1).permutation(count))
+    other = write_set(tmp_path / "other", golden[0], order)
+    assert same(run(*folders(written)), run(*folders(other)))
+
+
+def test_names_of_three_digits(run, written, tree):
+    want = run(*folders(written))
+    for folder in list((tree / "maps").iterdir()):
+        for path in list(folder.iterdir()):
+            path.rename(path.with_name(path.name[1:]))
+        folder.rename(folder.with_name(folder.name[1:]))
+    assert same(run(*folders(tree)), want)
+
+
+def test_first_frames_stand_apart(run, written):
+    scores = run(*folders(written), "--first_frames_count=2")
+    first = scores["first_frames"]
+    rows = run.rows()
+    early = [float(r["sim"]) for r in rows if int(r["frame"]) <= 2 and r["sim"]]
+    assert first["number"] == 2
+    assert first["first"]["sim"]["n_valid"] == len(early)
+    assert first["first"]["sim"]["mean"] == pytest.approx(np.mean(early))
+    valid = scores["overall"]["sim"]["n_valid"]
+    assert first["rest"]["sim"]["n_valid"] == valid - len(early)
+
+
+def test_the_draw_follows_from_the_seed(run, written):
+    one, again, other = (
+        run(*folders(written), f"--seed={seed}", output=f"{i}.json")
+        for i, seed in enumerate((1, 1, 2))
+    )
+    assert same(one, again)
+    assert one["overall"]["sauc"] != other["overall"]["sauc"]
+    assert one["overall"]["nss"]["mean"] == other["overall"]["nss"]["mean"]
+    assert "ten random frames" in one["other_fixations"]
+
+
+def test_workers_find_the_same(run, written):
+    one = run(*folders(written), output="one.json")
+    two = run(*folders(written), output="two.json", workers=2)
+    assert same(one, two)
+
+
+def test_tables_pictures_and_page(run, written):
+    plots = run.folder / "plots"
+    run(
+        *folders(written),
+        f"--plots={plots}",
+        "--per_frame=csv",
+        "--per_frame=parquet",
+    )
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(
+        run.folder / "scores.parquet"
+    ).to_pydict()
+    for row, cc in zip(run.rows(), table["cc"], strict=True):
+        assert row["cc"] == ("" if cc is None else repr(cc))
+    for name in ("by_video.png", "over_time.png"):
+        assert cv2.imread(str(plots / name)).std() > 1
+    page = (plots / "scores.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+    assert "0.5441" in page  # CC of the golden set.
+
+
+# === Other kinds of maps ===
+
+
+def test_arrays_and_16_bits_score_what_bytes_score(run, written, tree):
+    want = run(*folders(written))
+    for i, path in enumerate(sorted((tree / "maps").glob("*/*.png"))):
+        image = maps.read(path)
+        if i % 3 == 0:
+            path.unlink()
+            np.save(path.with_suffix(".npy"), image.astype(np.float32) / 255)
+        elif i % 3 == 1:
+            cv2.imwrite(str(path), image.astype(np.uint16) * 257)
+        else:
+            colours = np.dstack([255 - image, 255 - image, image])
+            cv2.imwrite(str(path), colours)
+    found = run(*folders(tree))
+    for name, summary in want["overall"].items():
+        # A float32 of a level is not quite a level: a tie at a threshold.
+        near = 2e-3 if name in ("sauc", "auc_borji") else 1e-6
+        assert found["overall"][name]["mean"] == pytest.approx(
+            summary["mean"], abs=near
+        )
+        assert found["overall"][name]["n_valid"] == summary["n_valid"]
+
+
+def test_maps_of_another_size_are_resized(run, tree, golden):
+    for path in (tree / "maps").glob("*/*.png"):
+        maps.write_png(path, cv2.resize(maps.read(path), (160, 90)))
+    run(*folders(tree), "--seed=3")
+    arrays = golden[0]
+    want = metrics.score(
+        np.stack([cv2.resize(m, (160, 90)) for m in arrays["pred"]]),
+        arrays["gt"],
+        arrays["points"],
+        metrics=("nss", "cc", "sim", "kld"),
+    )
+    for name, values in want.items():
+        got = [float(row[name] or "nan") for row in run.rows()]
+        np.testing.assert_allclose(got, values, atol=1e-12)
+
+
+def test_a_video_of_maps(run, tree):
+    """Scores what its decoded frames score."""
+    videos = tree / "videos"
+    videos.mkdir()
+    decoded = tree / "decoded"
+    for folder in sorted((tree / "maps").iterdir()):
+        path = videos / f"{folder.name}.mp4"
+        with video_lib.Writer(path, fps=30, size=(320, 180)) as writer:
+            for file in sorted(folder.iterdir()):
+                writer.write(np.dstack([maps.read(file)] * 3))
+        (decoded / folder.name).mkdir(parents=True)
+        for frame, image in enumerate(video_lib.frames(path)):
+            maps.write_png(
+                decoded / folder.name / maps.file_name(frame), image[..., 0]
+            )
+    annotation = f"--annotations={tree / 'annotation'}"
+    want = run(f"--predictions={decoded}", annotation, output="a.json")
+    found = run(f"--predictions={videos}", annotation, output="b.json")
+    assert same(found, want)
+
+
+# === Other kinds of ground truth ===
+
+
+def test_official_sample_from_pictures_from_mat_and_from_points(
+    run, shared, tmp_path
+):
+    """Ten frames of DHF1K; its density maps are rebuilt bit for bit."""
+    root = shared / "real_clips" / "official_0601_sample" / "annotation"
+    out = tmp_path / "maps" / "0601"
+    out.mkdir(parents=True)
+    lines = ["video,frame,x,y"]
+    rng = np.random.default_rng(0)
+    for path in sorted((root / "0601" / "maps").iterdir()):
+        truth = maps.read(path)
+        noise = cv2.GaussianBlur(rng.random(truth.shape), (0, 0), 25)
+        noise = (noise - noise.min()) / np.ptp(noise)
+        guess = cv2.GaussianBlur(truth, (0, 0), 20) * 0.6 + 100 * noise
+        maps.write_png(out / path.name, guess.astype(np.uint8))
+        fixated = maps.read(root / "0601" / "fixation" / path.name)
+        lines += [
+            f"601,{int(path.stem)},{x},{y}" for y, x in np.argwhere(fixated)
+        ]
+    points = tmp_path / "points.csv"
+    points.write_text("\n".join(lines))
+    given = f"--predictions={out.parent}"
+    scores = {
+        kind: run(
+            given, f"--annotations={root}", f"--fixations={kind}", "--seed=5"
+        )
+        for kind in ("png", "mat")
+    }
+    assert scores["png"]["frames"] == 10
+    assert scores["png"]["ground_truth"]["fixations"] == "png"
+    assert scores["mat"]["ground_truth"]["fixations"] == "mat"
+    assert same(scores["png"], scores["mat"])
+    table = run.rows()
+    # Of the list of points every frame up to the last is one to score.
+    run(given, f"--annotations={points}", "--allow_missing", "--seed=5")
+    for one, other in zip(table, run.rows(), strict=True):
+        for name in one:
+            if name != "sauc":  # Drawn from other frames.
+                assert one[name] == other[name]
+
+
+def write_points(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["video", "frame", "x", "y", "observer"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def observed(tmp_path):
+    """Three observers of four frames of two videos, who agree."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for video in (1, 2):
+        for frame in (1, 2, 4):
+            centre = rng.uniform([20, 20], [140, 70])
+            for who in "abc":
+                for x, y in centre + rng.normal(0, 3, (5, 2)):
+                    rows.append(
+                        {
+                            "video": video,
+                            "frame": frame,
+                            "x": round(x, 2),
+                            "y": round(y, 2),
+                            "observer": who,
+                        }
+                    )
+        folder = tmp_path / "maps" / f"{video:03d}"
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            noise = rng.integers(0, 256, (90, 160), np.uint8)
+            maps.write_png(folder / maps.file_name(frame), noise)
+    return tmp_path / "maps", rows
+
+
+def test_points_and_observers(run, observed, tmp_path):
+    folder, rows = observed
+    points = tmp_path / "points.csv"
+    write_points(points, rows)
+    options = (
+        f"--predictions={folder}",
+        "--map_size=160x90",
+        "--density=gaussian",
+        "--sigma=6",
+    )
+    scores = run(f"--annotations={points}", *options)
+    # Frame 3 is between others: nobody looked.
+    assert scores["frames"] == 8
+    assert scores["overall"]["nss"]["n_valid"] == 6
+    assert scores["overall"]["sim"]["n_valid"] == 8
+    assert scores["ground_truth"]["sigma"] == 6
+    assert scores["ground_truth"]["density"] == "gaussian"
+    others = scores["inter_observer"]
+    assert others["cc"]["n_valid"] == 6
+    assert others["cc"]["mean"] > 0.5 > scores["overall"]["cc"]["mean"]
+    assert others["auc_judd"]["mean"] > 0.9
+    assert "other observers" in run.text
+
+    first = [r for r in rows if (r["video"], r["frame"]) == (1, 1)]
+    fixated = np.zeros((90, 160), bool)
+    for row in first:
+        fixated[round(row["y"]), round(row["x"])] = True
+    want = metrics.cc(
+        maps.read(folder / "001" / "0001.png")[None],
+        density.density_map(fixated, sigma=6, shift=0)[None],
+    )
+    assert float(run.rows()[0]["cc"]) == pytest.approx(want[0], abs=1e-12)
+
+    as_json = tmp_path / "points.json"
+    as_json.write_text(json.dumps({"fixations": rows}))
+    again = run(f"--annotations={as_json}", *options)
+    assert same(again, scores)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("video,frame,x\n1,1,2\n", "Missing: y"),
+        ("video,frame,x,y\n1,0,2,2\n", "line 2"),
+        ("video,frame,x,y\n1,1,2,\n", "line 2"),
+        ("video,frame,x,y\n1,1,2,2\n1,1,nan,2\n", "line 3"),
+        ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
+        ("video,frame,x,y\n", "no frame"),
+        (b"\xff\xfe\x00", "damaged"),
+    ],
+)
+def test_a_list_of_points_that_makes_no_sense(
+    refused, observed, tmp_path, text, says
+):
+    path = tmp_path / "points.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = refused(f"--predictions={observed[0]}", f"--annotations={path}")
+    assert says in message
+    assert "points.csv" in message
+
+
+def test_dhf1k_recipe_has_one_sigma(refused, observed, tmp_path):
+    write_points(tmp_path / "p.csv", observed[1])
+    message = refused(
+        f"--predictions={observed[0]}",
+        f"--annotations={tmp_path / 'p.csv'}",
+        "--sigma=5",
+    )
+    assert "--density=gaussian" in message
+
+
+# === Protocols, negatives ===
+
+
+def test_paper_takes_the_neighbouring_frame(run, written, golden):
+    arrays = golden[0]
+    scores = run(*folders(written), "--protocol=paper")
+    assert tuple(scores["overall"]) == metrics.PROTOCOLS["paper"]
+    assert "not comparable with other papers" in scores["note"]
+    assert "NOT COMPARABLE" in run.text
+    # The last frame of a video has the one before it.
+    neighbours = [1, 2, 3, 4, 3, 6, 7, 8, 7, 10, 11, 10]
+    want = metrics.score(
+        arrays["pred"],
+        fixations=arrays["points"],
+        other=[arrays["points"][i] for i in neighbours],
+        protocol="paper",
+    )
+    for name, values in want.items():
+        got = [float(row[name] or "nan") for row in run.rows()]
+        np.testing.assert_allclose(got, values, atol=1e-12)
+
+
+def test_paper_resizes_maps_to_the_fixations(run, tree):
+    for path in (tree / "maps").glob("*/*.png"):
+        maps.write_png(path, cv2.resize(maps.read(path), (160, 90)))
+    assert run(*folders(tree), "--protocol=paper")["frames"] == 12
+
+
+def test_aim_has_no_shuffled_auc(run, written):
+    scores = run(*folders(written), "--protocol=aim")
+    assert tuple(scores["overall"]) == metrics.PROTOCOLS["aim"]
+    assert scores["other_fixations"] == "none"
+
+
+def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
+    arrays = golden[0]
+    negatives = np.zeros((180, 320), np.uint8)
+    negatives[::7, ::5] = 1
+    maps.write_png(run.folder / "negatives.png", negatives)
+    np.save(run.folder / "base.npy", arrays["gt"].mean(axis=0))
+    scores = run(
+        *folders(written),
+        f"--sauc_map={run.folder / 'negatives.png'}",
+        f"--baseline={run.folder / 'base.npy'}",
+    )
+    assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
+    want = metrics.score(
+        arrays["pred"],
+        fixations=arrays["points"],
+        other=[np.argwhere(negatives)] * 12,
+        baseline=arrays["gt"].mean(axis=0),
+        metrics=("sauc", "infogain"),
+    )
+    for name, values in want.items():
+        got = [float(row[name] or "nan") for row in run.rows()]
+        np.testing.assert_allclose(got, values, atol=1e-12)
+
+
+# === Files that are not as they should be ===
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def write_array(array):
+    def spoil(path):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), array)
+
+    return spoil
+
+
+def loop_of_itself(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def loop_of_folders(path):
+    (path.parent / "0009").symlink_to(path.parent.parent)
+
+
+NAN = np.full((180, 320), 0.5, np.float32)
+NAN[3, 4] = np.nan
+
+SPOILERS = {
+    "removed": (lambda p: p.unlink(), "missing (1)"),
+    "a whole video removed": (
+        lambda p: shutil.rmtree(p.parent),
+        "video 0601",
+    ),
+    "one too many": (lambda p: shutil.copy(p, p.with_name("0006.png")), "6"),
+    "a video too many": (
+        lambda p: shutil.copytree(p.parent, p.parent.with_name("0604")),
+        "0604 is not annotated",
+    ),
+    "numbered from 0": (
+        lambda p: [
+            p.with_name(f"{k:04d}.png").rename(p.with_name(f"{k - 1:04d}.png"))
+            for k in range(1, 6)
+        ],
+        "numbered from 0?",
+    ),
+    "not a number": (
+        lambda p: p.rename(p.with_name("frame_2.png")),
+        "not a number",
+    ),
+    "another type": (
+        lambda p: p.with_name("0002.txt").write_text("x"),
+        "another type",
+    ),
+    "two digits and four": (
+        lambda p: shutil.copy(p, p.with_name("002.png")),
+        "has the number of",
+    ),
+    "picture and array": (
+        lambda p: np.save(p.with_suffix(".npy"), maps.read(p)),
+        "has the number of",
+    ),
+    "two folders": (
+        lambda p: shutil.copytree(p.parent, p.parent.with_name("601")),
+        "has the number of",
+    ),
+    "cut off": (cut_off, "0002.png: no picture"),
+    "empty": (lambda p: p.write_bytes(b""), "0002.png: the file is empty"),
+    "text": (lambda p: p.write_text("hello"), "0002.png: no picture"),
+    "NaN": (write_array(NAN), "0002.npy: has a value that is NaN"),
+    "three axes": (
+        write_array(np.zeros((180, 320, 3))),
+        "0002.npy: a map is [H, W]",
+    ),
+    "no pixels": (write_array(np.zeros((0, 320))), "0002.npy: a map is [H, W]"),
+    "complex": (
+        write_array(np.zeros((180, 320), complex)),
+        "0002.npy: a map has real numbers",
+    ),
+    "objects": (
+        write_array(np.array([[None]])),
+        "0002.npy: no array of NumPy",
+    ),
+    "not an array": (
+        lambda p: (p.unlink(), p.with_suffix(".npy").write_bytes(b"x")),
+        "0002.npy: no array of NumPy",
+    ),
+    "swapped": (
+        lambda p: maps.write_png(p, np.zeros((320, 180), np.uint8)),
+        "rows and columns are swapped",
+    ),
+    "another size than its video": (
+        lambda p: maps.write_png(p, np.zeros((90, 160), np.uint8)),
+        "frame 0002: has the size [90, 160]",
+    ),
+    "a link to itself": (loop_of_itself, "0002.png: cannot be read"),
+    "a folder that holds itself": (loop_of_folders, "0009: a folder"),
+    "a link to nothing": (
+        lambda p: (p.unlink(), p.symlink_to("nowhere.png")),
+        "0002.png: cannot be read",
+    ),
+    "a folder for a file": (
+        lambda p: (p.unlink(), p.mkdir()),
+        "0002.png: a folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILERS)
+def test_a_map_that_cannot_be_scored_stops_the_run(refused, tree, name):
+    spoil, says = SPOILERS[name]
+    spoil(map_file(tree))
+    message = refused(*folders(tree))
+    assert says in message
+    assert "Traceback" not in message
+
+
+TRUTH_SPOILERS = {
+    "no fixations of a frame": (
+        lambda t: (t / "fixation" / "0002.png").unlink(),
+        "0002.png: the frame has no fixations",
+    ),
+    "no density of a frame": (
+        lambda t: (t / "maps" / "0002.png").unlink(),
+        "0002.png: the frame has no density map",
+    ),
+    "no folder of densities": (
+        lambda t: shutil.rmtree(t / "maps"),
+        "maps: no folder",
+    ),
+    "density cut off": (
+        lambda t: cut_off(t / "maps" / "0002.png"),
+        "0002.png: no picture",
+    ),
+    "fixations cut off": (
+        lambda t: cut_off(t / "fixation" / "0002.png"),
+        "0002.png: no picture",
+    ),
+    "density of another size": (
+        lambda t: maps.write_png(
+            t / "maps" / "0002.png", np.ones((90, 160), np.uint8)
+        ),
+        "the density map has the size [90, 160]",
+    ),
+    "two densities of a number": (
+        lambda t: shutil.copy(t / "maps" / "0002.png", t / "maps" / "2.png"),
+        "has the number of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRUTH_SPOILERS)
+def test_an_annotation_that_is_not_whole_stops_the_run(refused, tree, name):
+    spoil, says = TRUTH_SPOILERS[name]
+    spoil(tree / "annotation" / "0601")
+    assert says in refused(*folders(tree))
+
+
+def test_damaged_mat_files_are_named(refused, tree):
+    for folder in (tree / "annotation").iterdir():
+        (folder / "fixation" / "maps").mkdir()
+        for path in (folder / "fixation").glob("*.png"):
+            mat = folder / "fixation" / "maps" / f"{path.stem}.mat"
+            mat.write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    message = refused(*folders(tree), "--fixations=mat")
+    assert "0001.mat" in message
+
+
+def test_several_problems_are_all_listed(refused, tree):
+    map_file(tree, 601, 2).unlink()
+    map_file(tree, 602, 1).unlink()
+    shutil.copy(map_file(tree, 603, 1), map_file(tree, 603, 9))
+    message = refused(*folders(tree))
+    assert "video 0601: frames 2" in message
+    assert "video 0602: frames 1" in message
+    assert "video 0603: frames 9" in message
+
+
+@pytest.mark.parametrize("name", ["removed", "cut off", "NaN", "one too many"])
+def test_allow_missing_goes_on_and_says_how_many(run, tree, written, name):
+    SPOILERS[name][0](map_file(tree))
+    scores = run(*folders(tree), "--allow_missing")
+    lost = 0 if name == "one too many" else 1
+    assert scores["frames"] == 12 - lost
+    assert scores["missing"]["frames"] == lost
+    assert scores["missing"]["allowed"]
+    kinds = ("missing", "extra", "unreadable")
+    assert sum(scores["missing"][kind] for kind in kinds) == 1
+    if lost:
+        assert "1 annotated frames were left out" in run.text
+        assert scores["centre_prior"]["sim"]["n_valid"] == 11
+    # What is left scores what it scored: the set is the annotated frames.
+    left = {(r["video"], r["frame"]): r for r in run.rows()}
+    run(*folders(written))
+    whole = {(r["video"], r["frame"]): r for r in run.rows()}
+    assert all(whole[key] == row for key, row in left.items())
+
+
+def test_allow_missing_does_not_choose_between_clashing_files(refused, tree):
+    SPOILERS["two digits and four"][0](map_file(tree))
+    assert "same number" in refused(*folders(tree), "--allow_missing")
+
+
+def test_unreadable_fixations_may_be_left_out(run, tree):
+    cut_off(tree / "annotation" / "0602" / "fixation" / "0003.png")
+    scores = run(*folders(tree), "--allow_missing")
+    assert scores["frames"] == 11
+    assert scores["missing"]["unreadable"] == 1
+
+
+def test_nothing_left_is_an_error(refused, tree):
+    shutil.rmtree(tree / "maps" / "0601")
+    message = refused(*folders(tree), "--allow_missing", "--videos=601")
+    assert "No frame" in message
+
+
+def test_videos_can_be_chosen(run, tree):
+    shutil.rmtree(tree / "maps" / "0602")
+    scores = run(*folders(tree), "--videos=601,603")
+    assert set(scores["by_video"]) == {"0601", "0603"}
+
+
+@pytest.mark.parametrize("which", ["maps", "annotation"])
+def test_a_missing_folder_is_named(refused, tree, which):
+    shutil.rmtree(tree / which)
+    assert f"{tree / which}: no folder" in refused(*folders(tree))
+
+
+def test_predictions_need_annotations(refused, tree):
+    assert "--annotations" in refused(folders(tree)[0])
+
+
+def test_a_hint_for_the_folder_above(refused, tree):
+    shutil.rmtree(tree / "maps" / "0602")
+    message = refused(folders(tree)[0], f"--annotations={tree}")
+    assert f"Did you mean {tree / 'annotation'}?" in message
+
+
+# === Several models ===
+
+
+@pytest.fixture
+def models(tree):
+    """Three models: the ground truth, the golden maps, and noise."""
+    rng = np.random.default_rng(0)
+    for path in sorted((tree / "maps").glob("*/*.png")):
+        truth = maps.read(
+            tree / "annotation" / path.parent.name / "maps" / path.name
+        )
+        noise = rng.integers(0, 256, truth.shape, np.uint8)
+        for name, map_ in (("truth", truth), ("noise", noise)):
+            folder = tree / name / path.parent.name
+            folder.mkdir(parents=True, exist_ok=True)
+            maps.write_png(folder / path.name, map_)
+    return tree
+
+
+def test_models_are_ranked_on_the_same_frames(run, models):
+    map_file(models, 602, 1).unlink()
+    scores = run(
+        "--compare",
+        models / "noise",
+        f"--annotations={models / 'annotation'}",
+        f"ours={models / 'maps'}",
+        models / "truth",
+        "--allow_missing",
+        f"--plots={run.folder / 'plots'}",
+    )
+    assert set(scores["models"]) == {"noise", "ours", "truth"}
+    assert {m["frames"] for m in scores["models"].values()} == {11}
+    assert scores["best"] == "truth"
+    for name in ("cc", "kld", "sim"):
+        found = scores["comparison"][name]
+        assert found["ranking"] == ["truth", "ours", "noise"]
+        assert len(found["pairs"]) == 3
+    assert scores["overall"] == scores["models"]["truth"]["overall"]
+    assert "truth > ours > noise" in run.text
+    assert cv2.imread(str(run.folder / "plots" / "models.png")) is not None
+    for name in ("noise", "ours", "truth"):
+        assert len(run.rows(f"scores.{name}.csv")) == 11
+
+
+def test_models_of_one_name_need_another(refused, models):
+    shutil.copytree(models / "maps", models / "more" / "maps")
+    message = refused(
+        f"--compare={models / 'maps'},{models / 'more' / 'maps'}",
+        f"--annotations={models / 'annotation'}",
+    )
+    assert "Name them" in message
+
+
+# === Going on ===
+
+
+def scored_videos(monkeypatch):
+    """Videos that are scored from now on."""
+    seen = []
+    original = jobs._score
+
+    def note(job):
+        seen.append((job.video, sorted(job.models)))
+        return original(job)
+
+    monkeypatch.setattr(jobs, "_score", note)
+    return seen
+
+
+def test_what_is_known_is_not_scored_again(run, tree, monkeypatch):
+    want = run(*folders(tree))
+    seen = scored_videos(monkeypatch)
+    assert same(run(*folders(tree)), want)
+    assert seen == []
+    # A changed map: its video alone, and not the centre prior.
+    maps.write_png(map_file(tree), np.eye(180, 320, dtype=np.uint8) * 255)
+    changed = run(*folders(tree))
+    assert seen == [(601, ["maps"])]
+    assert changed["overall"] != want["overall"]
+    seen.clear()
+    run(*folders(tree), "--seed=1")
+    assert [video for video, _ in seen] == [601, 602, 603]
+    # Only parts of the last run are left.
+    parts = list((run.folder / "scores.json.parts").iterdir())
+    assert len(parts) == 3 + 2 * 3
+
+
+def test_changed_fixations_change_everything(run, tree, monkeypatch):
+    run(*folders(tree))
+    seen = scored_videos(monkeypatch)
+    path = tree / "annotation" / "0603" / "fixation" / "0001.png"
+    maps.write_png(path, np.eye(180, 320, dtype=np.uint8) * 255)
+    run(*folders(tree))
+    assert [video for video, _ in seen] == [601, 602, 603]
+
+
+def test_a_run_that_was_stopped_goes_on(run, tree, monkeypatch):
+    want = run(*folders(tree), output="whole.json")
+    original = jobs._score
+
+    def stops(job):
+        if job.video == 603:
+            raise KeyboardInterrupt
+        return original(job)
+
+    monkeypatch.setattr(jobs, "_score", stops)
+    with pytest.raises(SystemExit) as stopped:
+        run(*folders(tree))
+    assert stopped.value.code == 130
+    assert not (run.folder / "scores.json").exists()
+    monkeypatch.setattr(jobs, "_score", original)
+    seen = scored_videos(monkeypatch)
+    assert same(run(*folders(tree)), want)
+    assert [video for video, _ in seen] == [603]
+
+
+def test_a_repaired_file_is_noticed(run, refused, tree, written):
+    cut_off(map_file(tree))
+    refused(*folders(tree))
+    shutil.copy(map_file(written), map_file(tree))
+    assert same(run(*folders(tree)), run(*folders(written), output="b.json"))
+
+
+def test_a_damaged_part_is_replaced(run, refused, tree):
+    want = run(*folders(tree))
+    parts = run.folder / "scores.json.parts"
+    part = next(parts.glob("scores-*"))
+    part.write_bytes(b"no")
+    for path in run.folder.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert "Start the same command again" in refused(*folders(tree))
+    assert same(run(*folders(tree)), want)
+
+
+def test_the_program_alone_needs_no_tensorflow_to_complain(tmp_path):
+    """From the shell: an error, status 1, and nothing written."""
+    code = (
+        "import sys, runpy; sys.argv = ['evaluate', '--predictions=no', "
+        "'--annotations=no', '--output=scores.json']\n"
+        "try:\n runpy.run_module('lsts_tf.evaluate', run_name='__main__')\n"
+        "except SystemExit as error:\n"
+        " print(error.code, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1 False"
+    assert "no: no folder" in done.stderr
+    assert not list(tmp_path.iterdir())
