@@ -84,7 +84,7 @@ def test_the_interval_stands_below_the_first_row():
     two = make([1, 2, 3, 9], [1, 1, 2, 2]).summary()
     lines = scores.table({"ours": two, "other": two}).splitlines()
     low, high = two["cc"]["ci95"]
-    assert lines[2].split() == ["95", "%", "interval", f"{low:.4f}-{high:.4f}"]
+    assert lines[2].split() == ["95", "%", "interval", f"{low:.4f}..{high:.4f}"]
     assert len(lines) == 4
 
 
