@@ -278,7 +278,7 @@ class Model:
 
     note = "random I3D weights (rgb)"
     geometry = types.SimpleNamespace(first_target=2)
-    extractor = types.SimpleNamespace(describe=lambda: {})
+    extractor = types.SimpleNamespace(describe=dict)
 
 
 def test_a_run_scores_what_the_folder_of_its_maps_scores(
@@ -313,7 +313,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
         dataset,
         "Dataset",
         lambda *_: types.SimpleNamespace(
-            choose=lambda numbers, _: set(found), name="golden"
+            choose=lambda *_: set(found), name="golden"
         ),
     )
     monkeypatch.setattr(
@@ -322,7 +322,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
         lambda *_, **__: types.SimpleNamespace(truth=truth),
     )
     monkeypatch.setattr(
-        evaluate, "maps_of_store", lambda model, kept, video: found[video]
+        evaluate, "maps_of_store", lambda *given: found[given[-1]]
     )
     # The centre prior of a run has the size of LSTS' maps.
     monkeypatch.setattr(preprocess, "MAP_SIZE", (180, 320))
