@@ -19,6 +19,8 @@ from lsts_tf import fixations as fixations_lib
 from lsts_tf import metrics
 from lsts_tf import scores
 
+_KEPT = 64
+
 
 class Scorer:
     """Scores by one protocol.
@@ -65,6 +67,7 @@ class Scorer:
         self._negatives = negatives
         self._baseline = baseline
         self._kept: dict[tuple, np.ndarray] = {}
+        self._drawn: dict[tuple, np.ndarray] = {}
 
     def score(
         self,
@@ -102,7 +105,7 @@ class Scorer:
                 else np.stack([densities[i] for i in places]),
                 # As maps, because points do not say their maps' size.
                 _as_maps(points, size) if densities is None else points,
-                other=[self._others(row, size) for row in chosen],
+                other=[self._kept_others(row, size) for row in chosen],
                 baseline=self._of_size("baseline", size),
                 metrics=self.metrics,
                 protocol=self._protocol,
@@ -112,6 +115,15 @@ class Scorer:
             for name in self.metrics:
                 result[name][places] = values[name]
         return result
+
+    def _kept_others(self, row: int, size: tuple[int, int]) -> np.ndarray:
+        """Of a few frames, because several models are scored in turn."""
+        key = (row, size)
+        if key not in self._drawn:
+            if len(self._drawn) >= _KEPT:
+                self._drawn.clear()
+            self._drawn[key] = self._others(row, size)
+        return self._drawn[key]
 
     def _others(self, row: int, size: tuple[int, int]) -> np.ndarray:
         if "sauc" not in self.metrics:

@@ -305,7 +305,7 @@ def table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         ranges = [summary.get(name, {}).get("ci95") for name in names]
         if number == 0 and any(ranges):
             cells = "".join(
-                f"{'{:.4f}-{:.4f}'.format(*r) if r else '-':>17}"
+                f"{'{:.4f}..{:.4f}'.format(*r) if r else '-':>17}"
                 for r in ranges
             )
             lines.append(f"{interval:<{width}}{cells}")

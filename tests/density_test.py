@@ -92,3 +92,12 @@ def test_without_fixations_the_map_is_zero():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"Received: \[36, 64, 1\]"):
         density.density_map(np.zeros((36, 64, 1)))
+
+
+def test_plain_gaussians_lie_on_their_fixation():
+    fixated = np.zeros((40, 60), bool)
+    fixated[20, 30] = True
+    found = density.density_map(fixated, sigma=5.0, shift=0)
+    y, x = np.mgrid[:40, :60]
+    want = 255 * np.exp(-((y - 20) ** 2 + (x - 30) ** 2) / 50)
+    np.testing.assert_array_equal(found, np.floor(want + 0.5))

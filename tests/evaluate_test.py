@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 from absl import flags
 from absl import logging
@@ -21,6 +22,7 @@ from lsts_tf import experiment
 from lsts_tf import jobs
 from lsts_tf import maps
 from lsts_tf import metrics
+from lsts_tf import preprocess
 from lsts_tf import video as video_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
@@ -266,6 +268,71 @@ def test_tables_pictures_and_page(run, written):
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
     assert "0.5441" in page  # CC of the golden set.
+
+
+# === Runs and folders meet in one scorer ===
+
+
+class Model:
+    """Stands in for a trained model: its maps are those of a folder."""
+
+    note = "random I3D weights (rgb)"
+    geometry = types.SimpleNamespace(first_target=2)
+    extractor = types.SimpleNamespace(describe=dict)
+
+
+def test_a_run_scores_what_the_folder_of_its_maps_scores(
+    run, written, golden, tmp_path, monkeypatch
+):
+    from lsts_tf import dataset
+    from lsts_tf import extractor
+    from lsts_tf import predictor
+    from lsts_tf import stores
+
+    found = {}
+    truth = stores.TruthStore.create(
+        tmp_path / "truth",
+        stores.Manifest(kind="truth", dataset="d", shape=(), dtype="uint8"),
+    )
+    for folder in sorted((written / "annotation").iterdir()):
+        video = int(folder.name)
+        truth.write(
+            video,
+            **{
+                name: [p.read_bytes() for p in sorted(path.glob("*.png"))]
+                for name, path in (
+                    ("maps", folder / "maps"),
+                    ("fixations", folder / "fixation"),
+                )
+            },
+        )
+        files = sorted((written / "maps" / folder.name).iterdir())
+        found[video] = np.stack([maps.read(path) for path in files])
+    monkeypatch.setattr(predictor.Predictor, "load", lambda *_, **__: Model())
+    monkeypatch.setattr(
+        dataset,
+        "Dataset",
+        lambda *_: types.SimpleNamespace(
+            choose=lambda *_: set(found), name="golden"
+        ),
+    )
+    monkeypatch.setattr(
+        extractor,
+        "ready_stores",
+        lambda *_, **__: types.SimpleNamespace(truth=truth),
+    )
+    monkeypatch.setattr(
+        evaluate, "maps_of_store", lambda *given: found[given[-1]]
+    )
+    # The centre prior of a run has the size of LSTS' maps.
+    monkeypatch.setattr(preprocess, "MAP_SIZE", (180, 320))
+    of_run = run("--seed=4", output="run.json")
+    of_folder = run(*folders(written), "--seed=4", "--first_frames_count=2")
+    assert of_run["note"] == Model.note
+    assert of_run["first_frames"].pop("filled_by") == "copy of the first map"
+    for key in ("overall", "first_frames", "by_video", "centre_prior"):
+        assert of_run[key] == of_folder[key]
+    assert run.rows("run.csv") == run.rows()
 
 
 # === Other kinds of maps ===

@@ -78,3 +78,124 @@ def test_table_shows_every_row():
     assert lines[0].split() == ["cc"]
     assert lines[1].split() == ["ours", "0.5000"]
     assert lines[2].split() == ["none", "-"]
+
+
+def test_the_interval_stands_below_the_first_row():
+    two = make([1, 2, 3, 9], [1, 1, 2, 2]).summary()
+    lines = scores.table({"ours": two, "other": two}).splitlines()
+    low, high = two["cc"]["ci95"]
+    assert lines[2].split() == ["95", "%", "interval", f"{low:.4f}..{high:.4f}"]
+    assert len(lines) == 4
+
+
+# === Comparisons ===
+
+
+def models(shift, *, videos=30, frames=20, metric="cc", seed=0):
+    """Two models whose videos differ much and whose difference is `shift`."""
+    rng = np.random.default_rng(seed)
+    video = np.repeat(np.arange(videos), frames)
+    level = rng.normal(size=videos)[video]
+    apart = (shift + 0.1 * rng.normal(size=videos))[video]
+    return {
+        name: scores.Scores(
+            video=video,
+            frame=np.tile(np.arange(frames), videos),
+            values={metric: level + values},
+        )
+        for name, values in (("a", 0.0), ("b", apart))
+    }
+
+
+def test_a_paired_difference_is_seen_through_differences_of_videos():
+    (pair,) = scores.compare(models(0.1))["cc"]["pairs"]
+    assert (pair["better"], pair["worse"]) == ("b", "a")
+    assert pair["p"] < 0.001
+    assert pair["p_holm"] == pair["p"]
+    low, high = pair["ci95"]
+    assert 0 < low < pair["difference"] < high
+    assert pair["frames"] == 600
+
+
+def test_no_difference_is_no_difference():
+    """p is about uniform: one of twenty below 0.05."""
+    p = [
+        scores.compare(models(0.0, seed=seed))["cc"]["pairs"][0]["p"]
+        for seed in range(40)
+    ]
+    assert np.mean(np.array(p) < 0.05) < 0.2
+    assert 0.3 < np.mean(p) < 0.7
+
+
+def test_equal_models_have_p_1():
+    one = models(0.0)["a"]
+    (pair,) = scores.compare({"x": one, "y": one})["cc"]["pairs"]
+    assert pair["difference"] == 0
+    assert pair["p"] == 1
+
+
+def test_of_kld_less_is_better():
+    found = scores.compare(models(0.1, metric="kld"))["kld"]
+    assert found["ranking"] == ["a", "b"]
+    (pair,) = found["pairs"]
+    assert pair["difference"] < 0
+    assert pair["p"] < 0.001
+
+
+def test_frames_that_one_of_them_lacks_are_left_out():
+    two = models(0.1)
+    two["a"].values["cc"][:20] = np.nan
+    (pair,) = scores.compare(two)["cc"]["pairs"]
+    assert pair["frames"] == 580
+    difference = two["b"].values["cc"] - two["a"].values["cc"]
+    assert pair["difference"] == pytest.approx(np.nanmean(difference))
+
+
+def test_a_model_without_any_score_comes_last():
+    two = models(0.1)
+    two["b"].values["cc"][:] = np.nan
+    found = scores.compare(two)["cc"]
+    assert found["ranking"] == ["a", "b"]
+    assert found["pairs"][0]["p"] is found["pairs"][0]["difference"] is None
+    assert json.dumps(found, allow_nan=False)
+
+
+def test_holm_corrects_for_the_number_of_pairs():
+    two = models(0.1)
+    more = {**two, "c": models(0.06, seed=5)["b"]}
+    pairs = scores.compare(more)["cc"]["pairs"]
+    p = sorted(pair["p"] for pair in pairs)
+    holm = sorted(pair["p_holm"] for pair in pairs)
+    assert holm[0] == pytest.approx(min(1, 3 * p[0]))
+    assert holm[1] == pytest.approx(min(1, max(holm[0], 2 * p[1])))
+    assert holm[2] == pytest.approx(min(1, max(holm[1], p[2])))
+
+
+def test_one_video_has_no_test():
+    (pair,) = scores.compare(models(0.1, videos=1))["cc"]["pairs"]
+    assert pair["p"] is pair["ci95"] is pair["p_holm"] is None
+
+
+def test_only_the_same_frames_are_compared():
+    two = models(0.1)
+    two["b"] = two["b"].where(two["b"].frame > 0)
+    with pytest.raises(ValueError, match="same frames"):
+        scores.compare(two)
+
+
+def test_tables_of_frames(tmp_path):
+    import pyarrow.parquet
+
+    table = make([0.5, np.nan], [7, 7], [0, 1])
+    table.write_csv(tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text().split() == [
+        "video,frame,cc",
+        "0007,1,0.5",
+        "0007,2,",
+    ]
+    table.write_parquet(tmp_path / "t.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pydict() == {
+        "video": [7, 7],
+        "frame": [1, 2],
+        "cc": [0.5, None],
+    }
