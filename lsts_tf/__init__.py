@@ -3,11 +3,11 @@
 The modules in the order of the data's walk: `windows` and `experiment` are
 the words; `video`, `flow`, `preprocess`, `metrics`, `losses`, `overlay` the
 signals; `i3d`, `i3d_weights`, `sliding_i3d`, `decoder`, `optimizers` the
-networks;
-`dataset`, `stores`, `maps`, `predictions`, `annotations`, `fixations` what is
-on disk; `extractor`, `input_pipeline`, `monitor`, `predictor`, `scorer`,
-`jobs`, `workers`, `cluster`, `charts` the assembly. Programs are `python -m lsts_tf.<verb>`:
-`sample`, `extract`, `train`, `evaluate`, `predict`.
+networks; `dataset`, `stores`, `maps`, `predictions`, `annotations`,
+`fixations` what is on disk; `extractor`, `input_pipeline`, `monitor`,
+`predictor`, `scorer`, `jobs`, `workers`, `cluster`, `charts` the assembly.
+Programs are `python -m lsts_tf.<verb>`: `sample`, `extract`, `train`,
+`evaluate`, `predict`.
 """
 
 import os
