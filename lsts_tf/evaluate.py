@@ -40,10 +40,12 @@ import tqdm
 from lsts_tf import annotations as annotations_lib
 from lsts_tf import density as density_lib
 from lsts_tf import experiment
+from lsts_tf import files
 from lsts_tf import fixations as fixations_lib
 from lsts_tf import jobs
 from lsts_tf import maps as maps_lib
 from lsts_tf import predictions as predictions_lib
+from lsts_tf import program
 from lsts_tf import scores as scores_lib
 from lsts_tf import windows
 
@@ -573,16 +575,14 @@ def write(
             if kind == "none":
                 continue
             beside = path.with_name(f"{path.stem}{part}.{kind}")
-            temporary = beside.with_name(f".{beside.name}.{os.getpid()}")
-            writer[kind](found, temporary)
-            temporary.replace(beside)
+            with files.replacing(beside) as temporary:
+                writer[kind](found, temporary)
     if plots:
         from lsts_tf import charts
 
         charts.write(pathlib.Path(plots), result, scores, table_rows(result))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    text = json.dumps(result, indent=2, allow_nan=False)
+    files.write_text(path, text + "\n")
 
 
 def _named(folders: Sequence[str]) -> dict[str, str]:
@@ -660,7 +660,7 @@ def main(arguments: Sequence[str]) -> None:
     folders = [*values.compare, *arguments[1:]]
     # Ends as by Ctrl-C, so that workers end too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with program.exit_codes():
         if values.predictions:
             folders.insert(0, values.predictions)
         if folders:
@@ -682,12 +682,6 @@ def main(arguments: Sequence[str]) -> None:
             per_frame=values.per_frame,
             plots=values.plots,
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        logging.error("%s", error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        logging.error("Stopped. The same command goes on from here.")
-        sys.exit(130)
     sys.stdout.write(f"{table(result)}\n{path}\n")
 
 

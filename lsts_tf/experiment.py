@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from lsts_tf import files
 from lsts_tf import windows
 
 FLAGFILE = "experiment.flags"
@@ -238,9 +239,7 @@ class Experiment:
 
     def save(self, path: pathlib.Path) -> None:
         """Write the record to `path` as a flagfile, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(self.flagfile_text())
-        temporary.replace(path)
+        files.write_text(path, self.flagfile_text())
 
     def differences(self, other: "Experiment") -> list[str]:
         """Settings, as text, in which `other` would be another experiment."""

@@ -23,6 +23,7 @@ import tensorflow as tf
 from lsts_tf import dataset
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import program
 from lsts_tf import stores
 from lsts_tf import windows
 from lsts_tf import workers as workers_lib
@@ -269,7 +270,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(_: Sequence[str]) -> None:
     """Extract as the flags say."""
-    try:
+    with program.exit_codes():
         settings = experiment.from_flags(flags.FLAGS)
         if flags.FLAGS.verify:
             damages = verify(settings, repair=flags.FLAGS.repair)
@@ -288,10 +289,6 @@ def main(_: Sequence[str]) -> None:
             runner=flags.FLAGS.runner,
             beam_args=shlex.split(flags.FLAGS.beam_args),
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        notes = getattr(error, "__notes__", [])
-        logging.error("%s", " ".join([str(error), *notes]))
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf import annotations as annotations_lib
+from lsts_tf import files
 from lsts_tf import fixations as fixations_lib
 from lsts_tf import maps
 from lsts_tf import predictions as predictions_lib
@@ -173,13 +174,8 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray] | None:
 
 
 def _save(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 # === What a worker does ===

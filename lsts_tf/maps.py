@@ -16,24 +16,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from lsts_tf import files
+
 SUFFIXES = (".png", ".npy")
 
 
-class MapError(ValueError):
-    """A file that is not a map.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it, without the path.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(path, reason)
-        self.path = pathlib.Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+class MapError(files.FileError):
+    """A file that is not a map."""
 
 
 class File(NamedTuple):
@@ -190,12 +179,8 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(".png", image)
     if not done:
         raise OSError(f"{path} cannot be encoded as PNG.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(data.tobytes())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_grey(path: pathlib.Path) -> np.ndarray:

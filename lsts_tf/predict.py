@@ -25,10 +25,12 @@ import numpy as np
 import tqdm
 
 from lsts_tf import experiment
+from lsts_tf import files
 from lsts_tf import maps as maps_lib
 from lsts_tf import overlay
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
+from lsts_tf import program
 from lsts_tf import video as video_lib
 from lsts_tf import windows
 
@@ -118,7 +120,8 @@ def predict(
         "note": predictor.note,
         "damage": source.damage,
     }
-    (output / "prediction.json").write_text(json.dumps(record, indent=2) + "\n")
+    text = json.dumps(record, indent=2)
+    files.write_text(output / "prediction.json", text + "\n")
     return source.damage
 
 
@@ -151,7 +154,7 @@ def main(_: Sequence[str]) -> None:
     """Predict as the flags say."""
     settings = experiment.from_flags(flags.FLAGS)
     values = flags.FLAGS
-    try:
+    with program.exit_codes():
         model = predictor_lib.Predictor.load(
             settings.run_dir, model=values.model
         )
@@ -162,9 +165,6 @@ def main(_: Sequence[str]) -> None:
             first_frames=values.first_frames,
             alpha=values.alpha,
         )
-    except (ValueError, OSError, RuntimeError) as error:
-        logging.error("%s", error)
-        sys.exit(1)
     if damage:
         logging.error("%s What was decoded is written.", damage)
         sys.exit(INCOMPLETE)

@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 
 from lsts_tf import density
+from lsts_tf import files
 
 HEIGHT = 360
 WIDTH = 640
@@ -164,9 +165,7 @@ def _claim(output: pathlib.Path, arguments: dict[str, int]) -> None:
             "Choose another folder."
         )
     output.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(arguments, indent=2) + "\n")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(arguments, indent=2) + "\n")
 
 
 def _video_path(output: pathlib.Path, number: int) -> pathlib.Path:

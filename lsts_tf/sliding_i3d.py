@@ -171,6 +171,17 @@ def _groups(
     return found
 
 
+def _both_ends(
+    track: Track, out: Track, kernel: int, step: int, taps: Sequence[int]
+) -> tuple[list[_Group], list[_Group]]:
+    """Groups of the left and of the right output steps of a window's own."""
+    right = range(out.steps - out.right, out.steps)
+    return (
+        _groups(track, kernel, step, range(out.left), is_left=True, taps=taps),
+        _groups(track, kernel, step, right, is_left=False, taps=taps),
+    )
+
+
 # === What a step function needs ===
 
 
@@ -398,17 +409,7 @@ class _Tapped:
         self._delay = _Delay(plan, track, out.ready, size)
         every = tuple(range(kernel))
         self._every = every
-        self._left = _groups(
-            track, kernel, step, range(out.left), is_left=True, taps=every
-        )
-        self._right = _groups(
-            track,
-            kernel,
-            step,
-            range(out.steps - out.right, out.steps),
-            is_left=False,
-            taps=every,
-        )
+        self._left, self._right = _both_ends(track, out, kernel, step, every)
         self._lay_segments(plan, size)
         for group in (*self._left, *self._right):
             self._fold(tuple(group.border), group.count)
@@ -597,17 +598,7 @@ class _TimeMax:
         self._before, _ = i3d.same_padding(track.steps, kernel, step)
         self._grid = out.grid(plan.stride)
         self._delay = _Delay(plan, track, out.ready, size)
-        self._left = _groups(
-            track, kernel, step, range(out.left), is_left=True, taps=taps
-        )
-        self._right = _groups(
-            track,
-            kernel,
-            step,
-            range(out.steps - out.right, out.steps),
-            is_left=False,
-            taps=taps,
-        )
+        self._left, self._right = _both_ends(track, out, kernel, step, taps)
         self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
         for tap in taps:
             self._source.reads(self._seen(out.head, tap), self._grid)

@@ -16,7 +16,6 @@ import contextlib
 import functools
 import json
 import math
-import os
 import pathlib
 import signal
 import sys
@@ -35,12 +34,14 @@ from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import files
 from lsts_tf import input_pipeline
 from lsts_tf import losses
 from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import optimizers
 from lsts_tf import preprocess
+from lsts_tf import program
 from lsts_tf import windows
 
 Batch = tuple[Mapping[str, Any], Any]
@@ -345,7 +346,7 @@ def _describe_front_end(
                 f"{json.dumps(there)}. Received: {json.dumps(described)}. "
                 "Give it the weights that it had, or choose another --run_dir."
             )
-    _write(path, json.dumps(described, indent=2) + "\n")
+    files.write_text(path, json.dumps(described, indent=2) + "\n")
 
 
 def _train(
@@ -537,23 +538,13 @@ def _finish_epoch(
     best = max((r["cc"] for r in before), default=-math.inf)
     if not scores["cc"] <= best:
         save_model(trainer.model, folder / "best.keras")
-    _write(path, "".join(json.dumps(r) + "\n" for r in records))
+    files.write_text(path, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
-    try:
+    with files.replacing(path) as temporary:
         model.save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _unsharded(data: tf.data.Dataset) -> tf.data.Dataset:
@@ -639,11 +630,8 @@ def main(_: Sequence[str]) -> None:
     if settings.deterministic:
         # The order of sums depends on it.
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    try:
+    with program.exit_codes():
         sys.exit(run(settings))
-    except (ValueError, OSError, RuntimeError) as error:
-        logging.error("%s", error)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

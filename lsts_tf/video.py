@@ -22,6 +22,8 @@ from absl import logging
 import cv2
 import numpy as np
 
+from lsts_tf import files
+
 try:
     import av
 except ImportError:  # Optional: without it no AV1 is read, no MP4 written.
@@ -33,21 +35,8 @@ _FPS_IF_UNKNOWN = 25.0
 _MAX_FAILED_READS = 100
 
 
-class VideoError(ValueError):
-    """A file that cannot be read, or written, as a video.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it, without the path.
-    """
-
-    def __init__(self, path: str | os.PathLike, reason: str):
-        super().__init__(path, reason)
-        self.path = pathlib.Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+class VideoError(files.FileError):
+    """A file that cannot be read, or written, as a video."""
 
 
 class TruncatedVideoError(VideoError):
