@@ -10,7 +10,8 @@ without replaying what came before.
   [B, length, 112, 112, 2]}, truth). Each video is decoded once an epoch; a
   few videos are open at a time, and windows are drawn from them at random.
 * truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
-  `preprocess.target`.
+  `preprocess.target`. With several `maps` of a window it is [B, maps, 360,
+  640, 2], of the window's last frames in order of time.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import dataset
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import stores
 from lsts_tf import windows
@@ -98,6 +100,7 @@ class StoredWindows:
         truth: The store of density and fixation maps.
         videos: Videos to take.
         geometry: Which of their windows to take.
+        maps: Of how many of a window's last frames there is truth.
 
     Raises:
         ValueError: A window has no features.
@@ -110,9 +113,11 @@ class StoredWindows:
         *,
         videos: Sequence[int],
         geometry: windows.Geometry,
+        maps: int = 1,
     ) -> None:
         self._features = dict(features)
         self._truth = truth
+        self._maps = maps
         self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
             (video, target)
@@ -147,7 +152,13 @@ class StoredWindows:
             )
             for stream, store in self._features.items()
         }
-        return features, read_truth(self._truth, pairs)
+        if self._maps == 1:
+            return features, read_truth(self._truth, pairs)
+        frames = [
+            (v, t + back) for v, t in pairs for back in range(1 - self._maps, 1)
+        ]
+        found = read_truth(self._truth, frames)
+        return features, found.reshape(len(pairs), -1, *found.shape[1:])
 
     def training(
         self,
@@ -212,7 +223,9 @@ class StoredWindows:
             (tf.as_dtype(store.dtype), (batch_size, *store.shape))
             for store in self._features.values()
         ]
-        shapes.append((tf.uint8, (batch_size, *preprocess.MAP_SIZE, 2)))
+        several = () if self._maps == 1 else (self._maps,)
+        truth = (batch_size, *several, *preprocess.MAP_SIZE, 2)
+        shapes.append((tf.uint8, truth))
 
         def graph(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             flat = tf.numpy_function(load, [number], [d for d, _ in shapes])
@@ -293,6 +306,8 @@ class LiveWindows:
         flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; needed
             where "flow" is a stream.
         open_videos: Videos held in memory, some 150 KB a frame and stream.
+        size: Rows and columns of a frame as the network sees it.
+        maps: Of how many of a window's last frames there is truth.
     """
 
     def __init__(
@@ -304,6 +319,8 @@ class LiveWindows:
         geometry: windows.Geometry,
         flows: FlowOfVideo | None = None,
         open_videos: int = OPEN_VIDEOS,
+        size: tuple[int, int] = parts.SIZE,
+        maps: int = 1,
     ) -> None:
         if "flow" in streams and flows is None:
             raise ValueError("Windows of flow need `flows`. Received: None")
@@ -312,6 +329,8 @@ class LiveWindows:
         self._geometry = geometry
         self._flows = flows
         self._open_videos = open_videos
+        self._size = size
+        self._maps = maps
         self._counts = [(v, data.frame_counts[v]) for v in videos]
         self._total = windows.num_windows(
             (count for _, count in self._counts), geometry
@@ -352,13 +371,13 @@ class LiveWindows:
         )
 
     def _signature(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
-        length, size = self._geometry.length, preprocess.SIZE
-        small = preprocess.FLOW_SIZE
+        length, small = self._geometry.length, parts.half(self._size)
         specs = {
-            "rgb": tf.TensorSpec((length, size, size, 3), tf.uint8),
-            "flow": tf.TensorSpec((length, small, small, 2), tf.float16),
+            "rgb": tf.TensorSpec((length, *self._size, 3), tf.uint8),
+            "flow": tf.TensorSpec((length, *small, 2), tf.float16),
         }
-        truth = tf.TensorSpec((*preprocess.MAP_SIZE, 2), tf.uint8)
+        several = () if self._maps == 1 else (self._maps,)
+        truth = tf.TensorSpec((*several, *preprocess.MAP_SIZE, 2), tf.uint8)
         return {s: specs[s] for s in self._streams}, truth
 
     def _load(
@@ -372,9 +391,11 @@ class LiveWindows:
             while video not in opened:
                 fresh = next(source)
                 opened[fresh.number] = _OpenVideo(
-                    fresh, self._streams, self._flows
+                    fresh, self._streams, self._flows, self._size
                 )
-            yield opened[video].window(self._geometry.window(target))
+            yield opened[video].window(
+                self._geometry.window(target), self._maps
+            )
             if last[video] == place:
                 del opened[video]
 
@@ -387,29 +408,30 @@ class _OpenVideo:
         video: dataset.Video,
         streams: Sequence[str],
         flows: FlowOfVideo | None,
+        size: tuple[int, int],
     ) -> None:
         self._video = video
         self._signals: dict[str, np.ndarray] = {}
         if "rgb" in streams:
             self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame) for frame in video.frames()]
+                [preprocess.squeeze(frame, size) for frame in video.frames()]
             )
         if "flow" in streams and flows is not None:
             rows = [flow.astype(np.float16) for flow in flows(video)]
             # Row k is flow k; there is no flow 0, and nobody reads that row.
             self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
 
-    def window(self, frames: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def window(
+        self, frames: range, maps: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         place = slice(frames.start, frames.stop)
-        target = frames[-1]
-        truth = np.stack(
-            [
-                decode_map(self._video.maps[target]),
-                decode_map(self._video.fixations[target]),
-            ],
-            axis=-1,
-        )
-        return {s: v[place] for s, v in self._signals.items()}, truth
+        truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
+        signals = {s: v[place] for s, v in self._signals.items()}
+        return signals, truth[0] if maps == 1 else truth
+
+    def _truth(self, frame: int) -> np.ndarray:
+        pictures = self._video.maps[frame], self._video.fixations[frame]
+        return np.stack([decode_map(png) for png in pictures], axis=-1)
 
 
 def decode_map(png: bytes) -> np.ndarray:

@@ -42,6 +42,7 @@ from lsts_tf import monitor
 from lsts_tf import optimizers
 from lsts_tf import preprocess
 from lsts_tf import program
+from lsts_tf import tuned_i3d
 from lsts_tf import windows
 
 Batch = tuple[Mapping[str, Any], Any]
@@ -61,6 +62,9 @@ class Trainer:
         settings: The experiment.
         strategy: Devices to train on.
         feature_shape: Shape of a feature, [5, 5, 5, 1024].
+        skip_shapes: {end point: shape} of the skips.
+        tuned: {stream: layers of I3D that are trained too}, which turn
+            features into what the decoder reads.
         encode: What turns a batch's inputs into features; None where they are
             features already.
 
@@ -74,6 +78,8 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         *,
         feature_shape: Sequence[int],
+        skip_shapes: Mapping[str, Sequence[int]] | None = None,
+        tuned: Mapping[str, keras.Model] | None = None,
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         replicas = strategy.num_replicas_in_sync
@@ -85,14 +91,16 @@ class Trainer:
         self.strategy = strategy
         self._encode = encode or (lambda inputs: inputs)
         self._loss = losses.weighted(settings.loss)
+        for model in (tuned or {}).values():
+            feature_shape = model.output_shape[1:]
         with strategy.scope():
             self.model = decoder.build(
-                settings.streams,
-                head=settings.head,
+                **settings.decoder_arguments(),
                 feature_shape=tuple(feature_shape),
+                skip_shapes=skip_shapes,
+                tuned=tuned,
+                map_size=preprocess.MAP_SIZE,
                 synchronized=replicas > 1,
-                dtype=settings.precision,
-                seed=settings.seed,
             )
             self.optimizer = _optimizer(settings)
             self.optimizer.build(self.model.trainable_variables)
@@ -118,7 +126,10 @@ class Trainer:
         return {"loss": float(loss), "gradient_norm": float(norm)}
 
     def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Maps float32 [B, 360, 640] and losses float32 [B] of features."""
+        """Maps float32 [B, 360, 640] and losses float32 [B] of features.
+
+        Of several targets the maps are [B, targets, 360, 640].
+        """
         maps, loss = self._predict(batch)
         results = self.strategy.experimental_local_results
         return (
@@ -180,12 +191,12 @@ def live_encoder(
     """
 
     def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            stream: keras.ops.map(
-                lambda clip, s=stream: extractor.encode(s, clip), clips
+        found: dict[str, Any] = {}
+        for stream, clips in inputs.items():
+            found |= keras.ops.map(
+                lambda clip, s=stream: extractor.encode_parts(s, clip), clips
             )
-            for stream, clips in inputs.items()
-        }
+        return found
 
     return encode
 
@@ -266,6 +277,18 @@ def run(settings: experiment.Experiment) -> int:
     )
     with strategy.scope():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+        tuned = {}
+        if settings.finetune_from:
+            tuned = {
+                stream: tuned_i3d.build(
+                    network,
+                    settings.finetune_from,
+                    frames=settings.window,
+                    rate=settings.finetune_rate,
+                    dtype=settings.precision,
+                )
+                for stream, network in extractor.networks.items()
+            }
     _describe_front_end(folder, extractor)
 
     validation = _stored(
@@ -290,11 +313,15 @@ def run(settings: experiment.Experiment) -> int:
             streams=settings.streams,
             geometry=settings.geometry(settings.train_stride),
             flows=lambda video: extractor.flows(video.frames()),
+            size=extractor.size,
+            maps=settings.targets,
         )
     trainer = Trainer(
         settings,
         strategy,
         feature_shape=extractor.feature_shape,
+        skip_shapes=extractor.skip_shapes,
+        tuned=tuned,
         encode=encode,
     )
     return _train(
@@ -329,6 +356,7 @@ def _stored(
         kept.truth,
         videos=videos,
         geometry=settings.geometry(stride),
+        maps=settings.targets,
     )
 
 
@@ -498,9 +526,11 @@ def validate(
         )
         maps, loss = trainer.predict(distributed)
         real = weight.numpy() > 0
-        truth = truth.numpy()[real]
+        # Each frame counts, of several maps of a window too.
+        maps = maps[real].reshape(-1, *maps.shape[-2:])
+        truth = truth.numpy()[real].reshape(-1, *truth.shape[-3:])
         scores = metrics.score(
-            preprocess.to_uint8(maps[real]),
+            preprocess.to_uint8(maps),
             truth[..., 0],
             truth[..., 1],
             metrics=VALIDATION_METRICS,
@@ -619,9 +649,14 @@ class _Pictures:
             _unsharded(tf.data.Dataset.from_tensors(batch))
         )
         maps, _ = trainer.predict(distributed)
-        target = np.asarray(preprocess.target(batch[1]))
+        target = np.asarray(preprocess.target(batch[1]))[..., 0]
+        # Of several maps the last, which is the window's target.
+        target, maps = (
+            x.reshape(len(x), -1, *preprocess.MAP_SIZE)[:, -1]
+            for x in (target, maps)
+        )
         shown = slice(0, len(self._frames))
-        watch.pictures(step, self._frames, target[shown, ..., 0], maps[shown])
+        watch.pictures(step, self._frames, target[shown], maps[shown])
 
 
 def main(_: Sequence[str]) -> None:
