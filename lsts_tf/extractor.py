@@ -125,6 +125,11 @@ class Extractor:
         return i3d.shapes(self.window, *self.size)[self.end_point]
 
     @property
+    def decoder_shape(self) -> tuple[int, int, int, int]:
+        """Shape of what a decoder reads, behind layers that are trained."""
+        return i3d.feature_shape(self.window, *self.size)
+
+    @property
     def skip_shapes(self) -> dict[str, tuple[int, int, int]]:
         """{end point: [rows, columns, channels]} of the skips."""
         return i3d.skip_shapes(self.skips, self.window, *self.size)

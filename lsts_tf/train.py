@@ -61,10 +61,10 @@ class Trainer:
     Args:
         settings: The experiment.
         strategy: Devices to train on.
-        feature_shape: Shape of a feature, [5, 5, 5, 1024].
+        feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
         skip_shapes: {end point: shape} of the skips.
-        tuned: {stream: layers of I3D that are trained too}, which turn
-            features into what the decoder reads.
+        networks: {stream: I3D}, whose last layers are trained too; needed
+            with --finetune_from.
         encode: What turns a batch's inputs into features; None where they are
             features already.
 
@@ -79,7 +79,7 @@ class Trainer:
         *,
         feature_shape: Sequence[int],
         skip_shapes: Mapping[str, Sequence[int]] | None = None,
-        tuned: Mapping[str, keras.Model] | None = None,
+        networks: Mapping[str, keras.Model] | None = None,
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
         replicas = strategy.num_replicas_in_sync
@@ -91,14 +91,12 @@ class Trainer:
         self.strategy = strategy
         self._encode = encode or (lambda inputs: inputs)
         self._loss = losses.weighted(settings.loss)
-        for model in (tuned or {}).values():
-            feature_shape = model.output_shape[1:]
         with strategy.scope():
             self.model = decoder.build(
                 **settings.decoder_arguments(),
                 feature_shape=tuple(feature_shape),
                 skip_shapes=skip_shapes,
-                tuned=tuned,
+                tuned=_tuned(settings, networks or {}),
                 map_size=preprocess.MAP_SIZE,
                 synchronized=replicas > 1,
             )
@@ -170,6 +168,24 @@ class Trainer:
     ) -> tuple[Any, Any]:
         maps = self.model(inputs, training=False)
         return maps, self._loss(preprocess.target(truth), maps)
+
+
+def _tuned(
+    settings: experiment.Experiment, networks: Mapping[str, keras.Model]
+) -> dict[str, keras.Model]:
+    """Layers of I3D that are trained with the decoder, by stream."""
+    if not settings.finetune_from:
+        return {}
+    return {
+        stream: tuned_i3d.build(
+            networks[stream],
+            settings.finetune_from,
+            frames=settings.window,
+            rate=settings.finetune_rate,
+            dtype=settings.precision,
+        )
+        for stream in settings.streams
+    }
 
 
 def _optimizer(settings: experiment.Experiment) -> keras.optimizers.Optimizer:
@@ -277,18 +293,6 @@ def run(settings: experiment.Experiment) -> int:
     )
     with strategy.scope():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
-        tuned = {}
-        if settings.finetune_from:
-            tuned = {
-                stream: tuned_i3d.build(
-                    network,
-                    settings.finetune_from,
-                    frames=settings.window,
-                    rate=settings.finetune_rate,
-                    dtype=settings.precision,
-                )
-                for stream, network in extractor.networks.items()
-            }
     _describe_front_end(folder, extractor)
 
     validation = _stored(
@@ -319,9 +323,9 @@ def run(settings: experiment.Experiment) -> int:
     trainer = Trainer(
         settings,
         strategy,
-        feature_shape=extractor.feature_shape,
+        feature_shape=extractor.decoder_shape,
         skip_shapes=extractor.skip_shapes,
-        tuned=tuned,
+        networks=extractor.networks,
         encode=encode,
     )
     return _train(

@@ -50,6 +50,12 @@ class Extractor(extractor_lib.Extractor):
         return SHAPES[self.end_point]
 
     @property
+    def decoder_shape(self):
+        if self.end_point == parts.MAIN:
+            return self.feature_shape
+        return super().decoder_shape
+
+    @property
     def skip_shapes(self):
         return {skip: SHAPES[skip] for skip in self.skips}
 
