@@ -205,8 +205,10 @@ def _deconvolve(
     With `times`, it also makes so many steps of each step of time.
     """
     (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel, layer.strides
+    crop: tuple[tuple[int, int], ...]
     crop = ((kernel_h - stride_h, 0), (kernel_w - stride_w, 0))
-    kernel, strides = layer.kernel, layer.strides
+    kernel: tuple[int, ...] = layer.kernel
+    strides: tuple[int, ...] = layer.strides
     transpose, cropping = keras.layers.Conv2DTranspose, keras.layers.Cropping2D
     if times > 1 or len(x.shape) == 5:
         x = _with_time(x, f"{layer.name}_time", style)

@@ -583,9 +583,11 @@ def test_skip_network_of_other_sizes(shape, chosen, targets):
     several = () if targets == 1 else (targets,)
     assert model.output_shape == (None, *several, 36, 64, 1)
     x = _tiny_input(streams, shape, skips)
-    base = np.asarray(model(x))
+    # In training, where BatchNorm stretches what initial weights shrink.
+    base = np.asarray(model(x, training=True))
     for name in x:
-        moved = np.asarray(model({**x, name: x[name] + 1}))
+        changed = {**x, name: x[name] ** 2}
+        moved = np.asarray(model(changed, training=True))
         assert not np.allclose(moved, base), name
 
 
@@ -629,7 +631,8 @@ def test_one_level_in_numpy():
     along = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
     large = np.einsum("ih,jw,nhwc->nijc", along, along, deep)
     want = unit(np.concatenate([large, skip], -1), "Mixed_4f")
-    np.testing.assert_allclose(output("Mixed_4f_relu"), want, atol=1e-10)
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(output("Mixed_4f_relu"), want, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only_and_behind_wide_stages():
