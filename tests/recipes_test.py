@@ -21,24 +21,16 @@ from lsts_tf import tuned_i3d
 from tests import fake_front_end
 
 RECIPES = {
-    "plus": {
+    "plus_skip": {
+        "decoder": "skip",
+        "skips": ("Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f"),
         "dropout": 0.2,
         "blur": 8.0,
         "learn_blur": True,
         "centre_prior": "gaussian",
         "input_size": "64x96",
     },
-    "plus_skip": {
-        "decoder": "skip",
-        "skips": ("Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f"),
-    },
-    "plus_8": {"targets": 8, "streams": ("rgb", "flow")},
-    "plus_skip_8": {
-        "decoder": "skip",
-        "skips": ("Mixed_4f",),
-        "targets": 8,
-        "features": "live",
-    },
+    "plus_8": {"targets": 8, "streams": ("rgb", "flow"), "features": "live"},
     "finetune": {"finetune_from": "Mixed_5b"},
 }
 
@@ -113,39 +105,38 @@ def test_a_recipe_goes_the_whole_way(small, name):
 
 
 def test_descriptions_say_what_is_not_usual(small):
-    settings = dataclasses.replace(
-        small,
-        input_size="64x96",
-        decoder="skip",
-        skips=("Mixed_4f",),
-        train_videos="1",
-        batch_size=1,
+    extractor = extractor_lib.Extractor(
+        ("rgb",), window=16, size=(64, 96), skips=("Mixed_4f",)
     )
-    assert train.run(settings) == 0
-    folder = pathlib.Path(settings.run_dir)
-    described = json.loads((folder / "front_end.json").read_text())
+    described = extractor.describe()
     assert described["input_size"] == [64, 96]
     assert "Mixed_4f" in described["skips"]
+    kept = extractor_lib.open_stores(
+        pathlib.Path(small.store_dir),
+        dataset_name="d",
+        extractor=extractor,
+        stride=2,
+    )
     stores = {
-        path.parent.name: json.loads(path.read_text())
-        for path in pathlib.Path(settings.store_dir).rglob("manifest.json")
+        store.root.name: store.manifest for store in kept.features.values()
     }
-    names = {name for name in stores if name.startswith("rgb")}
-    assert names == {
+    assert set(stores) == {
         "rgb-window16-64x96-stride2-first0",
         "rgb_Mixed_4f-window16-64x96-stride2-first0",
     }
-    for name in names:
-        assert stores[name]["details"]["input_size"] == [64, 96]
+    for manifest in stores.values():
+        assert manifest.details["input_size"] == [64, 96]
     skip = stores["rgb_Mixed_4f-window16-64x96-stride2-first0"]
-    assert skip["shape"] == [3, 3, 6]
-    assert skip["details"]["skip"] == "Mixed_4f"
-    assert "8 frames" in skip["details"]["rule"]
+    assert skip.shape == (3, 3, 6)
+    assert skip.details["skip"] == "Mixed_4f"
+    assert "8 frames" in skip.details["rule"]
     # Another size is another front end.
-    other = dataclasses.replace(settings, input_size="64")
-    folder.joinpath("experiment.flags").unlink()
+    settings = dataclasses.replace(small, input_size="64")
+    folder = pathlib.Path(settings.run_dir)
+    folder.mkdir(parents=True)
+    (folder / "front_end.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="other features"):
-        train.run(other)
+        train.run(settings)
 
 
 def test_the_usual_description_is_the_older_one(small):
