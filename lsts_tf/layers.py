@@ -5,6 +5,7 @@ batch, or the batch and frames) stays as it is.
 """
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -110,7 +111,8 @@ class GaussianBlur(keras.layers.Layer):
         """[..., h, w, 1] to the same shape."""
         taps = self._taps()
         for axis in (-3, -2):
-            x = _pictures(lambda y, axis=axis: _along(y, taps, axis), x)
+            along = functools.partial(_along, taps=taps, axis=axis)
+            x = _pictures(along, x)
         return x
 
     def compute_output_shape(self, input_shape: Any) -> Any:

@@ -788,7 +788,8 @@ class _RecentSteps:
         self._delay = None
         if steps.start < track.left:
             self._delay = _Delay(plan, track, 0, size)
-        shift = _shift(track, delay)
+        # Behind the newest dense step of a window are those of its border.
+        shift = 0 if plan.borders else _shift(track, delay)
         self._labels = [
             track.spacing * (j - shift) - delay
             for j in steps
@@ -870,8 +871,8 @@ class _Steps:
         if pooled:
             self._kernel = i3d.pooling_kernel(track.steps, height, width)
         _, rows, columns = self._kernel
-        pooled = (height - rows + 1, width - columns + 1, channels)
-        self._source = _Dense(plan, track.head, track.grid(plan.stride), pooled)
+        size = (height - rows + 1, width - columns + 1, channels)
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
         for label in self._labels:
             self._source.reads(label, plan.stride)
         self._source.close()

@@ -122,7 +122,8 @@ def test_recipes_on_two_replicas(recipe, mirrored):
     _, two = _train_one_step(mirrored, build, x, y, False)
     for path, change in one.items():
         size = np.linalg.norm(change)
-        assert np.linalg.norm(two[path] - change) <= 1e-9 * size, path
+        # TensorFlow resizes in float32, and so do the prior's gradients.
+        assert np.linalg.norm(two[path] - change) <= 1e-6 * size, path
 
 
 def test_dropout_on_two_replicas(mirrored):
