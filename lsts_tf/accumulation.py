@@ -172,9 +172,8 @@ class Accumulation:
     def _micro(self, x: Any) -> Any:
         """[B, ...] as [n, b, ...]."""
         x = tf.convert_to_tensor(x)
-        return tf.reshape(
-            x, (self._count, x.shape[0] // self._count, *x.shape[1:])
-        )
+        size = -1 if x.shape[0] is None else x.shape[0] // self._count
+        return tf.reshape(x, (self._count, size, *x.shape[1:]))
 
     def _forward(
         self, piece: _Piece, kept: Tensors, moments: Sequence[Any]

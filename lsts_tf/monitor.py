@@ -206,11 +206,19 @@ def _keep_until(folder: pathlib.Path, step: int) -> None:
             event = event_pb2.Event.FromString(record)
             what = event.WhichOneof("what")
             tags = tuple(value.tag for value in event.summary.value)
-            late = what == "summary" and event.step > step
-            if late or (event.step, what, tags) in seen:
+            if (event.step, what, tags) in seen or _is_said_again(event, step):
                 continue
             seen.add((event.step, what, tags))
             writer.write(record)
     for path in paths:
         if path.name != name:
             path.unlink()
+
+
+def _is_said_again(event: event_pb2.Event, step: int) -> bool:
+    """Whether a run that goes on after `step` logs this event itself."""
+    if not event.HasField("summary"):
+        return False
+    plugins = {v.metadata.plugin_data.plugin_name for v in event.summary.value}
+    at_start = event.step == step and "text" in plugins
+    return event.step > step or at_start or "hparams" in plugins

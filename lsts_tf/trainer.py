@@ -78,7 +78,7 @@ class Trainer:
                 for v in self.model.trainable_variables
                 if settings.ema
             ]
-        self._gradients = self._of_whole
+        self._gradients: Callable[..., Any] = self._of_whole
         if settings.accumulate > 1:
             self._gradients = self._of_parts
             self._accumulation = accumulation.Accumulation(

@@ -38,7 +38,7 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     want = [1, 2, 3, 4, 5.04, 6.04, 7.04, 8.04, 9.04]
     np.testing.assert_allclose(values, want, rtol=1e-6)
     # Said again by each start, kept once a step.
-    assert steps(tmp_path, "experiment/text_summary") == [0, 4]
+    assert steps(tmp_path, "experiment") == [0, 4]
 
 
 def test_a_torn_last_record_does_not_matter(tmp_path):

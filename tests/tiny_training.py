@@ -27,7 +27,6 @@ import numpy as np
 
 from lsts_tf import dataset
 from lsts_tf import decoder
-from lsts_tf import devices
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import preprocess
@@ -298,7 +297,6 @@ def main(what, path, count="0", how="kill"):
     if what == "kill":
         kill(path, int(count), how)
         return
-    devices.choose_strategy.cache_clear()
     sys.exit(run(load(path)))
 
 
