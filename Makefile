@@ -34,7 +34,7 @@ demo: .venv/run
 	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup
 
 # The gate: format, lint, types, import contracts.
 check: .venv/dev

@@ -6,6 +6,7 @@ ratios of CPU time hold on a busy machine too.
     python -m benchmarks.extract                       # RGB, 79 frames
     python -m benchmarks.extract --channels=2 --window=16
     python -m benchmarks.extract --video=clip.avi --dtypes=float32,bfloat16
+    python -m benchmarks.extract --pytorch             # see pytorch.py
     python -m benchmarks.extract --layers              # cost of each layer
     python -m benchmarks.extract --table               # Markdown, by count
     python -m benchmarks.extract --stream=20000        # memory over time
@@ -52,6 +53,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jit", action="store_true", help="XLA")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--video", help="else a random moving texture")
+    parser.add_argument(
+        "--pytorch", action="store_true", help="beside the same in PyTorch"
+    )
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--stream", type=int, default=0)
@@ -155,6 +159,8 @@ def contenders_of(
             naive(args, compiled(args)(model), frames),
         )
         plain = network(args)
+        if args.pytorch and dtype == "float32":
+            yield "each window alone, PyTorch", pytorch(args, plain, frames)
         for front_end in sliding_i3d.FRONT_ENDS:
             sliding = sliding_i3d.SlidingI3D(
                 plain,
@@ -167,6 +173,20 @@ def contenders_of(
             start = sliding.push(frames[:lead])
             report(args, plain, frames, start, f"{front_end}, {dtype}")
             yield f"{front_end}, {dtype}", slide(args, sliding, frames)
+
+
+def pytorch(
+    args: argparse.Namespace, model: keras.Model, frames: np.ndarray
+) -> Callable[[int], float]:
+    """Returns what measures windows run one by one in PyTorch."""
+    from benchmarks import pytorch as other
+
+    window = other.window(model)
+    clip = frames[None, : args.window]
+    ours = np.asarray(model(clip))
+    difference = np.abs(window(clip) - ours).max() / np.abs(ours).max()
+    print(f"PyTorch: differs by {difference:.1e} of the largest feature")
+    return naive(args, window, frames)
 
 
 def compiled(args: argparse.Namespace) -> Callable[[Callable], Callable]:
