@@ -30,6 +30,7 @@ def pytest_configure(config):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks next
 def pytest_collection_modifyitems(items):
     """Share a session's fixtures where tests run in several processes.
 
