@@ -36,7 +36,7 @@ demo: .venv/run
 	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 # The gate: format, lint, types, import contracts.
 check: .venv/dev

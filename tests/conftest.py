@@ -30,19 +30,6 @@ def pytest_configure(config):
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks next
-def pytest_collection_modifyitems(items):
-    """Share a session's fixtures where tests run in several processes.
-
-    A file stays together; what needs the trained run stays with the others
-    that need it, so that it is trained once.
-    """
-    for item in items:
-        is_late = "trained" in getattr(item, "fixturenames", ())
-        group = "trained" if is_late else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
