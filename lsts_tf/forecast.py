@@ -171,15 +171,18 @@ def _disk(
 
 
 def measure(
-    trainer: trainer_lib.Trainer, settings: experiment.Experiment
+    trainer: trainer_lib.Trainer,
+    settings: experiment.Experiment,
+    *,
+    timed: int = TIMED,
 ) -> float:
-    """Seconds of a step on made-up features, the median of a few."""
+    """Seconds of a step on made-up features, the median of `timed` steps."""
 
     def read(part: input_pipeline.Part) -> tf.data.Dataset:
         rows = settings.batch_size // part.total
         return tf.data.Dataset.from_tensors(
             made_up(trainer.model, rows)
-        ).repeat((1 + TIMED) * part.count)
+        ).repeat((1 + timed) * part.count)
 
     seconds = []
     for batch in devices.distribute(trainer.strategy, read):
