@@ -93,7 +93,9 @@ class _Piece:
             )
         if self.model is not None:
             found = self.model([known[n] for n in self.reads], training=True)
-            known |= zip(self.makes, found, strict=True)
+            # Keras gives a list of one as that one.
+            made = keras.tree.flatten(found)
+            known |= zip(self.makes, made, strict=True)
         return [known[name] for name in self.outputs]
 
 
