@@ -5,6 +5,7 @@ time from a few steps on made-up features. Nothing is written.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 import pathlib
@@ -149,8 +150,8 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
 def _disk(
     settings: experiment.Experiment,
     data: dataset.Dataset,
-    frames: dict[str, Sequence[int]],
-    number: dict[str, int],
+    frames: Mapping[str, Sequence[int]],
+    number: Mapping[str, int],
 ) -> Iterator[str]:
     record = 2 * math.prod(i3d.feature_shape(settings.window))
     copies = len(settings.streams) * (1 + settings.flip)
@@ -182,7 +183,7 @@ def measure(
         rows = settings.batch_size // part.total
         return tf.data.Dataset.from_tensors(
             made_up(trainer.model, rows)
-        ).repeat((1 + timed) * part.count)
+        ).repeat((1 + timed) * part.here)
 
     seconds = []
     for batch in devices.distribute(trainer.strategy, read):
