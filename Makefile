@@ -59,7 +59,7 @@ dataset: .venv/run
 	$(BIN)/tfds build dhf1k --manual_dir=$(MANUAL_DIR)
 
 bench: .venv/run
-	for program in budget metrics evaluate stores extract; do $(BIN)/python -m benchmarks.$$program || exit 1; done
+	for program in budget metrics evaluate stores extract train; do $(BIN)/python -m benchmarks.$$program || exit 1; done
 
 tensorboard: .venv/run
 	$(BIN)/tensorboard --logdir=$(LOGS)

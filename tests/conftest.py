@@ -47,9 +47,9 @@ def shared():
 @pytest.fixture(scope="session")
 def mirrored():
     """Two replicas; one strategy for all tests (see `choose_strategy`)."""
-    from lsts_tf import train
+    from lsts_tf import devices
 
-    return train.choose_strategy("mirrored")
+    return devices.choose_strategy("mirrored")
 
 
 @pytest.fixture(scope="session")
