@@ -635,7 +635,7 @@ class JsonLines(sink.Sink):
         note: What has to be said of the weights, or "".
         regions: How many of the strongest are written.
         fraction: See `regions`.
-        areas: Areas of interest.
+        areas: Areas of interest, or a file of them, or "".
     """
 
     def __init__(
@@ -647,9 +647,10 @@ class JsonLines(sink.Sink):
         note: str = "",
         regions: int = 3,
         fraction: float = FRACTION,
-        areas: Sequence[Area] = (),
+        areas: Sequence[Area] | str | os.PathLike = (),
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
+        areas = as_areas(areas, size)
         if regions < 0:
             raise ValueError(
                 "The number of regions is not negative. "

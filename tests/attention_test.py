@@ -268,6 +268,20 @@ def test_what_are_no_areas_is_refused(tmp_path, data, message):
         attention.read_areas(path, SIZE)
 
 
+def test_areas_may_be_a_file(tmp_path):
+    corners = square(0, 0, 1, 1).tolist()
+    path = write(
+        tmp_path / "areas.json", {"unit": "fractions", "areas": {"a": corners}}
+    )
+    with attention.JsonLines(
+        path=tmp_path / "a.jsonl", fps=25, size=SIZE, areas=str(path)
+    ) as output:
+        output.write(np.zeros((720, 1280, 3), np.uint8), box(0, 0, 9, 9), 0)
+    line = json.loads((tmp_path / "a.jsonl").read_text())
+    assert line["areas"] == {"a": 1.0}
+    assert attention.as_areas("", SIZE) == ()
+
+
 def test_a_missing_file_of_areas_is_refused(tmp_path):
     with pytest.raises(files.FileError, match="cannot be read"):
         attention.read_areas(tmp_path / "none.json", SIZE)
