@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import fractions
-import functools
 import math
 import os
 from typing import NamedTuple
@@ -85,27 +84,32 @@ def offsets(
             f"floor 0 to {_QP_RANGE} steps of QP. "
             f"Received: block={block}, strength={strength}, floor={floor}"
         )
-    height, width = map_.shape
-    rows = _means(height, size[1], block)
-    columns = _means(width, size[0], block)
-    saliency = rows @ map_.astype(np.float64) @ columns.T
+    saliency = _means(_means(map_, size[1], block).T, size[0], block).T
     saliency /= saliency.max() or 1.0
     level = 6 * math.log2(np.exp2(strength * saliency / 6).mean())
     grid = min(level, floor) - strength * saliency
     return np.rint(grid).astype(np.int8)
 
 
-@functools.lru_cache(maxsize=8)
-def _means(cells: int, pixels: int, block: int) -> np.ndarray:
-    """Matrix [blocks, cells] that averages a map's cells over blocks."""
-    starts = np.arange(0, pixels, block, dtype=np.float64)
-    ends = np.minimum(starts + block, pixels)
-    edges = np.arange(cells + 1) * (pixels / cells)
-    overlap = np.minimum(ends[:, None], edges[None, 1:]) - np.maximum(
-        starts[:, None], edges[None, :-1]
-    )
-    overlap = np.maximum(overlap, 0)
-    return overlap / overlap.sum(axis=1, keepdims=True)
+def _means(values: np.ndarray, pixels: int, block: int) -> np.ndarray:
+    """Means of a map's rows over blocks of pixels, exact for parts of rows.
+
+    Args:
+        values: [rows, n]; the rows divide the pixels equally.
+        pixels: Along the rows.
+        block: Pixels in a block; the last one is cut off.
+
+    Returns:
+        float64 [blocks, n].
+    """
+    rows = len(values)
+    edges = np.append(np.arange(0, pixels, block), pixels) * (rows / pixels)
+    sums = np.zeros((rows + 1, values.shape[1]))
+    np.cumsum(values, axis=0, dtype=np.float64, out=sums[1:])
+    row = np.minimum(edges.astype(int), rows - 1)
+    part = (edges - row)[:, None]
+    at_edges = sums[row] * (1 - part) + sums[row + 1] * part
+    return np.diff(at_edges, axis=0) / np.diff(edges)[:, None]
 
 
 def rectangles(
