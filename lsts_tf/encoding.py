@@ -8,8 +8,9 @@ right and lower edge may reach beyond the frame.
 
 What encoders take (docs/encoding.md says what was tried):
 
-libx264 through FFmpeg   Regions of interest that travel with each frame;
-                         adaptive quantisation has to be on. `Encoder` does it.
+libx264, libx265         Through FFmpeg: regions of interest that travel with
+                         each frame; adaptive quantisation has to be on.
+                         `Encoder` does it.
 `addroi` of FFmpeg       The same, but for a whole input: the filter takes no
                          commands and has no timeline. `Offsets` writes the
                          clip's mean grid as such a filter.
@@ -36,6 +37,12 @@ FLOOR = 4.0
 _QP_RANGE = 51
 # What the text format holds.
 _MOST = 12
+# Encoders of FFmpeg, and what lets them follow single blocks: adaptive
+# quantisation is on, and x265's quantisation groups are as small as our blocks.
+CODECS = {
+    "h264": ("libx264", {"aq-mode": "1"}),
+    "hevc": ("libx265", {"x265-params": "qg-size=16:log-level=error"}),
+}
 
 
 class Rectangle(NamedTuple):
@@ -275,9 +282,9 @@ class _Settings:
 
 
 class Encoder(sink.Sink):
-    """The clip itself, in H.264 with more bits where people look.
+    """The clip itself, with more bits where people look.
 
-    libx264 gets the offsets of each frame as regions of interest, at a
+    The encoder gets the offsets of each frame as regions of interest, at a
     constant rate factor: sizes follow the content, and `crf` sets the level.
     A note of the weights goes into the file's comment; the picture is that of
     the source, without sound.
@@ -291,9 +298,11 @@ class Encoder(sink.Sink):
         block: See `offsets`; a multiple of 16 has its effect as it is.
         strength: See `offsets`; 0 encodes as usual.
         floor: See `offsets`.
-        crf: Rate factor of libx264, 0 to 51; smaller is better and larger.
-        preset: Of libx264, "ultrafast" to "placebo".
-        options: Further ones of libx264 in FFmpeg.
+        codec: One of `CODECS`.
+        crf: Rate factor of the encoder, 0 to 51; smaller is better and
+            larger, and the two encoders' scales differ.
+        preset: Of the encoder, "ultrafast" to "placebo".
+        options: Further ones of the encoder in FFmpeg.
     """
 
     def __init__(
@@ -306,6 +315,7 @@ class Encoder(sink.Sink):
         block: int = BLOCK,
         strength: float = STRENGTH,
         floor: float = FLOOR,
+        codec: str = "h264",
         crf: float = 23.0,
         preset: str = "medium",
         options: Mapping[str, str] | None = None,
@@ -315,14 +325,19 @@ class Encoder(sink.Sink):
             raise ValueError(
                 f"The encoded clip is an .mp4. Received: path={str(path)!r}"
             )
+        if codec not in CODECS or not 0 <= crf <= 51:
+            raise ValueError(
+                f"A codec is one of {', '.join(CODECS)}, and crf 0 to 51. "
+                f"Received: codec={codec!r}, crf={crf}"
+            )
         self._settings = _Settings(size, block, strength, floor)
+        self._encoder, needed = CODECS[codec]
         self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
         self._tick = 1 / fractions.Fraction(fps).limit_denominator(100_000)
         self._options = {
             "crf": str(crf),
             "preset": preset,
-            # Without adaptive quantisation FFmpeg ignores regions.
-            "aq-mode": "1",
+            **needed,
             **(options or {}),
         }
 
@@ -334,7 +349,7 @@ class Encoder(sink.Sink):
         )
         if self.note:
             self._container.metadata["comment"] = self.note
-        stream = self._container.add_stream("libx264", rate=1 / self._tick)
+        stream = self._container.add_stream(self._encoder, rate=1 / self._tick)
         stream.width, stream.height = self._even
         stream.pix_fmt = "yuv420p"
         stream.options = dict(self._options)
@@ -342,6 +357,9 @@ class Encoder(sink.Sink):
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
+        if self._encoder == "libx265":
+            # Apple's players know HEVC by this name only.
+            context.codec_tag = "hvc1"
         self._stream = stream
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:

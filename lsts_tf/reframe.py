@@ -480,6 +480,11 @@ class _Queue:
 
     def put(self, frame: np.ndarray) -> None:
         """Takes a frame."""
+        if frame.shape != self._shape or frame.dtype != np.uint8:
+            raise ValueError(
+                f"A frame is uint8 {list(self._shape)}. "
+                f"Received: {frame.dtype} {list(frame.shape)}"
+            )
         place = self._free.pop() if self._free else len(self._used)
         self._file.seek(place * self._bytes)
         self._file.write(np.ascontiguousarray(frame).data)

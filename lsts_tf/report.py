@@ -73,9 +73,12 @@ class _Thinned:
         self._items.append(make())
 
     def items(self) -> list[Any]:
-        """At most `most` of them, the first one included."""
-        step = max(1, math.ceil(len(self._items) / self._most))
-        return self._items[::step]
+        """At most `most` of them, with the first and the last one."""
+        count = len(self._items)
+        if count <= self._most:
+            return list(self._items)
+        places = np.linspace(0, count - 1, self._most)
+        return [self._items[round(place)] for place in places]
 
 
 class _Curves:
