@@ -19,7 +19,7 @@ from lsts_tf import encoding
 from lsts_tf import video
 
 SIZE = (640, 360)
-FRAMES = 50
+FRAMES = 25
 RATE = 25
 
 
@@ -37,7 +37,7 @@ def scene() -> list[tuple[np.ndarray, np.ndarray]]:
         here = noise[i : i + height, 3 * i : 3 * i + width]
         there = noise[:height, 3 * (FRAMES - i) :][:, :width]
         grey = np.clip(128 + here + there, 0, 255).astype(np.uint8)
-        x = 120 + 8 * i
+        x = 120 + 16 * i
         squares = (columns - x) ** 2 + (rows - 180) ** 2
         map_ = np.exp(-squares / (2 * 60**2)).astype(np.float32)
         clip.append((np.repeat(grey[..., None], 3, axis=-1), map_))

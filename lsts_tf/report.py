@@ -696,7 +696,7 @@ function last(times, time) {
   let low = 0, high = times.length;
   while (high - low > 1) {
     const middle = (low + high) >> 1;
-    if (times[middle] <= time + 1e-6) low = middle; else high = middle;
+    if (times[middle] <= time + 0.01) low = middle; else high = middle;
   }
   return low;
 }

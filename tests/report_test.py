@@ -336,7 +336,9 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
             "return ['area0', 'area1'].map("
             "k => document.getElementById(k).innerText)"
         )
-        assert shares == ["0.0 %", "100.0 %"]
+        data = data_of(path.read_text("utf-8"))
+        assert shares == [f"{100 * a[30]:.1f} %" for a in data["areas"]]
+        assert float(shares[1].split()[0]) > 99
         cursor = browser.run(
             "const c = document.getElementById('cursor');"
             "const s = document.querySelector('#timeline svg');"
@@ -349,8 +351,7 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
         browser.type("#timeline", "\ue011")  # Home.
         assert now() == pytest.approx(0.0, abs=0.01)
         browser.click(".film button:nth-child(3)")
-        moments = data_of(path.read_text("utf-8"))["moments"]
-        assert now() == pytest.approx(moments[2] - 5, abs=0.02)
+        assert now() == pytest.approx(data["moments"][2] - 5, abs=0.02)
         marked = browser.run(
             "return [...document.querySelectorAll('.film button')]"
             ".map(b => b.classList.contains('on')).indexOf(true)"
