@@ -1,0 +1,53 @@
+"""A predictor that costs next to nothing.
+
+A map is the last frame of its window in grey, nine by sixteen squares of it,
+made a little brighter by what came before: so a map tells its frame, and that
+it saw others.
+"""
+
+import collections
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import predictor as predictor_lib
+
+NOTE = "random I3D weights (rgb)"
+
+
+class Extractor:
+    """As `extractor.Extractor`; a feature is float32 [9, 16, 1]."""
+
+    streams = ("rgb",)
+    note = NOTE
+
+    def __init__(self, *, window=79, front_end="window"):
+        self.window = window
+        self.front_end = front_end
+
+    def describe(self):
+        return {"window": self.window, "front_end": self.front_end}
+
+    def prepare(self, frame):
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (16, 9), interpolation=cv2.INTER_AREA)
+        return {"rgb": small[..., None]}
+
+    def of_clip(self, prepared, *, stride=1, length=None):  # noqa: ARG002
+        recent = collections.deque(maxlen=self.window)
+        for index, frame in enumerate(prepared):
+            recent.append(frame["rgb"].astype(np.float32))
+            since = index - self.window + 1
+            if since >= 0 and since % stride == 0:
+                mean = np.mean(recent, axis=0)
+                yield index, {"rgb": (0.9 * recent[-1] + 0.1 * mean) / 255}
+
+
+def _decode(features, *, training):
+    return tf.image.resize(features["rgb"], (360, 640), method="nearest")
+
+
+def predictor(**kwargs):
+    """With windows of 79 frames, as the published ones."""
+    return predictor_lib.Predictor(_decode, Extractor(**kwargs))
