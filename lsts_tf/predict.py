@@ -201,7 +201,7 @@ class _Job:
                 "seconds": round(seconds, 3),
             }
             text = json.dumps(record, indent=2, ensure_ascii=False)
-            files.write_text(self.folder / RECORD, text + "\n")
+            files.write_text(self.folder / self._record_name, text + "\n")
         return self.source.damage
 
     def _make(self) -> list[outputs_lib.Output]:
@@ -258,6 +258,13 @@ class _Job:
         """As DHF1K's folders are called: four digits where it is a number."""
         stem = self.source.stem
         return f"{int(stem):04d}" if stem.isdecimal() else stem
+
+    @property
+    def _record_name(self) -> str:
+        # A submission holds one video beside the other, and nothing else
+        # that is not hidden.
+        alone = list(self.names) == ["dhf1k"]
+        return f".{self._video_name}.json" if alone else RECORD
 
     def _identity(self) -> str:
         """A text that says what is made; "" if it cannot be gone on with.
