@@ -128,7 +128,7 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
         assert film.size == size
         assert len(list(film)) == count
     grey = np.stack([f[..., 0] for f in video.frames(out / "saliency.mp4")])
-    assert np.abs(grey.astype(int) - eight).mean() < 1
+    assert np.abs(grey.astype(int) - eight).mean() < 2
 
 
 def test_the_record_names_everything(model, folder):
@@ -266,17 +266,18 @@ def test_which_frames_have_maps(model, folder, mode, every):
     count, missing = 90, 78
     path = clip_of(folder, count)
     out = folder / "out"
-    options = predict.Options(map_size="model")
     predict.predict(
         model,
         path,
         out,
-        outputs=["npy", "maps", "saliency16", "overlay"],
-        options=options,
+        outputs=["npy", "maps", "overlay"],
         first_frames=mode,
         every=every,
     )
-    each = true_maps(model, path, first_frames="copy")
+    each = [
+        cv2.resize(map_, SIZE)
+        for map_ in true_maps(model, path, first_frames="copy")
+    ]
     frames = {
         "copy": range(missing % every, count, every),
         "skip": range(missing, count, every),
@@ -284,7 +285,7 @@ def test_which_frames_have_maps(model, folder, mode, every):
     found = np.load(out / "maps.npy")
     names = [maps_lib.file_name(k) for k in frames]
     assert listed(out / "maps") == names
-    assert found.shape == (len(frames), 360, 640)
+    assert found.shape == (len(frames), 36, 64)
     for place, frame in enumerate(frames):
         if mode == "copy" or frame >= missing:
             np.testing.assert_array_equal(found[place], each[frame])
@@ -422,7 +423,7 @@ def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
                 )
             ]
         ),
-        "raw": sources_test.piped(frames.tobytes(), size="64x36", rate=10),
+        "raw": sources_test.piped(frames.tobytes(), size="64x36", rate=25),
     }
     overlays = []
     for name, source in given.items():
@@ -446,11 +447,11 @@ def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
     shown = np.stack(list(video.frames(out / "overlay.mp4")))
     assert len(shown) == 200
     difference = np.abs(shown.astype(int) - frames)[:, :-12]
-    assert difference.mean(axis=(1, 2, 3)).max() < 4
+    assert difference.mean(axis=(1, 2, 3)).max() < 6
 
 
 def test_a_camera_until_ctrl_c(model, folder, monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", sources_test.Capture)
+    sources_test.have_a_camera(monkeypatch)
     source = sources.open_source(["camera:0"])
     original = cheap_prediction.Extractor.prepare
     seen = []
@@ -462,9 +463,8 @@ def test_a_camera_until_ctrl_c(model, folder, monkeypatch):
         return original(self, frame)
 
     monkeypatch.setattr(cheap_prediction.Extractor, "prepare", prepare)
-    camera_model = cheap_prediction.predictor()
     out = folder / "out"
-    assert predict.predict(camera_model, source, out) == ""
+    assert predict.predict(model, source, out) == ""
     assert len(list(video.Video(out / "overlay.mp4"))) == 6
     assert len(listed(out / "maps")) == 6
 
@@ -568,24 +568,24 @@ def test_a_full_disk(model, folder, name):
     """A file that may not grow larger."""
     path = noisy(folder, 30)
     out = folder / "out"
-    limit = 100 if name == "maps" else 10_000
-    if name in ("saliency", "saliency16"):
-        limit = 2_000
+    options = predict.Options(map_size="model")
+    # What pytest keeps of standard error is a file too.
+    limit = {"maps": 2_000, "saliency": 2_000}.get(name, 10_000)
     with (
         pytest.raises((OSError, ValueError), match="File too large"),
         video_test.limited(limit),
     ):
-        predict.predict(model, path, out, outputs=[name])
+        predict.predict(model, path, out, outputs=[name], options=options)
     assert listed(out) == []
 
 
 @contextlib.contextmanager
 def small_disk(folder):
-    """A file system of 300 kB and one that cannot be written."""
+    """A file system of 64 kB."""
     if os.geteuid() or not shutil.which("mount"):
         pytest.skip("Mounting needs the superuser.")
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("Mounting is not allowed here.")
     try:

@@ -270,8 +270,20 @@ class Capture:
         self.count = 99
 
 
+def have_a_camera(monkeypatch):
+    """Number 0; files are read as ever."""
+    original = cv2.VideoCapture
+
+    def capture(which, *arguments):
+        if isinstance(which, int):
+            return Capture(which)
+        return original(which, *arguments)
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+
+
 def test_a_camera(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    have_a_camera(monkeypatch)
     source = sources.open_source(["camera:0"])
     assert (source.size, source.fps, source.num_frames) == ((8, 6), 15, None)
     found = list(source)
@@ -284,7 +296,7 @@ def test_a_camera(monkeypatch):
 
 
 def test_the_first_interrupt_ends_a_cameras_clip(monkeypatch):
-    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    have_a_camera(monkeypatch)
     before = signal.getsignal(signal.SIGINT)
     source = sources.open_source(["camera:0"])
     count = 0
