@@ -262,10 +262,9 @@ class StandIn:
         prepared: Iterable[Mapping[str, np.ndarray]],
         *,
         stride: int = 1,
-        length: int | None = None,
+        **_: Any,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The mean light of each window's first and last frame."""
-        del length
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
         )

@@ -12,6 +12,8 @@ writing all that could be decoded.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -32,6 +34,7 @@ from typing import NamedTuple
 from absl import app
 from absl import flags
 from absl import logging
+import numpy as np
 import tqdm
 
 from lsts_tf import experiment
@@ -308,9 +311,7 @@ class _Job:
             self.source, start=self.start, end=self.end, skip=skip
         )
         frames, drawn = sources.two_readers(clip)
-        saliency = self.predictor.maps(
-            frames, first_frames=mode, stride=self.every
-        )
+        saliency = self._maps(frames, mode)
         shown = itertools.islice(drawn, first - skip, None, self.every)
         total = clip.num_frames
         if total is not None:
@@ -328,18 +329,26 @@ class _Job:
                 output.write(frame, map_, time)
             done, last = done + 1, time
         if not done:
-            raise video_lib.VideoError(self.source.name, self._nothing(clip))
+            raise video_lib.VideoError(self.source.name, self._nothing())
         return clip, done, last
 
-    def _nothing(self, clip: sources.Clip) -> str:
+    def _maps(
+        self, frames: Iterable[np.ndarray], mode: str
+    ) -> Iterator[np.ndarray]:
+        if mode != "skip":
+            return self.predictor.maps(
+                frames, first_frames=mode, stride=self.every
+            )
+        # All maps but the copies.
+        copied = self.predictor.maps(
+            frames, first_frames="copy", stride=self.every
+        )
+        return itertools.islice(copied, self._missing // self.every, None)
+
+    def _nothing(self) -> str:
         if self.source.damage:
             return self.source.damage
-        if clip.first_frame is None:
-            return f"no frame from --start={self.start} to --end={self.end}."
-        return (
-            f"no map: the clip has no more than {self._missing} frames, the "
-            "first of which get none. Use --first_frames=mirror."
-        )
+        return f"no frame from --start={self.start} to --end={self.end}."
 
     def _record(
         self, clip: sources.Clip, done: int, last: float
@@ -371,11 +380,14 @@ class _Job:
 
 
 def _agree(made: Sequence[outputs_lib.Output], most: int = sys.maxsize) -> int:
-    """How many maps all outputs have from before; they keep no more."""
+    """How many maps all outputs have from before; they keep no more.
+
+    One less than they have, so that there is always something to predict.
+    """
     able = [m for m in made if isinstance(m, outputs_lib.Resumable)]
     if len(able) < len(made):
         most = 0
-    done = min([most, *(output.done for output in able)])
+    done = max(0, min([most, *(output.done - 1 for output in able)]))
     for output in able:
         output.go_on(done)
     return done

@@ -113,8 +113,7 @@ class Predictor:
             first_frames: What the first 78 (79) frames get, which have no
                 whole window: "mirror" plays the clip backwards before its
                 start; "repeat" holds the first frame; "copy" gives them the
-                first map that exists, as the paper did (section 5.3); "skip"
-                gives them none.
+                first map that exists, as the paper did (section 5.3).
             stride: Each so-manieth frame gets a map; every frame is seen.
                 `windows.first_map` says which is the first.
 
@@ -127,7 +126,7 @@ class Predictor:
         )
         copy = first_frames == "copy"
         length = None
-        if first_frames not in ("copy", "skip"):
+        if not copy:
             head = list(itertools.islice(prepared, missing + 1))
             if not head:
                 return

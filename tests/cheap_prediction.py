@@ -8,8 +8,8 @@ it saw others.
 import collections
 
 import cv2
+import keras
 import numpy as np
-import tensorflow as tf
 
 from lsts_tf import predictor as predictor_lib
 
@@ -34,7 +34,7 @@ class Extractor:
         small = cv2.resize(grey, (16, 9), interpolation=cv2.INTER_AREA)
         return {"rgb": small[..., None]}
 
-    def of_clip(self, prepared, *, stride=1, length=None):  # noqa: ARG002
+    def of_clip(self, prepared, *, stride=1, **_):
         recent = collections.deque(maxlen=self.window)
         for index, frame in enumerate(prepared):
             recent.append(frame["rgb"].astype(np.float32))
@@ -44,10 +44,9 @@ class Extractor:
                 yield index, {"rgb": (0.9 * recent[-1] + 0.1 * mean) / 255}
 
 
-def _decode(features, *, training):
-    return tf.image.resize(features["rgb"], (360, 640), method="nearest")
-
-
 def predictor(**kwargs):
     """With windows of 79 frames, as the published ones."""
-    return predictor_lib.Predictor(_decode, Extractor(**kwargs))
+    features = keras.Input((9, 16, 1), name="rgb")
+    maps = keras.layers.UpSampling2D(40, interpolation="nearest")(features)
+    model = keras.Model({"rgb": features}, maps)
+    return predictor_lib.Predictor(model, Extractor(**kwargs))
