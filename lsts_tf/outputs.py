@@ -112,7 +112,7 @@ class Scale:
                 "pictures and grey video cannot hold; --outputs=npy can."
             )
         height, width = preprocess.MAP_SIZE
-        self.size = (width, height) if map_size == "model" else tuple(size)
+        self.size = (width, height) if map_size == "model" else size
         self._normalize = normalize
 
     def __call__(self, map_: np.ndarray) -> np.ndarray:

@@ -209,7 +209,8 @@ class _Job:
 
     def _make(self) -> list[outputs_lib.Output]:
         """The outputs; those that need the clip's range together in one."""
-        plain, ranged = [], []
+        plain: list[outputs_lib.Output] = []
+        ranged: list[outputs_lib.Output] = []
         for name in self.names:
             kind = KINDS[name]
             waits = (

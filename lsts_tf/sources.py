@@ -165,7 +165,7 @@ class Images:
         self.name = os.fspath(first if one else first.parent)
         self.stem = first.stem if one else first.parent.name or "images"
         self.fps = video_lib.FPS_IF_UNKNOWN if rate is None else rate
-        self.num_frames = len(self._paths)
+        self.num_frames: int | None = len(self._paths)
         self.identity = _identity(self._paths)
         self.damage = ""
         height, width = self._first().shape[:2]
@@ -301,7 +301,7 @@ class Stream:
         name: str = "standard input",
     ) -> None:
         self.name = name
-        self.num_frames = None
+        self.num_frames: int | None = None
         self.damage = ""
         self._stream = stream
         self._head = stream.read(len(_Y4M))
@@ -470,7 +470,7 @@ class Camera:
             )
         self.name = name
         self.stem = name.replace(":", "")
-        self.num_frames = None
+        self.num_frames: int | None = None
         self.damage = ""
         self._capture = cv2.VideoCapture(int(index))
         taken, frame = self._capture.read()
@@ -643,7 +643,7 @@ class _Kept:
             kept, time = self._queue.popleft()
             if isinstance(kept, bytes):
                 data = np.frombuffer(kept, np.uint8)
-                yield cv2.imdecode(data, cv2.IMREAD_COLOR), time
+                yield np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), time
             else:
                 self._plain -= kept.nbytes
                 yield kept, time
