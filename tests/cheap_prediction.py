@@ -1,4 +1,4 @@
-"""A predictor that costs next to nothing.
+"""A predictor that costs next to nothing; as a program, `predict` with it.
 
 A map is the last frame of its window in grey, nine by sixteen squares of it,
 made a little brighter by what came before: so a map tells its frame, and that
@@ -7,10 +7,13 @@ it saw others.
 
 import collections
 
+from absl import app
 import cv2
 import keras
 import numpy as np
 
+from lsts_tf import experiment
+from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 
 NOTE = "random I3D weights (rgb)"
@@ -50,3 +53,10 @@ def predictor(**kwargs):
     maps = keras.layers.UpSampling2D(40, interpolation="nearest")(features)
     model = keras.Model({"rgb": features}, maps)
     return predictor_lib.Predictor(model, Extractor(**kwargs))
+
+
+if __name__ == "__main__":
+    predictor_lib.Predictor.load = lambda *_, **__: predictor()
+    experiment.define_flags()
+    predict.define_flags()
+    app.run(predict.main)

@@ -6,9 +6,11 @@ import functools
 import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 
 from absl import flags
 import av
@@ -533,6 +535,37 @@ def test_damage_is_an_exit_code(monkeypatch):
     with pytest.raises(SystemExit) as end:
         predict.main(["predict"])
     assert end.value.code == predict.INCOMPLETE
+
+
+def test_the_program_between_two_pipes(folder):
+    """A cut off frame at the end: all before it are written, and it is said."""
+    (folder / "model.keras").write_text("not looked into")
+    frames = np.stack([picture(number) for number in range(5)])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.cheap_prediction",
+            f"--run_dir={folder}",
+            "--video=-",
+            "--size=64x36",
+            "--rate=25",
+            "--outputs=stdout,npy",
+            f"--output={folder / 'out'}",
+        ],
+        input=frames.tobytes()[:-1],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        check=False,
+    )
+    message = done.stderr.decode()
+    assert done.returncode == predict.INCOMPLETE, message
+    assert "frame 4 (counted from 0) is cut off: 6911 of 6912" in message
+    maps = np.load(folder / "out" / "maps.npy")
+    assert maps.shape == (4, 36, 64)
+    assert done.stdout == preprocess.to_uint8(maps).tobytes()
+    about = record_of(folder / "out")["model"]
+    assert about["model"] == "last" and len(about["sha256"]) == 64
 
 
 @pytest.mark.parametrize(
