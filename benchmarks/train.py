@@ -144,7 +144,7 @@ def memory_of_one(flags: argparse.Namespace) -> None:
         trainer.model, batch_size=batch, accumulate=flags.accumulate
     )
     before = forecast.peak_bytes()
-    forecast.measure(trainer, settings)
+    forecast.measure(trainer, settings, timed=1)
     peak = forecast.peak_bytes()
     print(
         f"batch {batch:>3} in {flags.accumulate:>2} parts: predicted "

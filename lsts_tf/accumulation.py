@@ -37,39 +37,48 @@ Loss = Callable[[Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """A part of a model between two BatchNorms.
+    """A part of a model between two BatchNorms; tensors go by name.
 
     Attributes:
         norm: The BatchNorm in front of it; None for the first piece.
-        entry: Name of the BatchNorm's input.
-        inputs: What else comes in: names, in the order of `model`'s inputs.
-        outputs: What goes out: names; the first is the next BatchNorm's
-            input, or the model's output.
-        model: Inputs, after the normalised entry, to outputs.
+        entry: The BatchNorm's input.
+        normalised: The BatchNorm's output.
+        inputs: What else comes in.
+        outputs: What goes out: first the next BatchNorm's input, or the
+            model's output. It may have come in.
+        reads: Inputs of `model`.
+        makes: Outputs of `model`.
+        model: The layers; None where there are none.
         specs: Shape of one window and dtype of each output.
     """
 
     norm: keras.layers.BatchNormalization | None
     entry: str
+    normalised: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    model: keras.Model
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    model: keras.Model | None
     specs: tuple[tuple[tuple[int, ...], str], ...]
 
     @property
     def variables(self) -> list[keras.Variable]:
         """What is learnt in it."""
         norm = self.norm.trainable_variables if self.norm else []
-        return [*norm, *self.model.trainable_variables]
+        layers = self.model.trainable_variables if self.model else []
+        return [*norm, *layers]
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of what comes in from other pieces."""
+        """What comes in from other pieces."""
         return (self.entry, *self.inputs) if self.norm else self.inputs
 
     @property
     def seeds(self) -> list[keras.Variable]:
         """States of random layers, which a second pass has to repeat."""
+        if self.model is None:
+            return []
         weights = {id(v) for v in self.model.weights}
         return [v for v in self.model.variables if id(v) not in weights]
 
@@ -77,14 +86,17 @@ class _Piece:
         self, values: Mapping[str, Any], moments: Sequence[Any]
     ) -> list[Any]:
         """Outputs of a micro-batch, given the whole batch's moments."""
-        inputs = [values[name] for name in self.inputs]
+        known = dict(values)
         if self.norm is not None:
-            inputs = [
-                _normalise(self.norm, values[self.entry], *moments),
-                *inputs,
-            ]
-        found = self.model(inputs, training=True)
-        return list(found) if isinstance(found, list | tuple) else [found]
+            known[self.normalised] = _normalise(
+                self.norm, values[self.entry], *moments
+            )
+        if self.model is not None:
+            found = self.model([known[n] for n in self.reads], training=True)
+            # Keras gives a list of one as that one.
+            made = keras.tree.flatten(found)
+            known |= zip(self.makes, made, strict=True)
+        return [known[name] for name in self.outputs]
 
 
 def _normalise(
@@ -492,19 +504,26 @@ def _piece(
         (entry,), (normalised,) = used[begin], gives[begin]
         inner.add(normalised)
     first = output if end is None else used[end][0]
+    read = {name for k in layers for name in used[k]}
     later = {name for names in used[inside.stop :] for name in names}
     outputs = (first, *sorted((inner & later) - {first}))
     wanted = [*(name for k in layers for name in used[k]), first]
     inputs = tuple(dict.fromkeys(n for n in wanted if n not in inner))
+    # Keras cannot hand an input through, so that is done outside of it.
+    reads = tuple(n for n in (normalised, *inputs) if n in read)
+    makes = tuple(n for n in outputs if n in inner and n != normalised)
+    model = None
+    if makes:
+        model = keras.Model([made[n] for n in reads], [made[n] for n in makes])
     return _Piece(
         norm=norm,
         entry=entry,
+        normalised=normalised,
         inputs=inputs,
         outputs=outputs,
-        model=keras.Model(
-            [made[n] for n in ((normalised,) if norm else ()) + inputs],
-            [made[n] for n in outputs],
-        ),
+        reads=reads,
+        makes=makes,
+        model=model,
         specs=tuple((tuple(made[n].shape[1:]), made[n].dtype) for n in outputs),
     )
 
@@ -520,7 +539,7 @@ def window_bytes(model: keras.Model) -> tuple[int, int]:
         # What comes in and goes out, and its slope.
         inner = 2 * outputs + sum(
             math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size
-            for operation in piece.model.operations
+            for operation in (piece.model.operations if piece.model else ())
             for tensor in keras.tree.flatten(operation.output)
         )
         largest = max(largest, inner)

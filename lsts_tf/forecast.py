@@ -5,6 +5,7 @@ time from a few steps on made-up features. Nothing is written.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 import pathlib
@@ -162,8 +163,8 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
 def _disk(
     settings: experiment.Experiment,
     data: dataset.Dataset,
-    frames: dict[str, Sequence[int]],
-    number: dict[str, int],
+    frames: Mapping[str, Sequence[int]],
+    number: Mapping[str, int],
 ) -> Iterator[str]:
     size = parts.parse_size(settings.input_size)
     main = i3d.feature_shape(settings.window, *size)
@@ -190,15 +191,18 @@ def _disk(
 
 
 def measure(
-    trainer: trainer_lib.Trainer, settings: experiment.Experiment
+    trainer: trainer_lib.Trainer,
+    settings: experiment.Experiment,
+    *,
+    timed: int = TIMED,
 ) -> float:
-    """Seconds of a step on made-up features, the median of a few."""
+    """Seconds of a step on made-up features, the median of `timed` steps."""
 
     def read(part: input_pipeline.Part) -> tf.data.Dataset:
         rows = settings.batch_size // part.total
         return tf.data.Dataset.from_tensors(
             made_up(trainer.model, rows)
-        ).repeat((1 + TIMED) * part.count)
+        ).repeat((1 + timed) * part.here)
 
     seconds = []
     for batch in devices.distribute(trainer.strategy, read):

@@ -46,18 +46,18 @@ class Part(NamedTuple):
 
     Attributes:
         first: Number of its first part.
-        count: Parts that it reads, one after the other.
+        here: Parts that it reads, one after the other.
         total: Equal parts of a batch, over all readers.
     """
 
     first: int = 0
-    count: int = 1
+    here: int = 1
     total: int = 1
 
     def rows(self, batch_size: int) -> list[slice]:
         """Rows of a batch of each part that is read.
 
-        >>> Part(first=2, count=2, total=4).rows(8)
+        >>> Part(first=2, here=2, total=4).rows(8)
         [slice(4, 6, None), slice(6, 8, None)]
 
         Raises:
@@ -69,7 +69,7 @@ class Part(NamedTuple):
                 "--batch_size must be a multiple of the number of replicas, "
                 f"{self.total}. Received: {batch_size}"
             )
-        numbers = range(self.first, self.first + self.count)
+        numbers = range(self.first, self.first + self.here)
         return [slice(k * size, (k + 1) * size) for k in numbers]
 
 
@@ -274,7 +274,7 @@ class StoredWindows:
         rows = part.rows(batch_size)
 
         def load(number: np.ndarray) -> list[np.ndarray]:
-            step, place = divmod(int(number), part.count)
+            step, place = divmod(int(number), part.here)
             chosen = self.step_windows(
                 batch_size=batch_size, seed=seed, step=step
             )
@@ -287,7 +287,7 @@ class StoredWindows:
 
         steps_per_epoch(len(self), batch_size)
         numbers = tf.data.Dataset.range(
-            first_step * part.count, last_step * part.count
+            first_step * part.here, last_step * part.here
         )
         return self._mapped(numbers, load, batch_size // part.total, threads)
 

@@ -43,6 +43,7 @@ class Predictor:
         geometry: Its windows, as if there were one for each frame.
         hop: Maps of a window.
         note: What every picture and score has to say of the weights, or "".
+        batch: Maps that the decoder computes at a time.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Predictor:
         shape = model.output_shape
         self.hop = int(shape[1]) if len(shape) == 5 else 1
         self.note = extractor.note
+        self.batch = BATCH
         self._call = tf.function(
             lambda features: model(features, training=False)
         )
@@ -111,9 +113,9 @@ class Predictor:
     ) -> Iterator[np.ndarray]:
         """Maps [hop, 360, 640] of windows; arguments as `of_features`."""
         features = iter(features)
-        while some := list(itertools.islice(features, BATCH)):
+        while some := list(itertools.islice(features, self.batch)):
             # One batch size, so that one graph is traced.
-            filled = some + some[-1:] * (BATCH - len(some))
+            filled = some + some[-1:] * (self.batch - len(some))
             batch = {
                 part: np.stack([f[part] for f in filled]).astype(np.float32)
                 for part in some[0]
@@ -126,6 +128,7 @@ class Predictor:
         frames: Iterable[np.ndarray],
         *,
         first_frames: str = "mirror",
+        stride: int = 1,
     ) -> Iterator[np.ndarray]:
         """One map for each frame of a clip of any length.
 
@@ -136,6 +139,8 @@ class Predictor:
                 whole window: "mirror" plays the clip backwards before its
                 start; "repeat" holds the first frame; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
+            stride: Each so-manieth frame gets a map; every frame is seen.
+                `windows.first_map` says which is the first.
 
         Raises:
             ValueError: "copy", and the clip is shorter than a window.
@@ -158,7 +163,9 @@ class Predictor:
             before = windows.prefix(missing, len(head), first_frames)
             played = (head[index] for index in before)
             prepared = itertools.chain(played, head, prepared)
-        maps = self._each_map(prepared, length)
+        # With one map a window only windows that are wanted are computed.
+        step = stride if self.hop == 1 else 1
+        maps = self._each_map(prepared, length, step)
         if copy:
             first = next(maps, None)
             if first is None:
@@ -167,17 +174,26 @@ class Predictor:
                     f"{self.geometry.first_target} frames. Use "
                     "--first_frames=mirror."
                 )
-            maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
+            copies = itertools.repeat(first, missing // step + 1)
+            maps = itertools.chain(copies, maps)
         else:
             maps = itertools.islice(maps, missing - self.first_map, None)
+        if self.hop > 1:
+            start = windows.first_map(missing, first_frames, stride)
+            maps = itertools.islice(maps, start, None, stride)
         yield from maps
 
     def _each_map(
         self,
         prepared: Iterable[Mapping[str, np.ndarray]],
         length: int | None,
+        step: int,
     ) -> Iterator[np.ndarray]:
-        """Maps of a clip's frames from `first_map` on."""
+        """Maps of a clip's frames from `first_map` on, each `step`-th."""
+        if self.hop == 1:
+            found = self.extractor.of_clip(prepared, stride=step, length=length)
+            yield from self.of_features(features for _, features in found)
+            return
         # The last window: hops do not end with every clip.
         recent: collections.deque[Mapping[str, np.ndarray]] = collections.deque(
             maxlen=self.geometry.first_target + 1

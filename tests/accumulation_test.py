@@ -56,7 +56,7 @@ def parts(model, features, truth, count, loss=squares):
 
     @tf.function(autograph=False)
     def step(features, truth):
-        return found(features, truth, float(len(truth)), 1.0)
+        return found(features, truth, float(truth.shape[0]), 1.0)
 
     return step(features, truth)
 

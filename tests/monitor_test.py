@@ -1,5 +1,6 @@
 import numpy as np
 from tensorboard.backend.event_processing import event_accumulator
+import tensorflow as tf
 
 from lsts_tf import monitor
 
@@ -31,7 +32,7 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     log(tmp_path, 4, 9).close()
     assert steps(tmp_path, "train/loss") == list(range(1, 10))
     values = [
-        float(np.asarray(p.tensor_proto.float_val)[0])
+        float(tf.make_ndarray(p.tensor_proto))
         for p in load(tmp_path).Tensors("train/loss")
     ]
     # Up to step 4 those of the first run, from there on of the last one.

@@ -18,6 +18,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import train
 from lsts_tf import tuned_i3d
+from lsts_tf import windows
 from tests import fake_front_end
 
 RECIPES = {
@@ -232,6 +233,17 @@ def test_exactly_one_map_a_frame(hop, streams, first_frames):
         # A window each hop, and one more where the clip does not end with one.
         most = -(-count // hop)
         assert predictor.extractor.computed <= most + (first_frames == "copy")
+
+
+@pytest.mark.parametrize("first_frames", ["mirror", "copy"])
+def test_each_so_manieth_frame_of_several_maps(first_frames):
+    predictor = predictor_lib.Predictor(FakeModel(8), FakeExtractor())
+    frames = np.arange(40, dtype=np.float32)
+    maps = predictor.maps(frames, first_frames=first_frames, stride=5)
+    found = [float(m[0, 0]) for m in maps]
+    start = windows.first_map(8, first_frames, 5)
+    want = range(start, 40, 5)
+    assert found == ([8.0, *want[1:]] if first_frames == "copy" else [*want])
 
 
 def test_of_features_gives_the_target():
