@@ -312,7 +312,7 @@ def _train(
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % settings.log_steps == 0 or step == last_step:
-                rate = float(trainer.optimizer.learning_rate)
+                rate = trainer.learning_rate
                 watch.scalars(
                     step,
                     {f"train/{k}": v for k, v in values.items()}

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import json
@@ -347,25 +348,28 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
     assert not pathlib.Path(tiny.store_dir).exists()
 
 
-def start_tiny(*arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ".", **environment},
-    )
+def start_tiny(log, *arguments, **environment):
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "PYTHONPATH": ".", **environment},
+        )
 
 
 def kill_often(tmp_path, kills, how, **changes):
     path = tiny_training.save(
         tiny_training.settings(tmp_path, **changes), tmp_path / "settings.json"
     )
-    process = start_tiny("kill", path, kills, how)
-    told, _ = process.communicate(timeout=1500)
-    assert process.returncode == 0, told[-4000:]
-    assert "all identical" in told
+    log = tmp_path / "told"
+    process = start_tiny(log, "kill", path, kills, how)
+    try:
+        assert process.wait(1500) == 0, log.read_text()[-4000:]
+    finally:
+        process.kill()
+    assert "all identical" in log.read_text()
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
@@ -391,16 +395,19 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
     kill_often(tmp_path, kills, how, **changes)
 
 
+@contextlib.contextmanager
 def workers(tmp_path, settings):
-    """Two processes that train together."""
+    """Two processes that train together, and what they say."""
     path = tiny_training.save(settings, tmp_path / "workers.json")
     hosts = []
     for _ in range(2):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             hosts.append(f"localhost:{free.getsockname()[1]}")
-    return [
+    logs = [tmp_path / f"worker{number}" for number in range(2)]
+    processes = [
         start_tiny(
+            log,
             "run",
             path,
             TF_CONFIG=json.dumps(
@@ -410,14 +417,26 @@ def workers(tmp_path, settings):
                 }
             ),
         )
-        for number in range(2)
+        for number, log in enumerate(logs)
     ]
+    try:
+        yield processes, logs
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-def finish(processes):
-    told = [process.communicate(timeout=300)[0] for process in processes]
-    codes = [process.returncode for process in processes]
-    return codes, "\n".join(told)[-6000:]
+def finish(processes, logs):
+    """Exit codes, and what was said."""
+    codes = [process.wait(300) for process in processes]
+    return codes, "\n".join(log.read_text()[-3000:] for log in logs)
+
+
+def train_together(tmp_path, settings):
+    with workers(tmp_path, settings) as started:
+        codes, told = finish(*started)
+    assert codes == [0, 0], told
 
 
 def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
@@ -425,17 +444,16 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
     together = dataclasses.replace(
         tiny, strategy="multi_worker", run_dir=str(tmp_path / "together")
     )
-    processes = workers(tmp_path, together)
-    runs = {
-        "one": {},
-        "mirrored": {"strategy": "mirrored"},
-        "parts": {"accumulate": 3},
-    }
-    for name, changes in runs.items():
-        run_dir = str(tmp_path / name)
-        changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
-        assert train.run(changed) == 0
-    codes, told = finish(processes)
+    with workers(tmp_path, together) as started:
+        for name, changes in (
+            ("one", {}),
+            ("mirrored", {"strategy": "mirrored"}),
+            ("parts", {"accumulate": 3}),
+        ):
+            run_dir = str(tmp_path / name)
+            changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
+            assert train.run(changed) == 0
+        codes, told = finish(*started)
     assert codes == [0, 0], told
     want = tiny_training.weights(tmp_path / "one")
     scores = json.loads(
@@ -457,25 +475,21 @@ def test_a_killed_worker_and_both_started_again(tmp_path):
     settings = tiny_training.settings(
         tmp_path, strategy="multi_worker", epochs=40
     )
-    codes, told = finish(workers(tmp_path, settings))
-    assert codes == [0, 0], told
+    train_together(tmp_path, settings)
     want = tiny_training.state(pathlib.Path(settings.run_dir))
     for victim in (1, 0):
         again = dataclasses.replace(
             settings, run_dir=f"{settings.run_dir}-{victim}"
         )
-        processes = workers(tmp_path, again)
         path = pathlib.Path(again.run_dir) / "metrics.jsonl"
-        while not path.exists() and processes[0].poll() is None:
-            try:
-                processes[1].wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-        processes[victim].kill()
-        codes, told = finish(processes)
+        with workers(tmp_path, again) as (processes, logs):
+            while not path.exists() and processes[0].poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    processes[1].wait(0.1)
+            processes[victim].kill()
+            codes, told = finish(processes, logs)
         assert 0 not in codes, told
-        codes, told = finish(workers(tmp_path, again))
-        assert codes == [0, 0], told
+        train_together(tmp_path, again)
         found = tiny_training.state(pathlib.Path(again.run_dir))
         for what in want:
             assert found[what] == want[what], what
