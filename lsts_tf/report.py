@@ -285,14 +285,15 @@ class Report(sink.Sink):
 
     def _player(self, movie: str | None, stills: Sequence[_Still]) -> str:
         width, height = self._shown
+        first = _data_url("image/jpeg", stills[0].jpeg) if stills else ""
         if movie:
             inside = (
                 f'<video id="picture" controls muted playsinline loop '
-                f'width="{width}" height="{height}" src="{movie}"></video>'
+                f'width="{width}" height="{height}" poster="{first}" '
+                f'src="{movie}"></video>'
             )
             words = "Overlay. Colours show each frame\u2019s own range."
         else:
-            first = _data_url("image/jpeg", stills[0].jpeg) if stills else ""
             inside = (
                 f'<img id="picture" alt="overlay" width="{width}" '
                 f'height="{height}" src="{first}">'
