@@ -38,6 +38,7 @@ class Predictor:
 
     Attributes:
         note: What every picture and score has to say of the weights, or "".
+        batch: Maps that the decoder computes at a time.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Predictor:
             extractor.streams, length=extractor.window
         )
         self.note = extractor.note
+        self.batch = BATCH
         self._call = tf.function(
             lambda features: model(features, training=False)
         )
@@ -87,9 +89,9 @@ class Predictor:
     ) -> Iterator[np.ndarray]:
         """Maps of features, {stream: [5, 5, 5, 1024]} each, in order."""
         features = iter(features)
-        while some := list(itertools.islice(features, BATCH)):
+        while some := list(itertools.islice(features, self.batch)):
             # One batch size, so that one graph is traced.
-            filled = some + some[-1:] * (BATCH - len(some))
+            filled = some + some[-1:] * (self.batch - len(some))
             batch = {
                 s: np.stack([f[s] for f in filled]).astype(np.float32)
                 for s in self.extractor.streams
@@ -101,6 +103,7 @@ class Predictor:
         frames: Iterable[np.ndarray],
         *,
         first_frames: str = "mirror",
+        stride: int = 1,
     ) -> Iterator[np.ndarray]:
         """One map for each frame of a clip of any length.
 
@@ -111,6 +114,8 @@ class Predictor:
                 whole window: "mirror" plays the clip backwards before its
                 start; "repeat" holds the first frame; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
+            stride: Each so-manieth frame gets a map; every frame is seen.
+                `windows.first_map` says which is the first.
 
         Raises:
             ValueError: "copy", and the clip is shorter than a window.
@@ -130,7 +135,7 @@ class Predictor:
             before = windows.prefix(missing, len(head), first_frames)
             played = (head[index] for index in before)
             prepared = itertools.chain(played, head, prepared)
-        found = self.extractor.of_clip(prepared, length=length)
+        found = self.extractor.of_clip(prepared, stride=stride, length=length)
         maps = self.of_features(features for _, features in found)
         if copy:
             first = next(maps, None)
@@ -139,7 +144,8 @@ class Predictor:
                     f"Copying needs a clip of more than {missing} frames. Use "
                     "--first_frames=mirror."
                 )
-            maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
+            copies = itertools.repeat(first, missing // stride + 1)
+            maps = itertools.chain(copies, maps)
         yield from maps
 
     __call__ = maps

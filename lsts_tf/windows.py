@@ -117,6 +117,28 @@ def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
     return tuple(min(k, period - k) for k in steps)
 
 
+def first_map(num_missing: int, mode: str, stride: int = 1) -> int:
+    """First frame of a clip that gets a map.
+
+    From there each `stride`-th frame has one.
+
+    Args:
+        num_missing: How many frames have no whole window.
+        mode: One of `FIRST_FRAMES`. With "copy" and "skip" windows hold frames
+            of the clip only, so the frames that have one decide which of the
+            first ones get a copy.
+        stride: Distance between windows.
+
+    >>> [first_map(78, mode) for mode in FIRST_FRAMES]
+    [0, 0, 0, 78]
+    >>> [first_map(78, mode, stride=5) for mode in FIRST_FRAMES]
+    [0, 0, 3, 78]
+    """
+    if mode == "skip":
+        return num_missing
+    return num_missing % stride if mode == "copy" else 0
+
+
 def parse_ranges(text: str) -> frozenset[int]:
     """Numbers named by a text such as "1-500" or "1,5,601-700".
 

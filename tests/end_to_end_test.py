@@ -19,6 +19,7 @@ from lsts_tf import metrics
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
+from lsts_tf import sources
 from lsts_tf import train
 from lsts_tf import video as video_lib
 from lsts_tf import windows
@@ -54,7 +55,7 @@ def test_training_beats_no_training_and_the_centre_prior(
     # Frames with a window of their own: the others carry a copy.
     ours = scores["first_frames"]["rest"]["cc"]["mean"]
     before = untrained["first_frames"]["rest"]["cc"]["mean"]
-    centre = scores["centre_prior"]["cc"]["mean"]
+    centre = scores["first_frames"]["rest_centre_prior"]["cc"]["mean"]
     assert ours > before + 0.1
     assert ours > centre + 0.05
 
@@ -83,8 +84,8 @@ def test_the_table_announces_random_weights(scores):
     assert f"{scores['overall']['cc']['mean']:.4f}" in text
 
 
-def test_prediction_equals_what_is_scored(trained, predictor):
-    """The same frames: through the stores, and straight."""
+def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
+    """The same frames: through the stores, and through the program."""
     data = dataset.Dataset(trained.dataset, trained.data_dir)
     (video,) = data.videos([601])
     kept = extractor_lib.ready_stores(
@@ -96,14 +97,28 @@ def test_prediction_equals_what_is_scored(trained, predictor):
         purpose="test",
     )
     scored = evaluate.maps_of_store(predictor, kept, 601)
-    straight = np.stack(
-        list(predictor.maps(video.frames(), first_frames="copy"))
+    # The dataset's frames, which are not quite those of the film.
+    for number, frame in enumerate(video.frames()):
+        maps.write_png(tmp_path / f"{number}.png", frame)
+    predict.predict(
+        predictor,
+        sources.open_source([str(tmp_path)]),
+        tmp_path / "out",
+        outputs=["npy", "maps"],
+        options=predict.Options(map_size="model"),
+        first_frames="copy",
     )
+    straight = np.load(tmp_path / "out" / "maps.npy")
     assert straight.shape == (20, 360, 640)
     # Features are stored in half precision.
     difference = preprocess.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
+    for number, map_ in enumerate(straight):
+        written = maps.read_grey(
+            tmp_path / "out" / "maps" / maps.file_name(number)
+        )
+        np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
 
 
 FRAMES = 4
