@@ -111,7 +111,7 @@ def evaluate_run(
     result = report(
         scores,
         scores_lib.Scores.joined(centre),
-        first_frames=predictor.geometry.first_target,
+        first_frames=predictor.first_map,
         filled_by="copy of the first map",
         scoring=scoring,
         about={
@@ -140,8 +140,8 @@ def maps_of_store(
     from lsts_tf import preprocess
 
     total = kept.truth.length(video)
-    targets = predictor.geometry.targets(total)
-    if not targets:
+    hops = predictor.geometry.hops(total, predictor.hop)
+    if not hops:
         raise ValueError(
             f"Video {video} has {total} frames, fewer than a window; it "
             "cannot be scored by copying the first map."
@@ -152,14 +152,17 @@ def maps_of_store(
             stream: {int(t): r for r, t in enumerate(store.targets(video))}
             for stream, store in kept.features.items()
         }
-        for target in targets:
+        for target, _ in hops:
             yield {
                 stream: store.read(video, [rows[stream][target]])[0]
                 for stream, store in kept.features.items()
             }
 
-    found = [preprocess.to_uint8(m) for m in predictor.of_features(features())]
-    return np.stack([found[0]] * targets.start + found)
+    found: list[np.ndarray] = []
+    each = predictor.of_windows(features())
+    for (_, frames), saliency in zip(hops, each, strict=True):
+        found.extend(preprocess.to_uint8(saliency[-len(frames) :]))
+    return np.stack([found[0]] * predictor.first_map + found)
 
 
 def _fixations_of_store(

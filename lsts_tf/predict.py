@@ -251,7 +251,7 @@ class _Job:
 
     @property
     def _missing(self) -> int:
-        return self.predictor.geometry.first_target
+        return self.predictor.first_map
 
     @property
     def _first(self) -> int:
@@ -278,6 +278,8 @@ class _Job:
         """
         together = all("job" in KINDS[name].options for name in self.names)
         alone = self.predictor.extractor.describe().get("front_end") == "window"
+        # Of several maps a window, hops would begin at another frame.
+        alone = alone and self.predictor.hop == 1
         if not (
             together
             and alone

@@ -154,6 +154,8 @@ def run(settings: experiment.Experiment) -> int:
                 geometry=settings.geometry(settings.train_stride),
                 flows=lambda video: extractor.flows(video.frames()),
                 flip=settings.flip,
+                size=extractor.size,
+                maps=settings.targets,
             )
         else:
             training = _stored(
@@ -171,7 +173,9 @@ def run(settings: experiment.Experiment) -> int:
     trainer = trainer_lib.Trainer(
         settings,
         strategy,
-        feature_shape=extractor.feature_shape,
+        feature_shape=extractor.decoder_shape,
+        skip_shapes=extractor.skip_shapes,
+        networks=extractor.networks,
         encode=trainer_lib.live_encoder(extractor) if live else None,
         steps=steps,
     )
@@ -208,6 +212,7 @@ def _stored(
         videos=videos,
         geometry=settings.geometry(stride),
         mirrored=mirrored[0].features if mirrored else None,
+        maps=settings.targets,
     )
 
 
@@ -405,12 +410,19 @@ def validate(
         if not real.any():
             continue
         annotated = trainer.local(truth)[real]
-        scores = metrics.score(
-            preprocess.to_uint8(maps[real]),
-            annotated[..., 0],
-            annotated[..., 1],
+        # Each frame is scored, of several maps of a window too.
+        frames = metrics.score(
+            preprocess.to_uint8(maps[real]).reshape(-1, *maps.shape[-2:]),
+            annotated[..., 0].reshape(-1, *maps.shape[-2:]),
+            annotated[..., 1].reshape(-1, *maps.shape[-2:]),
             metrics=VALIDATION_METRICS,
         )
+        scores = {
+            name: np.nanmean(values.reshape(real.sum(), -1), axis=1)
+            if maps.ndim == 4
+            else values
+            for name, values in frames.items()
+        }
         scores["loss"] = loss[real]
         found[:, trainer.local(place)[real]] = [scores[n] for n in names]
     totals = devices.total(trainer.strategy, found)
@@ -506,10 +518,10 @@ class _Pictures:
         if not self._frames:
             return
         features, truth = self._validation.read(self._chosen)
-        target = np.asarray(preprocess.target(truth))
-        watch.pictures(
-            step, self._frames, target[..., 0], trainer.maps(features)
-        )
+        target = np.asarray(preprocess.target(truth))[..., 0]
+        if target.ndim == 4:
+            target = target[:, -1]
+        watch.pictures(step, self._frames, target, trainer.maps(features))
 
 
 def main(_: Sequence[str]) -> None:

@@ -62,6 +62,29 @@ class Geometry:
         """Frames of a video of `num_frames` frames that have a window."""
         return range(self.first_target, num_frames, self.stride)
 
+    def hops(self, num_frames: int, maps: int) -> list[tuple[int, range]]:
+        """Windows that give each frame one map, if each gives several.
+
+        A window gives maps of its last `maps` frames. Windows are `maps`
+        frames apart; the last one ends with the video, and of the frames that
+        it shares with the one before, that one's maps are kept.
+
+        Returns:
+            (target, frames whose maps are taken from it), in order. The
+            frames before the first one have no map.
+
+        >>> Geometry(length=16).hops(25, 8)
+        [(15, range(8, 16)), (23, range(16, 24)), (24, range(24, 25))]
+        """
+        targets = list(range(self.first_target, num_frames, maps))
+        if targets and targets[-1] != num_frames - 1:
+            targets.append(num_frames - 1)
+        starts = [self.first_target - maps + 1, *(t + 1 for t in targets)]
+        return [
+            (target, range(start, target + 1))
+            for start, target in zip(starts, targets, strict=False)
+        ]
+
     def window(self, target: int) -> range:
         """Frames (flows) that the prediction for frame `target` looks at."""
         if target < self.first_target:

@@ -283,7 +283,7 @@ class Model:
     """Stands in for a trained model: its maps are those of a folder."""
 
     note = "random I3D weights (rgb)"
-    geometry = types.SimpleNamespace(first_target=2)
+    first_map = 2
     extractor = types.SimpleNamespace(describe=dict)
 
 

@@ -69,6 +69,23 @@ def test_squeeze_keeps_the_whole_frame_and_the_colours():
     assert (small[:, 113:] == (0, 0, 255)).all()
 
 
+def test_another_size_need_not_be_square():
+    frame = np.zeros((360, 640, 3), np.uint8)
+    frame[:, 320:] = 255
+    small = preprocess.squeeze(frame, (224, 384))
+    assert small.shape == (224, 384, 3)
+    assert (small[:, :191] == 0).all() and (small[:, 193:] == 255).all()
+    flow = np.ones((1, 112, 192, 2), np.float32)
+    got = np.asarray(preprocess.flow(flow, (224, 384)))
+    assert got.shape == (1, 224, 384, 2)
+    np.testing.assert_allclose(got, 2 / 20)
+    assert "112x192 to 224x384" in preprocess.describe("flow", (224, 384))
+    # What older stores were made with.
+    assert preprocess.describe("flow") == (
+        "112x112 to 224x224, bilinear, vectors x 2, clip 20, / 20"
+    )
+
+
 def test_target_holds_density_and_fixations():
     truth = np.zeros((3, 4, 5, 2), np.uint8)
     truth[0, 1, 2, 0] = 50

@@ -10,17 +10,15 @@ import socket
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
 from lsts_tf import checkpoints
-from lsts_tf import experiment
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import train
+from tests import run_folder
 from tests import tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,77 +36,14 @@ def few(sample_settings, tmp_path):
     )
 
 
-def records(settings):
-    path = pathlib.Path(settings.run_dir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def curves(settings):
-    events = event_accumulator.EventAccumulator(
-        str(pathlib.Path(settings.run_dir) / "logs"),
-        size_guidance={"tensors": 0, "images": 0},
-    )
-    events.Reload()
-    return events
-
-
-def test_a_run_folder_has_everything(trained):
-    folder = pathlib.Path(trained.run_dir)
-    assert experiment.load(folder / experiment.FLAGFILE) == trained
-    assert [r["epoch"] for r in records(trained)] == list(range(1, 17))
-    assert set(records(trained)[0]) == {
-        "epoch",
-        "step",
-        "loss",
-        *train.VALIDATION_METRICS,
-    }
-    described = json.loads((folder / "front_end.json").read_text())
-    assert described["streams"]["rgb"]["weights"] == "random"
-    model = keras.models.load_model(folder / "model.keras", compile=False)
-    assert model.output_shape == (None, 360, 640, 1)
-    assert (folder / "best.keras").is_file()
-    left = {p.name for p in folder.iterdir()}
-    assert left == {
-        "experiment.flags",
-        "front_end.json",
-        "checkpoints",
-        "model.keras",
-        "best.keras",
-        "metrics.jsonl",
-        "logs",
-    }
-
-
-def test_training_lowers_the_loss(trained):
-    losses = [r["loss"] for r in records(trained)]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_curves_and_pictures(trained):
-    tags = curves(trained).Tags()["tensors"]
-    for name in (
-        "train/loss",
-        "train/gradient_norm",
-        "train/learning_rate",
-        "validation/loss",
-        "validation/cc",
-        "speed/windows_a_second",
-        "speed/share_of_waiting",
-        "windows/0",
-        "windows/1",
-    ):
-        assert name in tags
-    assert any(name.startswith("experiment") for name in tags)
-
-
 def test_the_same_command_goes_on(few):
     assert train.run(few) == 0
-    assert [r["step"] for r in records(few)] == [2]
+    assert [r["step"] for r in run_folder.records(few)] == [2]
     longer = dataclasses.replace(few, epochs=3)
     assert train.run(longer) == 0
-    assert [r["step"] for r in records(few)] == [2, 4, 6]
+    assert [r["step"] for r in run_folder.records(few)] == [2, 4, 6]
     # Each point of the curve once.
-    points = curves(few).Tensors("validation/loss")
+    points = run_folder.curves(few).Tensors("validation/loss")
     assert [p.step for p in points] == [2, 4, 6]
 
 
@@ -123,7 +58,7 @@ def test_a_folder_of_another_experiment_is_refused(few):
 
 def test_two_replicas(few):
     assert train.run(dataclasses.replace(few, strategy="mirrored")) == 0
-    assert np.isfinite(records(few)[0]["loss"])
+    assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
 def test_live_features(few):
@@ -131,13 +66,13 @@ def test_live_features(few):
         few, features="live", train_videos="1-2", batch_size=2
     )
     assert train.run(live) == 0
-    assert [r["step"] for r in records(live)] == [2]
+    assert [r["step"] for r in run_folder.records(live)] == [2]
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(few, precision):
     assert train.run(dataclasses.replace(few, precision=precision)) == 0
-    assert np.isfinite(records(few)[0]["loss"])
+    assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
 def test_a_loss_that_is_not_finite_stops_before_saving(few):
@@ -224,7 +159,7 @@ def tiny(monkeypatch, tmp_path):
 
 
 def tiny_records(settings):
-    return [r["step"] for r in records(settings)]
+    return [r["step"] for r in run_folder.records(settings)]
 
 
 def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
@@ -290,9 +225,9 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
     assert tiny_training.weights(short.run_dir)
     assert train.run(short) == 0
     assert tiny_records(short) == [5, 10]
-    assert {p.step for p in curves(short).Tensors("train/loss")} == set(
-        range(1, 11)
-    )
+    assert {
+        p.step for p in run_folder.curves(short).Tensors("train/loss")
+    } == set(range(1, 11))
 
 
 def test_a_recipe_of_everything(tiny):
@@ -310,13 +245,13 @@ def test_a_recipe_of_everything(tiny):
     )
     assert train.run(recipe) == 0
     assert tiny_records(recipe) == [5, 10]
-    tags = curves(recipe).Tags()["tensors"]
+    tags = run_folder.curves(recipe).Tags()["tensors"]
     assert "_hparams_/session_start_info" in tags
     assert any(t.startswith("environment") for t in tags)
     assert any("d1" in t and "kernel" in t for t in tags)
     rates = [
         float(tf.make_ndarray(p.tensor_proto))
-        for p in curves(recipe).Tensors("train/learning_rate")
+        for p in run_folder.curves(recipe).Tensors("train/learning_rate")
     ]
     # A point stands at the number of steps done: the rate of the next one.
     assert rates[1] == max(rates)

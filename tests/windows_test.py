@@ -107,3 +107,21 @@ def test_ranges():
     for text in ("a", "1-", "1-x", "-3"):
         with pytest.raises(ValueError, match="Received"):
             windows.parse_ranges(text)
+
+
+@given(
+    num_frames=st.integers(0, 60),
+    maps=st.sampled_from([1, 8, 16]),
+    first=st.integers(0, 1),
+)
+def test_hops_give_each_frame_one_map(num_frames, maps, first):
+    geometry = windows.Geometry(length=16, first=first)
+    hops = geometry.hops(num_frames, maps)
+    given_ = [frame for _, frames in hops for frame in frames]
+    start = geometry.first_target - maps + 1
+    enough = num_frames > geometry.first_target
+    assert given_ == (list(range(start, num_frames)) if enough else [])
+    for target, frames in hops:
+        assert 1 <= len(frames) <= maps
+        assert frames[-1] == target
+        assert target in geometry.targets(num_frames)
