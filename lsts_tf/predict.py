@@ -368,7 +368,7 @@ class _Job:
             "every": self.every,
             "first_frames": self.first_frames,
             "outputs": {
-                name: KINDS[name].file.format(video=self._video_name)
+                name: KINDS[name].file.format(video=self._video_name) or "-"
                 for name in self.names
             },
             "normalize": self.options.normalize,
