@@ -320,11 +320,14 @@ def open_stores(
     dataset_name: str,
     extractor: Extractor,
     stride: int,
+    short: str = "skip",
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
 
     RGB features at stride 1 start with the first window that RGB alone has,
-    and so serve LSTS-RGB and LSTS-RGB&Flow.
+    and so serve LSTS-RGB and LSTS-RGB&Flow. What becomes of short clips
+    (`windows.Geometry.short`) does not tell stores apart: those that are in
+    one are mirrored.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -354,7 +357,7 @@ def open_stores(
     for stream in extractor.streams:
         sharing = (stream,) if stride == 1 else extractor.streams
         geometry[stream] = windows.Geometry.of(
-            sharing, length=extractor.window, stride=stride
+            sharing, length=extractor.window, stride=stride, short=short
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
@@ -384,10 +387,15 @@ def ready_stores(
     *,
     stride: int,
     purpose: str,
+    short: str = "skip",
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
     kept = open_stores(
-        root, dataset_name=data.name, extractor=extractor, stride=stride
+        root,
+        dataset_name=data.name,
+        extractor=extractor,
+        stride=stride,
+        short=short,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
     return kept
@@ -543,8 +551,10 @@ def extract_video(
         advance(number, part / stages)
 
     if kept.flow is not None and number not in kept.flow:
-        flows = extractor.flows(video.frames())
-        _store(kept.flow, number, range(1, video.num_frames), flows, step)
+        # One frame does not move; a store has a record of each video at least.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = extractor.flows(moving.frames())
+        _store(kept.flow, number, range(1, moving.num_frames), flows, step)
     for stream, store in kept.features.items():
         if number in store:
             continue
@@ -554,13 +564,19 @@ def extract_video(
             raise ValueError(
                 f"Video {number} has {video.num_frames} frames, fewer than "
                 f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, or leave it out."
+                "Lower --window, leave it out, or use --short_clips=mirror."
             )
+        played = video.after(geometry.lead(video.num_frames))
+        if stream == "flow" and played is not video:
+            # Backwards, motion is another one than what is stored.
+            signal = extractor.flows(played.frames())
+        else:
+            signal = _signal(stream, played, kept, geometry)
         features = extractor.features(
             stream,
-            _signal(stream, video, kept, geometry),
+            signal,
             stride=geometry.stride,
-            length=video.num_frames - geometry.first,
+            length=played.num_frames - geometry.first,
         )
         _store(store, number, targets, features, step)
 

@@ -10,7 +10,7 @@ without replaying what came before.
   [B, length, 112, 112, 2]}, truth). Each video is decoded once an epoch; a
   few videos are open at a time, and windows are drawn from them at random.
 * truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
-  `preprocess.target`.
+  `preprocess.target`. Videos of another size are brought to this one.
 """
 
 from collections.abc import Callable
@@ -231,8 +231,10 @@ def read_truth(
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
     batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
-        batch[row, ..., 0] = truth.maps(video, [frame])[0]
-        batch[row, ..., 1] = truth.fixations(video, [frame])[0]
+        batch[row, ..., 0] = preprocess.density(truth.maps(video, [frame])[0])
+        batch[row, ..., 1] = preprocess.fixations(
+            truth.fixations(video, [frame])[0]
+        )
     return batch
 
 
@@ -372,7 +374,7 @@ class LiveWindows:
             while video not in opened:
                 fresh = next(source)
                 opened[fresh.number] = _OpenVideo(
-                    fresh, self._streams, self._flows
+                    fresh, self._streams, self._flows, self._geometry
                 )
             yield opened[video].window(self._geometry.window(target))
             if last[video] == place:
@@ -387,25 +389,29 @@ class _OpenVideo:
         video: dataset.Video,
         streams: Sequence[str],
         flows: FlowOfVideo | None,
+        geometry: windows.Geometry,
     ) -> None:
         self._video = video
         self._signals: dict[str, np.ndarray] = {}
+        lead = geometry.lead(video.num_frames)
+        self._lead = len(lead)
+        played = video.after(lead)
         if "rgb" in streams:
             self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame) for frame in video.frames()]
+                [preprocess.squeeze(frame) for frame in played.frames()]
             )
         if "flow" in streams and flows is not None:
-            rows = [flow.astype(np.float16) for flow in flows(video)]
+            rows = [flow.astype(np.float16) for flow in flows(played)]
             # Row k is flow k; there is no flow 0, and nobody reads that row.
             self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
 
     def window(self, frames: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        place = slice(frames.start, frames.stop)
+        place = slice(frames.start + self._lead, frames.stop + self._lead)
         target = frames[-1]
         truth = np.stack(
             [
-                decode_map(self._video.maps[target]),
-                decode_map(self._video.fixations[target]),
+                preprocess.density(decode_map(self._video.maps[target])),
+                preprocess.fixations(decode_map(self._video.fixations[target])),
             ],
             axis=-1,
         )

@@ -8,6 +8,7 @@ are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
 * A frame is uint8 RGB [H, W, 3].
 * A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.
 * A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
+  `density` and `fixations` bring those of another size to a model's.
 """
 
 from typing import Any
@@ -81,6 +82,48 @@ def flow(flows: Any, size: int = SIZE) -> Any:
     )
     flows = flows * np.array([size / width, size / height], np.float32)
     return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
+
+
+def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A density map at another size: by area to less, bilinear to more.
+
+    Args:
+        map_: uint8 [H, W].
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size]; the map itself if it has that size.
+    """
+    height, width = size
+    # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
+    smaller = (min(height, map_.shape[0]), min(width, map_.shape[1]))
+    for wanted, rule in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if map_.shape != wanted:
+            map_ = cv2.resize(map_, wanted[::-1], interpolation=rule)
+    return map_
+
+
+def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A fixation map at another size, its points moved and not interpolated.
+
+    Each fixated pixel becomes the one that its centre falls into, as where
+    scores are computed (`fixations.FixationSet`).
+
+    Args:
+        map_: uint8 [H, W], not 0 where somebody looked.
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size], 255 where somebody looked; the map itself if it has
+        that size.
+    """
+    if map_.shape == size:
+        return map_
+    scale = np.array(size) / map_.shape
+    points = np.floor((np.argwhere(map_) + 0.5) * scale).astype(np.int64)
+    moved = np.zeros(size, np.uint8)
+    moved[tuple(points.T)] = 255
+    return moved
 
 
 def target(truth: Any) -> Any:

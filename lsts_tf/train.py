@@ -36,13 +36,13 @@ from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import files
 from lsts_tf import input_pipeline
+from lsts_tf import joint
 from lsts_tf import losses
 from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import optimizers
 from lsts_tf import preprocess
 from lsts_tf import program
-from lsts_tf import windows
 
 Batch = tuple[Mapping[str, Any], Any]
 
@@ -257,12 +257,16 @@ def run(settings: experiment.Experiment) -> int:
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = choose_strategy(settings.strategy)
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     train_videos = data.choose(
-        windows.parse_ranges(settings.train_videos), "training"
+        data.numbers(settings.videos("train_videos"), otherwise="train"),
+        "training",
+        settings.geometry(),
     )
     val_videos = data.choose(
-        windows.parse_ranges(settings.val_videos), "validation"
+        data.numbers(settings.videos("val_videos")),
+        "validation",
+        settings.geometry(),
     )
     with strategy.scope():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
@@ -316,13 +320,14 @@ def _stored(
     stride: int,
     purpose: str,
 ) -> input_pipeline.StoredWindows:
-    kept = extractor_lib.ready_stores(
+    kept = joint.ready_stores(
         pathlib.Path(settings.store_dir),
         data,
         videos,
         extractor,
         stride=stride,
         purpose=purpose,
+        short=settings.short_clips,
     )
     return input_pipeline.StoredWindows(
         kept.features,
