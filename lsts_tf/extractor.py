@@ -326,8 +326,8 @@ def open_stores(
 
     RGB features at stride 1 start with the first window that RGB alone has,
     and so serve LSTS-RGB and LSTS-RGB&Flow. What becomes of short clips
-    (`windows.Geometry.short`) does not tell stores apart: those that are in
-    one are mirrored.
+    (`windows.Geometry.short`) does not tell stores apart: of those that are in
+    one, the features are those of clips played backwards before their start.
 
     Raises:
         ValueError: A store there was made with something else.

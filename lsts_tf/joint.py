@@ -6,6 +6,7 @@ video has the number that `dataset.Joint` gives it.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -22,9 +23,8 @@ def ready_stores(
     numbers: Sequence[int],
     extractor: extractor_lib.Extractor,
     *,
-    stride: int,
     purpose: str,
-    short: str = "skip",
+    **options: Any,
 ) -> extractor_lib.Stores:
     """Open the stores of one dataset, or of several, and fill them.
 
@@ -33,9 +33,8 @@ def ready_stores(
         data: The dataset, or several as one.
         numbers: Videos wanted, numbered as in `data`.
         extractor: What computes what is missing.
-        stride: Distance between windows.
         purpose: What they are for, on the progress bar.
-        short: What becomes of short clips; see `windows.Geometry`.
+        **options: Others of `extractor.ready_stores`, such as `stride`.
 
     Returns:
         Stores to read from, numbered as `data` is. Of several datasets there
@@ -50,9 +49,8 @@ def ready_stores(
             data,
             numbers,
             extractor,
-            stride=stride,
             purpose=purpose,
-            short=short,
+            **options,
         )
     kept = {
         index: extractor_lib.ready_stores(
@@ -60,14 +58,14 @@ def ready_stores(
             data.parts[index],
             local,
             extractor,
-            stride=stride,
             purpose=f"{purpose}, {data.parts[index].name}",
-            short=short,
+            **options,
         )
         for index, local in data.by_part(numbers).items()
     }
     first = next(iter(kept.values()))
-    return extractor_lib.Stores(
+    return dataclasses.replace(
+        first,
         truth=TruthStore({index: part.truth for index, part in kept.items()}),
         flow=None,
         features={
@@ -76,7 +74,6 @@ def ready_stores(
             )
             for stream in first.features
         },
-        geometry=first.geometry,
     )
 
 

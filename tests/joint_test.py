@@ -208,7 +208,7 @@ def test_short_clips_are_left_out_or_mirrored(ucf, caplog):
     assert sorted(ucf.choose(COUNTS, "training", mirror)) == sorted(COUNTS)
     with pytest.raises(dataset.DatasetError, match="--short_clips=mirror"):
         ucf.choose([2, 11], "training", skip)
-    # With flow, a clip of 17 frames has one window, of 16 it would have none.
+    # A clip of just a window of frames has one flow too few.
     both = windows.Geometry.of(("rgb", "flow"), length=18, short="mirror")
     assert 1 not in ucf.choose(COUNTS, "training", both)
 
