@@ -106,8 +106,7 @@ def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
 def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
     """A fixation map at another size, its points moved and not interpolated.
 
-    Each fixated pixel becomes the one that its centre falls into, as where
-    scores are computed (`fixations.FixationSet`).
+    Each fixated pixel becomes the one that its centre falls into.
 
     Args:
         map_: uint8 [H, W], not 0 where somebody looked.
@@ -119,8 +118,8 @@ def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
     """
     if map_.shape == size:
         return map_
-    scale = np.array(size) / map_.shape
-    points = np.floor((np.argwhere(map_) + 0.5) * scale).astype(np.int64)
+    # In integers, because centres may fall on the edge between two pixels.
+    points = (2 * np.argwhere(map_) + 1) * size // (2 * np.array(map_.shape))
     moved = np.zeros(size, np.uint8)
     moved[tuple(points.T)] = 255
     return moved

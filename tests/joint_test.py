@@ -410,10 +410,9 @@ def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
         assert np.abs(np.array(peak) / scale - want).max() <= 1.5
         assert got[..., 0].max() > 240
         points = np.argwhere(got[..., 1])
-        want = np.argwhere(fixated)
-        np.testing.assert_array_equal(
-            points, np.floor((want + 0.5) * scale).astype(int)
-        )
+        want = np.floor((np.argwhere(fixated) + 0.5) * scale).astype(int)
+        # Two points may fall into one.
+        np.testing.assert_array_equal(points, np.unique(want, axis=0))
 
 
 def test_pictures_of_any_size(both):
@@ -463,7 +462,14 @@ def test_joint_training(trained):
 
 
 def test_live_joint_training(settings):
-    live = dataclasses.replace(settings, features="live")
+    live = dataclasses.replace(
+        settings,
+        features="live",
+        train_videos="1,ucf_sports:2",
+        val_videos="ucf_sports:602",
+        batch_size=4,
+        image_windows=0,
+    )
     assert train.run(live) == 0
 
 

@@ -11,12 +11,12 @@ from typing import ClassVar
 import zlib
 
 import cv2
-import gaze_dataset
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+import gaze_dataset
 from tests import clip_folders
 from ucf_sports import ucf_sports_dataset_builder
 
@@ -234,6 +234,7 @@ def palette_png(image):
 
 
 def test_no_data(manual, refused):
+    (manual / "something else").mkdir()
     refused("`training/` or `testing/`", re.escape(str(manual)), "none")
 
 
@@ -342,8 +343,8 @@ def test_damaged_pictures(clip, refused, part, spoil):
 # === The command ===
 
 
-@pytest.mark.parametrize("start", [".", "data"])
-def test_tfds_build(start, tmp_path):
+def test_tfds_build_in_the_root(tmp_path):
+    # In data/ it finds its builder as DHF1K's does.
     subprocess.run(
         [
             pathlib.Path(sys.executable).parent / "tfds",
@@ -351,7 +352,7 @@ def test_tfds_build(start, tmp_path):
             f"--data_dir={tmp_path / 'tfds'}",
             '--download_config={"try_download_gcs": false}',
         ],
-        cwd=ROOT / start,
+        cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         check=True,
         timeout=300,
