@@ -6,6 +6,9 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As `lsts_tf` sets it, which is imported after TensorFlow here.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several workers would wait for each other at full speed.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import pytest
@@ -25,6 +28,19 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks next
+def pytest_collection_modifyitems(items):
+    """Share a session's fixtures where tests run in several processes.
+
+    A file stays together; what needs the trained run stays with the others
+    that need it, so that it is trained once.
+    """
+    for item in items:
+        is_late = "trained" in getattr(item, "fixturenames", ())
+        group = "trained" if is_late else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
