@@ -22,6 +22,7 @@ from lsts_tf import flow
 from lsts_tf import input_pipeline
 from lsts_tf import joint
 from lsts_tf import monitor
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import train
 from lsts_tf import windows
@@ -46,28 +47,38 @@ class Extractor(extractor_lib.Extractor):
 
     feature_shape = (1, 5, 5, 2)
     note = "no I3D"
+    networks: dict = {}  # noqa: RUF012
 
     def __init__(self, streams, *, window, **_):
         self.streams = tuple(streams)
         self.window = window
+        self.size = parts.SIZE
+        self.skips = ()
+        self.end_point = parts.MAIN
         self.front_end = "window"
         self.flow = flow.Flow("dis")
 
     def describe(self):
         return {"fake": True, "streams": {s: {} for s in self.streams}}
 
-    def encode(self, stream, clip):  # noqa: ARG002
+    @property
+    def decoder_shape(self):
+        return self.feature_shape
+
+    def encode_parts(self, stream, clip):
         step = -(-clip.shape[1] // 5)
         few = keras.ops.cast(clip[:, ::step, ::step, :2], "float32")
         weights = np.linspace(1, 2, self.window, dtype=np.float32)
-        return keras.ops.sum(few * weights[:, None, None, None], 0)[None] / 512
+        total = keras.ops.sum(few * weights[:, None, None, None], 0)
+        return {stream: total[None] / 512}
 
-    def features(self, stream, signal, *, stride=1, length=None):
+    def all_parts(self, stream, signal, *, stride=1, length=None):
         signal = list(signal)
         assert length in (None, len(signal))
         for end in range(self.window, len(signal) + 1, stride):
             clip = np.stack(signal[end - self.window : end])
-            yield np.asarray(self.encode(stream, clip))
+            found = self.encode_parts(stream, clip)
+            yield {name: np.asarray(part) for name, part in found.items()}
 
 
 def close(got, want):
