@@ -69,7 +69,8 @@ def offsets(
     of all blocks. Its offset is c - strength * s. By the rule of thumb that
     six steps of QP halve or double a block's bits, c is chosen so that the
     whole frame keeps its number of bits: the mean of 2^(-offset / 6) is 1.
-    Where c is above `floor`, it is lowered to it, and the frame grows.
+    If an offset is then above `floor`, all are lowered by what it is too
+    high, and the frame grows.
 
     Args:
         map_: float [h, w], not negative.
@@ -94,7 +95,8 @@ def offsets(
     saliency = _means(_means(map_, size[1], block).T, size[0], block).T
     saliency /= saliency.max() or 1.0
     level = 6 * math.log2(np.exp2(strength * saliency / 6).mean())
-    grid = min(level, floor) - strength * saliency
+    grid = level - strength * saliency
+    grid -= max(0.0, grid.max() - floor)
     return np.rint(grid).astype(np.int8)
 
 

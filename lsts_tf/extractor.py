@@ -425,6 +425,7 @@ def open_stores(
     dataset_name: str,
     extractor: Extractor,
     stride: int,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
@@ -432,6 +433,9 @@ def open_stores(
     RGB features at stride 1 start with the first window that RGB alone has,
     and so serve LSTS-RGB and LSTS-RGB&Flow. Features of mirrored videos lie
     beside the others; flows and truth are those of the videos as they are.
+    What becomes of short clips (`windows.Geometry.short`) does not tell stores
+    apart: of those that are in one, the features are those of clips played
+    backwards before their start.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -464,7 +468,7 @@ def open_stores(
     for stream in extractor.streams:
         sharing = (stream,) if stride == 1 else extractor.streams
         chosen = windows.Geometry.of(
-            sharing, length=extractor.window, stride=stride
+            sharing, length=extractor.window, stride=stride, short=short
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
@@ -511,6 +515,7 @@ def ready_stores(
     *,
     stride: int,
     purpose: str,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
@@ -519,6 +524,7 @@ def ready_stores(
         dataset_name=data.name,
         extractor=extractor,
         stride=stride,
+        short=short,
         mirrored=mirrored,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
@@ -683,11 +689,13 @@ def extract_video(
         advance(number, part / stages)
 
     if kept.flow is not None and number not in kept.flow:
-        flows = extractor.flows(video.frames())
+        # One frame does not move; a store has a record of each video at least.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = extractor.flows(moving.frames())
         _store(
             {"flow": kept.flow},
             number,
-            range(1, video.num_frames),
+            range(1, moving.num_frames),
             ({"flow": flow} for flow in flows),
             step,
         )
@@ -700,13 +708,15 @@ def extract_video(
             raise ValueError(
                 f"Video {number} has {video.num_frames} frames, fewer than "
                 f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, or leave it out."
+                "Lower --window, leave it out, or use --short_clips=mirror."
             )
+        lead = geometry.lead(video.num_frames)
+        played = video.after(lead)
         found = extractor.all_parts(
             stream,
-            _signal(stream, video, extractor, kept, geometry),
+            _signal(stream, played, extractor, kept, geometry, lead=lead),
             stride=geometry.stride,
-            length=video.num_frames - geometry.first,
+            length=played.num_frames - geometry.first,
         )
         _store(wanted, number, targets, found, step)
 
@@ -743,8 +753,13 @@ def _signal(
     extractor: Extractor,
     kept: Stores,
     geometry: windows.Geometry,
+    *,
+    lead: Sequence[int],
 ) -> Iterator[np.ndarray]:
-    """What I3D sees of a video, from the geometry's first frame on."""
+    """What I3D sees of a video, from the geometry's first frame on.
+
+    `lead` are the frames that are played before its own.
+    """
 
     def seen(signal: np.ndarray) -> np.ndarray:
         return preprocess.mirror(stream, signal) if kept.mirrored else signal
@@ -752,6 +767,9 @@ def _signal(
     if stream == "rgb":
         frames = itertools.islice(video.frames(), geometry.first, None)
         yield from map(seen, map(extractor.squeeze, frames))
+    elif lead:
+        # Backwards, motion is another one than what is stored.
+        yield from map(seen, extractor.flows(video.frames()))
     elif kept.flow is not None:
         rows = range(kept.flow.length(video.number))
         for start in range(0, len(rows), CHUNK):

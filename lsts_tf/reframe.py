@@ -33,6 +33,7 @@ from collections.abc import Sequence
 import csv
 import math
 import os
+import pathlib
 import re
 import tempfile
 from typing import IO
@@ -463,8 +464,8 @@ class _Queue:
     The file has as many places as were ever taken at once.
     """
 
-    def __init__(self, folder: os.PathLike, size: tuple[int, int]) -> None:
-        self._folder = folder
+    def __init__(self, folder: pathlib.Path, size: tuple[int, int]) -> None:
+        self._folder = os.fspath(folder)
         self._shape = (size[1], size[0], 3)
         self._bytes = size[0] * size[1] * 3
         self._free: list[int] = []

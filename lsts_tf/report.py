@@ -285,14 +285,15 @@ class Report(sink.Sink):
 
     def _player(self, movie: str | None, stills: Sequence[_Still]) -> str:
         width, height = self._shown
+        first = _data_url("image/jpeg", stills[0].jpeg) if stills else ""
         if movie:
             inside = (
                 f'<video id="picture" controls muted playsinline loop '
-                f'width="{width}" height="{height}" src="{movie}"></video>'
+                f'width="{width}" height="{height}" poster="{first}" '
+                f'src="{movie}"></video>'
             )
             words = "Overlay. Colours show each frame\u2019s own range."
         else:
-            first = _data_url("image/jpeg", stills[0].jpeg) if stills else ""
             inside = (
                 f'<img id="picture" alt="overlay" width="{width}" '
                 f'height="{height}" src="{first}">'
@@ -334,6 +335,7 @@ class Report(sink.Sink):
                 data["times"],
                 [("focus", "Focus", "var(--focus)", data["focus"])],
                 span,
+                lambda value: f"{value:.4g}",
             )
         ]
         if self._areas:
@@ -344,7 +346,13 @@ class Report(sink.Sink):
                 )
             ]
             panels.append(
-                _panel("Share of attention", data["times"], lines, span)
+                _panel(
+                    "Share of attention",
+                    data["times"],
+                    lines,
+                    span,
+                    lambda value: f"{100 * value:.4g} %",
+                )
             )
         ticks = "".join(
             f'<span style="left:{100 * (at - span[0]) / _length(span):.3f}%">'
@@ -360,7 +368,7 @@ class Report(sink.Sink):
             f'aria-label="Time" aria-valuemin="{span[0]:.3f}" '
             f'aria-valuemax="{span[1]:.3f}" aria-valuenow="{span[0]:.3f}">'
             + "".join(panels)
-            + f'<div class="ticks">{ticks}</div><div id="cursor"></div></div>'
+            + f'<div class="ticks">{ticks}</div></div>'
             '<p class="now">At <output id="now">0:00.0</output></p></section>'
         )
 
@@ -444,8 +452,12 @@ def _panel(
     times: Sequence[float],
     lines: Sequence[tuple[str, str, str, Sequence[float | None]]],
     span: tuple[float, float],
+    word: Callable[[float], str],
 ) -> str:
-    """Curves over one time axis: (id, name, colour, values) each."""
+    """Curves over one time axis: (id, name, colour, values) each.
+
+    `word` writes a value at the axis.
+    """
     known = [v for *_, values in lines for v in values if v is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     room = max((high - low) * 0.08, 0.01)
@@ -456,8 +468,7 @@ def _panel(
 
     marks = _ticks(low, high, 4)
     labels = "".join(
-        f'<span style="top:{height(v):.2f}%">{100 * v:.4g} %</span>'
-        for v in marks
+        f'<span style="top:{height(v):.2f}%">{word(v)}</span>' for v in marks
     )
     grid = "".join(
         f'<line x1="0" x2="1000" y1="{height(v):.2f}" y2="{height(v):.2f}"/>'
@@ -487,7 +498,8 @@ def _panel(
         f'<div class="plot"><div class="labels">{labels}</div>'
         f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{html.escape(title)} over time"><g class="grid">{grid}'
-        f"</g>{''.join(paths)}</svg></div></div>"
+        f"</g>{''.join(paths)}</svg>"
+        '<div class="cursor"></div></div></div>'
     )
 
 
@@ -646,9 +658,8 @@ svg path { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke;
 .ticks { position: relative; height: 1.2rem; margin-left: var(--label);
   font-size: .75rem; color: var(--soft); }
 .ticks span { position: absolute; transform: translateX(-50%); }
-#cursor { position: absolute; top: 0; bottom: 1.2rem; width: 2px;
-  margin-left: -1px; left: var(--label); background: var(--mark);
-  pointer-events: none; }
+.cursor { position: absolute; top: 0; bottom: 0; left: 0; width: 2px;
+  margin-left: -1px; background: var(--mark); pointer-events: none; }
 .now { margin: .3rem 0 0 var(--label); font-variant-numeric: tabular-nums; }
 .film { display: grid; gap: .6rem;
   grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
@@ -681,7 +692,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const picture = document.getElementById('picture');
 const movie = picture.tagName === 'VIDEO' ? picture : null;
 const line = document.getElementById('timeline');
-const cursor = document.getElementById('cursor');
+const cursors = document.querySelectorAll('.cursor');
 const buttons = [...document.querySelectorAll('button[data-time]')];
 const film = [...document.querySelectorAll('.film button')];
 const span = Math.max(data.end - data.start, 1e-6);
@@ -700,21 +711,21 @@ function last(times, time) {
   }
   return low;
 }
-function put(id, values, i) {
-  const value = values[i];
+function put(id, value, text) {
   document.getElementById(id).textContent =
-      value == null ? '\u2013' : (100 * value).toFixed(1) + ' %';
+      value == null ? '\u2013' : text(value);
 }
 function show(time) {
   now = Math.min(Math.max(time, data.start), data.end);
-  cursor.style.left = 'calc(var(--label) + (100% - var(--label)) * '
-      + (now - data.start) / span + ')';
+  for (const cursor of cursors)
+    cursor.style.left = 100 * (now - data.start) / span + '%';
   line.setAttribute('aria-valuenow', now.toFixed(3));
   line.setAttribute('aria-valuetext', clock(now));
   document.getElementById('now').textContent = clock(now);
   const i = last(data.times, now);
-  put('focus', data.focus, i);
-  data.areas.forEach((values, k) => put('area' + k, values, i));
+  put('focus', data.focus[i], value => value.toFixed(3));
+  data.areas.forEach((values, k) => put('area' + k, values[i],
+      value => (100 * value).toFixed(1) + ' %'));
   const moment = last(data.moments, now);
   film.forEach((button, k) => button.classList.toggle('on', k === moment));
   if (!movie && film[moment])

@@ -101,6 +101,12 @@ class Trainer:
             autograph=False,
         )
 
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        # Of several replicas' variables Keras does not make a number itself.
+        return float(tf.convert_to_tensor(self.optimizer.learning_rate))
+
     def checkpoint(self) -> tf.train.Checkpoint:
         """Everything that the next step depends on.
 

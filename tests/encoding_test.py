@@ -63,15 +63,16 @@ def test_offsets_keep_the_number_of_bits(strength):
         spot(300, 100, 80), size=(1920, 1080), strength=strength, floor=51
     )
     # Rounding moves single blocks by up to half a step.
-    assert np.exp2(-grid / 6).mean() == pytest.approx(1, abs=0.03)
+    assert np.exp2(-grid / 6).mean() == pytest.approx(1, abs=0.05)
 
 
 def test_no_block_is_raised_above_the_floor():
-    free = encoding.offsets(spot(300, 100), size=SIZE, strength=20, floor=51)
+    map_ = spot(300, 100, 150)
+    free = encoding.offsets(map_, size=SIZE, strength=20, floor=51)
     assert free.max() > 2
-    bound = encoding.offsets(spot(300, 100), size=SIZE, strength=20, floor=2)
+    bound = encoding.offsets(map_, size=SIZE, strength=20, floor=2)
     assert bound.max() == 2
-    assert bound.max() - bound.min() == free.max() - free.min()
+    assert np.ptp(free - bound) <= 1
 
 
 @pytest.mark.parametrize("size", [(320, 192), (333, 187), (100, 500), (1, 1)])

@@ -340,7 +340,7 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
         assert shares == [f"{100 * a[30]:.1f} %" for a in data["areas"]]
         assert float(shares[1].split()[0]) > 99
         cursor = browser.run(
-            "const c = document.getElementById('cursor');"
+            "const c = document.querySelector('.cursor');"
             "const s = document.querySelector('#timeline svg');"
             "const r = s.getBoundingClientRect();"
             "return (c.getBoundingClientRect().x + 1 - r.x) / r.width"
