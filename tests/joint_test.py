@@ -19,6 +19,7 @@ from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import flow
+from lsts_tf import forecast
 from lsts_tf import input_pipeline
 from lsts_tf import joint
 from lsts_tf import monitor
@@ -470,6 +471,29 @@ def test_joint_training(trained):
     saved = experiment.load(folder / experiment.FLAGFILE)
     assert saved == trained
     assert saved.datasets == ("dhf1k", "ucf_sports")
+
+
+def test_the_forecast_of_a_joint_training(settings, both):
+    # The lines behind these train a few steps.
+    training, validation, steps, disk = itertools.islice(
+        forecast.lines(settings), 4
+    )
+    geometry = settings.geometry(settings.train_stride)
+    chosen = both.choose(
+        both.numbers(settings.videos("train_videos"), otherwise="train"),
+        "training",
+        geometry,
+    )
+    assert {number // STEP for number in chosen} == {0, 1}
+    count = windows.num_windows(
+        (both.frame_counts[number] for number in chosen), geometry
+    )
+    assert training == (
+        f"training: {count} windows of {WINDOW} frames in {len(chosen)} videos"
+    )
+    assert validation.startswith("validation: ")
+    assert f"{count // settings.batch_size} an epoch" in steps
+    assert "ucf_sports" in disk and "dhf1k" in disk
 
 
 def test_live_joint_training(settings):
