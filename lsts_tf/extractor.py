@@ -100,6 +100,8 @@ class Extractor:
             )
             self.networks[stream] = network
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
+        # Whose turn it is to push into one of them.
+        self._turns: dict[tuple[str, int], object] = {}
         self._alone: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
 
     @property
@@ -142,7 +144,15 @@ class Extractor:
 
         Returns:
             {"rgb": uint8 [224, 224, 3], "flow": uint8 grey [112, 112]}.
+
+        Raises:
+            ValueError: Something else than a frame.
         """
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
+            raise ValueError(
+                "A frame is uint8 RGB [H, W, 3]. "
+                f"Received: {frame.dtype} {list(frame.shape)}"
+            )
         each = {"rgb": preprocess.squeeze, "flow": flow_lib.gray}
         return {stream: each[stream](frame) for stream in self.streams}
 
@@ -150,8 +160,10 @@ class Extractor:
         """Flows 1 … T - 1 of T frames: float16 [112, 112, 2], as stored."""
         yield from self._flows(map(flow_lib.gray, frames))
 
-    def _flows(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for flow in self.flow.pairs(grays):
+    def _flows(
+        self, grays: Iterable[np.ndarray], chunk: int | None = None
+    ) -> Iterator[np.ndarray]:
+        for flow in self.flow.pairs(grays, chunk=chunk):
             yield flow.astype(np.float16)
 
     def encode(self, stream: str, clip: Any) -> Any:
@@ -175,8 +187,12 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int = CHUNK,
     ) -> Iterator[np.ndarray]:
         """Features of the windows of one stream's signal.
+
+        One signal at a time: an earlier one that is not over ends with an
+        error when it is gone on with.
 
         Args:
             stream: "rgb" or "flow".
@@ -186,10 +202,14 @@ class Extractor:
             length: Number of elements of the signal, if known. A signal of
                 few windows is then computed window by window, where that is
                 less work than sharing.
+            chunk: How many elements are taken at a time.
 
         Yields:
             float32 [5, 5, 5, 1024]: first of the window that ends with the
             signal's element number `window` - 1, then each `stride` on.
+
+        Raises:
+            RuntimeError: Another signal was begun meanwhile.
         """
         sliding = self._slide(stream, stride)
         if length is not None and self._is_short(
@@ -197,9 +217,15 @@ class Extractor:
         ):
             yield from self._each_window(stream, signal, stride)
             return
+        turn = self._turns[stream, stride] = object()
         signal = iter(signal)
-        while chunk := list(itertools.islice(signal, CHUNK)):
-            prepared = np.asarray(_PREPARE[stream](np.stack(chunk)))
+        while some := list(itertools.islice(signal, chunk)):
+            if self._turns[stream, stride] is not turn:
+                raise RuntimeError(
+                    "Another clip was begun before this one was over. One "
+                    "model takes one clip at a time; load another one."
+                )
+            prepared = np.asarray(_PREPARE[stream](np.stack(some)))
             yield from sliding.push(prepared)
         yield from sliding.finish()
 
@@ -234,7 +260,19 @@ class Extractor:
             if index >= first and since % stride == 0:
                 yield self._alone[stream](np.stack(recent)).numpy()
 
+    @property
+    def delay(self) -> int:
+        """Frames behind a window that must come before its features do."""
+        if self.front_end == "window":
+            return 0
+        return max(self._shared(stream, 1).delay for stream in self.streams)
+
     def _slide(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
+        sliding = self._shared(stream, stride)
+        sliding.reset()
+        return sliding
+
+    def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
             self._sliding[key] = sliding_i3d.SlidingI3D(
@@ -245,7 +283,6 @@ class Extractor:
                 dtype=self.dtype,
                 compile=tf.function,
             )
-        self._sliding[key].reset()
         return self._sliding[key]
 
     def of_clip(
@@ -254,6 +291,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -262,6 +300,8 @@ class Extractor:
                 of them are held at a time.
             stride: Distance between windows.
             length: Number of frames, if known; see `features`.
+            chunk: For live use: windows that end within each so many elements
+                of the signals come before another frame is taken.
 
         Yields:
             (target, {stream: float32 [5, 5, 5, 1024]}).
@@ -276,7 +316,7 @@ class Extractor:
                 operator.itemgetter(stream), copy
             )
             if stream == "flow":
-                signal = self._flows(signal)
+                signal = self._flows(signal, chunk)
             else:
                 # Two streams see the same frames: from the first flow's on.
                 signal = itertools.islice(signal, geometry.first, None)
@@ -285,6 +325,7 @@ class Extractor:
                 signal,
                 stride=stride,
                 length=None if length is None else length - geometry.first,
+                chunk=chunk or CHUNK,
             )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
