@@ -104,6 +104,7 @@ class Graph:
         }
 
         def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
+            prepare: dict[str, Callable[[Any], Any]]
             prepare = {"rgb": preprocess.rgb, "flow": preprocess.flow}
             features = {
                 stream: _pool(

@@ -54,6 +54,6 @@ def test_sizes_by_chance(linear, shrunk):
 def test_every_grey_level():
     levels = np.arange(256, dtype=np.uint8)
     frame = np.stack(np.meshgrid(levels, levels, [0, 1, 254, 255]), axis=-1)
-    frame = frame.reshape(1024, 256, 3)
+    frame = frame.reshape(1024, 256, 3).astype(np.uint8)
     want = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     np.testing.assert_array_equal(resize.gray(tf.constant(frame)), want)
