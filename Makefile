@@ -10,14 +10,16 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: demo test check format lock dataset bench tensorboard clean-demo
 
+# Without --no-compile a third of an installation is compiling what is never
+# imported.
 .venv/run: requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 # The whole way on a generated dataset: see README.md.
@@ -34,7 +36,7 @@ demo: .venv/run
 	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 # The gate: format, lint, types, import contracts.
 check: .venv/dev
@@ -57,7 +59,7 @@ dataset: .venv/run
 	$(BIN)/tfds build dhf1k --manual_dir=$(MANUAL_DIR)
 
 bench: .venv/run
-	for program in budget metrics evaluate stores extract; do $(BIN)/python -m benchmarks.$$program || exit 1; done
+	for program in budget metrics evaluate stores extract train; do $(BIN)/python -m benchmarks.$$program || exit 1; done
 
 tensorboard: .venv/run
 	$(BIN)/tensorboard --logdir=$(LOGS)

@@ -6,6 +6,8 @@ ratios of CPU time hold on a busy machine too.
     python -m benchmarks.extract                       # RGB, 79 frames
     python -m benchmarks.extract --channels=2 --window=16
     python -m benchmarks.extract --video=clip.avi --dtypes=float32,bfloat16
+    python -m benchmarks.extract --pytorch             # see pytorch.py
+    python -m benchmarks.extract --folding             # what kernels bring
     python -m benchmarks.extract --layers              # cost of each layer
     python -m benchmarks.extract --table               # Markdown, by count
     python -m benchmarks.extract --stream=20000        # memory over time
@@ -52,6 +54,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jit", action="store_true", help="XLA")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--video", help="else a random moving texture")
+    parser.add_argument(
+        "--pytorch", action="store_true", help="beside the same in PyTorch"
+    )
+    parser.add_argument("--folding", action="store_true")
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--stream", type=int, default=0)
@@ -155,6 +161,8 @@ def contenders_of(
             naive(args, compiled(args)(model), frames),
         )
         plain = network(args)
+        if args.pytorch and dtype == "float32":
+            yield "each window alone, PyTorch", pytorch(args, plain, frames)
         for front_end in sliding_i3d.FRONT_ENDS:
             sliding = sliding_i3d.SlidingI3D(
                 plain,
@@ -167,6 +175,20 @@ def contenders_of(
             start = sliding.push(frames[:lead])
             report(args, plain, frames, start, f"{front_end}, {dtype}")
             yield f"{front_end}, {dtype}", slide(args, sliding, frames)
+
+
+def pytorch(
+    args: argparse.Namespace, model: keras.Model, frames: np.ndarray
+) -> Callable[[int], float]:
+    """Returns what measures windows run one by one in PyTorch."""
+    from benchmarks import pytorch as other
+
+    window = other.window(model)
+    clip = frames[None, : args.window]
+    ours = np.asarray(model(clip))
+    difference = np.abs(window(clip) - ours).max() / np.abs(ours).max()
+    print(f"PyTorch: differs by {difference:.1e} of the largest feature")
+    return naive(args, window, frames)
 
 
 def compiled(args: argparse.Namespace) -> Callable[[Callable], Callable]:
@@ -227,6 +249,92 @@ def report(
 def peak_memory() -> float:
     """Returns the largest memory so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIGA
+
+
+# === What folding and merging bring ===
+
+
+def folding(args: argparse.Namespace) -> None:
+    """Prints CPU seconds of a window alone with prepared kernels."""
+    model = network(args)
+    clip = tf.constant(frames_of(args, args.window)[None])
+    want = np.asarray(model(clip))
+    contenders = {
+        "plain Keras": model,
+        "BatchNorm in the kernels": prepared(model, merged=False),
+        "and one 1x1x1 convolution a block": prepared(model, merged=True),
+    }
+    compiled_ones = {k: compiled(args)(v) for k, v in contenders.items()}
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for k in range(args.rounds + 1):
+        for name, run in compiled_ones.items():
+            seconds = cpu(lambda: np.asarray(run(clip)))  # noqa: B023
+            if k:
+                found[name].append(seconds)
+    base = statistics.median(found["plain Keras"])
+    print(f"\n{'CPU seconds a window':36s} {'median':>8s} {'times less':>10s}")
+    for name, seconds in found.items():
+        got = np.asarray(compiled_ones[name](clip))
+        difference = np.abs(got - want).max() / np.abs(want).max()
+        median = statistics.median(seconds)
+        print(
+            f"{name:36s} {median:8.3f} {base / median:10.2f}   differs by "
+            f"{difference:.1e} of the largest feature"
+        )
+
+
+def prepared(
+    model: keras.Model, *, merged: bool
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns I3D with BatchNorm folded into its kernels.
+
+    Args:
+        model: I3D with its weights.
+        merged: Whether the 1x1x1 convolutions at the head of a block's
+            branches are one.
+    """
+    units = {}
+    for unit in i3d.units():
+        norm = model.get_layer(i3d.layer_name(unit.name, "batch_norm"))
+        scale = 1 / np.sqrt(np.asarray(norm.moving_variance) + i3d.EPSILON)
+        kernel = model.get_layer(i3d.layer_name(unit.name, "conv_3d")).kernel
+        bias = np.asarray(norm.beta) - np.asarray(norm.moving_mean) * scale
+        units[unit.name] = (np.asarray(kernel) * scale, bias)
+
+    def convolve(x: tf.Tensor, unit: i3d.Conv) -> tf.Tensor:
+        kernel, bias = units[unit.name]
+        y = keras.ops.conv(x, kernel, unit.stride, padding="same")
+        return keras.ops.relu(y + bias)
+
+    def apply(x: tf.Tensor, layer: i3d.Layer) -> tf.Tensor:
+        if isinstance(layer, i3d.Conv):
+            return convolve(x, layer)
+        if isinstance(layer, i3d.Pool):
+            return keras.ops.max_pool(
+                x, layer.kernel, layer.stride, padding="same"
+            )
+        branches = i3d.branches(layer)
+        heads = [branch[0] for branch in branches[:3]]
+        if merged:
+            parts = [units[head.name] for head in heads]
+            kernel = np.concatenate([part[0] for part in parts], -1)
+            bias = np.concatenate([part[1] for part in parts])
+            y = keras.ops.relu(keras.ops.conv(x, kernel, padding="same") + bias)
+            widths = [len(part[1]) for part in parts]
+            ends = [*tf.split(y, widths, -1), apply(x, branches[3][0])]
+        else:
+            ends = [apply(x, branch[0]) for branch in branches]
+        for k in (1, 2, 3):
+            ends[k] = apply(ends[k], branches[k][1])
+        return keras.ops.concatenate(ends, -1)
+
+    def run(clip: tf.Tensor) -> tf.Tensor:
+        x = clip
+        for layer in i3d.layers():
+            x = apply(x, layer)
+        return i3d.pool(x)
+
+    return run
 
 
 # === By layer ===
@@ -385,6 +493,8 @@ def main() -> None:
     args = parse()
     if args.table:
         table(args)
+    elif args.folding:
+        folding(args)
     elif args.layers:
         layers(args)
     elif args.stream:

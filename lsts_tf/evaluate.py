@@ -410,6 +410,9 @@ def report(
             **({"filled_by": filled_by} if filled_by else {}),
             "first": ours.where(early).summary(seed=seed),
             "rest": ours.where(~early).summary(seed=seed),
+            "rest_centre_prior": centre.where(
+                centre.frame >= first_frames
+            ).summary(seed=seed),
         },
         "centre_prior": centre.summary(seed=seed),
         "other_fixations": scoring.other_fixations,
@@ -439,6 +442,7 @@ def table_rows(result: Mapping[str, Any]) -> dict[str, Any]:
             "all frames": result["overall"],
             f"first {first['number']}{copied}": first["first"],
             "the rest": first["rest"],
+            f"{CENTRE_TITLE}, the rest": first["rest_centre_prior"],
         }
     rows[CENTRE_TITLE] = result["centre_prior"]
     if "inter_observer" in result:

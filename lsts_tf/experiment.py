@@ -128,6 +128,20 @@ class Experiment:
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
+    optimizer: str = _setting(
+        "rmsprop",
+        "rmsprop: PyTorch's rule, as the authors trained; adamw.",
+        choices=("rmsprop", "adamw"),
+    )
+    schedule: str = _setting(
+        "constant",
+        "The learning rate over the run: constant; halving each "
+        "--lr_halving_steps; cosine, to zero at the end of --epochs.",
+        choices=("constant", "halving", "cosine"),
+    )
+    warmup_steps: int = _setting(
+        0, "Steps until the whole learning rate is reached.", at_least=0
+    )
     lr_halving_steps: int = _setting(
         0,
         "Halve the learning rate each so many steps; 0 never. The paper's "
@@ -135,10 +149,29 @@ class Experiment:
         at_least=0,
     )
     weight_decay: float = _setting(
-        5e-5, "L2 term that is added to each gradient.", at_least=0
+        5e-5,
+        "L2 term that is added to each gradient; adamw: decoupled, of kernels.",
+        at_least=0,
+    )
+    ema: float = _setting(
+        0.0,
+        "Momentum of a moving average of the weights, such as 0.999, which "
+        "validation and the saved models have; 0: none.",
+        at_least=0,
+    )
+    flip: bool = _setting(
+        False,
+        "Mirror half of the training windows left to right, others each "
+        "epoch; stored features then need a second, mirrored copy.",
     )
     batch_size: int = _setting(
         128, "Windows in a step, over all replicas.", at_least=1
+    )
+    accumulate: int = _setting(
+        1,
+        "Micro-batches in which a replica computes its part of a step, to "
+        "save memory; the result is that of the whole batch.",
+        at_least=1,
     )
     epochs: int = _setting(
         10, "Passes over the training windows.", at_least=1, free=True
@@ -148,9 +181,13 @@ class Experiment:
     )
     strategy: str = _setting(
         "auto",
-        "Devices: one; mirrored (all of this machine); auto: mirrored where "
-        "there are several GPUs.",
-        choices=("auto", "one", "mirrored"),
+        "Devices: one; mirrored (all of this machine); multi_worker (all "
+        "that TF_CONFIG names); auto: multi_worker with a TF_CONFIG of "
+        "several workers, mirrored where there are several GPUs.",
+        choices=("auto", "one", "mirrored", "multi_worker"),
+    )
+    jit: bool = _setting(
+        False, "Compile loss and gradient by XLA; for one device."
     )
     precision: str = _setting(
         "float32",
@@ -180,6 +217,15 @@ class Experiment:
         at_least=0,
         free=True,
     )
+    histograms: bool = _setting(
+        False, "Log a histogram of each variable each epoch.", free=True
+    )
+    profile_steps: int = _setting(
+        0,
+        "Profile so many steps for TensorBoard, after the first ten.",
+        at_least=0,
+        free=True,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -201,6 +247,16 @@ class Experiment:
             raise ValueError(
                 "--features=live computes each window alone, so it goes with "
                 f"--front_end=window. Received: {self.front_end!r}"
+            )
+        if self.ema >= 1:
+            raise ValueError(f"--ema must be below 1. Received: {self.ema}")
+        if (self.schedule == "halving") > (self.lr_halving_steps > 0) or (
+            self.schedule == "cosine" and self.lr_halving_steps
+        ):
+            raise ValueError(
+                "--lr_halving_steps goes with --schedule=halving, which needs "
+                f"it. Received: {self.lr_halving_steps} with "
+                f"--schedule={self.schedule}"
             )
         for name in ("train_videos", "val_videos", "test_videos"):
             windows.parse_ranges(getattr(self, name))
@@ -247,9 +303,14 @@ class Experiment:
             f"--{field.name}: {getattr(self, field.name)!r} here, "
             f"{getattr(other, field.name)!r} there"
             for field in dataclasses.fields(self)
-            if not field.metadata["free"]
+            if not self._is_free(field)
             and getattr(self, field.name) != getattr(other, field.name)
         ]
+
+    def _is_free(self, field: dataclasses.Field) -> bool:
+        if field.name == "epochs" and self.schedule == "cosine":
+            return False  # The rate of each step depends on the last one's.
+        return field.metadata["free"]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:

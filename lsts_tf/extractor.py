@@ -342,12 +342,14 @@ class Stores:
         flow: Flows; None where no stream needs them.
         features: Features of each stream.
         geometry: Which windows have features, for each stream.
+        mirrored: Whether the features are those of the mirrored videos.
     """
 
     truth: stores.TruthStore
     flow: stores.Store | None
     features: Mapping[str, stores.Store]
     geometry: Mapping[str, windows.Geometry]
+    mirrored: bool = False
 
 
 def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
@@ -361,11 +363,13 @@ def open_stores(
     dataset_name: str,
     extractor: Extractor,
     stride: int,
+    mirrored: bool = False,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
 
     RGB features at stride 1 start with the first window that RGB alone has,
-    and so serve LSTS-RGB and LSTS-RGB&Flow.
+    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of mirrored videos lie
+    beside the others; flows and truth are those of the videos as they are.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -403,6 +407,9 @@ def open_stores(
         place = f"{stream}-{extractor.front_end}{extractor.window}"
         if stride > 1:
             place += f"-stride{stride}-first{geometry[stream].first}"
+        if mirrored:
+            place += "-mirrored"
+            details["mirrored"] = True
         features[stream] = stores.Store.create(
             folder / place,
             stores.Manifest(
@@ -414,7 +421,13 @@ def open_stores(
             ),
             verify=True,
         )
-    return Stores(truth=truth, flow=flow, features=features, geometry=geometry)
+    return Stores(
+        truth=truth,
+        flow=flow,
+        features=features,
+        geometry=geometry,
+        mirrored=mirrored,
+    )
 
 
 def ready_stores(
@@ -425,10 +438,15 @@ def ready_stores(
     *,
     stride: int,
     purpose: str,
+    mirrored: bool = False,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
     kept = open_stores(
-        root, dataset_name=data.name, extractor=extractor, stride=stride
+        root,
+        dataset_name=data.name,
+        extractor=extractor,
+        stride=stride,
+        mirrored=mirrored,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
     return kept
@@ -629,14 +647,18 @@ def _signal(
     geometry: windows.Geometry,
 ) -> Iterator[np.ndarray]:
     """What I3D sees of a video, from the geometry's first frame on."""
+
+    def seen(signal: np.ndarray) -> np.ndarray:
+        return preprocess.mirror(stream, signal) if kept.mirrored else signal
+
     if stream == "rgb":
         frames = itertools.islice(video.frames(), geometry.first, None)
-        yield from map(preprocess.squeeze, frames)
+        yield from map(seen, map(preprocess.squeeze, frames))
     elif kept.flow is not None:
         rows = range(kept.flow.length(video.number))
         for start in range(0, len(rows), CHUNK):
             chosen = list(rows[start : start + CHUNK])
-            yield from kept.flow.read(video.number, chosen)
+            yield from seen(kept.flow.read(video.number, chosen))
 
 
 def missing(numbers: Iterable[int], kept: Stores) -> list[int]:

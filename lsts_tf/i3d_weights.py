@@ -34,6 +34,7 @@ import socket
 import tarfile
 import tempfile
 from typing import Any
+import warnings
 
 from absl import logging
 import keras
@@ -393,7 +394,11 @@ def _fetch_module(handle: str, cache: pathlib.Path) -> pathlib.Path:
     """Returns the folder of a hub module, fetched if it is not cached."""
     # Here because tensorflow_hub takes seconds to import, needs tf_keras, and
     # only handles need it.
-    import tensorflow_hub as hub
+    with warnings.catch_warnings():
+        # It imports pkg_resources, and setuptools says each time that this
+        # is out of date.
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        import tensorflow_hub as hub
 
     chosen = "TFHUB_CACHE_DIR" in os.environ
     os.environ.setdefault("TFHUB_CACHE_DIR", str(cache / "tfhub_modules"))

@@ -11,6 +11,9 @@ without replaying what came before.
   few videos are open at a time, and windows are drawn from them at random.
 * truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
   `preprocess.target`.
+
+A batch may be read in equal parts, one for each replica: part k of n holds
+rows k B / n and following. A `Part` names those that one reader reads.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +37,41 @@ from lsts_tf import windows
 OPEN_VIDEOS = 8
 
 Windows = np.ndarray  # int64 [N, 2]: video, target
+
+
+class Part(NamedTuple):
+    """Which part of every batch one reader reads.
+
+    Attributes:
+        first: Number of its first part.
+        here: Parts that it reads, one after the other.
+        total: Equal parts of a batch, over all readers.
+    """
+
+    first: int = 0
+    here: int = 1
+    total: int = 1
+
+    def rows(self, batch_size: int) -> list[slice]:
+        """Rows of a batch of each part that is read.
+
+        >>> Part(first=2, here=2, total=4).rows(8)
+        [slice(4, 6, None), slice(6, 8, None)]
+
+        Raises:
+            ValueError: A batch has no equal parts.
+        """
+        size, rest = divmod(batch_size, self.total)
+        if rest or not size:
+            raise ValueError(
+                "--batch_size must be a multiple of the number of replicas, "
+                f"{self.total}. Received: {batch_size}"
+            )
+        numbers = range(self.first, self.first + self.here)
+        return [slice(k * size, (k + 1) * size) for k in numbers]
+
+
+WHOLE = Part()
 
 
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -75,6 +114,25 @@ def step_windows(
 _permutation = functools.lru_cache(maxsize=2)(permutation)
 
 
+def step_flips(
+    count: int, *, batch_size: int, seed: int, step: int
+) -> np.ndarray:
+    """Which windows of a training step are mirrored: bool [batch_size].
+
+    A pure function, as the order is; half of an epoch's, others each epoch.
+    """
+    epoch, place = divmod(step, steps_per_epoch(count, batch_size))
+    flips = _flips(count, seed, epoch)
+    return flips[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _flips(count: int, seed: int, epoch: int) -> np.ndarray:
+    # Another stream of numbers than the order's, of the same key.
+    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1])
+    return np.random.Generator(bits).random(count) < 0.5
+
+
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Whole batches in `count` windows.
 
@@ -98,6 +156,8 @@ class StoredWindows:
         truth: The store of density and fixation maps.
         videos: Videos to take.
         geometry: Which of their windows to take.
+        mirrored: The same stores of the mirrored videos; training then
+            mirrors half of the windows, others each epoch.
 
     Raises:
         ValueError: A window has no features.
@@ -110,8 +170,10 @@ class StoredWindows:
         *,
         videos: Sequence[int],
         geometry: windows.Geometry,
+        mirrored: Mapping[str, stores.Store] | None = None,
     ) -> None:
         self._features = dict(features)
+        self._mirrored = dict(mirrored or {})
         self._truth = truth
         self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
@@ -138,16 +200,41 @@ class StoredWindows:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def read(self, chosen: Windows) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Features and truth of windows [B, 2]: one batch as above."""
+    def read(
+        self, chosen: Windows, flips: np.ndarray | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Features and truth of windows [B, 2]: one batch as above.
+
+        Args:
+            chosen: The windows.
+            flips: Which of them are mirrored, bool [B]; None: none.
+        """
         pairs = [(int(video), int(target)) for video, target in chosen]
-        features = {
-            stream: store.read_batch(
-                [(v, self._rows[stream][v, t]) for v, t in pairs]
-            )
-            for stream, store in self._features.items()
+        rows = {
+            stream: [(v, self._rows[stream][v, t]) for v, t in pairs]
+            for stream in self._features
         }
-        return features, read_truth(self._truth, pairs)
+        truth = read_truth(self._truth, pairs)
+        if flips is None or not flips.any():
+            return {
+                stream: store.read_batch(rows[stream])
+                for stream, store in self._features.items()
+            }, truth
+        truth[flips] = truth[flips, :, ::-1]
+        features = {}
+        for stream, store in self._features.items():
+            batch = np.empty((len(pairs), *store.shape), store.dtype)
+            for one, which in (
+                (store, ~flips),
+                (self._mirrored[stream], flips),
+            ):
+                if which.any():
+                    numbers = np.flatnonzero(which)
+                    batch[which] = one.read_batch(
+                        [rows[stream][n] for n in numbers]
+                    )
+            features[stream] = batch
+        return features, truth
 
     def training(
         self,
@@ -157,48 +244,90 @@ class StoredWindows:
         first_step: int,
         last_step: int,
         threads: int = 4,
+        part: Part = WHOLE,
     ) -> tf.data.Dataset:
-        """Batches of the steps `first_step` … `last_step` - 1, in order."""
+        """Batches of the steps `first_step` … `last_step` - 1, in order.
 
-        def load(step: np.ndarray) -> list[np.ndarray]:
-            chosen = step_windows(
-                self.windows, batch_size=batch_size, seed=seed, step=int(step)
+        Args:
+            batch_size: Windows in a step, over all parts.
+            seed: Seed of the run.
+            first_step: First step.
+            last_step: The step after the last.
+            threads: Batches that are read at a time.
+            part: Which part of each batch to read; each of its parts comes as
+                a batch of its own.
+        """
+        rows = part.rows(batch_size)
+
+        def load(number: np.ndarray) -> list[np.ndarray]:
+            step, place = divmod(int(number), part.here)
+            chosen = self.step_windows(
+                batch_size=batch_size, seed=seed, step=step
             )
-            return self._flat(chosen)
+            return self._flat(
+                chosen[rows[place]],
+                self.step_flips(batch_size=batch_size, seed=seed, step=step)[
+                    rows[place]
+                ],
+            )
 
         steps_per_epoch(len(self), batch_size)
-        steps = tf.data.Dataset.range(first_step, last_step)
-        return self._mapped(steps, load, batch_size, threads)
+        numbers = tf.data.Dataset.range(
+            first_step * part.here, last_step * part.here
+        )
+        return self._mapped(numbers, load, batch_size // part.total, threads)
 
-    def in_order(self, batch_size: int, threads: int = 2) -> tf.data.Dataset:
+    def step_windows(self, *, batch_size: int, seed: int, step: int) -> Windows:
+        """Windows of a training step, int64 [batch_size, 2]."""
+        return step_windows(
+            self.windows, batch_size=batch_size, seed=seed, step=step
+        )
+
+    def step_flips(
+        self, *, batch_size: int, seed: int, step: int
+    ) -> np.ndarray:
+        """Which windows of a training step are mirrored: bool [batch_size]."""
+        if not self._mirrored:
+            return np.zeros(batch_size, bool)
+        return step_flips(
+            len(self), batch_size=batch_size, seed=seed, step=step
+        )
+
+    def in_order(
+        self, batch_size: int, threads: int = 2, part: Part = WHOLE
+    ) -> tf.data.Dataset:
         """All windows once, in order, with a weight each.
 
         Yields:
-            ((features, truth), weight [batch_size] float32). The last batch
-            is filled up with windows of weight 0, so that every batch has one
-            shape and no replica is ever left empty.
+            ((features, truth), weight [rows] float32, place [rows] int64)
+            for each part that is asked for. `place` is the window's number
+            in `windows`. The last batch is filled up with windows of weight
+            0, so that every batch has one shape and no replica is ever left
+            empty.
         """
         count = len(self)
         batches = -(-count // batch_size)
-        weights = (np.arange(batches * batch_size) < count).astype(np.float32)
-        rows = np.minimum(np.arange(batches * batch_size), count - 1)
+        slices = part.rows(batch_size)
+        rows = np.arange(batches * batch_size).reshape(batches, batch_size)
+        rows = np.concatenate([rows[:, s][:, None] for s in slices], axis=1)
+        rows = rows.reshape(-1, batch_size // part.total)
+        weights = (rows < count).astype(np.float32)
+        places = np.minimum(rows, count - 1)
 
-        def load(batch: np.ndarray) -> list[np.ndarray]:
-            place = slice(
-                int(batch) * batch_size, (int(batch) + 1) * batch_size
-            )
-            return self._flat(self.windows[rows[place]])
+        def load(number: np.ndarray) -> list[np.ndarray]:
+            chosen = places[int(number)]
+            return self._flat(self.windows[chosen], np.zeros(len(chosen), bool))
 
         data = self._mapped(
-            tf.data.Dataset.range(batches), load, batch_size, threads
+            tf.data.Dataset.range(len(rows)), load, rows.shape[1], threads
         )
-        each = tf.data.Dataset.from_tensor_slices(
-            weights.reshape(batches, batch_size)
+        each = tf.data.Dataset.from_tensor_slices((weights, places))
+        return tf.data.Dataset.zip((data, each)).map(
+            lambda batch, each: (batch, *each)
         )
-        return tf.data.Dataset.zip((data, each))
 
-    def _flat(self, chosen: Windows) -> list[np.ndarray]:
-        features, truth = self.read(chosen)
+    def _flat(self, chosen: Windows, flips: np.ndarray) -> list[np.ndarray]:
+        features, truth = self.read(chosen, flips)
         return [*features.values(), truth]
 
     def _mapped(
@@ -293,6 +422,7 @@ class LiveWindows:
         flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; needed
             where "flow" is a stream.
         open_videos: Videos held in memory, some 150 KB a frame and stream.
+        flip: Mirror half of the windows, others each epoch.
     """
 
     def __init__(
@@ -304,6 +434,7 @@ class LiveWindows:
         geometry: windows.Geometry,
         flows: FlowOfVideo | None = None,
         open_videos: int = OPEN_VIDEOS,
+        flip: bool = False,
     ) -> None:
         if "flow" in streams and flows is None:
             raise ValueError("Windows of flow need `flows`. Received: None")
@@ -312,44 +443,93 @@ class LiveWindows:
         self._geometry = geometry
         self._flows = flows
         self._open_videos = open_videos
+        self._flip = flip
         self._counts = [(v, data.frame_counts[v]) for v in videos]
         self._total = windows.num_windows(
             (count for _, count in self._counts), geometry
+        )
+        self._ordered: tuple[tuple[int, int] | None, Windows] = (
+            None,
+            np.empty((0, 2), np.int64),
         )
 
     def __len__(self) -> int:
         return self._total
 
     def training(
-        self, *, batch_size: int, seed: int, first_step: int, last_step: int
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        part: Part = WHOLE,
     ) -> tf.data.Dataset:
-        """Batches of the steps `first_step` … `last_step` - 1, in order."""
+        """Batches of the steps `first_step` … `last_step` - 1, in order.
+
+        `part` is as of `StoredWindows.training`: only videos of those windows
+        are decoded.
+        """
         in_epoch = steps_per_epoch(len(self), batch_size)
+        rows = part.rows(batch_size)
 
         def examples() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
             step = first_step
             while step < last_step:
-                epoch, place = divmod(step, in_epoch)
-                steps = min(in_epoch - place, last_step - step)
-                order = live_order(
-                    self._counts,
-                    self._geometry,
-                    seed=seed,
-                    epoch=epoch,
-                    open_videos=self._open_videos,
-                )
-                first = place * batch_size
-                chosen = list(order)[first : first + steps * batch_size]
-                yield from self._load(chosen)
-                step += steps
+                end = min(step - step % in_epoch + in_epoch, last_step)
+                chosen: list[tuple[int, int]] = []
+                flips: list[bool] = []
+                for each in range(step, end):
+                    whole = self.step_windows(
+                        batch_size=batch_size, seed=seed, step=each
+                    )
+                    mirrored = self.step_flips(
+                        batch_size=batch_size, seed=seed, step=each
+                    )
+                    for place in rows:
+                        chosen.extend(map(tuple, whole[place].tolist()))
+                        flips.extend(mirrored[place].tolist())
+                yield from self._load(chosen, flips)
+                step = end
 
         return (
             tf.data.Dataset.from_generator(
                 examples, output_signature=self._signature()
             )
-            .batch(batch_size, drop_remainder=True)
+            .batch(batch_size // part.total, drop_remainder=True)
             .prefetch(1)
         )
+
+    def step_windows(self, *, batch_size: int, seed: int, step: int) -> Windows:
+        """Windows of a training step, int64 [batch_size, 2]."""
+        epoch, place = divmod(step, steps_per_epoch(len(self), batch_size))
+        order = self._order(seed, epoch)
+        return order[place * batch_size : (place + 1) * batch_size]
+
+    def step_flips(
+        self, *, batch_size: int, seed: int, step: int
+    ) -> np.ndarray:
+        """Which windows of a training step are mirrored: bool [batch_size]."""
+        if not self._flip:
+            return np.zeros(batch_size, bool)
+        return step_flips(
+            len(self), batch_size=batch_size, seed=seed, step=step
+        )
+
+    def _order(self, seed: int, epoch: int) -> Windows:
+        if self._ordered[0] != (seed, epoch):
+            order = live_order(
+                self._counts,
+                self._geometry,
+                seed=seed,
+                epoch=epoch,
+                open_videos=self._open_videos,
+            )
+            self._ordered = (
+                (seed, epoch),
+                np.array(list(order), np.int64).reshape(-1, 2),
+            )
+        return self._ordered[1]
 
     def _signature(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
         length, size = self._geometry.length, preprocess.SIZE
@@ -362,7 +542,7 @@ class LiveWindows:
         return {s: specs[s] for s in self._streams}, truth
 
     def _load(
-        self, chosen: Sequence[tuple[int, int]]
+        self, chosen: Sequence[tuple[int, int]], flips: Sequence[bool]
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Decode each video when it is first needed; drop it after its last."""
         last = {video: place for place, (video, _) in enumerate(chosen)}
@@ -374,7 +554,8 @@ class LiveWindows:
                 opened[fresh.number] = _OpenVideo(
                     fresh, self._streams, self._flows
                 )
-            yield opened[video].window(self._geometry.window(target))
+            window = opened[video].window(self._geometry.window(target))
+            yield mirror(window) if flips[place] else window
             if last[video] == place:
                 del opened[video]
 
@@ -410,6 +591,20 @@ class _OpenVideo:
             axis=-1,
         )
         return {s: v[place] for s, v in self._signals.items()}, truth
+
+
+def mirror(
+    window: tuple[dict[str, np.ndarray], np.ndarray],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A window of a live batch, left and right exchanged all over the clip.
+
+    What moved to the right moves to the left then.
+    """
+    signals, truth = window
+    return (
+        {s: preprocess.mirror(s, signal) for s, signal in signals.items()},
+        truth[:, ::-1],
+    )
 
 
 def decode_map(png: bytes) -> np.ndarray:

@@ -9,14 +9,21 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
+import os
 import pathlib
+import platform
+import time
+from typing import Any
 
+import keras
 import numpy as np
+from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.plugins.hparams import api as hparams
 import tensorflow as tf
 
 from lsts_tf import dataset
+from lsts_tf import files
 from lsts_tf import overlay
 
 
@@ -24,19 +31,22 @@ class Monitor:
     """Writes one run's events.
 
     Args:
-        folder: Folder of the events.
+        folder: Folder of the events; None: nothing is written.
         first_step: Step that the run starts from or goes on at. What was
-            logged from there on, before a kill, disappears from the curves.
+            logged after it, before a kill, is removed from the files.
         note: Said on every picture, such as "random I3D weights".
     """
 
     def __init__(
-        self, folder: pathlib.Path, *, first_step: int, note: str = ""
+        self, folder: pathlib.Path | None, *, first_step: int, note: str = ""
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _purge_from(folder, first_step)
-        self._writer = tf.summary.create_file_writer(str(folder))
         self._note = note
+        if folder is None:
+            self._writer = tf.summary.create_noop_writer()
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        _keep_until(folder, first_step)
+        self._writer = tf.summary.create_file_writer(str(folder))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by name."""
@@ -48,6 +58,21 @@ class Monitor:
         """Log a text, shown line by line."""
         with self._writer.as_default(step=step):
             tf.summary.text(name, f"```\n{text}\n```")
+
+    def settings(self, step: int, values: Mapping[str, Any]) -> None:
+        """Show what defines the run under HParams."""
+        shown = {
+            name: ",".join(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+        with self._writer.as_default(step=step):
+            hparams.hparams(shown, trial_id="run", start_time_secs=0.0)
+
+    def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Log the distribution of arrays by name."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.histogram(name, value)
 
     def pictures(
         self,
@@ -110,13 +135,90 @@ def frames_of(
     return [found[int(video), int(target)] for video, target in chosen]
 
 
-def _purge_from(folder: pathlib.Path, step: int) -> None:
-    """Tell TensorBoard that a session starts at `step`.
+class Profile:
+    """Profiles a few steps, for TensorBoard's profile page.
 
-    It then drops what earlier files of the folder say of this and later
-    steps, so that a resumed run has no point twice.
+    Args:
+        folder: Folder of the events.
+        first: Step before which it begins.
+        count: Steps; 0: none.
     """
-    writer = event_file_writer.EventFileWriter(str(folder))
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    writer.add_event(event_pb2.Event(step=step, session_log=start))
-    writer.close()
+
+    def __init__(self, folder: pathlib.Path, *, first: int, count: int) -> None:
+        self._folder = folder
+        self._first = first
+        self._last = first + count
+        self._runs = False
+
+    def before(self, step: int) -> None:
+        """Called before each step, by its number."""
+        if step == self._first < self._last:
+            tf.profiler.experimental.start(str(self._folder))
+            self._runs = True
+        elif step == self._last:
+            self.close()
+
+    def close(self) -> None:
+        """Write what was profiled."""
+        if self._runs:
+            self._runs = False
+            tf.profiler.experimental.stop()
+
+
+def environment() -> str:
+    """What the run runs on, line by line."""
+    found = [
+        f"python {platform.python_version()}",
+        f"tensorflow {tf.__version__}",
+        f"keras {keras.__version__}",
+        f"numpy {np.__version__}",
+        f"system {platform.platform()}",
+        f"cores {os.cpu_count()}",
+        f"threads {tf.config.threading.get_inter_op_parallelism_threads()} "
+        f"inter, {tf.config.threading.get_intra_op_parallelism_threads()} "
+        "intra (0: as many as cores)",
+    ]
+    for device in tf.config.list_physical_devices():
+        details = tf.config.experimental.get_device_details(device)
+        found.append(f"device {device.name} {details.get('device_name', '')}")
+    return "\n".join(found)
+
+
+def _keep_until(folder: pathlib.Path, step: int) -> None:
+    """Leave of the events those up to `step`, each once, in one file.
+
+    A killed run has logged more than its last checkpoint knows, and says it
+    again when it goes on.
+    """
+    paths = sorted(folder.glob("*tfevents*"))
+    if not paths:
+        return
+    name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
+    seen: set[Any] = set()
+    with (
+        files.replacing(folder / name) as temporary,
+        tf.io.TFRecordWriter(str(temporary)) as writer,
+    ):
+        for record in itertools.chain.from_iterable(
+            event_file_loader.RawEventFileLoader(str(path)).Load()
+            for path in paths
+        ):
+            event = event_pb2.Event.FromString(record)
+            what = event.WhichOneof("what")
+            tags = tuple(value.tag for value in event.summary.value)
+            if (event.step, what, tags) in seen or _is_said_again(event, step):
+                continue
+            seen.add((event.step, what, tags))
+            writer.write(record)
+    for path in paths:
+        if path.name != name:
+            path.unlink()
+
+
+def _is_said_again(event: event_pb2.Event, step: int) -> bool:
+    """Whether a run that goes on after `step` logs this event itself."""
+    if not event.HasField("summary"):
+        return False
+    plugins = {v.metadata.plugin_data.plugin_name for v in event.summary.value}
+    at_start = event.step == step and "text" in plugins
+    return event.step > step or at_start or "hparams" in plugins

@@ -1,10 +1,11 @@
-"""RMSProp as the authors trained with it, and the paper's learning rate.
+"""RMSProp as the authors trained with it, AdamW, and learning rates.
 
 Keras' own RMSprop is another rule: its epsilon stands inside the root, so that
 1e-8 acts like 1e-4 and throttles the small gradients of a mean over 230,400
 pixels, and its weight decay is decoupled from the gradient.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -108,3 +109,139 @@ def halving(
     return keras.optimizers.schedules.ExponentialDecay(
         learning_rate, decay_steps=steps, decay_rate=0.5, staircase=True
     )
+
+
+SCHEDULES = ("constant", "halving", "cosine")
+OPTIMIZERS = ("rmsprop", "adamw")
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate with a warm-up, and constant or falling after it.
+
+    At step t, from 0, the rate is `learning_rate` times
+
+    * min(1, (t + 1) / warmup_steps), and times
+    * "constant": 1; "halving": 2 ** -floor(t / halving_steps); "cosine":
+      (1 + cos(pi t / steps)) / 2, which ends at zero after `steps`.
+
+    Args:
+        learning_rate: after the warm-up.
+        shape: one of `SCHEDULES`.
+        steps: of the whole run, for "cosine".
+        halving_steps: updates between two halvings, for "halving".
+        warmup_steps: updates until the whole rate is reached.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        *,
+        shape: str = "constant",
+        steps: int = 1,
+        halving_steps: int = 0,
+        warmup_steps: int = 0,
+    ):
+        super().__init__()
+        if shape not in SCHEDULES:
+            raise ValueError(
+                f"`shape` must be one of {', '.join(SCHEDULES)}. "
+                f"Received: {shape!r}"
+            )
+        if shape == "halving" and halving_steps < 1:
+            raise ValueError(
+                f"`halving_steps` must be at least 1. Received: {halving_steps}"
+            )
+        if steps < 1 or warmup_steps < 0:
+            raise ValueError(
+                "`steps` must be at least 1, and `warmup_steps` not negative. "
+                f"Received: {steps}, {warmup_steps}"
+            )
+        self.learning_rate = learning_rate
+        self.shape = shape
+        self.steps = steps
+        self.halving_steps = halving_steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of update number `step`, from 0; float32."""
+        step = ops.cast(step, "float32")
+        rate = ops.convert_to_tensor(self.learning_rate, "float32")
+        if self.warmup_steps:
+            rate = rate * ops.minimum(1.0, (step + 1.0) / self.warmup_steps)
+        if self.shape == "halving":
+            rate = rate * ops.power(0.5, ops.floor(step / self.halving_steps))
+        if self.shape == "cosine":
+            part = ops.minimum(1.0, step / self.steps)
+            rate = rate * 0.5 * (1.0 + ops.cos(math.pi * part))
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make this schedule again."""
+        return {
+            "learning_rate": self.learning_rate,
+            "shape": self.shape,
+            "steps": self.steps,
+            "halving_steps": self.halving_steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+def schedule(
+    learning_rate: float,
+    *,
+    shape: str = "constant",
+    steps: int = 1,
+    halving_steps: int = 0,
+    warmup_steps: int = 0,
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate of a run: a number if it never changes.
+
+    Halving alone is `halving`, whose rates are exact powers of two; the
+    arguments are those of `Schedule`.
+    """
+    if halving_steps and shape == "constant":
+        shape = "halving"
+    if not warmup_steps and shape == "constant":
+        return learning_rate
+    if not warmup_steps and shape == "halving":
+        return halving(learning_rate, steps=halving_steps)
+    return Schedule(
+        learning_rate,
+        shape=shape,
+        steps=steps,
+        halving_steps=halving_steps,
+        warmup_steps=warmup_steps,
+    )
+
+
+def make(
+    name: str, learning_rate: Any, *, weight_decay: float
+) -> keras.optimizers.Optimizer:
+    """An optimiser by name.
+
+    Args:
+        name: "rmsprop": `weight_decay` is an L2 term in each gradient, as in
+            PyTorch's rule. "adamw": it is decoupled, and spares biases and
+            BatchNorm (Loshchilov & Hutter, arXiv 1711.05101). Its epsilon is
+            1e-8, since gradients of a mean over 230,400 pixels are small.
+        learning_rate: a float or a `LearningRateSchedule`.
+        weight_decay: not negative.
+
+    Raises:
+        ValueError: if there is no such optimiser.
+    """
+    if name == "rmsprop":
+        return RMSprop(learning_rate, l2=weight_decay)
+    if name != "adamw":
+        raise ValueError(
+            f"`name` must be one of {', '.join(OPTIMIZERS)}. Received: {name!r}"
+        )
+    optimizer = keras.optimizers.AdamW(
+        learning_rate, weight_decay=weight_decay, epsilon=1e-8
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer

@@ -83,6 +83,22 @@ def flow(flows: Any, size: int = SIZE) -> Any:
     return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
 
 
+def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
+    """What a stream sees of the mirrored video: left and right exchanged.
+
+    Args:
+        stream: "rgb" or "flow".
+        signal: Frames [..., H, W, 3], or flows [..., H, W, 2].
+
+    Returns:
+        The same shape; what moved to the right moves to the left.
+    """
+    mirrored = signal[..., ::-1, :]
+    if stream == "flow":
+        mirrored = mirrored * np.array([-1, 1], signal.dtype)
+    return mirrored
+
+
 def target(truth: Any) -> Any:
     """What a prediction is compared with.
 

@@ -1,19 +1,22 @@
 """Train LSTS: makes the features that are missing, trains, saves, resumes.
 
     python -m lsts_tf.train --flagfile=experiments/rgb.flags
+    python -m lsts_tf.train --flagfile=experiments/rgb.flags --dry_run
 
 The run folder holds `experiment.flags`, `front_end.json` (what the features
 come from), `checkpoints/`, `model.keras` (after the last epoch), `best.keras`
 (highest CC of the mini-validation), `metrics.jsonl` and `logs/` for
 TensorBoard. A killed run goes on where its last checkpoint stands by the same
-command; SIGTERM and SIGINT save first and leave with 143 and 130.
+command, and ends as if it had never been killed; SIGTERM and SIGINT save first
+and leave with 143 and 130. On several machines the same command runs on each
+(`devices`), and the first one writes.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import functools
+import dataclasses
 import json
 import math
 import pathlib
@@ -30,184 +33,41 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from lsts_tf import checkpoints
 from lsts_tf import dataset
-from lsts_tf import decoder
+from lsts_tf import devices
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import files
+from lsts_tf import forecast
 from lsts_tf import input_pipeline
-from lsts_tf import losses
 from lsts_tf import metrics
 from lsts_tf import monitor
-from lsts_tf import optimizers
 from lsts_tf import preprocess
 from lsts_tf import program
+from lsts_tf import trainer as trainer_lib
 from lsts_tf import windows
 
-Batch = tuple[Mapping[str, Any], Any]
+Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
 
 # What the mini-validation reports besides the loss.
 VALIDATION_METRICS = ("auc_judd", "nss", "cc", "sim", "kld")
+# Steps before a profile: the first ones compile.
+WARM = 10
+# What `files.replacing` leaves of a process that was killed.
+UNFINISHED = ".*.[0-9]*.*"
+# Windows that an error names.
+NAMED = 8
 
 
-class StoppedError(RuntimeError):
-    """A run cannot go on; its last good checkpoint stands."""
-
-
-class Trainer:
-    """A decoder, its optimiser, and one step of training.
+def claim_run_folder(
+    settings: experiment.Experiment, *, writes: bool = True
+) -> pathlib.Path:
+    """The run folder, with this experiment's flagfile in it.
 
     Args:
         settings: The experiment.
-        strategy: Devices to train on.
-        feature_shape: Shape of a feature, [5, 5, 5, 1024].
-        encode: What turns a batch's inputs into features; None where they are
-            features already.
-
-    Raises:
-        ValueError: The batch cannot be shared evenly by the replicas.
-    """
-
-    def __init__(
-        self,
-        settings: experiment.Experiment,
-        strategy: tf.distribute.Strategy,
-        *,
-        feature_shape: Sequence[int],
-        encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-    ) -> None:
-        replicas = strategy.num_replicas_in_sync
-        if settings.batch_size % replicas:
-            raise ValueError(
-                f"--batch_size must be a multiple of the {replicas} replicas. "
-                f"Received: {settings.batch_size}"
-            )
-        self.strategy = strategy
-        self._encode = encode or (lambda inputs: inputs)
-        self._loss = losses.weighted(settings.loss)
-        with strategy.scope():
-            self.model = decoder.build(
-                settings.streams,
-                head=settings.head,
-                feature_shape=tuple(feature_shape),
-                synchronized=replicas > 1,
-                dtype=settings.precision,
-                seed=settings.seed,
-            )
-            self.optimizer = _optimizer(settings)
-            self.optimizer.build(self.model.trainable_variables)
-            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._train = tf.function(self._distributed_step)
-        self._predict = tf.function(self._distributed_predict)
-
-    def checkpoint(self) -> tf.train.Checkpoint:
-        """Everything that the next step depends on.
-
-        Variables are listed: handing over the model leaves out the state of
-        seed generators.
-        """
-        return tf.train.Checkpoint(
-            model=[v.value for v in self.model.variables],
-            optimizer=[v.value for v in self.optimizer.variables],
-            step=self.step,
-        )
-
-    def train_step(self, batch: Batch) -> dict[str, float]:
-        """One update; returns the loss and the gradient's norm before it."""
-        loss, norm = self._train(batch)
-        return {"loss": float(loss), "gradient_norm": float(norm)}
-
-    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Maps float32 [B, 360, 640] and losses float32 [B] of features."""
-        maps, loss = self._predict(batch)
-        results = self.strategy.experimental_local_results
-        return (
-            np.concatenate([m.numpy() for m in results(maps)])[..., 0],
-            np.concatenate([x.numpy() for x in results(loss)]),
-        )
-
-    def _distributed_step(self, batch: Batch) -> tuple[Any, Any]:
-        loss, norm = self.strategy.run(self._replica_step, args=batch)
-        self.step.assign_add(1)
-        total = self.strategy.reduce("SUM", loss, axis=None)
-        return total, self.strategy.reduce("MEAN", norm, axis=None)
-
-    def _replica_step(
-        self, inputs: Mapping[str, Any], truth: Any
-    ) -> tuple[Any, Any]:
-        context = tf.distribute.get_replica_context()
-        count = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.cast(tf.shape(truth)[0], tf.float32)
-        )
-        features = self._encode(inputs)
-        target = preprocess.target(truth)
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            maps = self.model(features, training=True)
-            # The mean over the whole batch, whatever the replicas' shares.
-            loss = tf.reduce_sum(self._loss(target, maps)) / count
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
-        self.optimizer.apply(gradients, variables)
-        return loss, tf.linalg.global_norm(gradients)
-
-    def _distributed_predict(self, batch: Batch) -> tuple[Any, Any]:
-        return self.strategy.run(self._replica_predict, args=batch)
-
-    def _replica_predict(
-        self, inputs: Mapping[str, Any], truth: Any
-    ) -> tuple[Any, Any]:
-        maps = self.model(inputs, training=False)
-        return maps, self._loss(preprocess.target(truth), maps)
-
-
-def _optimizer(settings: experiment.Experiment) -> keras.optimizers.Optimizer:
-    rate: Any = settings.learning_rate
-    if settings.lr_halving_steps:
-        rate = optimizers.halving(rate, steps=settings.lr_halving_steps)
-    optimizer = optimizers.RMSprop(rate, l2=settings.weight_decay)
-    if settings.precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
-    return optimizer
-
-
-def live_encoder(
-    extractor: extractor_lib.Extractor,
-) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Windows of frames and flows to features, one window at a time.
-
-    One at a time, because the first layers of a window take half a gigabyte.
-    """
-
-    def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            stream: keras.ops.map(
-                lambda clip, s=stream: extractor.encode(s, clip), clips
-            )
-            for stream, clips in inputs.items()
-        }
-
-    return encode
-
-
-@functools.cache
-def choose_strategy(name: str) -> tf.distribute.Strategy:
-    """The devices of `--strategy`.
-
-    "auto" is one device, or a MirroredStrategy over all GPUs where there are
-    several; "mirrored" mirrors over all GPUs or, without any, over all
-    logical CPUs. One strategy a process: a second one's collectives would
-    be taken for the first one's.
-    """
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "one" or (name == "auto" and len(gpus) < 2):
-        return tf.distribute.get_strategy()
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([d.name for d in devices])
-
-
-def claim_run_folder(settings: experiment.Experiment) -> pathlib.Path:
-    """The run folder, with this experiment's flagfile in it.
+        writes: Whether this process writes into it.
 
     Raises:
         ValueError: Another experiment lives there.
@@ -222,8 +82,11 @@ def claim_run_folder(settings: experiment.Experiment) -> pathlib.Path:
                 + "; ".join(differences)
                 + ". Choose another --run_dir, or remove the folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    settings.save(flagfile)
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(UNFINISHED):
+            path.unlink()
+        settings.save(flagfile)
     return folder
 
 
@@ -252,11 +115,13 @@ class _Signals:
 
 def run(settings: experiment.Experiment) -> int:
     """Train as `settings` say; returns the exit code."""
-    folder = claim_run_folder(settings)
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = choose_strategy(settings.strategy)
+    # Several workers find each other before anything else.
+    strategy = devices.choose_strategy(settings.strategy)
+    with devices.chief_first(strategy):
+        folder = claim_run_folder(settings, writes=devices.is_chief(strategy))
     data = dataset.Dataset(settings.dataset, settings.data_dir)
     train_videos = data.choose(
         windows.parse_ranges(settings.train_videos), "training"
@@ -264,47 +129,54 @@ def run(settings: experiment.Experiment) -> int:
     val_videos = data.choose(
         windows.parse_ranges(settings.val_videos), "validation"
     )
-    with strategy.scope():
+    live = settings.features == "live"
+    # Only live features are computed by the replicas.
+    with strategy.scope() if live else contextlib.nullcontext():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
-    _describe_front_end(folder, extractor)
-
-    validation = _stored(
-        settings, data, extractor, val_videos, settings.val_stride, "validation"
-    )
-    training: input_pipeline.StoredWindows | input_pipeline.LiveWindows
-    encode = None
-    if settings.features == "stored":
-        training = _stored(
+    with devices.chief_first(strategy):
+        _describe_front_end(
+            folder, extractor, writes=devices.is_chief(strategy)
+        )
+        validation = _stored(
             settings,
             data,
             extractor,
-            train_videos,
-            settings.train_stride,
-            "training",
+            val_videos,
+            settings.val_stride,
+            "validation",
         )
-    else:
-        encode = live_encoder(extractor)
-        training = input_pipeline.LiveWindows(
-            data,
-            videos=train_videos,
-            streams=settings.streams,
-            geometry=settings.geometry(settings.train_stride),
-            flows=lambda video: extractor.flows(video.frames()),
-        )
-    trainer = Trainer(
+        training: Training
+        if live:
+            training = input_pipeline.LiveWindows(
+                data,
+                videos=train_videos,
+                streams=settings.streams,
+                geometry=settings.geometry(settings.train_stride),
+                flows=lambda video: extractor.flows(video.frames()),
+                flip=settings.flip,
+            )
+        else:
+            training = _stored(
+                settings,
+                data,
+                extractor,
+                train_videos,
+                settings.train_stride,
+                "training",
+                flip=settings.flip,
+            )
+    steps = settings.epochs * input_pipeline.steps_per_epoch(
+        len(training), settings.batch_size
+    )
+    trainer = trainer_lib.Trainer(
         settings,
         strategy,
         feature_shape=extractor.feature_shape,
-        encode=encode,
+        encode=trainer_lib.live_encoder(extractor) if live else None,
+        steps=steps,
     )
     return _train(
-        settings,
-        folder,
-        trainer,
-        training,
-        validation,
-        data,
-        extractor.note,
+        settings, folder, trainer, training, validation, data, extractor.note
     )
 
 
@@ -315,25 +187,32 @@ def _stored(
     videos: Sequence[int],
     stride: int,
     purpose: str,
+    *,
+    flip: bool = False,
 ) -> input_pipeline.StoredWindows:
-    kept = extractor_lib.ready_stores(
-        pathlib.Path(settings.store_dir),
-        data,
-        videos,
-        extractor,
-        stride=stride,
-        purpose=purpose,
+    kept, *mirrored = (
+        extractor_lib.ready_stores(
+            pathlib.Path(settings.store_dir),
+            data,
+            videos,
+            extractor,
+            stride=stride,
+            purpose=purpose,
+            mirrored=which,
+        )
+        for which in ((False, True) if flip else (False,))
     )
     return input_pipeline.StoredWindows(
         kept.features,
         kept.truth,
         videos=videos,
         geometry=settings.geometry(stride),
+        mirrored=mirrored[0].features if mirrored else None,
     )
 
 
 def _describe_front_end(
-    folder: pathlib.Path, extractor: extractor_lib.Extractor
+    folder: pathlib.Path, extractor: extractor_lib.Extractor, *, writes: bool
 ) -> None:
     """Keep in the run folder what its features come from."""
     path = folder / extractor_lib.DESCRIPTION
@@ -346,29 +225,32 @@ def _describe_front_end(
                 f"{json.dumps(there)}. Received: {json.dumps(described)}. "
                 "Give it the weights that it had, or choose another --run_dir."
             )
-    files.write_text(path, json.dumps(described, indent=2) + "\n")
+    if writes:
+        files.write_text(path, json.dumps(described, indent=2) + "\n")
 
 
 def _train(
     settings: experiment.Experiment,
     folder: pathlib.Path,
-    trainer: Trainer,
-    training: input_pipeline.StoredWindows | input_pipeline.LiveWindows,
+    trainer: trainer_lib.Trainer,
+    training: Training,
     validation: input_pipeline.StoredWindows,
     data: dataset.Dataset,
     note: str,
 ) -> int:
+    chief = devices.is_chief(trainer.strategy)
     in_epoch = input_pipeline.steps_per_epoch(
         len(training), settings.batch_size
     )
     last_step = in_epoch * settings.epochs
-    manager = tf.train.CheckpointManager(
+    saved = checkpoints.Checkpoints(
+        folder / "checkpoints",
         trainer.checkpoint(),
-        str(folder / "checkpoints"),
-        max_to_keep=settings.keep,
-        checkpoint_name="step",
+        keep=settings.keep,
+        writes=chief,
     )
-    restore(manager)
+    with devices.chief_first(trainer.strategy):
+        saved.restore()
     first_step = int(trainer.step.numpy())
     logging.info(
         "Training on %d windows, %d steps of %d an epoch, from step %d to %d; "
@@ -380,32 +262,53 @@ def _train(
         last_step,
         len(validation),
     )
-    watch = monitor.Monitor(folder / "logs", first_step=first_step, note=note)
+    logs = folder / "logs"
+    watch = monitor.Monitor(
+        logs if chief else None, first_step=first_step, note=note
+    )
     watch.text(first_step, "experiment", settings.flagfile_text())
-    pictures = _Pictures(settings, validation, data)
-    batches = trainer.strategy.experimental_distribute_dataset(
-        _unsharded(
-            training.training(
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                first_step=first_step,
-                last_step=last_step,
-            )
-        )
+    watch.text(first_step, "environment", monitor.environment())
+    watch.settings(first_step, dataclasses.asdict(settings))
+    pictures = _Pictures(
+        settings.image_windows if chief else 0, validation, data
+    )
+    profile = monitor.Profile(
+        logs,
+        first=first_step + WARM,
+        count=settings.profile_steps if chief else 0,
     )
     clock = _Clock(settings.batch_size)
     step = first_step
     with (
+        contextlib.closing(saved),
         contextlib.closing(watch),
+        contextlib.closing(profile),
         _Signals() as signals,
+        devices.together(trainer.strategy),
         tqdm.tqdm(
-            total=last_step, initial=first_step, desc="training", unit="step"
+            total=last_step,
+            initial=first_step,
+            desc="training",
+            unit="step",
+            disable=not chief,
         ) as bar,
     ):
+        batches = devices.distribute(
+            trainer.strategy,
+            lambda part: training.training(
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                first_step=first_step,
+                last_step=last_step,
+                part=part,
+            ),
+        )
         for batch in clock.waiting(batches):
-            values = trainer.train_step(batch)
+            profile.before(step)
+            values = trainer.train_step(batch, stop=signals.received or 0)
+            asked = values.pop("stop") > 0
+            _require_finite(settings, folder, training, step, values)
             step += 1
-            _require_finite(settings, folder, step, values)
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % settings.log_steps == 0 or step == last_step:
@@ -418,21 +321,36 @@ def _train(
                 )
             ends_epoch = step % in_epoch == 0
             if ends_epoch:
-                scores = validate(trainer, validation, settings.batch_size)
-                _finish_epoch(folder, trainer, watch, scores, step, in_epoch)
-                pictures.show(watch, trainer, step)
-            stops = signals.received is not None and step < last_step
+                with trainer.averaged():
+                    scores = validate(trainer, validation, settings.batch_size)
+                    if chief:
+                        _finish_epoch(
+                            folder, trainer, watch, scores, step, in_epoch
+                        )
+                        pictures.show(watch, trainer, step)
+                if chief and settings.histograms:
+                    watch.histograms(
+                        step,
+                        {v.path: v.numpy() for v in trainer.model.weights},
+                    )
+            if devices.worker_count(trainer.strategy) == 1:
+                # Alone, one need not ask the others.
+                asked = signals.received is not None
+            stops = asked and step < last_step
             if ends_epoch or stops or step % settings.checkpoint_steps == 0:
-                manager.save(checkpoint_number=step)
-                watch.flush()
+                # First what was logged: a checkpoint says that it was.
+                with checkpoints.writing(logs):
+                    watch.flush()
+                saved.save(step)
             if stops:
+                received = signals.received or signal.SIGTERM
                 logging.warning(
                     "Stopped by signal %d at step %d; the same command goes "
                     "on.",
-                    signals.received,
+                    received,
                     step,
                 )
-                return 128 + (signals.received or 0)
+                return 128 + received
     logging.info("Trained: %s", folder / "model.keras")
     return 0
 
@@ -440,6 +358,7 @@ def _train(
 def _require_finite(
     settings: experiment.Experiment,
     folder: pathlib.Path,
+    training: Training,
     step: int,
     values: Mapping[str, float],
 ) -> None:
@@ -448,74 +367,60 @@ def _require_finite(
     if settings.precision == "mixed_float16":
         # Loss scaling skips the steps whose gradient overflows.
         del checked["gradient_norm"]
-    if not all(map(math.isfinite, checked.values())):
-        raise StoppedError(
-            f"The loss or its gradient is not finite at step {step}: "
-            f"{values}. The checkpoint before it stands in "
-            f"{folder / 'checkpoints'}; lower --learning_rate."
-        )
-
-
-def restore(manager: tf.train.CheckpointManager) -> None:
-    """Restore the newest checkpoint that can be read, if there is one."""
-    for path in reversed(manager.checkpoints):
-        try:
-            status = manager.checkpoint.restore(path)
-            status.assert_existing_objects_matched()
-        except (
-            tf.errors.OpError,
-            IndexError,  # TensorFlow's, for a file that is too short.
-            ValueError,
-            AssertionError,
-        ) as error:
-            logging.warning(
-                "Checkpoint %s is damaged (%s); trying the one before it.",
-                path,
-                str(error).splitlines()[0],
-            )
-        else:
-            return
-    if manager.checkpoints:
-        raise StoppedError(
-            f"None of the checkpoints in {manager.directory} can be read. "
-            "Remove the folder to train from the start."
-        )
+    if all(map(math.isfinite, checked.values())):
+        return
+    chosen = training.step_windows(
+        batch_size=settings.batch_size, seed=settings.seed, step=step
+    ).tolist()
+    named = ", ".join(f"{v}:{t}" for v, t in chosen[:NAMED])
+    if len(chosen) > NAMED:
+        named += f" and {len(chosen) - NAMED} more"
+    raise checkpoints.StoppedError(
+        f"The loss or its gradient is not finite at step {step + 1}: "
+        f"{values}. Its batch holds the windows (video:frame) {named}. The "
+        f"checkpoint before it stands in {folder / 'checkpoints'}; look at "
+        "these windows, or lower --learning_rate."
+    )
 
 
 def validate(
-    trainer: Trainer,
+    trainer: trainer_lib.Trainer,
     validation: input_pipeline.StoredWindows,
     batch_size: int,
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
-    Scores are the benchmark's, on maps of 8 bits (see `metrics`).
+    Scores are the benchmark's, on maps of 8 bits (see `metrics`). Each
+    replica computes its part of each batch, and every worker gets the means.
     """
-    found: dict[str, list[np.ndarray]] = {}
-    for (features, truth), weight in validation.in_order(batch_size):
-        (distributed,) = trainer.strategy.experimental_distribute_dataset(
-            _unsharded(tf.data.Dataset.from_tensors((features, truth)))
-        )
-        maps, loss = trainer.predict(distributed)
-        real = weight.numpy() > 0
-        truth = truth.numpy()[real]
+    names = ("loss", *VALIDATION_METRICS)
+    found = np.zeros((len(names), len(validation)))
+    batches = devices.distribute(
+        trainer.strategy,
+        lambda part: validation.in_order(batch_size, part=part),
+    )
+    for (features, truth), weight, place in batches:
+        maps, loss = trainer.predict((features, truth))
+        real = trainer.local(weight) > 0
+        if not real.any():
+            continue
+        annotated = trainer.local(truth)[real]
         scores = metrics.score(
             preprocess.to_uint8(maps[real]),
-            truth[..., 0],
-            truth[..., 1],
+            annotated[..., 0],
+            annotated[..., 1],
             metrics=VALIDATION_METRICS,
         )
-        for name, values in (scores | {"loss": loss[real]}).items():
-            found.setdefault(name, []).append(values)
-    return {
-        name: float(np.nanmean(np.concatenate(values)))
-        for name, values in found.items()
-    }
+        scores["loss"] = loss[real]
+        found[:, trainer.local(place)[real]] = [scores[n] for n in names]
+    totals = devices.total(trainer.strategy, found)
+    means = map(float, np.nanmean(totals, axis=1))
+    return dict(zip(names, means, strict=True))
 
 
 def _finish_epoch(
     folder: pathlib.Path,
-    trainer: Trainer,
+    trainer: trainer_lib.Trainer,
     watch: monitor.Monitor,
     scores: Mapping[str, float],
     step: int,
@@ -534,26 +439,18 @@ def _finish_epoch(
     # A run that was killed after this line says it again.
     before = [r for r in map(json.loads, lines) if r["step"] < step]
     records = [*before, {"epoch": epoch, "step": step, **scores}]
-    save_model(trainer.model, folder / "model.keras")
     best = max((r["cc"] for r in before), default=-math.inf)
-    if not scores["cc"] <= best:
-        save_model(trainer.model, folder / "best.keras")
-    files.write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+    with checkpoints.writing(folder):
+        save_model(trainer.model, folder / "model.keras")
+        if not scores["cc"] <= best:
+            save_model(trainer.model, folder / "best.keras")
+        files.write_text(path, "".join(json.dumps(r) + "\n" for r in records))
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
     with files.replacing(path) as temporary:
         model.save(temporary)
-
-
-def _unsharded(data: tf.data.Dataset) -> tf.data.Dataset:
-    """Give each replica its part of each batch; do not shard the reading."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.OFF
-    )
-    return data.with_options(options)
 
 
 class _Clock:
@@ -565,7 +462,7 @@ class _Clock:
         self._waited = 0.0
         self._steps = 0
 
-    def waiting(self, batches: Any) -> Any:
+    def waiting(self, batches: Any) -> Iterator[Any]:
         iterator = iter(batches)
         while True:
             before = time.perf_counter()
@@ -593,35 +490,26 @@ class _Pictures:
 
     def __init__(
         self,
-        settings: experiment.Experiment,
+        count: int,
         validation: input_pipeline.StoredWindows,
         data: dataset.Dataset,
     ) -> None:
-        count = min(
-            settings.image_windows, len(validation), settings.batch_size
-        )
+        count = min(count, len(validation))
         rows = np.linspace(0, len(validation) - 1, count).astype(int)
-        self._frames: list[np.ndarray] = []
-        self._batch_size = settings.batch_size
-        if not count:
-            return
-        chosen = validation.windows[rows]
-        self._frames = monitor.frames_of(data, chosen.tolist())
-        # One whole batch, so that every replica has a part of it.
-        self._rows = np.resize(chosen, (settings.batch_size, 2))
+        self._chosen = validation.windows[rows]
+        self._frames = monitor.frames_of(data, self._chosen.tolist())
         self._validation = validation
 
-    def show(self, watch: monitor.Monitor, trainer: Trainer, step: int) -> None:
+    def show(
+        self, watch: monitor.Monitor, trainer: trainer_lib.Trainer, step: int
+    ) -> None:
         if not self._frames:
             return
-        batch = self._validation.read(self._rows)
-        (distributed,) = trainer.strategy.experimental_distribute_dataset(
-            _unsharded(tf.data.Dataset.from_tensors(batch))
+        features, truth = self._validation.read(self._chosen)
+        target = np.asarray(preprocess.target(truth))
+        watch.pictures(
+            step, self._frames, target[..., 0], trainer.maps(features)
         )
-        maps, _ = trainer.predict(distributed)
-        target = np.asarray(preprocess.target(batch[1]))
-        shown = slice(0, len(self._frames))
-        watch.pictures(step, self._frames, target[shown, ..., 0], maps[shown])
 
 
 def main(_: Sequence[str]) -> None:
@@ -631,9 +519,20 @@ def main(_: Sequence[str]) -> None:
         # The order of sums depends on it.
         tf.config.threading.set_inter_op_parallelism_threads(1)
     with program.exit_codes():
+        if flags.FLAGS.dry_run:
+            for line in forecast.lines(settings):
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            return
         sys.exit(run(settings))
 
 
 if __name__ == "__main__":
     experiment.define_flags()
+    flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "Say what would happen and what it takes, by a short measurement, "
+        "and leave without training.",
+    )
     app.run(main)

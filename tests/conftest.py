@@ -6,6 +6,9 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As `lsts_tf` sets it, which is imported after TensorFlow here.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several workers would wait for each other at full speed.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import keras
 import pytest
@@ -44,9 +47,9 @@ def shared():
 @pytest.fixture(scope="session")
 def mirrored():
     """Two replicas; one strategy for all tests (see `choose_strategy`)."""
-    from lsts_tf import train
+    from lsts_tf import devices
 
-    return train.choose_strategy("mirrored")
+    return devices.choose_strategy("mirrored")
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_training_beats_no_training_and_the_centre_prior(
     # Frames with a window of their own: the others carry a copy.
     ours = scores["first_frames"]["rest"]["cc"]["mean"]
     before = untrained["first_frames"]["rest"]["cc"]["mean"]
-    centre = scores["centre_prior"]["cc"]["mean"]
+    centre = scores["first_frames"]["rest_centre_prior"]["cc"]["mean"]
     assert ours > before + 0.1
     assert ours > centre + 0.05
 

@@ -228,6 +228,12 @@ def test_first_frames_stand_apart(run, written):
     assert first["first"]["sim"]["mean"] == pytest.approx(np.mean(early))
     valid = scores["overall"]["sim"]["n_valid"]
     assert first["rest"]["sim"]["n_valid"] == valid - len(early)
+    prior = first["rest_centre_prior"]
+    assert prior["sim"]["n_valid"] == valid - len(early)
+    assert prior["cc"]["mean"] != scores["centre_prior"]["cc"]["mean"]
+    whole = run(*folders(written), "--first_frames_count=0")
+    prior = whole["first_frames"]["rest_centre_prior"]
+    assert prior == whole["centre_prior"]
 
 
 def test_the_draw_follows_from_the_seed(run, written):

@@ -46,6 +46,9 @@ def test_flags_have_the_records_defaults():
         ("--train_videos=1-x", "Received: '1-x'"),
         ("--val_stride=0", "val_stride"),
         ("--batch_size=many", "batch_size"),
+        ("--ema=1", "below 1"),
+        ("--schedule=halving", "lr_halving_steps"),
+        ("--accumulate=0", "accumulate"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(argument, message):
@@ -63,6 +66,14 @@ def test_differences_name_what_changes_the_experiment():
     assert one.differences(dataclasses.replace(one, epochs=99)) == []
     (text,) = one.differences(dataclasses.replace(one, loss="kld"))
     assert "--loss: 'mse' here, 'kld' there" in text
+
+
+def test_the_end_of_a_cosine_is_part_of_the_experiment():
+    one = experiment.Experiment(schedule="cosine")
+    (text,) = one.differences(dataclasses.replace(one, epochs=99))
+    assert "--epochs: 10 here, 99 there" in text
+    with pytest.raises(ValueError, match="--lr_halving_steps"):
+        dataclasses.replace(one, lr_halving_steps=50)
 
 
 def test_the_papers_experiments(monkeypatch):

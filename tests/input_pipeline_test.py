@@ -118,10 +118,121 @@ def test_batches_know_their_shapes(stored):
 
 def test_evaluation_fills_the_last_batch_with_weight_0(stored):
     batches = list(make(stored).in_order(4))
-    weights = np.concatenate([w for _, w in batches])
+    weights = np.concatenate([w for _, w, _ in batches])
     assert weights.tolist() == [1] * 11 + [0]
-    windows_seen = list(itertools.chain(*[seen(b) for b, _ in batches]))
+    windows_seen = list(itertools.chain(*[seen(b) for b, _, _ in batches]))
     assert windows_seen[:11] == ALL
+    places = np.concatenate([p for _, _, p in batches])
+    assert places.tolist() == [*range(11), 10]
+
+
+def parts(total):
+    return [input_pipeline.Part(k, 1, total) for k in range(total)]
+
+
+def test_parts_of_the_evaluation_are_all_of_it(stored):
+    data = make(stored)
+    each = [list(data.in_order(4, part=part)) for part in parts(2)]
+    found = {}
+    for batches in each:
+        assert len(batches) == 3  # Nobody is left without.
+        for batch, weights, places in batches:
+            for window, weight, place in zip(
+                seen(batch), weights, places, strict=True
+            ):
+                if weight:
+                    assert int(place) not in found
+                    found[int(place)] = window
+    assert [found[k] for k in range(11)] == ALL
+
+
+def test_parts_of_a_step_are_all_of_it_and_read_nothing_else(stored):
+    data = make(stored)
+    steps = {"batch_size": 4, "seed": 1, "first_step": 0, "last_step": 4}
+    whole = [seen(batch) for batch in data.training(**steps)]
+    read, original = [], data.read
+
+    def counting(chosen, flips=None):
+        read.extend(map(tuple, chosen.tolist()))
+        return original(chosen, flips)
+
+    data.read = counting
+    halves = [
+        [seen(b) for b in data.training(**steps, part=part)]
+        for part in parts(2)
+    ]
+    for step in range(4):
+        assert halves[0][step] + halves[1][step] == whole[step]
+    assert sorted(read) == sorted(itertools.chain(*whole))
+    both = data.training(**steps, part=input_pipeline.Part(0, 2, 2))
+    assert [seen(b) for b in both] == [
+        h[step] for step in range(4) for h in halves
+    ]
+
+
+def test_half_of_the_windows_are_mirrored_others_each_epoch():
+    epochs = [
+        np.concatenate(
+            [
+                input_pipeline.step_flips(
+                    1000, batch_size=100, seed=3, step=10 * epoch + place
+                )
+                for place in range(10)
+            ]
+        )
+        for epoch in (0, 1)
+    ]
+    for flips in epochs:
+        assert 430 < flips.sum() < 570
+    assert (epochs[0] != epochs[1]).any()
+    again = input_pipeline.step_flips(1000, batch_size=100, seed=3, step=4)
+    np.testing.assert_array_equal(again, epochs[0][400:500])
+
+
+def test_mirrored_windows_come_from_their_own_store(stored, tmp_path):
+    features, truth = stored
+    mirrored = stores.Store.create(
+        tmp_path / "mirrored",
+        stores.Manifest(
+            kind="features", dataset="d", shape=SHAPE, dtype="float16"
+        ),
+    )
+    for video, frames in {3: 9, 4: 12}.items():
+        with mirrored.writer(video, count=frames - 4, first=4) as writer:
+            for target in range(4, frames):
+                writer.append(-feature(video, target)[None])
+    data = input_pipeline.StoredWindows(
+        {"rgb": features},
+        truth,
+        videos=(3, 4),
+        geometry=GEOMETRY,
+        mirrored={"rgb": mirrored},
+    )
+    batches = data.training(batch_size=11, seed=1, first_step=0, last_step=1)
+    ((inputs, found),) = list(batches)
+    signs = np.sign(np.asarray(inputs["rgb"])[:, 0, 0, 0, 0])
+    flips = data.step_flips(batch_size=11, seed=1, step=0)
+    np.testing.assert_array_equal(signs, np.where(flips, -1, 1))
+    assert {-1, 1} == set(signs)
+    chosen = data.step_windows(batch_size=11, seed=1, step=0)
+    _, straight = data.read(chosen)
+    for row, flip in enumerate(flips):
+        want = straight[row, :, ::-1] if flip else straight[row]
+        np.testing.assert_array_equal(np.asarray(found)[row], want)
+
+
+def test_what_moved_right_moves_left_in_a_mirrored_window():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (5, 6, 8, 3), np.uint8)
+    flow = rng.normal(size=(5, 6, 8, 2)).astype(np.float16)
+    truth = rng.integers(0, 256, (6, 8, 2), np.uint8)
+    signals, found = input_pipeline.mirror(({"rgb": rgb, "flow": flow}, truth))
+    np.testing.assert_array_equal(signals["rgb"][:, :, 0], rgb[:, :, 7])
+    np.testing.assert_array_equal(
+        signals["flow"][2, 3, 1, 0], -flow[2, 3, 6, 0]
+    )
+    np.testing.assert_array_equal(signals["flow"][2, 3, 1, 1], flow[2, 3, 6, 1])
+    np.testing.assert_array_equal(found[:, 2], truth[:, 5])
 
 
 def test_a_batch_larger_than_the_data(stored):
@@ -238,6 +349,27 @@ def test_live_windows_go_on_at_any_step(live):
     whole = run(0)
     assert len(whole) == 6
     assert run(3) == whole[3:]
+
+
+def test_live_parts_are_all_of_a_step(live):
+    steps = {"batch_size": 2, "seed": 4, "first_step": 1, "last_step": 4}
+
+    def run(part):
+        return [
+            inputs["flow"][:, -1, 0, 0, 0].tolist()
+            for inputs, _ in live.training(
+                **steps, part=part
+            ).as_numpy_iterator()
+        ]
+
+    whole = run(input_pipeline.WHOLE)
+    first, second = map(run, parts(2))
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+    named = [
+        live.step_windows(batch_size=2, seed=4, step=step)[:, 1].tolist()
+        for step in range(1, 4)
+    ]
+    assert whole == named
 
 
 def test_live_windows_decode_each_video_once(live, monkeypatch):

@@ -164,3 +164,80 @@ def test_errors(arguments, message):
 def test_halving_needs_steps():
     with pytest.raises(ValueError, match=r"steps.*Received: 0"):
         optimizers.halving(1e-4, steps=0)
+
+
+def test_constant_rates_and_halvings_are_what_they_were():
+    assert optimizers.schedule(1e-4) == 1e-4
+    rates = optimizers.schedule(2.0**-10, halving_steps=6)
+    assert isinstance(rates, keras.optimizers.schedules.ExponentialDecay)
+    assert [float(rates(t)) for t in (0, 5, 6, 12)] == [
+        2.0**-10,
+        2.0**-10,
+        2.0**-11,
+        2.0**-12,
+    ]
+
+
+@pytest.mark.parametrize("shape", optimizers.SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_rates_by_formula(shape, warmup):
+    rates = optimizers.schedule(
+        0.5,
+        shape=shape,
+        steps=20,
+        halving_steps=6 if shape == "halving" else 0,
+        warmup_steps=warmup,
+    )
+    for t in range(25):
+        want = 0.5 * (min(1, (t + 1) / warmup) if warmup else 1)
+        if shape == "halving":
+            want *= 0.5 ** (t // 6)
+        if shape == "cosine":
+            want *= (1 + np.cos(np.pi * min(1, t / 20))) / 2
+        got = rates if isinstance(rates, float) else float(rates(t))
+        assert got == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+def test_a_schedule_survives_its_config():
+    rates = optimizers.schedule(1e-3, shape="cosine", steps=9, warmup_steps=2)
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(rates)
+    )
+    assert [float(again(t)) for t in range(9)] == [
+        float(rates(t)) for t in range(9)
+    ]
+
+
+def test_adamw_decays_kernels_only():
+    kernel = keras.Variable(np.ones((2, 2)), name="kernel")
+    others = [
+        keras.Variable(np.ones(2), name=n) for n in ("bias", "gamma", "beta")
+    ]
+    optimizer = optimizers.make("adamw", 0.5, weight_decay=0.1)
+    variables = [kernel, *others]
+    optimizer.build(variables)
+    optimizer.apply([np.zeros(v.shape) for v in variables], variables)
+    np.testing.assert_allclose(kernel, 0.95)
+    for other in others:
+        np.testing.assert_array_equal(other, 1)
+
+
+def test_make_knows_two():
+    assert isinstance(
+        optimizers.make("rmsprop", 1e-4, weight_decay=5e-5), optimizers.RMSprop
+    )
+    with pytest.raises(ValueError, match="'sgd'"):
+        optimizers.make("sgd", 1e-4, weight_decay=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shape": "linear"},
+        {"shape": "halving", "warmup_steps": 1},
+        {"shape": "cosine", "steps": 0},
+    ],
+)
+def test_schedules_refuse(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        optimizers.schedule(1e-4, **arguments)

@@ -1,0 +1,547 @@
+"""Loss and gradient of a batch that is larger than the memory, exactly.
+
+The batch goes through the model in micro-batches. BatchNorm takes its
+statistics over the whole batch all the same, on all replicas: the model is
+cut before each BatchNorm, and all micro-batches pass a piece before the first
+of them enters the next one. Only what crosses a cut is kept for the whole
+batch; inside of a piece everything is computed again on the way back. So
+
+* the result is that of the whole batch up to rounding, however many
+  micro-batches there are;
+* it costs one more forward pass;
+* memory is what crosses the cuts for the batch (5 MB a window of the paper's
+  decoder, of 27 MB), and one piece's inside for a micro-batch.
+
+On the way back a BatchNorm's mean and variance are inputs with gradients of
+their own, summed over all micro-batches and replicas before they flow on.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import math
+from typing import Any
+
+import keras
+from keras import ops
+import tensorflow as tf
+
+# Tensors by the name of what they are in the model: [n, b, ...], n
+# micro-batches of b windows.
+Tensors = dict[str, Any]
+
+# (rows, maps) -> loss of each window, [b].
+Loss = Callable[[Any, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A part of a model between two BatchNorms; tensors go by name.
+
+    Attributes:
+        norm: The BatchNorm in front of it; None for the first piece.
+        entry: The BatchNorm's input.
+        normalised: The BatchNorm's output.
+        inputs: What else comes in.
+        outputs: What goes out: first the next BatchNorm's input, or the
+            model's output. It may have come in.
+        reads: Inputs of `model`.
+        makes: Outputs of `model`.
+        model: The layers; None where there are none.
+        specs: Shape of one window and dtype of each output.
+    """
+
+    norm: keras.layers.BatchNormalization | None
+    entry: str
+    normalised: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    model: keras.Model | None
+    specs: tuple[tuple[tuple[int, ...], str], ...]
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What is learnt in it."""
+        norm = self.norm.trainable_variables if self.norm else []
+        layers = self.model.trainable_variables if self.model else []
+        return [*norm, *layers]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What comes in from other pieces."""
+        return (self.entry, *self.inputs) if self.norm else self.inputs
+
+    @property
+    def seeds(self) -> list[keras.Variable]:
+        """States of random layers, which a second pass has to repeat."""
+        if self.model is None:
+            return []
+        weights = {id(v) for v in self.model.weights}
+        return [v for v in self.model.variables if id(v) not in weights]
+
+    def __call__(
+        self, values: Mapping[str, Any], moments: Sequence[Any]
+    ) -> list[Any]:
+        """Outputs of a micro-batch, given the whole batch's moments."""
+        known = dict(values)
+        if self.norm is not None:
+            known[self.normalised] = _normalise(
+                self.norm, values[self.entry], *moments
+            )
+        if self.model is not None:
+            found = self.model([known[n] for n in self.reads], training=True)
+            # Keras gives a list of one as that one.
+            made = keras.tree.flatten(found)
+            known |= zip(self.makes, made, strict=True)
+        return [known[name] for name in self.outputs]
+
+
+def _normalise(
+    norm: keras.layers.BatchNormalization, x: Any, mean: Any, variance: Any
+) -> Any:
+    x = ops.cast(x, mean.dtype)
+    y = ops.batch_normalization(
+        x,
+        mean,
+        variance,
+        axis=norm.axis,
+        offset=None if norm.beta is None else ops.cast(norm.beta, x.dtype),
+        scale=None if norm.gamma is None else ops.cast(norm.gamma, x.dtype),
+        epsilon=norm.epsilon,
+    )
+    return ops.cast(y, norm.compute_dtype)
+
+
+class Accumulation:
+    """Loss and gradient of a model over several micro-batches.
+
+    Args:
+        model: A functional model with one output. Its layers are used once.
+        loss: Loss of each window, given a micro-batch of the truth.
+        count: Micro-batches in a replica's part of a batch.
+    """
+
+    def __init__(self, model: keras.Model, loss: Loss, *, count: int) -> None:
+        self._model = model
+        self._loss = loss
+        self._count = count
+        self._pieces = _cut(model)
+
+    def __call__(
+        self, features: Mapping[str, Any], truth: Any, windows: Any, scale: Any
+    ) -> tuple[Any, list[Any]]:
+        """The loss, and the gradient of `scale` times the loss.
+
+        Args:
+            features: Inputs of the model by name, [B, ...] each.
+            truth: What the loss takes, [B, ...].
+            windows: Windows of the whole batch, over all replicas: float.
+            scale: Factor of the gradient, for half precision.
+
+        Returns:
+            Sum of this replica's losses divided by `windows`, and gradients
+            in the order of the model's trainable variables. Summed over
+            replicas, both are the whole batch's.
+        """
+        rows = self._micro(truth)
+        kept: Tensors = {name: self._micro(features[name]) for name in features}
+        moments: list[Sequence[Any]] = [()]
+        seeds: list[list[Any]] = []
+        elements: list[Any] = []
+        for piece, after in zip(
+            self._pieces[:-1], self._pieces[1:], strict=True
+        ):
+            seeds.append([tf.identity(v.value) for v in piece.seeds])
+            sums = self._forward(piece, kept, moments[-1])
+            found, number = _global_moments(sums, kept[after.entry], windows)
+            elements.append(number)
+            moments.append(found)
+            _follow(after.norm, *found)
+        # And back. What a tensor adds to the loss, by its name.
+        slopes: Tensors = {}
+        gradients: dict[int, Any] = {}
+        loss, of_moments = self._last(
+            kept, rows, moments[-1], windows, scale, slopes, gradients
+        )
+        for place in range(len(self._pieces) - 2, -1, -1):
+            piece = self._pieces[place]
+            of_sums = _through_moments(
+                of_moments, moments[place + 1], elements[place]
+            )
+            for variable, value in zip(piece.seeds, seeds[place], strict=True):
+                variable.assign(value)
+            of_moments = self._back(
+                piece, kept, moments[place], of_sums, slopes, gradients
+            )
+        return loss, [
+            gradients.get(id(v), tf.zeros_like(v.value))
+            for v in self._model.trainable_variables
+        ]
+
+    def _micro(self, x: Any) -> Any:
+        """[B, ...] as [n, b, ...]."""
+        x = tf.convert_to_tensor(x)
+        size = -1 if x.shape[0] is None else x.shape[0] // self._count
+        return tf.reshape(x, (self._count, size, *x.shape[1:]))
+
+    def _forward(
+        self, piece: _Piece, kept: Tensors, moments: Sequence[Any]
+    ) -> list[Any]:
+        """Adds the outputs to `kept`; sums of the first one and its square."""
+
+        def body(number: Any) -> tuple[list[Any], list[Any]]:
+            values = {name: kept[name][number] for name in piece.needs}
+            outputs = piece(values, moments)
+            return list(_sums(outputs[0])), outputs
+
+        channels = piece.specs[0][0][-1]
+        dtype = _exact(piece.specs[0][1])
+        sums, outputs = self._loop(
+            body,
+            [tf.zeros(channels, dtype), tf.zeros(channels, dtype)],
+            self._arrays(piece.specs, kept),
+        )
+        kept.update(zip(piece.outputs, outputs, strict=True))
+        return sums
+
+    def _last(
+        self,
+        kept: Tensors,
+        rows: Any,
+        moments: Sequence[Any],
+        windows: Any,
+        scale: Any,
+        slopes: Tensors,
+        gradients: dict[int, Any],
+    ) -> tuple[Any, Sequence[Any]]:
+        """The loss; the moments' slopes; the others go into the dicts."""
+        piece = self._pieces[-1]
+        watched = self._inner(piece)
+
+        def body(number: Any) -> tuple[list[Any], list[Any]]:
+            values = {name: kept[name][number] for name in piece.needs}
+            stats = [tf.identity(m) for m in moments]
+            with tf.GradientTape() as tape:
+                tape.watch([stats, [values[name] for name in watched]])
+                (maps,) = piece(values, stats)
+                losses = self._loss(rows[number], maps)
+                loss = tf.reduce_sum(losses) / tf.cast(windows, losses.dtype)
+                scaled = loss * tf.cast(scale, loss.dtype)
+            found = _gradient(tape, scaled, None, piece, stats, values, watched)
+            return [tf.cast(loss, tf.float32), *found[0]], found[1]
+
+        totals, found = self._loop(
+            body,
+            [tf.zeros(()), *_zeros(piece, moments)],
+            self._arrays_like(watched, kept),
+        )
+        loss, *rest = totals
+        return loss, _collect(
+            piece, moments, rest, watched, found, slopes, gradients
+        )
+
+    def _back(
+        self,
+        piece: _Piece,
+        kept: Tensors,
+        moments: Sequence[Any],
+        of_sums: Sequence[Any],
+        slopes: Tensors,
+        gradients: dict[int, Any],
+    ) -> Sequence[Any]:
+        watched = self._inner(piece)
+        known = [slopes.pop(name, None) for name in piece.outputs]
+
+        def body(number: Any) -> tuple[list[Any], list[Any]]:
+            values = {name: kept[name][number] for name in piece.needs}
+            stats = [tf.identity(m) for m in moments]
+            with tf.GradientTape() as tape:
+                tape.watch([stats, [values[name] for name in watched]])
+                outputs = piece(values, stats)
+                targets = [*_sums(outputs[0]), *outputs]
+            towards = [
+                *of_sums,
+                *(
+                    tf.zeros_like(x) if slope is None else slope[number]
+                    for x, slope in zip(outputs, known, strict=True)
+                ),
+            ]
+            return _gradient(
+                tape, targets, towards, piece, stats, values, watched
+            )
+
+        totals, found = self._loop(
+            body, _zeros(piece, moments), self._arrays_like(watched, kept)
+        )
+        return _collect(
+            piece, moments, totals, watched, found, slopes, gradients
+        )
+
+    def _inner(self, piece: _Piece) -> list[str]:
+        """What comes in from other pieces, and not from outside."""
+        outside = {tensor.name for tensor in self._model.inputs}
+        return [name for name in piece.needs if name not in outside]
+
+    def _loop(
+        self,
+        body: Callable[[Any], tuple[list[Any], list[Any]]],
+        sums: list[Any],
+        arrays: list[tf.TensorArray],
+    ) -> tuple[list[Any], list[Any]]:
+        """Sums and stacks what `body` returns of each micro-batch, in turn."""
+
+        def step(number: Any, sums: list[Any], arrays: list[Any]) -> Any:
+            addends, rows = body(number)
+            return (
+                number + 1,
+                [s + a for s, a in zip(sums, addends, strict=True)],
+                [
+                    a.write(number, row)
+                    for a, row in zip(arrays, rows, strict=True)
+                ],
+            )
+
+        _, sums, arrays = tf.while_loop(
+            lambda number, *_: number < self._count,
+            step,
+            (tf.constant(0), sums, arrays),
+            # One after the other: that is the point.
+            parallel_iterations=1,
+        )
+        return sums, [array.stack() for array in arrays]
+
+    def _arrays(
+        self, specs: Sequence[tuple[tuple[int, ...], str]], kept: Tensors
+    ) -> list[tf.TensorArray]:
+        size = next(iter(kept.values())).shape[1]
+        return [
+            tf.TensorArray(
+                dtype, self._count, element_shape=tf.TensorShape((size, *shape))
+            )
+            for shape, dtype in specs
+        ]
+
+    def _arrays_like(
+        self, names: Sequence[str], kept: Tensors
+    ) -> list[tf.TensorArray]:
+        specs = [(kept[n].shape[2:], kept[n].dtype.name) for n in names]
+        return self._arrays(specs, kept)
+
+
+def _exact(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _sums(x: Any) -> tuple[Any, Any]:
+    """Sum of each channel, and of its square."""
+    x = tf.cast(x, _exact(x.dtype.name))
+    axes = list(range(x.shape.rank - 1))
+    return tf.reduce_sum(x, axes), tf.reduce_sum(tf.square(x), axes)
+
+
+def _global_moments(
+    sums: Sequence[Any],
+    entry: Any,
+    windows: Any,
+) -> tuple[tuple[Any, Any], Any]:
+    """Mean and variance over all replicas, and of how many elements."""
+    context = tf.distribute.get_replica_context()
+    sums = [context.all_reduce("SUM", s) for s in sums]
+    of_window = math.prod(entry.shape[2:-1])
+    elements = tf.cast(windows, sums[0].dtype) * of_window
+    mean = sums[0] / elements
+    # Rounding may leave a constant channel a little below zero.
+    variance = tf.maximum(sums[1] / elements - tf.square(mean), 0.0)
+    return (mean, variance), elements
+
+
+def _through_moments(
+    of_moments: Sequence[Any], moments: Sequence[Any], elements: Any
+) -> list[Any]:
+    """Slopes of sum and sum of squares, from those of mean and variance."""
+    context = tf.distribute.get_replica_context()
+    of_mean, of_variance = (context.all_reduce("SUM", s) for s in of_moments)
+    mean, _ = moments
+    return [
+        (of_mean - 2.0 * mean * of_variance) / elements,
+        of_variance / elements,
+    ]
+
+
+def _follow(
+    norm: keras.layers.BatchNormalization, mean: Any, variance: Any
+) -> None:
+    """Move the averages that serve after training, as Keras does."""
+    for variable, value in (
+        (norm.moving_mean, mean),
+        (norm.moving_variance, variance),
+    ):
+        variable.assign(
+            variable * norm.momentum
+            + ops.cast(value, variable.dtype) * (1.0 - norm.momentum)
+        )
+
+
+def _zeros(piece: _Piece, moments: Sequence[Any]) -> list[Any]:
+    return [
+        *(tf.zeros_like(m) for m in moments),
+        *(tf.zeros_like(v.value) for v in piece.variables),
+    ]
+
+
+def _gradient(
+    tape: tf.GradientTape,
+    targets: Any,
+    towards: Sequence[Any] | None,
+    piece: _Piece,
+    stats: Sequence[Any],
+    values: Mapping[str, Any],
+    watched: Sequence[str],
+) -> tuple[list[Any], list[Any]]:
+    """Slopes of (moments and variables), and of what came in."""
+    found = tape.gradient(
+        targets,
+        [
+            list(stats),
+            [v.value for v in piece.variables],
+            [values[n] for n in watched],
+        ],
+        output_gradients=towards,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return [*found[0], *found[1]], found[2]
+
+
+def _collect(
+    piece: _Piece,
+    moments: Sequence[Any],
+    totals: Sequence[Any],
+    watched: Sequence[str],
+    found: Sequence[Any],
+    slopes: Tensors,
+    gradients: dict[int, Any],
+) -> Sequence[Any]:
+    """Puts slopes where they belong; returns those of the moments."""
+    of_variables = totals[len(moments) :]
+    for variable, gradient in zip(piece.variables, of_variables, strict=True):
+        key = id(variable)
+        before = gradients.get(key)
+        gradients[key] = gradient if before is None else before + gradient
+    for name, slope in zip(watched, found, strict=True):
+        before = slopes.get(name)
+        slopes[name] = slope if before is None else before + slope
+    return totals[: len(moments)]
+
+
+def _cut(model: keras.Model) -> list[_Piece]:
+    """The pieces of a model between its BatchNorms."""
+    operations = model.operations
+    names = {
+        id(tensor): f"{op.name}:{number}"
+        for op in operations
+        for number, tensor in enumerate(keras.tree.flatten(op.output))
+    }
+    names |= {id(tensor): tensor.name for tensor in model.inputs}
+    made = {
+        names[id(tensor)]: tensor
+        for op in operations
+        for tensor in keras.tree.flatten(op.output)
+    }
+    # All at once: pieces add nodes to the layers that they share.
+    used = [
+        [names[id(t)] for t in keras.tree.flatten(op.input)]
+        for op in operations
+    ]
+    gives = [
+        [names[id(t)] for t in keras.tree.flatten(op.output)]
+        for op in operations
+    ]
+    norms = [
+        place
+        for place, op in enumerate(operations)
+        if isinstance(op, keras.layers.BatchNormalization) and op.trainable
+    ]
+    return [
+        _piece(
+            operations,
+            used,
+            gives,
+            made,
+            begin,
+            end,
+            names[id(model.outputs[0])],
+        )
+        for begin, end in zip([None, *norms], [*norms, None], strict=True)
+    ]
+
+
+def _piece(
+    operations: Sequence[Any],
+    used: Sequence[Sequence[str]],
+    gives: Sequence[Sequence[str]],
+    made: Mapping[str, Any],
+    begin: int | None,
+    end: int | None,
+    output: str,
+) -> _Piece:
+    """What stands between operations `begin` and `end`, two BatchNorms.
+
+    None is the model's beginning or its end.
+    """
+    inside = range(
+        0 if begin is None else begin + 1,
+        len(operations) if end is None else end,
+    )
+    # A model's inputs come from outside, although an operation gives them.
+    layers = [k for k in inside if used[k]]
+    inner = {name for k in layers for name in gives[k]}
+    norm, entry, normalised = None, "", ""
+    if begin is not None:
+        norm = operations[begin]
+        (entry,), (normalised,) = used[begin], gives[begin]
+        inner.add(normalised)
+    first = output if end is None else used[end][0]
+    read = {name for k in layers for name in used[k]}
+    later = {name for names in used[inside.stop :] for name in names}
+    outputs = (first, *sorted((inner & later) - {first}))
+    wanted = [*(name for k in layers for name in used[k]), first]
+    inputs = tuple(dict.fromkeys(n for n in wanted if n not in inner))
+    # Keras cannot hand an input through, so that is done outside of it.
+    reads = tuple(n for n in (normalised, *inputs) if n in read)
+    makes = tuple(n for n in outputs if n in inner and n != normalised)
+    model = None
+    if makes:
+        model = keras.Model([made[n] for n in reads], [made[n] for n in makes])
+    return _Piece(
+        norm=norm,
+        entry=entry,
+        normalised=normalised,
+        inputs=inputs,
+        outputs=outputs,
+        reads=reads,
+        makes=makes,
+        model=model,
+        specs=tuple((tuple(made[n].shape[1:]), made[n].dtype) for n in outputs),
+    )
+
+
+def window_bytes(model: keras.Model) -> tuple[int, int]:
+    """What a window takes: kept all the time, and inside the largest piece."""
+    kept, largest = 0, 0
+    for piece in _cut(keras.models.clone_model(model)):
+        outputs = sum(
+            math.prod(shape) * tf.as_dtype(dtype).size
+            for shape, dtype in piece.specs
+        )
+        # What comes in and goes out, and its slope.
+        inner = 2 * outputs + sum(
+            math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size
+            for operation in (piece.model.operations if piece.model else ())
+            for tensor in keras.tree.flatten(operation.output)
+        )
+        largest = max(largest, inner)
+        kept += outputs
+    return kept, largest

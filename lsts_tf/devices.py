@@ -1,0 +1,166 @@
+"""On which devices, of one machine or of several, a run trains.
+
+A replica is a copy of the model on a device; a worker is a process with one
+replica or more. Every worker runs the same program with the same flags, reads
+its own part of each batch (`part`), and only the chief writes. Workers of
+several machines see one file system.
+
+The environment variable TF_CONFIG tells a worker of the others:
+
+    {"cluster": {"worker": ["host0:5000", "host1:5000"]},
+     "task": {"type": "worker", "index": 0}}
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import functools
+import json
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import input_pipeline
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker ended, so this one cannot go on."""
+
+
+@functools.cache
+def choose_strategy(name: str) -> tf.distribute.Strategy:
+    """The devices of `--strategy`.
+
+    "auto" is one device, or a MirroredStrategy over all GPUs where there are
+    several, or "multi_worker" where TF_CONFIG names several workers;
+    "mirrored" mirrors over all GPUs or, without any, over all logical CPUs.
+    One strategy a process: a second one's collectives would be taken for the
+    first one's.
+
+    Raises:
+        ValueError: "multi_worker" without a TF_CONFIG.
+    """
+    workers = _workers()
+    if name == "multi_worker" or (name == "auto" and workers > 1):
+        if not workers:
+            raise ValueError(
+                "--strategy=multi_worker needs TF_CONFIG in the environment "
+                "of each worker, such as {'cluster': {'worker': "
+                "['host0:5000', 'host1:5000']}, 'task': {'type': 'worker', "
+                f"'index': 0}}. Received: {os.environ.get('TF_CONFIG', '')!r}"
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "one" or (name == "auto" and len(gpus) < 2):
+        return tf.distribute.get_strategy()
+    found = gpus or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([d.name for d in found])
+
+
+def _workers() -> int:
+    """Workers that TF_CONFIG names; 0 without one."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}")["cluster"]
+        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
+    except (KeyError, ValueError):
+        return 0
+
+
+def _task(strategy: tf.distribute.Strategy) -> tuple[str, int]:
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.cluster_spec():
+        return "", 0
+    return resolver.task_type, resolver.task_id
+
+
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """Processes that train together."""
+    if _task(strategy)[0]:
+        return _workers()
+    return 1
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes: the chief, or the first worker."""
+    kind, number = _task(strategy)
+    if not kind or kind == "chief":
+        return True
+    has_chief = "chief" in strategy.cluster_resolver.cluster_spec().jobs
+    return number == 0 and not has_chief
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    read: Callable[[input_pipeline.Part], tf.data.Dataset],
+) -> Any:
+    """Batches, each replica's part of each.
+
+    Nothing is sharded by TensorFlow: `read` makes the data of the parts that
+    this worker's replicas take, one after the other.
+    """
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        total = context.num_replicas_in_sync
+        count = total // context.num_input_pipelines
+        first = context.input_pipeline_id * count
+        return read(input_pipeline.Part(first, count, total))
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def total(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """Sum over all workers of one array each, float64."""
+    values = np.asarray(values, np.float64)
+    if worker_count(strategy) == 1:
+        return values
+    replicas = strategy.num_replicas_in_sync // worker_count(strategy)
+
+    def of_replica(here: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        # One replica of each worker says what the worker has.
+        speaks = context.replica_id_in_sync_group % replicas == 0
+        here = tf.where(speaks, here, tf.zeros_like(here))
+        return context.all_reduce("SUM", here)
+
+    reduced = tf.function(
+        lambda here: strategy.run(of_replica, args=(here,)), autograph=False
+    )
+    found = reduced(tf.constant(values))
+    return strategy.experimental_local_results(found)[0].numpy()
+
+
+@contextlib.contextmanager
+def chief_first(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """The chief does what stands inside, and then the others do."""
+    if not is_chief(strategy):
+        total(strategy, np.zeros(1))
+    yield
+    if is_chief(strategy):
+        total(strategy, np.zeros(1))
+
+
+@contextlib.contextmanager
+def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """What is computed inside needs all workers.
+
+    Raises:
+        WorkerLostError: Another one ended.
+    """
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    ) as error:
+        if worker_count(strategy) == 1:
+            raise
+        raise WorkerLostError(
+            f"Another worker ended: {str(error).splitlines()[0]} Start all "
+            "of them again by the same command; they go on from the last "
+            "checkpoint."
+        ) from error

@@ -1,0 +1,215 @@
+"""What a training would take: windows, steps, memory, disk and time.
+
+Counts come from the dataset's lengths, memory from the model's layers, and
+time from a few steps on made-up features. Nothing is written.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import math
+import pathlib
+import resource
+import statistics
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import accumulation
+from lsts_tf import dataset
+from lsts_tf import devices
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import i3d
+from lsts_tf import input_pipeline
+from lsts_tf import preprocess
+from lsts_tf import trainer as trainer_lib
+from lsts_tf import windows
+
+# Steps that are timed, after one that compiles.
+TIMED = 3
+# Copies of each weight: itself, its gradient, and what the optimiser keeps.
+SLOTS = {"rmsprop": 1, "adamw": 2}
+_GB = 1e9
+
+
+def step_bytes(
+    model: keras.Model,
+    *,
+    batch_size: int,
+    accumulate: int = 1,
+    optimizer: str = "rmsprop",
+    ema: bool = False,
+) -> int:
+    """Memory of a training step, predicted from the layers.
+
+    All outputs of the layers stay until the way back; a window's target and
+    features come on top. With accumulation only what crosses from one
+    BatchNorm to the next stays, and the largest piece between two of them for
+    a micro-batch.
+
+    Args:
+        model: The decoder.
+        batch_size: Windows of a step on one replica.
+        accumulate: Micro-batches.
+        optimizer: "rmsprop" or "adamw".
+        ema: Whether there is a moving average of the weights.
+
+    Returns:
+        Bytes, of TensorFlow's tensors alone.
+    """
+    weights = 4 * sum(math.prod(v.shape) for v in model.trainable_variables)
+    fixed = weights * (2 + SLOTS[optimizer] + bool(ema))
+    target = 4 * 2 * math.prod(preprocess.MAP_SIZE)
+    features = sum(tensor_bytes(t) for t in model.inputs)
+    if accumulate == 1:
+        inner = sum(
+            tensor_bytes(t)
+            for layer in model.operations
+            for t in keras.tree.flatten(layer.output)
+        )
+        return fixed + batch_size * (inner + target)
+    kept, largest = accumulation.window_bytes(model)
+    micro = batch_size // accumulate
+    return fixed + batch_size * (features + kept) + micro * (largest + target)
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes of one window's part of a symbolic tensor."""
+    size = math.prod(n for n in tensor.shape if n is not None)
+    return size * tf.as_dtype(tensor.dtype).size
+
+
+def lines(settings: experiment.Experiment) -> Iterator[str]:
+    """What a training takes, line by line as it is known."""
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    counts = data.frame_counts
+    frames = {}
+    for name, text in (
+        ("training", settings.train_videos),
+        ("validation", settings.val_videos),
+    ):
+        videos = data.choose(windows.parse_ranges(text), name)
+        frames[name] = [counts[v] for v in videos]
+    strides = {
+        "training": settings.train_stride,
+        "validation": settings.val_stride,
+    }
+    number = {
+        name: windows.num_windows(each, settings.geometry(strides[name]))
+        for name, each in frames.items()
+    }
+    in_epoch = input_pipeline.steps_per_epoch(
+        number["training"], settings.batch_size
+    )
+    steps = in_epoch * settings.epochs
+    for name, each in frames.items():
+        yield (
+            f"{name}: {number[name]:,} windows of {settings.window} frames "
+            f"in {len(each)} videos"
+        )
+    yield (
+        f"steps: {steps:,}, {in_epoch:,} an epoch of {settings.batch_size} "
+        f"windows, {settings.epochs} epochs"
+    )
+    yield from _disk(settings, data, frames, number)
+    strategy = devices.choose_strategy(settings.strategy)
+    trainer = trainer_lib.Trainer(
+        settings,
+        strategy,
+        feature_shape=i3d.feature_shape(settings.window),
+        steps=steps,
+    )
+    replicas = strategy.num_replicas_in_sync
+    predicted = step_bytes(
+        trainer.model,
+        batch_size=settings.batch_size // replicas,
+        accumulate=settings.accumulate,
+        optimizer=settings.optimizer,
+        ema=bool(settings.ema),
+    )
+    yield (
+        f"model: {trainer.model.count_params():,} parameters, on {replicas} "
+        f"replicas, {predicted / _GB:.2f} GB a step on each by its layers"
+    )
+    seconds = measure(trainer, settings)
+    yield (
+        f"memory: {peak_bytes() / _GB:.2f} GB at most in this process, after "
+        f"{1 + TIMED} steps on made-up features"
+    )
+    yield (
+        f"time: {seconds:.2f} s a step, {settings.batch_size / seconds:.1f} "
+        f"windows a second, {steps * seconds / 3600:.2f} hours for all steps; "
+        "features, reading and validation come on top"
+    )
+
+
+def _disk(
+    settings: experiment.Experiment,
+    data: dataset.Dataset,
+    frames: Mapping[str, Sequence[int]],
+    number: Mapping[str, int],
+) -> Iterator[str]:
+    record = 2 * math.prod(i3d.feature_shape(settings.window))
+    copies = len(settings.streams) * (1 + settings.flip)
+    wanted = number["validation"] * record * len(settings.streams)
+    if settings.features == "stored":
+        wanted += number["training"] * record * copies
+    if "flow" in settings.streams:
+        flow = 2 * 2 * preprocess.FLOW_SIZE**2
+        wanted += sum(n - 1 for each in frames.values() for n in each) * flow
+    folder = extractor_lib.store_folder(
+        pathlib.Path(settings.store_dir), data.name
+    )
+    there = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    yield (
+        f"stores: {wanted / _GB:.2f} GB of flows and features; {folder} has "
+        f"{there / _GB:.2f} GB, of this or other experiments"
+    )
+
+
+def measure(
+    trainer: trainer_lib.Trainer,
+    settings: experiment.Experiment,
+    *,
+    timed: int = TIMED,
+) -> float:
+    """Seconds of a step on made-up features, the median of `timed` steps."""
+
+    def read(part: input_pipeline.Part) -> tf.data.Dataset:
+        rows = settings.batch_size // part.total
+        return tf.data.Dataset.from_tensors(
+            made_up(trainer.model, rows)
+        ).repeat((1 + timed) * part.here)
+
+    seconds = []
+    for batch in devices.distribute(trainer.strategy, read):
+        start = time.perf_counter()
+        trainer.train_step(batch)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def made_up(
+    model: keras.Model, count: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch of random features, as after a ReLU, and random truth."""
+    rng = np.random.default_rng(0)
+    features = {
+        tensor.name: np.maximum(
+            rng.normal(-0.5, 1.0, (count, *tensor.shape[1:])), 0
+        ).astype(np.float16)
+        for tensor in model.inputs
+    }
+    height, width = model.output_shape[1:3]
+    truth = rng.integers(0, 256, (count, height, width, 2)).astype(np.uint8)
+    truth[..., 1] *= truth[..., 1] > 254
+    return features, truth
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,277 @@
+"""A decoder, its optimiser, and one step of training on any devices.
+
+The loss of a step is the mean over the whole batch, whatever the replicas'
+shares; BatchNorm takes its statistics over the whole batch, too, whether it
+is spread over replicas, over micro-batches (`accumulation`), or both.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import accumulation
+from lsts_tf import decoder
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import losses
+from lsts_tf import optimizers
+from lsts_tf import preprocess
+
+Batch = tuple[Mapping[str, Any], Any]
+
+# The average follows quickly at first: its momentum is (1 + t) / (10 + t)
+# until that is more than --ema.
+_AVERAGE_START = 10.0
+
+
+class Trainer:
+    """A decoder, its optimiser, and one step of training.
+
+    Args:
+        settings: The experiment.
+        strategy: Devices to train on.
+        feature_shape: Shape of a feature, [5, 5, 5, 1024].
+        encode: What turns a batch's inputs into features; None where they are
+            features already.
+        steps: Steps of the whole run, which the cosine schedule needs.
+
+    Raises:
+        ValueError: The batch cannot be shared evenly by the replicas and
+            their micro-batches; or XLA is asked for with several replicas.
+    """
+
+    def __init__(
+        self,
+        settings: experiment.Experiment,
+        strategy: tf.distribute.Strategy,
+        *,
+        feature_shape: Sequence[int],
+        encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        steps: int = 1,
+    ) -> None:
+        _check_shares(settings, strategy.num_replicas_in_sync)
+        self.strategy = strategy
+        self._encode = encode or (lambda inputs: inputs)
+        self._loss = losses.weighted(settings.loss)
+        self._momentum = settings.ema
+        with strategy.scope():
+            self.model = decoder.build(
+                settings.streams,
+                head=settings.head,
+                feature_shape=tuple(feature_shape),
+                synchronized=strategy.num_replicas_in_sync > 1,
+                dtype=settings.precision,
+                seed=settings.seed,
+            )
+            self.optimizer = make_optimizer(settings, steps)
+            self.optimizer.build(self.model.trainable_variables)
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.averages = [
+                tf.Variable(v.numpy(), trainable=False)
+                for v in self.model.trainable_variables
+                if settings.ema
+            ]
+        self._gradients: Callable[..., Any] = self._of_whole
+        if settings.accumulate > 1:
+            self._gradients = self._of_parts
+            self._accumulation = accumulation.Accumulation(
+                self.model, self.losses, count=settings.accumulate
+            )
+        elif settings.jit:
+            self._gradients = tf.function(
+                self._of_whole, jit_compile=True, autograph=False
+            )
+        self._train = tf.function(self._distributed_step, autograph=False)
+        self._predict = tf.function(self._distributed_predict, autograph=False)
+        self._maps = tf.function(
+            lambda features: self.model(features, training=False),
+            autograph=False,
+        )
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """Everything that the next step depends on.
+
+        Variables are listed: handing over the model leaves out the state of
+        seed generators.
+        """
+        return tf.train.Checkpoint(
+            model=[v.value for v in self.model.variables],
+            optimizer=[v.value for v in self.optimizer.variables],
+            step=self.step,
+            **({"averages": self.averages} if self.averages else {}),
+        )
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights, if there are any."""
+        trained = [v.numpy() for v in self.model.trainable_variables]
+        self._put([v.numpy() for v in self.averages])
+        try:
+            yield
+        finally:
+            if self.averages:
+                self._put(trained)
+
+    def _put(self, weights: Sequence[np.ndarray]) -> None:
+        with self.strategy.scope():
+            for variable, value in zip(
+                self.model.trainable_variables, weights, strict=False
+            ):
+                variable.assign(value)
+
+    def train_step(self, batch: Batch, *, stop: int = 0) -> dict[str, float]:
+        """One update of the weights.
+
+        Args:
+            batch: Inputs and truth, each replica's part of them.
+            stop: Not 0: all workers shall stop after this step.
+
+        Returns:
+            The loss, and the gradient's norm (mean over replicas), both
+            before the update; `stop`, not 0 if a worker said so.
+        """
+        found = self._train(batch, tf.constant(float(stop)))
+        names = ("loss", "gradient_norm", "stop")
+        return {n: float(v) for n, v in zip(names, found, strict=True)}
+
+    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Maps float32 [B, 360, 640] and losses float32 [B] of features.
+
+        B are the windows of this worker's replicas.
+        """
+        maps, loss = self._predict(batch)
+        return self.local(maps)[..., 0], self.local(loss)
+
+    def maps(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Maps float32 [B, 360, 640] of features, on one device."""
+        return self._maps(dict(features)).numpy()[..., 0]
+
+    def local(self, values: Any) -> np.ndarray:
+        """What this worker's replicas hold, one after the other."""
+        found = self.strategy.experimental_local_results(values)
+        return np.concatenate([np.asarray(value) for value in found])
+
+    def losses(self, truth: Any, maps: Any) -> Any:
+        """Loss of each window, float32 [B]."""
+        return self._loss(preprocess.target(truth), maps)
+
+    def _distributed_step(self, batch: Batch, stop: Any) -> tuple[Any, ...]:
+        inputs, truth = batch
+        loss, norm, stops = self.strategy.run(
+            self._replica_step, args=(inputs, truth, stop)
+        )
+        self.step.assign_add(1)
+        self._average()
+        return (
+            self.strategy.reduce("SUM", loss, axis=None),
+            self.strategy.reduce("MEAN", norm, axis=None),
+            self.strategy.reduce("SUM", stops, axis=None),
+        )
+
+    def _average(self) -> None:
+        step = tf.cast(self.step, tf.float32)
+        momentum = tf.minimum(
+            self._momentum, (1.0 + step) / (_AVERAGE_START + step)
+        )
+        for average, variable in zip(
+            self.averages, self.model.trainable_variables, strict=False
+        ):
+            kept = tf.cast(momentum, average.dtype)
+            average.assign(average * kept + variable.value * (1.0 - kept))
+
+    def _replica_step(
+        self, inputs: Mapping[str, Any], truth: Any, stop: Any
+    ) -> tuple[Any, ...]:
+        context = tf.distribute.get_replica_context()
+        windows = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.cast(tf.shape(truth)[0], tf.float32)
+        )
+        features = self._encode(inputs)
+        loss, gradients = self._gradients(features, truth, windows)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return loss, tf.linalg.global_norm(gradients), tf.identity(stop)
+
+    def _of_whole(
+        self, features: Mapping[str, Any], truth: Any, windows: Any
+    ) -> tuple[Any, list[Any]]:
+        """This replica's part of the loss and of the gradient."""
+        with tf.GradientTape() as tape:
+            maps = self.model(features, training=True)
+            loss = tf.reduce_sum(self.losses(truth, maps)) / windows
+            scaled = self.optimizer.scale_loss(loss)
+        return loss, tape.gradient(scaled, self.model.trainable_variables)
+
+    def _of_parts(
+        self, features: Mapping[str, Any], truth: Any, windows: Any
+    ) -> tuple[Any, list[Any]]:
+        scale = self.optimizer.scale_loss(tf.constant(1.0))
+        return self._accumulation(features, truth, windows, scale)
+
+    def _distributed_predict(self, batch: Batch) -> tuple[Any, Any]:
+        return self.strategy.run(self._replica_predict, args=batch)
+
+    def _replica_predict(
+        self, inputs: Mapping[str, Any], truth: Any
+    ) -> tuple[Any, Any]:
+        maps = self.model(inputs, training=False)
+        return maps, self.losses(truth, maps)
+
+
+def _check_shares(settings: experiment.Experiment, replicas: int) -> None:
+    if settings.batch_size % (replicas * settings.accumulate):
+        raise ValueError(
+            f"--batch_size must be a multiple of the {replicas} replicas"
+            f" times --accumulate={settings.accumulate}. "
+            f"Received: {settings.batch_size}"
+        )
+    if settings.jit and (replicas > 1 or settings.accumulate > 1):
+        raise ValueError(
+            "--jit is for one device without accumulation: BatchNorm over "
+            "several replicas does not compile. Received: "
+            f"{replicas} replicas, --accumulate={settings.accumulate}"
+        )
+
+
+def make_optimizer(
+    settings: experiment.Experiment, steps: int
+) -> keras.optimizers.Optimizer:
+    """The optimiser of an experiment of so many steps."""
+    rate = optimizers.schedule(
+        settings.learning_rate,
+        shape=settings.schedule,
+        steps=steps,
+        halving_steps=settings.lr_halving_steps,
+        warmup_steps=settings.warmup_steps,
+    )
+    optimizer = optimizers.make(
+        settings.optimizer, rate, weight_decay=settings.weight_decay
+    )
+    if settings.precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def live_encoder(
+    extractor: extractor_lib.Extractor,
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """Windows of frames and flows to features, one window at a time.
+
+    One at a time, because the first layers of a window take half a gigabyte.
+    """
+
+    def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            stream: keras.ops.map(
+                lambda clip, s=stream: extractor.encode(s, clip), clips
+            )
+            for stream, clips in inputs.items()
+        }
+
+    return encode

@@ -1,0 +1,96 @@
+import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
+import tensorflow as tf
+
+from lsts_tf import monitor
+
+
+def load(folder):
+    events = event_accumulator.EventAccumulator(
+        str(folder), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    return events
+
+
+def steps(folder, tag):
+    return [point.step for point in load(folder).Tensors(tag)]
+
+
+def log(folder, first, last, note=""):
+    watch = monitor.Monitor(folder, first_step=first, note=note)
+    watch.text(first, "experiment", "--a=1")
+    for step in range(first + 1, last + 1):
+        watch.scalars(step, {"train/loss": step + first / 100})
+    watch.flush()
+    return watch
+
+
+def test_a_run_that_goes_on_has_each_point_once(tmp_path):
+    log(tmp_path, 0, 7)  # Killed: never closed.
+    log(tmp_path, 4, 6)  # Again.
+    log(tmp_path, 4, 9).close()
+    assert steps(tmp_path, "train/loss") == list(range(1, 10))
+    values = [
+        float(tf.make_ndarray(p.tensor_proto))
+        for p in load(tmp_path).Tensors("train/loss")
+    ]
+    # Up to step 4 those of the first run, from there on of the last one.
+    want = [1, 2, 3, 4, 5.04, 6.04, 7.04, 8.04, 9.04]
+    np.testing.assert_allclose(values, want, rtol=1e-6)
+    # Said again by each start, kept once a step.
+    assert steps(tmp_path, "experiment") == [0, 4]
+
+
+def test_a_torn_last_record_does_not_matter(tmp_path):
+    log(tmp_path, 0, 5).close()
+    (path,) = tmp_path.glob("*tfevents*")
+    path.write_bytes(path.read_bytes()[:-7])
+    log(tmp_path, 4, 5).close()
+    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5]
+
+
+def test_copies_left_by_a_kill_do_not_matter(tmp_path):
+    log(tmp_path, 0, 5).close()
+    (path,) = tmp_path.glob("*tfevents*")
+    path.with_name(path.name + ".copy").write_bytes(path.read_bytes())
+    log(tmp_path, 5, 6).close()
+    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5, 6]
+
+
+def test_settings_and_histograms(tmp_path):
+    watch = monitor.Monitor(tmp_path, first_step=0)
+    watch.settings(0, {"loss": "mse", "streams": ("rgb", "flow"), "jit": True})
+    watch.histograms(3, {"d1/kernel": np.arange(9.0)})
+    watch.close()
+    assert steps(tmp_path, "d1/kernel") == [3]
+    assert "_hparams_/session_start_info" in load(tmp_path).Tags()["tensors"]
+
+
+def test_nothing_is_written_without_a_folder(tmp_path):
+    watch = monitor.Monitor(None, first_step=0)
+    watch.scalars(1, {"train/loss": 1.0})
+    watch.flush()
+    watch.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_covers_its_steps(tmp_path, monkeypatch):
+    calls = []
+    experimental = monitor.tf.profiler.experimental
+    monkeypatch.setattr(experimental, "start", lambda _: calls.append("start"))
+    monkeypatch.setattr(experimental, "stop", lambda: calls.append("stop"))
+    profile = monitor.Profile(tmp_path, first=2, count=2)
+    for step in range(6):
+        calls.append(step)
+        profile.before(step)
+    profile.close()
+    assert calls == [0, 1, 2, "start", 3, 4, "stop", 5]
+    monitor.Profile(tmp_path, first=2, count=0).before(2)
+    assert calls[-1] == 5
+
+
+def test_the_environment_names_the_devices():
+    text = monitor.environment()
+    assert "tensorflow 2." in text
+    assert "CPU" in text

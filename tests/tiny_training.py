@@ -1,0 +1,304 @@
+"""Training made so small that it can be killed again and again.
+
+A decoder of two layers, maps of 16 x 16, features that are pixels, a dataset
+that is computed. As a program it trains, or is killed until it is done:
+
+    python -m tests.tiny_training run SETTINGS.json
+    python -m tests.tiny_training kill SETTINGS.json KILLS [kill|term|truncate]
+
+`kill` compares each survivor with a run that nobody killed: weights,
+optimiser, scores and curves, bit for bit.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+
+import cv2
+import numpy as np
+
+from lsts_tf import dataset
+from lsts_tf import decoder
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import preprocess
+from lsts_tf import train
+
+SHAPE = (1, 2, 2, 16)
+MAP_SIZE = (16, 16)
+TABLE = (decoder.Deconvolution("d1", 4, (4, 4), (4, 4)),)
+FRAMES = 9
+
+
+class Dataset:
+    """Videos 1 … 6 of noise, where people look at the brightest corner."""
+
+    name = "tiny:1.0.0"
+
+    def __init__(self, *_):
+        self.frame_counts = dict.fromkeys(range(1, 7), FRAMES)
+
+    def choose(self, numbers, purpose):  # noqa: ARG002
+        return [n for n in self.frame_counts if n in numbers]
+
+    def videos(self, numbers):
+        for number in sorted(set(numbers)):
+            rng = np.random.default_rng(number)
+            pngs = []
+            for high in (256, 2):
+                maps = rng.integers(0, high, (FRAMES, *MAP_SIZE), np.uint8)
+                pngs.append(
+                    tuple(cv2.imencode(".png", m)[1].tobytes() for m in maps)
+                )
+            frames = rng.integers(0, 256, (FRAMES, *MAP_SIZE, 3), np.uint8)
+            yield dataset.Video(
+                number=number,
+                fps=30.0,
+                jpegs=tuple(
+                    cv2.imencode(".png", f)[1].tobytes() for f in frames
+                ),
+                maps=pngs[0],
+                fixations=pngs[1],
+            )
+
+
+class Extractor:
+    """As `extractor.Extractor`, but a feature is pixels of the last frame."""
+
+    feature_shape = SHAPE
+    front_end = "window"
+    note = ""
+    streams = ("rgb",)
+
+    def __init__(self, *_, window, **__):
+        self.window = window
+
+    def describe(self):
+        return {"streams": {"rgb": {}}}
+
+    def features(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+        for index, frame in enumerate(signal):
+            since = index - self.window + 1
+            if since >= 0 and since % stride == 0:
+                # Neighbouring pixels of an enlarged frame are alike.
+                pixels = frame[::28, ::28, 0].astype(np.float32) / 255
+                yield pixels.reshape(SHAPE)
+
+
+def install(patch=setattr):
+    """Make everything tiny; `patch` is as `monkeypatch.setattr`."""
+    patch(decoder, "TEMPORAL_FILTERS", 8)
+    patch(decoder, "DECONVOLUTIONS", TABLE)
+    patch(preprocess, "MAP_SIZE", MAP_SIZE)
+    patch(dataset, "Dataset", Dataset)
+    patch(extractor_lib, "Extractor", Extractor)
+
+
+def settings(folder, **changes):
+    """30 windows of 4 frames: 5 steps of 6 an epoch."""
+    return experiment.Experiment(
+        **{
+            "run_dir": str(folder / "run"),
+            "store_dir": str(folder / "stores"),
+            "dataset": "tiny",
+            "train_videos": "1-5",
+            "val_videos": "6",
+            "window": 4,
+            "rgb_weights": ("random",),
+            "loss": "kld-cc",
+            "learning_rate": 1e-3,
+            "batch_size": 6,
+            "epochs": 4,
+            "val_stride": 2,
+            "checkpoint_steps": 3,
+            "log_steps": 1,
+            "image_windows": 1,
+            "strategy": "one",
+            "deterministic": True,
+        }
+        | changes
+    )
+
+
+def save(settings, path):
+    path.write_text(json.dumps(dataclasses.asdict(settings)))
+    return path
+
+
+def load(path):
+    values = json.loads(pathlib.Path(path).read_text())
+    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return experiment.Experiment(**values)
+
+
+def curves(folder):
+    """(tag, step) -> value of all curves that repeat; each point once."""
+    from tensorboard.backend.event_processing import event_file_loader
+    from tensorboard.util import tensor_util
+
+    found = {}
+    for path in sorted((folder / "logs").glob("*tfevents*")):
+        for event in event_file_loader.EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag.startswith(("train/", "validation/")):
+                    key = (value.tag, event.step)
+                    assert key not in found, f"{key} twice"
+                    found[key] = float(tensor_util.make_ndarray(value.tensor))
+    return found
+
+
+def state(folder):
+    """Everything that has to be equal at the end."""
+    import tensorflow as tf
+
+    newest = tf.train.latest_checkpoint(str(folder / "checkpoints"))
+    reader = tf.train.load_checkpoint(newest)
+    variables = {
+        name: np.asarray(reader.get_tensor(name)).tobytes()
+        for name in reader.get_variable_to_shape_map()
+        if name.endswith("VARIABLE_VALUE") and "save_counter" not in name
+    }
+    return {
+        "newest": pathlib.Path(newest).name,
+        "variables": variables,
+        "scores": (folder / "metrics.jsonl").read_text(),
+        "curves": curves(folder),
+    }
+
+
+def weights(folder):
+    """The model's variables of the newest checkpoint, in order."""
+    import tensorflow as tf
+
+    newest = tf.train.latest_checkpoint(
+        str(pathlib.Path(folder) / "checkpoints")
+    )
+    reader = tf.train.load_checkpoint(newest)
+    names = (
+        f"model/{number}/.ATTRIBUTES/VARIABLE_VALUE"
+        for number in itertools.count()
+    )
+    return [
+        reader.get_tensor(name)
+        for name in itertools.takewhile(reader.has_tensor, names)
+    ]
+
+
+def run(settings):
+    import tensorflow as tf
+
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    if settings.strategy == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+        )
+    return train.run(settings)
+
+
+def start(settings, log):
+    """A fork, because importing TensorFlow each time would take minutes."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            with log.open("a") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            code = run(settings)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return pid
+
+
+def wait(pid, seconds):
+    """The exit code, or None if it still runs after so long."""
+    end = time.monotonic() + seconds
+    while True:
+        done, code = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(code)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.005)
+
+
+def cut_newest(folder):
+    """Damage the newest of several checkpoints."""
+    data = sorted(
+        (folder / "checkpoints").glob("step-*.data*"),
+        key=lambda p: int(p.name.split("-")[1].split(".")[0]),
+    )
+    if len(data) > 2:
+        content = data[-1].read_bytes()
+        data[-1].write_bytes(content[: len(content) // 2])
+
+
+def under_fire(settings, log, kills, longest, how, rng):
+    """One training to its end; how many kills it took."""
+    used = 0
+    while True:
+        pid = start(settings, log)
+        left = used < kills
+        code = wait(pid, rng.uniform(0, longest) if left else 600)
+        if code is None:
+            number = signal.SIGTERM if how == "term" else signal.SIGKILL
+            os.kill(pid, number)
+            code = wait(pid, 60)
+            used += 1
+            allowed = (0, 143, -15) if how == "term" else (0, -9)
+            assert code in allowed, f"{code}: {log.read_text()[-3000:]}"
+            if how == "truncate":
+                cut_newest(pathlib.Path(settings.run_dir))
+        else:
+            assert code == 0, log.read_text()[-3000:]
+        if code == 0:
+            return used
+
+
+def kill(path, kills, how="kill"):
+    rng = random.Random(kills)
+    wanted = load(path)
+    log = pathlib.Path(path).with_suffix(".log")
+    whole = dataclasses.replace(wanted, run_dir=f"{wanted.run_dir}-whole")
+    begin = time.monotonic()
+    assert under_fire(whole, log, 0, 0, how, rng) == 0
+    longest = 1.1 * (time.monotonic() - begin)
+    rounds, left = 0, kills
+    folder = pathlib.Path(wanted.run_dir)
+    while left > 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        left -= max(1, under_fire(wanted, log, left, longest, how, rng))
+        found, want = state(folder), state(pathlib.Path(whole.run_dir))
+        for what in want:
+            assert found[what] == want[what], f"{what} differs"
+        left_behind = [
+            p.name
+            for p in folder.rglob("*")
+            if p.name[0] == "." or "temp" in p.name
+        ]
+        assert not left_behind, left_behind
+        rounds += 1
+    sys.stdout.write(f"{kills} times, {rounds} trainings, all identical\n")
+
+
+def main(what, path, count="0", how="kill"):
+    install()
+    if what == "kill":
+        kill(path, int(count), how)
+        return
+    sys.exit(run(load(path)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
