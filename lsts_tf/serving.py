@@ -45,6 +45,15 @@ class Graph:
         self._extractor = predictor.extractor
         self._geometry = predictor.geometry
         self._map_shape = self._model.output_shape[1:3]
+        # Functions, so that all signatures share one tracing of each.
+        self._encode = {
+            stream: tf.function(
+                functools.partial(self._extractor.encode, stream),
+                autograph=False,
+            )
+            for stream in self._extractor.streams
+        }
+        self._motion = tf.function(_motion, autograph=False)
         self.stops = _what_stops(predictor)
 
     @property
@@ -152,7 +161,7 @@ class Graph:
                 clip = tf.ensure_shape(
                     clip, (self._geometry.length, *signal.shape[1:])
                 )
-                features[stream] = self._extractor.encode(stream, clip)[None]
+                features[stream] = self._encode[stream](clip)[None]
             return self._decode(**features)["saliency"][0]
 
         spec = tf.TensorSpec(self._map_shape, tf.float32)
@@ -177,15 +186,17 @@ class Graph:
             tf.TensorSpec((size, size), tf.uint8),
         )
         grays = tf.gather(grays, places)
-        kernel = flow_lib.kernel()
-        # As they are stored, in half precision.
         return tf.map_fn(
-            lambda k: tf.cast(
-                kernel(grays[k][None], grays[k + 1][None])[0], tf.float16
-            ),
+            lambda k: self._motion(grays[k], grays[k + 1]),
             tf.range(tf.shape(places)[0] - 1),
             fn_output_signature=tf.TensorSpec((size, size, 2), tf.float16),
         )
+
+
+def _motion(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Flow of one pair of grey frames, in half precision as it is stored."""
+    flows = flow_lib.kernel()(first[None], second[None])
+    return tf.cast(flows[0], tf.float16)
 
 
 def mirrored(places: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

@@ -28,7 +28,7 @@ CLOSE = 1e-4
 # Plain TensorFlow: whoever imports one of these fails.
 PLAIN = """
 import sys
-for name in ("lsts_tf", "cv2"):
+for name in ("lsts_tf", "keras", "cv2"):
     sys.modules[name] = None
 import numpy as np
 import tensorflow as tf
@@ -247,6 +247,7 @@ def test_the_record_beside_litert(folder, tflite):
     assert [p.name for p in tflite.parent.iterdir()] == ["lite"]
 
 
+@pytest.mark.slow
 def test_flow_inside_the_graph(tmp_path):
     """TV-L1 of frames as they come, mirrored, in both streams' windows."""
     tiny_run.make(tmp_path / "run", ("rgb", "flow"))
@@ -284,6 +285,7 @@ def test_what_stops_frames_is_said(predictor, what, message):
         flow=types.SimpleNamespace(name="tvl1"),
         feature_shape=predictor.extractor.feature_shape,
         networks={},
+        encode=predictor.extractor.encode,
     )
     some = types.SimpleNamespace(
         model=predictor.model, extractor=extractor, geometry=predictor.geometry
