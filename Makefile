@@ -8,7 +8,7 @@ MANUAL_DIR ?= workspace/dhf1k
 LOGS ?= workspace
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test check format lock dataset bench tensorboard clean-demo
+.PHONY: demo test test-all check format lock dataset bench tensorboard clean-demo
 
 # Without --no-compile a third of an installation is compiling what is never
 # imported.
@@ -35,8 +35,14 @@ demo: .venv/run
 	@echo "Scores:            $(SAMPLE)/run/scores.json"
 	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(PYTEST) -m "not slow"
+
+# Also dozens of kills, several processes: some minutes more.
+test-all: .venv/dev
+	$(PYTEST)
 
 # The gate: format, lint, types, import contracts.
 check: .venv/dev

@@ -5,7 +5,8 @@ the words; `video`, `flow`, `preprocess`, `metrics`, `losses`, `overlay` the
 signals; `i3d`, `i3d_weights`, `sliding_i3d`, `decoder`, `optimizers` the
 networks; `dataset`, `stores`, `maps`, `predictions`, `annotations`,
 `fixations` what is on disk; `extractor`, `input_pipeline`, `monitor`,
-`predictor`, `scorer`, `jobs`, `workers`, `cluster`, `charts` the assembly.
+`predictor`, `scorer`, `jobs`, `workers`, `cluster`, `charts` the assembly;
+`sink`, `attention`, `encoding`, `reframe`, `report` what is made of maps.
 Programs are `python -m lsts_tf.<verb>`: `sample`, `extract`, `train`,
 `evaluate`, `predict`, `export`.
 

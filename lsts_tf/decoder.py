@@ -5,14 +5,39 @@ average pooling: [5, 5, 5, 1024] for 79 frames of 224 x 224. A stream is one
 front end ("rgb", "flow"); a model is a tuple of streams. Saliency is
 [height, width, 1] in [0, 1].
 
-The network (arXiv report on LSTS, section 3; `docs/decisions.md` for the points
-that it leaves open): fusion of the streams, one convolution over all of time,
-then seven transposed convolutions, D1 to D7. Each of them multiplies the size
-by its strides, 72 x 128 in all, which makes 360 x 640 of 5 x 5.
+The paper's network (arXiv report on LSTS, section 3; `docs/decisions.md` for
+the points that it leaves open): fusion of the streams, one convolution over all
+of time, then seven transposed convolutions, D1 to D7. Each of them multiplies
+the size by its strides, 72 x 128 in all, which makes 360 x 640 of 5 x 5. Of
+other features it makes another size, 360 x 1280 of 5 x 10 (frames of 224 x
+384), which is then resized to the map's.
+
+The skip network ("skip") takes earlier end points of I3D too, as a U-Net does.
+Each level enlarges, joins a skip and convolves; as long as there is time left,
+the convolution also spans three steps of it without padding. For 79 frames of
+224 x 224 and one stream:
+
+| level           | joins            | kernel  | filters | output        |
+|-----------------|------------------|---------|---------|---------------|
+| `squeeze`       | Mixed_5c, pooled | 1, 1, 1 | 256     | 5 x 5 x 5     |
+| `deep`          |                  | 3, 3, 3 | 256     | 3 x 5 x 5     |
+| `Mixed_4f`      | 128 of 832       | 3, 3, 3 | 128     | 1 x 14 x 14   |
+| `Mixed_3c`      | 64 of 480        | 1, 3, 3 | 64      | 1 x 28 x 28   |
+| `Conv3d_2c_3x3` | 32 of 192        | 1, 3, 3 | 32      | 1 x 56 x 56   |
+| `end1`          |                  | 1, 3, 3 | 16      | 1 x 90 x 160  |
+| `end2`          |                  | 1, 3, 3 | 8       | 1 x 180 x 320 |
+| `map`           |                  | 1, 3, 3 | 1       | 1 x 360 x 640 |
+
+A level whose skip is not given is left out. Enlarging is bilinear.
+
+Several maps of one window (`targets`): the last stages double time by a
+transposed convolution, so that the early and dear ones are computed once for
+all maps. Of 8 maps these are D4, D5 and D6.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import itertools
 import math
@@ -20,6 +45,9 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+
+from lsts_tf import layers
+from lsts_tf import parts
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend
 
@@ -56,6 +84,27 @@ DECONVOLUTIONS = (
 LAST_KERNEL = (3, 3)
 LAST_STRIDES = (2, 2)
 
+# Dropout leaves out whole channels, and only behind stages that have so many.
+DROPOUT_FILTERS = 64
+
+
+class Level(NamedTuple):
+    """One level of the skip network that joins a skip."""
+
+    end_point: str
+    lateral: int
+    filters: int
+
+
+SQUEEZED_FILTERS = 256
+LEVELS = (
+    Level("Mixed_4f", 128, 128),
+    Level("Mixed_3c", 64, 64),
+    Level("Conv3d_2c_3x3", 32, 32),
+)
+# Filters, and the part of the map's size, of the levels behind them.
+ENDS = ((16, 4), (8, 2))
+
 
 class _Style(NamedTuple):
     """What all layers of one model share."""
@@ -63,6 +112,21 @@ class _Style(NamedTuple):
     dtype: keras.DTypePolicy
     synchronized: bool
     seeds: Iterator[int | None]
+    dropout: float
+
+
+class _Shapes(NamedTuple):
+    """Sizes that a network has to meet.
+
+    Attributes:
+        targets: Maps of one window.
+        map_size: Rows and columns of a map.
+        skips: [rows, columns, channels] of each skip, by end point.
+    """
+
+    targets: int
+    map_size: tuple[int, int]
+    skips: Mapping[str, tuple[int, int, int]]
 
 
 def concat(streams: Sequence[Tensor]) -> Tensor:
@@ -106,31 +170,65 @@ def _batch_norm(name: str, style: _Style) -> keras.Layer:
     )
 
 
-def _deconvolve(x: Tensor, layer: Deconvolution, style: _Style) -> Tensor:
+def _drop(x: Tensor, name: str, style: _Style) -> Tensor:
+    """Dropout behind a stage, if there is any."""
+    if not style.dropout or x.shape[-1] < DROPOUT_FILTERS:
+        return x
+    spatial = {
+        4: keras.layers.SpatialDropout2D,
+        5: keras.layers.SpatialDropout3D,
+    }[len(x.shape)]
+    return spatial(
+        style.dropout,
+        seed=next(style.seeds),
+        dtype=style.dtype,
+        name=f"{name}_dropout",
+    )(x)
+
+
+def _with_time(x: Tensor, name: str, style: _Style) -> Tensor:
+    """[batch, ...] as one step of time, [batch, 1, ...]."""
+    if len(x.shape) == 5:
+        return x
+    shape = (1, *x.shape[1:])
+    return keras.layers.Reshape(shape, dtype=style.dtype, name=name)(x)
+
+
+def _deconvolve(
+    x: Tensor, layer: Deconvolution, style: _Style, *, times: int = 1
+) -> Tensor:
     """Transposed convolution that multiplies the size by the strides.
 
     The whole transposed convolution is kernel - stride longer than that, and
     the surplus is cut at the start of each axis (PyTorch's padding 1 with
     output_padding 1). TensorFlow's SAME cuts it at the end: another network.
+    With `times`, it also makes so many steps of each step of time.
     """
     (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel, layer.strides
-    x = keras.layers.Conv2DTranspose(
+    crop: tuple[tuple[int, int], ...]
+    crop = ((kernel_h - stride_h, 0), (kernel_w - stride_w, 0))
+    kernel: tuple[int, ...] = layer.kernel
+    strides: tuple[int, ...] = layer.strides
+    transpose, cropping = keras.layers.Conv2DTranspose, keras.layers.Cropping2D
+    if times > 1 or len(x.shape) == 5:
+        x = _with_time(x, f"{layer.name}_time", style)
+        kernel, strides = (times, *kernel), (times, *strides)
+        crop = ((0, 0), *crop)
+        transpose = keras.layers.Conv3DTranspose
+        cropping = keras.layers.Cropping3D
+    x = transpose(
         layer.filters,
-        layer.kernel,
-        strides=layer.strides,
+        kernel,
+        strides=strides,
         padding="valid",
         kernel_initializer=_kernel_init(next(style.seeds)),
         bias_initializer=_fan_in_uniform(
-            layer.filters * kernel_h * kernel_w, next(style.seeds)
+            layer.filters * math.prod(kernel), next(style.seeds)
         ),
         dtype=style.dtype,
         name=layer.name,
     )(x)
-    return keras.layers.Cropping2D(
-        ((kernel_h - stride_h, 0), (kernel_w - stride_w, 0)),
-        dtype=style.dtype,
-        name=f"{layer.name}_crop",
-    )(x)
+    return cropping(crop, dtype=style.dtype, name=f"{layer.name}_crop")(x)
 
 
 def _relu_batch_norm(x: Tensor, name: str, style: _Style) -> Tensor:
@@ -149,7 +247,8 @@ def _released_head(x: Tensor, style: _Style) -> Tensor:
     """D7 makes two, and a classifier one of them (the authors' program)."""
     last = Deconvolution("d7", 2, LAST_KERNEL, LAST_STRIDES)
     x = _relu_batch_norm(_deconvolve(x, last, style), last.name, style)
-    return keras.layers.Conv2D(
+    convolution = {4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+    return convolution[len(x.shape)](
         1,
         1,
         kernel_initializer=_kernel_init(next(style.seeds)),
@@ -159,10 +258,198 @@ def _released_head(x: Tensor, style: _Style) -> Tensor:
     )(x)
 
 
+def growth(stages: int, targets: int) -> tuple[int, ...]:
+    """By how much each stage multiplies time, so that all make `targets`.
+
+    >>> growth(6, 8), growth(3, 16)
+    ((1, 1, 1, 2, 2, 2), (4, 2, 2))
+    """
+    factors = [1] * stages
+    for stage in range(stages - 1, 0, -1):
+        if targets > 1:
+            factors[stage], targets = 2, targets // 2
+    factors[0] = targets
+    return tuple(factors)
+
+
+def _paper_body(
+    x: Tensor,
+    skips: Mapping[str, Tensor],
+    head: str,
+    shapes: _Shapes,
+    style: _Style,
+) -> Tensor:
+    """Fused features to log-odds, D1 to D7."""
+    del skips
+    _, time, height, width, _ = x.shape
+    x = keras.layers.Conv3D(
+        TEMPORAL_FILTERS,
+        (time, 1, 1),
+        use_bias=False,
+        kernel_initializer=_kernel_init(next(style.seeds)),
+        dtype=style.dtype,
+        name="conv3d",
+    )(x)
+    x = _batch_norm("conv3d_bn", style)(x)
+    x = keras.layers.ReLU(dtype=style.dtype, name="conv3d_relu")(x)
+    x = keras.layers.Reshape(
+        (height, width, TEMPORAL_FILTERS), dtype=style.dtype, name="last_frame"
+    )(x)
+    x = _drop(x, "conv3d", style)
+    factors = growth(len(DECONVOLUTIONS), shapes.targets)
+    for layer, times in zip(DECONVOLUTIONS, factors, strict=True):
+        x = _deconvolve(x, layer, style, times=times)
+        x = _relu_batch_norm(x, layer.name, style)
+        x = _drop(x, layer.name, style)
+    x = HEADS[head](x, style)
+    if tuple(x.shape[-3:-1]) != shapes.map_size:
+        x = layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(
+            x
+        )
+    return x
+
+
+def _unit(
+    x: Tensor, name: str, filters: int, kernel: tuple[int, ...], style: _Style
+) -> Tensor:
+    """Convolution, BatchNorm, ReLU; SAME in space, without padding in time."""
+    convolution: type[keras.Layer] = keras.layers.Conv2D
+    padding = "same"
+    if len(x.shape) == 5:
+        convolution = keras.layers.Conv3D
+        if kernel[0] > 1:
+            rows, columns = (n // 2 for n in kernel[1:])
+            x = keras.layers.ZeroPadding3D(
+                (0, rows, columns), dtype=style.dtype, name=f"{name}_pad"
+            )(x)
+            padding = "valid"
+    else:
+        kernel = kernel[1:]
+    x = convolution(
+        filters,
+        kernel,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=_kernel_init(next(style.seeds)),
+        dtype=style.dtype,
+        name=name,
+    )(x)
+    x = _batch_norm(f"{name}_bn", style)(x)
+    x = keras.layers.ReLU(dtype=style.dtype, name=f"{name}_relu")(x)
+    # One step of time is none.
+    if len(x.shape) == 5 and kernel[0] > 1 and x.shape[1] == 1:
+        x = keras.layers.Reshape(
+            x.shape[2:], dtype=style.dtype, name=f"{name}_last"
+        )(x)
+    return _drop(x, name, style)
+
+
+def _join(
+    x: Tensor, skip: Tensor, level: Level, name: str, style: _Style
+) -> Tensor:
+    """A skip's channels, fewer of them, beside those of every step."""
+    lateral = _unit(skip, f"{name}_skip", level.lateral, (1, 1, 1), style)
+    if len(x.shape) == 5:
+        lateral = _with_time(lateral, f"{name}_skip_time", style)
+        lateral = keras.layers.UpSampling3D(
+            (x.shape[1], 1, 1), dtype=style.dtype, name=f"{name}_skip_repeat"
+        )(lateral)
+    return keras.layers.Concatenate(dtype=style.dtype, name=f"{name}_join")(
+        [x, lateral]
+    )
+
+
+def _skip_body(
+    x: Tensor,
+    skips: Mapping[str, Tensor],
+    head: str,
+    shapes: _Shapes,
+    style: _Style,
+) -> Tensor:
+    """Fused features to log-odds, level by level."""
+    del head
+    used = [level for level in LEVELS if level.end_point in skips]
+    stages: list[tuple[str, int, tuple[int, int], Level | None]] = [
+        (
+            level.end_point,
+            level.filters,
+            shapes.skips[level.end_point][:2],
+            level,
+        )
+        for level in used
+    ]
+    rows, columns = shapes.map_size
+    for number, (filters, part) in enumerate(ENDS, 1):
+        size = (-(-rows // part), -(-columns // part))
+        stages.append((f"end{number}", filters, size, None))
+    x = _unit(x, "squeeze", SQUEEZED_FILTERS, (1, 1, 1), style)
+    x = _reduce(x, "deep", SQUEEZED_FILTERS, style)
+    grown = False
+    factors = growth(len(stages), shapes.targets)
+    for (name, filters, size, level), times in zip(
+        stages, factors, strict=True
+    ):
+        if (times > 1 or level is None) and not grown and len(x.shape) == 5:
+            x = _unit(x, f"{name}_rest", x.shape[-1], (x.shape[1], 1, 1), style)
+        if times > 1:
+            x = _grow(x, name, times, style)
+            grown = True
+        x = layers.Resize(size, dtype=style.dtype, name=f"{name}_size")(x)
+        if level is not None:
+            x = _join(x, skips[name], level, name, style)
+        if grown:
+            x = _unit(x, name, filters, (1, 3, 3), style)
+        else:
+            x = _reduce(x, name, filters, style)
+    x = layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(x)
+    convolution = {4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+    kernel = {4: (3, 3), 5: (1, 3, 3)}[len(x.shape)]
+    return convolution[len(x.shape)](
+        1,
+        kernel,
+        padding="same",
+        kernel_initializer=_kernel_init(next(style.seeds)),
+        bias_initializer=_fan_in_uniform(9 * x.shape[-1], next(style.seeds)),
+        dtype=style.dtype,
+        name="map",
+    )(x)
+
+
+def _reduce(x: Tensor, name: str, filters: int, style: _Style) -> Tensor:
+    """A unit over three steps of time, or over what is left of it."""
+    steps = min(3, x.shape[1]) if len(x.shape) == 5 else 1
+    x = _unit(x, name, filters, (steps, 3, 3), style)
+    if len(x.shape) == 5 and x.shape[1] == 1:
+        x = keras.layers.Reshape(
+            x.shape[2:], dtype=style.dtype, name=f"{name}_only"
+        )(x)
+    return x
+
+
+def _grow(x: Tensor, name: str, times: int, style: _Style) -> Tensor:
+    """Makes `times` steps of each by a transposed convolution, and ReLU."""
+    filters = x.shape[-1]
+    x = _with_time(x, f"{name}_time", style)
+    x = keras.layers.Conv3DTranspose(
+        filters,
+        (times, 1, 1),
+        strides=(times, 1, 1),
+        kernel_initializer=_kernel_init(next(style.seeds)),
+        bias_initializer=_fan_in_uniform(filters * times, next(style.seeds)),
+        dtype=style.dtype,
+        name=f"{name}_grow",
+    )(x)
+    return keras.layers.ReLU(dtype=style.dtype, name=f"{name}_grow_relu")(x)
+
+
 FUSIONS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"concat": concat}
 HEADS: dict[str, Callable[[Tensor, _Style], Tensor]] = {
     "paper": _paper_head,
     "released": _released_head,
+}
+DESIGNS: dict[str, Callable[..., Tensor]] = {
+    "paper": _paper_body,
+    "skip": _skip_body,
 }
 
 
@@ -175,9 +462,18 @@ def magnification() -> tuple[int, int]:
 def build(
     streams: Sequence[str],
     *,
+    design: str = "paper",
     head: str = "paper",
     feature_shape: Sequence[int] = (5, 5, 5, 1024),
+    skip_shapes: Mapping[str, Sequence[int]] | None = None,
+    tuned: Mapping[str, keras.Model] | None = None,
     fusion: str = "concat",
+    targets: int = 1,
+    map_size: tuple[int, int] | None = None,
+    dropout: float = 0.0,
+    blur: float = 0.0,
+    learn_blur: bool = False,
+    centre_prior: str = "none",
     synchronized: bool = False,
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
@@ -187,11 +483,28 @@ def build(
     Args:
         streams: front ends in the order of fusion: ("rgb",), ("flow",) or
             ("rgb", "flow").
+        design: "paper", or "skip" for the network that takes skips.
         head: "paper" (D7 has one filter) or "released" (two filters, ReLU,
-            BatchNorm and a 1 x 1 convolution, as in the authors' program).
+            BatchNorm and a 1 x 1 convolution, as in the authors' program);
+            of the paper's network.
         feature_shape: [time, height, width, channels] of each stream. The
-            first convolution spans all of time.
+            paper's first convolution spans all of time.
+        skip_shapes: {end point: [rows, columns, channels]} of each stream's
+            skips, some of `parts.SKIPS`; at least one for "skip", none else.
+        tuned: {stream: model from other features to these}, trained together
+            with the decoder and saved with it, as `tuned_i3d` builds it.
         fusion: how streams become one tensor, a key of `FUSIONS`.
+        targets: maps of each window, one of `parts.TARGETS`: its last frames.
+        map_size: rows and columns of a map; None for 72 x height by 128 x
+            width.
+        dropout: share of channels that training leaves out, in front of D1
+            and behind D1 to D4 ("skip": behind the units), those stages that
+            have `DROPOUT_FILTERS` or more.
+        blur: standard deviation in pixels of a Gaussian over the map; 0 for
+            none.
+        learn_blur: whether its width is learnt.
+        centre_prior: "none", or what a learnt prior of each place starts
+            from, "neutral" or "gaussian"; see `layers.CentrePrior`.
         synchronized: whether BatchNorm takes its statistics over all replicas
             of a strategy; without, each replica keeps its own and only the
             first one's are saved.
@@ -200,45 +513,58 @@ def build(
             global seed.
 
     Returns:
-        A model from {stream: [batch, *feature_shape]} to saliency
-        [batch, 72 * height, 128 * width, 1] in [0, 1], float32 (float64 under
-        that policy).
+        A model from {part: [batch, *its shape]} (see `parts.name`) to saliency
+        [batch, *map_size, 1] in [0, 1], float32 (float64 under that policy);
+        of several targets [batch, targets, *map_size, 1] in order of time.
 
     Raises:
         ValueError: if an argument is none of the above.
     """
     streams = _check_streams(streams)
-    time, height, width, _ = shape = _check_shape(feature_shape)
+    _, height, width, _ = shape = _check_shape(feature_shape)
     _check_key("head", head, HEADS)
     _check_key("fusion", fusion, FUSIONS)
+    _check_key("design", design, DESIGNS)
+    skip_sizes = _check_skips(design, head, skip_shapes or {})
+    _check_output(targets, dropout, blur, learn_blur, centre_prior)
+    scale_h, scale_w = magnification()
+    map_size = map_size or (scale_h * height, scale_w * width)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-    style = _Style(policy, synchronized, _seeds(seed))
+    style = _Style(policy, synchronized, _seeds(seed), dropout)
+    shapes = _Shapes(targets, (map_size[0], map_size[1]), skip_sizes)
 
     exact = "float64" if policy.variable_dtype == "float64" else "float32"
 
     # === Functional model ===
-    inputs = {s: keras.Input(shape, dtype=exact, name=s) for s in streams}
-    x = FUSIONS[fusion]([inputs[s] for s in streams])
-    x = keras.layers.Conv3D(
-        TEMPORAL_FILTERS,
-        (time, 1, 1),
-        use_bias=False,
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        dtype=policy,
-        name="conv3d",
-    )(x)
-    x = _batch_norm("conv3d_bn", style)(x)
-    x = keras.layers.ReLU(dtype=policy, name="conv3d_relu")(x)
-    x = keras.layers.Reshape(
-        (height, width, TEMPORAL_FILTERS), dtype=policy, name="last_frame"
-    )(x)
-    for layer in DECONVOLUTIONS:
-        x = _deconvolve(x, layer, style)
-        x = _relu_batch_norm(x, layer.name, style)
-    x = HEADS[head](x, style)
+    tuned = tuned or {}
+    inputs = {
+        s: keras.Input(
+            tuned[s].input_shape[1:] if s in tuned else shape,
+            dtype=exact,
+            name=s,
+        )
+        for s in streams
+    }
+    x = FUSIONS[fusion](
+        [tuned[s](inputs[s]) if s in tuned else inputs[s] for s in streams]
+    )
+    skips = {}
+    for end_point, skip_shape in skip_sizes.items():
+        names = [parts.name(s, end_point) for s in streams]
+        inputs |= {
+            n: keras.Input(skip_shape, dtype=exact, name=n) for n in names
+        }
+        skips[end_point] = FUSIONS[fusion]([inputs[n] for n in names])
+    x = DESIGNS[design](x, skips, head, shapes, style)
+    if centre_prior != "none":
+        x = layers.CentrePrior(centre_prior, dtype=exact, name="prior")(x)
     # Half precision would leave some 1,000 grey levels and flush small
     # probabilities to zero.
     x = keras.layers.Activation("sigmoid", dtype=exact, name="saliency")(x)
+    if blur:
+        x = layers.GaussianBlur(
+            blur, learned=learn_blur, dtype=exact, name="blur"
+        )(x)
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 
 
@@ -270,3 +596,50 @@ def _check_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
         )
     time, height, width, channels = shape
     return time, height, width, channels
+
+
+def _check_skips(
+    design: str, head: str, skip_shapes: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, int, int]]:
+    parts.check_skips(tuple(skip_shapes))
+    if (design == "skip") != bool(skip_shapes):
+        raise ValueError(
+            'The design "skip" takes one skip or more, "paper" none. '
+            f"Received: design={design!r}, skips {list(skip_shapes)}"
+        )
+    if design == "skip" and head != "paper":
+        raise ValueError(
+            'The head "released" belongs to the paper\'s network. '
+            f"Received: design={design!r}, head={head!r}"
+        )
+    found = {}
+    for end_point, (rows, columns, channels) in skip_shapes.items():
+        found[end_point] = (int(rows), int(columns), int(channels))
+    return found
+
+
+def _check_output(
+    targets: int,
+    dropout: float,
+    blur: float,
+    learn_blur: bool,
+    centre_prior: str,
+) -> None:
+    if targets not in parts.TARGETS:
+        raise ValueError(
+            f"`targets` must be one of {parts.TARGETS}. Received: {targets}"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(
+            f"`dropout` must be at least 0 and below 1. Received: {dropout}"
+        )
+    if blur < 0 or (learn_blur and not blur):
+        raise ValueError(
+            "`blur` must be 0 or above, and above 0 to be learnt. Received: "
+            f"blur={blur}, learn_blur={learn_blur}"
+        )
+    if centre_prior not in layers.PRIORS:
+        raise ValueError(
+            f"`centre_prior` must be one of {', '.join(layers.PRIORS)}. "
+            f"Received: {centre_prior!r}"
+        )

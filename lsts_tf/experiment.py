@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 
 from lsts_tf import files
+from lsts_tf import parts
 from lsts_tf import windows
 
 FLAGFILE = "experiment.flags"
@@ -62,6 +63,11 @@ class Experiment:
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
+    datasets: tuple[str, ...] = _setting(
+        (),
+        "TFDS names of several datasets that are trained on together, in the "
+        "place of --dataset.",
+    )
     data_dir: str = _setting(
         "", "TFDS data folder. Empty: TFDS_DATA_DIR or its default.", free=True
     )
@@ -72,7 +78,11 @@ class Experiment:
     )
 
     # Which videos, by number.
-    train_videos: str = _setting("1-500", "Videos trained on.")
+    train_videos: str = _setting(
+        "1-500",
+        "Videos trained on. Of several datasets: 1-500,ucf_sports:1-103; of "
+        "those that are not named, the whole training split.",
+    )
     val_videos: str = _setting("501-600", "Videos of the mini-validation.")
     test_videos: str = _setting("601-700", "Videos scored.", free=True)
 
@@ -81,8 +91,26 @@ class Experiment:
         ("rgb",), "Streams: rgb, flow, or both."
     )
     window: int = _setting(79, "Frames in a window.", at_least=1)
+    targets: int = _setting(
+        1,
+        "Maps predicted of one window, its last frames: 1, 8 or 16. Served "
+        "with windows so many frames apart.",
+        at_least=1,
+    )
+    input_size: str = _setting(
+        "224",
+        "Size of a frame as I3D sees it: 224, or rows and columns such as "
+        "224x384. Flow is computed at half of it.",
+    )
     train_stride: int = _setting(
         1, "Distance between the windows that are trained on.", at_least=1
+    )
+    short_clips: str = _setting(
+        "skip",
+        "Clips of fewer frames than a window: skip leaves them out; mirror "
+        "plays them backwards before their start, which gives each frame a "
+        "window.",
+        choices=windows.SHORT_CLIPS,
     )
 
     # Front end.
@@ -121,10 +149,45 @@ class Experiment:
     )
 
     # Decoder and training.
+    decoder: str = _setting(
+        "paper",
+        "Network behind I3D: the paper's, or skip, which takes --skips too.",
+        choices=("paper", "skip"),
+    )
+    skips: tuple[str, ...] = _setting(
+        (),
+        "End points of I3D for --decoder=skip, stored beside Mixed_5c: some "
+        f"of {', '.join(parts.SKIPS)}.",
+    )
+    finetune_from: str = _setting(
+        "",
+        "First block of I3D that is trained too, such as Mixed_5b; empty: "
+        "none.",
+        choices=("", *parts.BLOCKS),
+    )
+    finetune_rate: float = _setting(
+        0.1, "Learning rate of these blocks, as a part of the others'."
+    )
     head: str = _setting(
         "paper",
         "Last layers: as in the paper, or as in the authors' released program.",
         choices=("paper", "released"),
+    )
+    dropout: float = _setting(
+        0.0,
+        "Share of the decoder's channels that training leaves out.",
+        at_least=0,
+    )
+    blur: float = _setting(
+        0.0,
+        "Standard deviation of a Gaussian over the map, in pixels; 0 for none.",
+        at_least=0,
+    )
+    learn_blur: bool = _setting(False, "Learn the width of --blur.")
+    centre_prior: str = _setting(
+        "none",
+        "Learnt odds of each place: none, or what they start from.",
+        choices=("none", "neutral", "gaussian"),
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
@@ -243,6 +306,7 @@ class Experiment:
                     f"Received: {value!r}"
                 )
         windows.check_streams(self.streams)
+        self._check_recipe()
         if self.features == "live" and self.front_end != "window":
             raise ValueError(
                 "--features=live computes each window alone, so it goes with "
@@ -258,13 +322,71 @@ class Experiment:
                 f"it. Received: {self.lr_halving_steps} with "
                 f"--schedule={self.schedule}"
             )
+        if self.short_clips == "mirror" and self.targets > 1:
+            raise ValueError(
+                "--short_clips=mirror goes with --targets=1, because the "
+                "frames played before a clip have no truth. Received: "
+                f"--targets={self.targets}"
+            )
+        bases = [name.partition(":")[0] for name in self.dataset_names]
+        if len(set(bases)) < len(bases) or "" in bases:
+            raise ValueError(
+                "--datasets must be different datasets. "
+                f"Received: {','.join(self.dataset_names)!r}"
+            )
         for name in ("train_videos", "val_videos", "test_videos"):
-            windows.parse_ranges(getattr(self, name))
+            self.videos(name)
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The datasets: --datasets, or --dataset alone."""
+        return self.datasets or (self.dataset,)
+
+    def videos(self, setting: str) -> dict[str, frozenset[int]]:
+        """{dataset: numbers} that a setting such as "train_videos" names."""
+        return windows.parse_videos(getattr(self, setting), self.dataset_names)
+
+    def _check_recipe(self) -> None:
+        parts.parse_size(self.input_size)
+        parts.check_skips(self.skips)
+        if (self.decoder == "skip") != bool(self.skips):
+            raise ValueError(
+                "--decoder=skip goes with one of --skips or more, and they "
+                f"with it. Received: --decoder={self.decoder}, "
+                f"--skips={','.join(self.skips)}"
+            )
+        if self.decoder == "skip" and self.head != "paper":
+            raise ValueError(
+                "--head belongs to --decoder=paper. Received: "
+                f"--head={self.head} with --decoder=skip"
+            )
+        if self.targets not in parts.TARGETS or self.targets > self.window:
+            raise ValueError(
+                f"--targets must be one of {parts.TARGETS}, and no more than "
+                f"--window={self.window}. Received: {self.targets}"
+            )
+        if not 0 < self.finetune_rate <= 1:
+            raise ValueError(
+                "--finetune_rate must be above 0 and at most 1. Received: "
+                f"{self.finetune_rate}"
+            )
+        if not self.dropout < 1:
+            raise ValueError(
+                f"--dropout must be below 1. Received: {self.dropout}"
+            )
+        if self.learn_blur and not self.blur:
+            raise ValueError(
+                "--learn_blur needs a width to start from, such as --blur=8. "
+                "Received: --blur=0"
+            )
 
     def geometry(self, stride: int = 1) -> windows.Geometry:
         """Windows of this experiment, `stride` frames apart."""
         return windows.Geometry.of(
-            self.streams, length=self.window, stride=stride
+            self.streams,
+            length=self.window,
+            stride=stride,
+            short=self.short_clips,
         )
 
     def front_end_arguments(self) -> dict[str, Any]:
@@ -276,6 +398,24 @@ class Experiment:
             "front_end": self.front_end,
             "dtype": self.front_end_dtype,
             "flow": self.flow,
+            "size": parts.parse_size(self.input_size),
+            "skips": self.skips,
+            "end_point": parts.stem(self.finetune_from),
+            "seed": self.seed,
+        }
+
+    def decoder_arguments(self) -> dict[str, Any]:
+        """What `decoder.build` needs to know besides sizes."""
+        return {
+            "streams": self.streams,
+            "design": self.decoder,
+            "head": self.head,
+            "targets": self.targets,
+            "dropout": self.dropout,
+            "blur": self.blur,
+            "learn_blur": self.learn_blur,
+            "centre_prior": self.centre_prior,
+            "dtype": self.precision,
             "seed": self.seed,
         }
 

@@ -39,9 +39,8 @@ import tensorflow as tf
 import lsts_tf
 from lsts_tf import experiment
 from lsts_tf import files
-from lsts_tf import flow as flow_lib
+from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import serving
 
@@ -223,7 +222,7 @@ def _tflite(
         )
     }
     signatures = {DECODER: _signature(decoder, _INPUTS)}
-    if not graph.stops:
+    if not graph.stops_window:
         window, variables = graph.clip()
         _convert(window, variables, folder / WINDOW)
         signals = _signals(predictor)
@@ -238,7 +237,7 @@ def _tflite(
         signatures[WINDOW] = _signature(window, _SIGNALS)
     return {
         "signatures": signatures,
-        "left_out": {WINDOW: graph.stops} if graph.stops else {},
+        "left_out": {WINDOW: graph.stops_window} if graph.stops_window else {},
         "parity": parity,
     }
 
@@ -256,7 +255,7 @@ def _signature(function: Any, meanings: Mapping[str, str]) -> dict[str, Any]:
             name: {
                 "dtype": spec.dtype.name,
                 "shape": spec.shape.as_list(),
-                "meaning": meanings[name],
+                "meaning": meanings[name.partition("_")[0]],
             }
             for name, spec in specs.items()
         },
@@ -308,11 +307,12 @@ def _deprecated_interpreter() -> Iterator[None]:
 def _features(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
     """Two windows' features as I3D leaves them: not negative, many zeros."""
     rng = np.random.default_rng(0)
-    shape = (2, *predictor.extractor.feature_shape)
-    return {
-        stream: np.maximum(rng.normal(-0.1, 0.5, shape), 0).astype(np.float32)
-        for stream in predictor.extractor.streams
-    }
+    found = {}
+    for stream in predictor.extractor.streams:
+        for part, shape in predictor.extractor.part_shapes(stream).items():
+            some = np.maximum(rng.normal(-0.1, 0.5, (2, *shape)), 0)
+            found[part] = some.astype(np.float32)
+    return found
 
 
 def _of_features(
@@ -340,14 +340,15 @@ def _signals(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
     places = itertools.islice(itertools.cycle((0, 1)), extractor.window)
     found: dict[str, np.ndarray] = {}
     if "rgb" in extractor.streams:
-        squeezed = [preprocess.squeeze(frame) for frame in frames]
+        squeezed = [extractor.squeeze(frame) for frame in frames]
         found["rgb"] = np.stack([squeezed[k] for k in places])[None]
     if "flow" in extractor.streams:
         rng = np.random.default_rng(0)
         shape = (extractor.window, 8, 8, 2)
         coarse = rng.normal(0, 2, shape).astype(np.float32)
-        size = (flow_lib.SIZE, flow_lib.SIZE)
-        found["flow"] = np.stack([cv2.resize(c, size) for c in coarse])[None]
+        rows, columns = parts.half(extractor.size)
+        large = [cv2.resize(c, (columns, rows)) for c in coarse]
+        found["flow"] = np.stack(large)[None]
     return found
 
 

@@ -3,7 +3,8 @@
 One door: frames reach a network here and nowhere else, so that what was
 trained on is what is served. A frame is uint8 RGB [H, W, 3]; a feature is
 float32 [5, 5, 5, 1024] for 79 frames (`i3d.feature_shape`), Mixed_5c after
-average pooling, and belongs to the window of its target.
+average pooling, and belongs to the window of its target. Skips are parts of a
+window's features beside it, see `parts`. Sizes below are those of 224 x 224.
 
 `Extractor` computes; `Stores` says where its results are kept, and `fill`
 computes what is missing there, video by video. `outcomes` is the work itself,
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -35,6 +37,7 @@ from lsts_tf import dataset
 from lsts_tf import flow as flow_lib
 from lsts_tf import i3d
 from lsts_tf import i3d_weights
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import sliding_i3d
 from lsts_tf import stores
@@ -53,12 +56,6 @@ def unwatched(video: int, part: float) -> None:
     """An `Advance` for those who do not watch."""
 
 
-_PREPARE: Mapping[str, Callable[[Any], Any]] = {
-    "rgb": preprocess.rgb,
-    "flow": preprocess.flow,
-}
-
-
 class Extractor:
     """I3D over every window of a video, for one or two streams.
 
@@ -70,6 +67,10 @@ class Extractor:
         front_end: "window" or "continuous"; see `sliding_i3d`.
         dtype: "float32" or "bfloat16", the arithmetic of I3D.
         flow: How flow is computed; see `flow.method`.
+        size: Rows and columns of a frame as I3D sees it.
+        skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
+        end_point: Whose activations are the main part: Mixed_5c, pooled, or
+            one in front of layers that are trained, as it is.
         seed: Seed of random weights.
     """
 
@@ -82,32 +83,65 @@ class Extractor:
         front_end: str = "window",
         dtype: str = "float32",
         flow: str = "tvl1",
+        size: tuple[int, int] = parts.SIZE,
+        skips: Sequence[str] = (),
+        end_point: str = parts.MAIN,
         seed: int = 0,
     ) -> None:
         windows.check_streams(streams)
+        parts.check_skips(skips)
+        i3d.check_order(skips, end_point)
         self.streams = tuple(streams)
         self.window = window
         self.front_end = front_end
         self.dtype = dtype
         self.flow = flow_lib.Flow(flow)
+        self.size = size
+        self.skips = tuple(skips)
+        self.end_point = end_point
         self.networks: dict[str, keras.Model] = {}
         self.weights: dict[str, i3d_weights.Weights] = {}
         for stream in self.streams:
             channels = i3d_weights.CHANNELS[stream]
-            network = i3d.build(channels, name=f"i3d_{stream}")
+            network = i3d.build(
+                channels, height=size[0], width=size[1], name=f"i3d_{stream}"
+            )
             self.weights[stream] = i3d_weights.load(
                 network, stream, sources[stream], seed=seed
             )
             self.networks[stream] = network
+        self._ends = {
+            stream: i3d.at(network, (end_point, *self.skips))
+            for stream, network in self.networks.items()
+        }
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
         # Whose turn it is to push into one of them.
         self._turns: dict[tuple[str, int], object] = {}
-        self._alone: dict[str, Callable[[np.ndarray], tf.Tensor]] = {}
+        self._alone: dict[str, Callable[[np.ndarray], dict]] = {}
 
     @property
     def feature_shape(self) -> tuple[int, int, int, int]:
         """Shape of a feature, [5, 5, 5, 1024] for 79 frames."""
-        return i3d.feature_shape(self.window)
+        if self._is_pooled:
+            return i3d.feature_shape(self.window, *self.size)
+        return i3d.shapes(self.window, *self.size)[self.end_point]
+
+    @property
+    def decoder_shape(self) -> tuple[int, int, int, int]:
+        """Shape of what a decoder reads, behind layers that are trained."""
+        return i3d.feature_shape(self.window, *self.size)
+
+    @property
+    def skip_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """{end point: [rows, columns, channels]} of the skips."""
+        return i3d.skip_shapes(self.skips, self.window, *self.size)
+
+    def part_shapes(self, stream: str) -> dict[str, tuple[int, ...]]:
+        """{name of a part: its shape} of one stream; the main part first."""
+        skips = self.skip_shapes
+        return {stream: self.feature_shape} | {
+            parts.name(stream, skip): skips[skip] for skip in self.skips
+        }
 
     @property
     def note(self) -> str:
@@ -116,13 +150,25 @@ class Extractor:
         return f"random I3D weights ({', '.join(random)})" if random else ""
 
     def describe(self) -> dict[str, Any]:
-        """What a model's features come from; stands in its run folder."""
-        return {
+        """What a model's features come from; stands in its run folder.
+
+        What came later stands there only where it differs from what was
+        before it, so that earlier descriptions stay true.
+        """
+        found: dict[str, Any] = {
             "window": self.window,
             "front_end": self.front_end,
             "dtype": self.dtype,
-            "streams": {s: self._describe(s) for s in self.streams},
         }
+        if self.size != parts.SIZE:
+            found["input_size"] = list(self.size)
+        if not self._is_pooled:
+            found["end_point"] = self.end_point
+        if self.skips:
+            rule = f"mean of the last {parts.RECENT} frames' steps"
+            found["skips"] = dict.fromkeys(sorted(self.skips), rule)
+        found["streams"] = {s: self._describe(s) for s in self.streams}
+        return found
 
     def _describe(self, stream: str) -> dict[str, Any]:
         weights = self.weights[stream]
@@ -130,7 +176,7 @@ class Extractor:
             "weights": weights.source,
             "weights_sha256": weights.checksum,
             "weights_random": weights.is_random,
-            "preprocessing": preprocess.DESCRIPTION[stream],
+            "preprocessing": preprocess.describe(stream, self.size),
         }
         if stream == "flow":
             found["flow"] = self.flow.describe()
@@ -153,12 +199,25 @@ class Extractor:
                 "A frame is uint8 RGB [H, W, 3]. "
                 f"Received: {frame.dtype} {list(frame.shape)}"
             )
-        each = {"rgb": preprocess.squeeze, "flow": flow_lib.gray}
+        each = {"rgb": self.squeeze, "flow": self._gray}
         return {stream: each[stream](frame) for stream in self.streams}
+
+    def squeeze(self, frame: np.ndarray) -> np.ndarray:
+        """A frame at the size of the network's input."""
+        return preprocess.squeeze(frame, self.size)
+
+    def _gray(self, frame: np.ndarray) -> np.ndarray:
+        return flow_lib.gray(frame, size=parts.half(self.size))
+
+    def _in_range(self, stream: str, elements: Any) -> Any:
+        """Frames or flows as I3D reads them."""
+        if stream == "rgb":
+            return preprocess.rgb(elements)
+        return preprocess.flow(elements, self.size)
 
     def flows(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Flows 1 … T - 1 of T frames: float16 [112, 112, 2], as stored."""
-        yield from self._flows(map(flow_lib.gray, frames))
+        yield from self._flows(map(self._gray, frames))
 
     def _flows(
         self, grays: Iterable[np.ndarray], chunk: int | None = None
@@ -177,8 +236,20 @@ class Extractor:
         Returns:
             float32 [5, 5, 5, 1024].
         """
-        mixed = self.networks[stream](_PREPARE[stream](clip)[None])
-        return i3d.pool(mixed)[0]
+        return self.encode_parts(stream, clip)[stream]
+
+    def encode_parts(self, stream: str, clip: Any) -> dict[str, Any]:
+        """Does what `encode` does; returns {name of a part: it}."""
+        ends = self._ends[stream](self._in_range(stream, clip)[None])
+        main = ends[self.end_point]
+        found = {stream: i3d.pool(main) if self._is_pooled else main}
+        for skip in self.skips:
+            found[parts.name(stream, skip)] = i3d.recent(ends[skip], skip)
+        return {name: part[0] for name, part in found.items()}
+
+    @property
+    def _is_pooled(self) -> bool:
+        return self.end_point == parts.MAIN
 
     def features(
         self,
@@ -211,6 +282,21 @@ class Extractor:
         Raises:
             RuntimeError: Another signal was begun meanwhile.
         """
+        for found in self.all_parts(
+            stream, signal, stride=stride, length=length, chunk=chunk
+        ):
+            yield found[stream]
+
+    def all_parts(
+        self,
+        stream: str,
+        signal: Iterable[np.ndarray],
+        *,
+        stride: int = 1,
+        length: int | None = None,
+        chunk: int = CHUNK,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Does what `features` does; yields {name of a part: it}."""
         sliding = self._slide(stream, stride)
         if length is not None and self._is_short(
             stream, sum(sliding.costs.values()), length, stride
@@ -225,9 +311,17 @@ class Extractor:
                     "Another clip was begun before this one was over. One "
                     "model takes one clip at a time; load another one."
                 )
-            prepared = np.asarray(_PREPARE[stream](np.stack(some)))
-            yield from sliding.push(prepared)
-        yield from sliding.finish()
+            prepared = np.asarray(self._in_range(stream, np.stack(some)))
+            yield from self._each(stream, sliding.push_parts(prepared))
+        yield from self._each(stream, sliding.finish_parts())
+
+    def _each(
+        self, stream: str, found: Mapping[str, np.ndarray]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Windows one by one, out of {end point: [windows, ...]}."""
+        names = list(self.part_shapes(stream))
+        for row in zip(*found.values(), strict=True):
+            yield dict(zip(names, row, strict=True))
 
     def _is_short(
         self, stream: str, shared_cost: float, length: int, stride: int
@@ -240,16 +334,17 @@ class Extractor:
         if self.front_end != "window" or self.dtype != "float32":
             return False
         channels = i3d_weights.CHANNELS[stream]
-        alone = sum(i3d.multiply_adds(self.window, channels).values())
+        costs = i3d.multiply_adds(self.window, channels, *self.size)
+        alone = sum(costs[x.name] for x in i3d.layers(self.end_point))
         count = max(length - self.window, -1) // stride + 1
         return count * alone < shared_cost * length / stride
 
     def _each_window(
         self, stream: str, signal: Iterable[np.ndarray], stride: int
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[dict[str, np.ndarray]]:
         if stream not in self._alone:
             self._alone[stream] = tf.function(
-                functools.partial(self.encode, stream)
+                functools.partial(self.encode_parts, stream)
             )
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
@@ -258,7 +353,8 @@ class Extractor:
             recent.append(element)
             first, since = self.window - 1, index - self.window + 1
             if index >= first and since % stride == 0:
-                yield self._alone[stream](np.stack(recent)).numpy()
+                found = self._alone[stream](np.stack(recent))
+                yield {name: part.numpy() for name, part in found.items()}
 
     @property
     def delay(self) -> int:
@@ -280,6 +376,8 @@ class Extractor:
                 window=self.window,
                 stride=stride,
                 front_end=self.front_end,
+                skips=self.skips,
+                end_point=self.end_point,
                 dtype=self.dtype,
                 compile=tf.function,
             )
@@ -304,7 +402,8 @@ class Extractor:
                 of the signals come before another frame is taken.
 
         Yields:
-            (target, {stream: float32 [5, 5, 5, 1024]}).
+            (target, {stream: float32 [5, 5, 5, 1024]}), and skips if there
+            are any, by the names of their parts.
         """
         geometry = windows.Geometry.of(
             self.streams, length=self.window, stride=stride
@@ -320,7 +419,7 @@ class Extractor:
             else:
                 # Two streams see the same frames: from the first flow's on.
                 signal = itertools.islice(signal, geometry.first, None)
-            found[stream] = self.features(
+            found[stream] = self.all_parts(
                 stream,
                 signal,
                 stride=stride,
@@ -330,7 +429,12 @@ class Extractor:
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
             target = geometry.first_target + place * stride
-            yield target, dict(zip(found, features, strict=True))
+            yield (
+                target,
+                dict(
+                    itertools.chain.from_iterable(f.items() for f in features)
+                ),
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -340,8 +444,8 @@ class Stores:
     Attributes:
         truth: Density and fixation maps of every frame.
         flow: Flows; None where no stream needs them.
-        features: Features of each stream.
-        geometry: Which windows have features, for each stream.
+        features: Features of each part of each stream; see `parts.name`.
+        geometry: Which windows have features, for each part.
         mirrored: Whether the features are those of the mirrored videos.
     """
 
@@ -363,6 +467,7 @@ def open_stores(
     dataset_name: str,
     extractor: Extractor,
     stride: int,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
@@ -370,6 +475,9 @@ def open_stores(
     RGB features at stride 1 start with the first window that RGB alone has,
     and so serve LSTS-RGB and LSTS-RGB&Flow. Features of mirrored videos lie
     beside the others; flows and truth are those of the videos as they are.
+    What becomes of short clips (`windows.Geometry.short`) does not tell stores
+    apart: of those that are in one, the features are those of clips played
+    backwards before their start.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -382,14 +490,17 @@ def open_stores(
         ),
         verify=True,
     )
+    size = ""
+    if extractor.size != parts.SIZE:
+        size = f"-{parts.size_name(extractor.size)}"
     flow = None
     if "flow" in extractor.streams:
         flow = stores.Store.create(
-            folder / "flow",
+            folder / f"flow{size}",
             stores.Manifest(
                 kind="flow",
                 dataset=dataset_name,
-                shape=(flow_lib.SIZE, flow_lib.SIZE, 2),
+                shape=(*parts.half(extractor.size), 2),
                 dtype="float16",
                 details={"flow": extractor.flow.describe()},
             ),
@@ -398,29 +509,37 @@ def open_stores(
     features, geometry = {}, {}
     for stream in extractor.streams:
         sharing = (stream,) if stride == 1 else extractor.streams
-        geometry[stream] = windows.Geometry.of(
-            sharing, length=extractor.window, stride=stride
+        chosen = windows.Geometry.of(
+            sharing, length=extractor.window, stride=stride, short=short
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
-        details |= {"stride": stride, "first": geometry[stream].first}
-        place = f"{stream}-{extractor.front_end}{extractor.window}"
+        skips = details.pop("skips", {})
+        details |= {"stride": stride, "first": chosen.first}
+        place = f"{stream}-{extractor.front_end}{extractor.window}{size}"
         if stride > 1:
-            place += f"-stride{stride}-first{geometry[stream].first}"
+            place += f"-stride{stride}-first{chosen.first}"
+        if extractor.end_point != parts.MAIN:
+            place += f"-{extractor.end_point}"
         if mirrored:
             place += "-mirrored"
             details["mirrored"] = True
-        features[stream] = stores.Store.create(
-            folder / place,
-            stores.Manifest(
-                kind="features",
-                dataset=dataset_name,
-                shape=extractor.feature_shape,
-                dtype="float16",
-                details=details,
-            ),
-            verify=True,
-        )
+        rules: dict[str, dict[str, str]] = {stream: {}}
+        for skip, rule in skips.items():
+            rules[parts.name(stream, skip)] = {"skip": skip, "rule": rule}
+        for part, about in rules.items():
+            geometry[part] = chosen
+            features[part] = stores.Store.create(
+                folder / place.replace(stream, part, 1),
+                stores.Manifest(
+                    kind="features",
+                    dataset=dataset_name,
+                    shape=extractor.part_shapes(stream)[part],
+                    dtype="float16",
+                    details=details | about,
+                ),
+                verify=True,
+            )
     return Stores(
         truth=truth,
         flow=flow,
@@ -438,6 +557,7 @@ def ready_stores(
     *,
     stride: int,
     purpose: str,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
@@ -446,6 +566,7 @@ def ready_stores(
         dataset_name=data.name,
         extractor=extractor,
         stride=stride,
+        short=short,
         mirrored=mirrored,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
@@ -595,17 +716,33 @@ def extract_video(
                 "on it or scored. Choose other videos."
             )
         kept.truth.write(number, maps=video.maps, fixations=video.fixations)
-    wanted = [kept.flow, *kept.features.values()]
-    stages = sum(s is not None and number not in s for s in wanted)
+    absent = {
+        stream: {
+            part: kept.features[part]
+            for part in extractor.part_shapes(stream)
+            if number not in kept.features[part]
+        }
+        for stream in extractor.streams
+    }
+    stages = sum(map(bool, absent.values()))
+    stages += kept.flow is not None and number not in kept.flow
 
     def step(part: float) -> None:
         advance(number, part / stages)
 
     if kept.flow is not None and number not in kept.flow:
-        flows = extractor.flows(video.frames())
-        _store(kept.flow, number, range(1, video.num_frames), flows, step)
-    for stream, store in kept.features.items():
-        if number in store:
+        # One frame does not move; a store has a record of each video at least.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = extractor.flows(moving.frames())
+        _store(
+            {"flow": kept.flow},
+            number,
+            range(1, moving.num_frames),
+            ({"flow": flow} for flow in flows),
+            step,
+        )
+    for stream, wanted in absent.items():
+        if not wanted:
             continue
         geometry = kept.geometry[stream]
         targets = geometry.targets(video.num_frames)
@@ -613,47 +750,68 @@ def extract_video(
             raise ValueError(
                 f"Video {number} has {video.num_frames} frames, fewer than "
                 f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, or leave it out."
+                "Lower --window, leave it out, or use --short_clips=mirror."
             )
-        features = extractor.features(
+        lead = geometry.lead(video.num_frames)
+        played = video.after(lead)
+        found = extractor.all_parts(
             stream,
-            _signal(stream, video, kept, geometry),
+            _signal(stream, played, extractor, kept, geometry, lead=lead),
             stride=geometry.stride,
-            length=video.num_frames - geometry.first,
+            length=played.num_frames - geometry.first,
         )
-        _store(store, number, targets, features, step)
+        _store(wanted, number, targets, found, step)
 
 
 def _store(
-    store: stores.Store,
+    wanted: Mapping[str, stores.Store],
     video: int,
     targets: range,
-    records: Iterable[np.ndarray],
+    records: Iterable[Mapping[str, np.ndarray]],
     step: Callable[[float], None],
 ) -> None:
     """Write records as they come; `step` is told which part each one is."""
-    with store.writer(
-        video, count=len(targets), first=targets.start, step=targets.step
-    ) as writer:
+    with contextlib.ExitStack() as stack:
+        writers = {
+            part: stack.enter_context(
+                store.writer(
+                    video,
+                    count=len(targets),
+                    first=targets.start,
+                    step=targets.step,
+                )
+            )
+            for part, store in wanted.items()
+        }
         for record in records:
-            writer.append(record[None])
+            for part, writer in writers.items():
+                writer.append(record[part][None])
             step(1 / len(targets))
 
 
 def _signal(
     stream: str,
     video: dataset.Video,
+    extractor: Extractor,
     kept: Stores,
     geometry: windows.Geometry,
+    *,
+    lead: Sequence[int],
 ) -> Iterator[np.ndarray]:
-    """What I3D sees of a video, from the geometry's first frame on."""
+    """What I3D sees of a video, from the geometry's first frame on.
+
+    `lead` are the frames that are played before its own.
+    """
 
     def seen(signal: np.ndarray) -> np.ndarray:
         return preprocess.mirror(stream, signal) if kept.mirrored else signal
 
     if stream == "rgb":
         frames = itertools.islice(video.frames(), geometry.first, None)
-        yield from map(seen, map(preprocess.squeeze, frames))
+        yield from map(seen, map(extractor.squeeze, frames))
+    elif lead:
+        # Backwards, motion is another one than what is stored.
+        yield from map(seen, extractor.flows(video.frames()))
     elif kept.flow is not None:
         rows = range(kept.flow.length(video.number))
         for start in range(0, len(rows), CHUNK):
@@ -678,15 +836,16 @@ def missing_bytes(
         frames = data.frame_counts[number]
         if kept.flow is not None and number not in kept.flow:
             needed += (frames - 1) * kept.flow.record_bytes
-        for stream, store in kept.features.items():
+        for part, store in kept.features.items():
             if number not in store:
-                count = len(kept.geometry[stream].targets(frames))
+                count = len(kept.geometry[part].targets(frames))
                 needed += count * store.record_bytes
     return needed
 
 
 def require_disk(kept: Stores, needed: int, videos: int) -> None:
-    """Raise OSError, before the work, unless `needed` bytes are free."""
+    """Say how much will be written; raise OSError unless it is free."""
+    logging.info("%.2f GB to store for %d videos.", needed / 1e9, videos)
     stores.require_free(
         kept.truth.root, needed, f"the flows and features of {videos} videos"
     )

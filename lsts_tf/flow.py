@@ -3,8 +3,8 @@
 Frames are numbered from 0. Flow k is the motion from frame k-1 to frame k;
 there is no flow 0, so T frames have T-1 flows. A flow is float32 [h, w, 2]:
 (x, y) in pixels a frame, on the grid of the grey frames that it was computed
-from (112 x 112), where x grows to the right and y downwards. It is a
-forward flow: what is at (x, y) in frame k-1 is at (x, y) + flow in frame k.
+from (112 x 112 as published), where x grows to the right and y downwards. It is
+a forward flow: what is at (x, y) in frame k-1 is at (x, y) + flow in frame k.
 """
 
 import collections
@@ -23,7 +23,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-SIZE = 112
+from lsts_tf import parts
+
 METHODS = ("tvl1", "opencv", "dis")
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
@@ -31,22 +32,24 @@ Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _Pair = tuple[np.ndarray, np.ndarray]
 
 
-def gray(frame: np.ndarray, *, size: int = SIZE) -> np.ndarray:
-    """Shrinks a frame to the grey square that flow is computed from.
+def gray(
+    frame: np.ndarray, *, size: tuple[int, int] = parts.FLOW_SIZE
+) -> np.ndarray:
+    """Shrinks a frame to the small grey one that flow is computed from.
 
     By area: bilinear shrinking of 640 x 360 aliases, which costs two to five
     times the accuracy of the flow on textured frames.
 
     Args:
         frame: uint8 [H, W, 3], RGB.
-        size: Width and height of the result; the aspect ratio is not kept.
+        size: Rows and columns of the result; the aspect ratio is not kept.
 
     Returns:
-        uint8 [size, size].
+        uint8 of that size.
     """
     return cv2.resize(
         cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),
-        (size, size),
+        size[::-1],
         interpolation=cv2.INTER_AREA,
     )
 

@@ -24,7 +24,9 @@ from lsts_tf import devices
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import i3d
+from lsts_tf import i3d_weights
 from lsts_tf import input_pipeline
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import trainer as trainer_lib
 from lsts_tf import windows
@@ -117,10 +119,21 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
     )
     yield from _disk(settings, data, frames, number)
     strategy = devices.choose_strategy(settings.strategy)
+    size = parts.parse_size(settings.input_size)
+    networks = {}
+    if settings.finetune_from:
+        networks = {
+            stream: i3d.build(
+                i3d_weights.CHANNELS[stream], height=size[0], width=size[1]
+            )
+            for stream in settings.streams
+        }
     trainer = trainer_lib.Trainer(
         settings,
         strategy,
-        feature_shape=i3d.feature_shape(settings.window),
+        feature_shape=i3d.feature_shape(settings.window, *size),
+        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        networks=networks,
         steps=steps,
     )
     replicas = strategy.num_replicas_in_sync
@@ -153,13 +166,19 @@ def _disk(
     frames: Mapping[str, Sequence[int]],
     number: Mapping[str, int],
 ) -> Iterator[str]:
-    record = 2 * math.prod(i3d.feature_shape(settings.window))
+    size = parts.parse_size(settings.input_size)
+    main = i3d.feature_shape(settings.window, *size)
+    if settings.finetune_from:
+        end_point = parts.stem(settings.finetune_from)
+        main = i3d.shapes(settings.window, *size)[end_point]
+    skips = i3d.skip_shapes(settings.skips, settings.window, *size)
+    record = 2 * sum(map(math.prod, (main, *skips.values())))
     copies = len(settings.streams) * (1 + settings.flip)
     wanted = number["validation"] * record * len(settings.streams)
     if settings.features == "stored":
         wanted += number["training"] * record * copies
     if "flow" in settings.streams:
-        flow = 2 * 2 * preprocess.FLOW_SIZE**2
+        flow = 2 * 2 * math.prod(parts.half(size))
         wanted += sum(n - 1 for each in frames.values() for n in each) * flow
     folder = extractor_lib.store_folder(
         pathlib.Path(settings.store_dir), data.name

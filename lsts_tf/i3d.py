@@ -14,12 +14,15 @@ Sources: "Quo Vadis, Action Recognition?" (arXiv 1705.07750) and the network
 that its authors published as google-deepmind/kinetics-i3d.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import math
 from typing import Any
 from typing import NamedTuple
 
 import keras
+
+from lsts_tf import parts
 
 Triple = tuple[int, int, int]
 
@@ -210,6 +213,75 @@ def pooling_kernel(steps: int, rows: int, columns: int) -> Triple:
     """
     time, height, width = POOLING
     return min(time, steps), min(height, rows), min(width, columns)
+
+
+def spacing(end_point: str) -> int:
+    """Returns the frames between two steps of an end point.
+
+    For instance 2 behind the first convolution, 8 at Mixed_5c.
+    """
+    found = 1
+    for layer in layers(end_point):
+        if not isinstance(layer, Mixed):
+            found *= layer.stride[0]
+    return found
+
+
+def skip_shapes(
+    skips: Iterable[str], frames: int, height: int = 224, width: int = 224
+) -> dict[str, Triple]:
+    """Returns [rows, columns, channels] of each skip, by end point.
+
+    For instance Mixed_4f of 224 x 224 is (14, 14, 832).
+    """
+    found = shapes(frames, height, width)
+    return {
+        skip: (found[skip][1], found[skip][2], found[skip][3]) for skip in skips
+    }
+
+
+def check_order(skips: Iterable[str], end_point: str) -> None:
+    """Raises ValueError unless all skips lie in front of an end point."""
+    last = END_POINTS.index(layers(end_point)[-1].name)
+    late = [skip for skip in skips if END_POINTS.index(skip) >= last]
+    if late:
+        raise ValueError(
+            f"Skips lie in front of {end_point}, up to which I3D is frozen. "
+            f"Received: {', '.join(late)}"
+        )
+
+
+def recent(features: Any, end_point: str) -> Any:
+    """Averages the last steps of an end point, as a skip has it.
+
+    Args:
+      features: float [batch, steps, rows, columns, channels].
+      end_point: where they come from.
+
+    Returns:
+      [batch, rows, columns, channels]; see `parts`.
+    """
+    count = parts.recent_steps(features.shape[1], spacing(end_point))
+    return keras.ops.mean(features[:, -count:], axis=1)
+
+
+def at(network: keras.Model, end_points: Iterable[str]) -> keras.Model:
+    """Returns a model of the same layers that gives end points.
+
+    Args:
+      network: from `build`, not pooled.
+      end_points: some that it has.
+
+    Returns:
+      A model from clips to {end point: [batch, steps, rows, columns,
+      channels]}.
+    """
+    ends = {
+        name: network.get_layer(_end_name(name)).output for name in end_points
+    }
+    model = keras.Model(network.input, ends, name=network.name)
+    model.trainable = False
+    return model
 
 
 def pool(features: Any) -> Any:

@@ -10,7 +10,9 @@ without replaying what came before.
   [B, length, 112, 112, 2]}, truth). Each video is decoded once an epoch; a
   few videos are open at a time, and windows are drawn from them at random.
 * truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
-  `preprocess.target`.
+  `preprocess.target`. With several `maps` of a window it is [B, maps, 360,
+  640, 2], of the window's last frames in order of time. Videos of another
+  size are brought to this one.
 
 A batch may be read in equal parts, one for each replica: part k of n holds
 rows k B / n and following. A `Part` names those that one reader reads.
@@ -29,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import dataset
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import stores
 from lsts_tf import windows
@@ -158,6 +161,7 @@ class StoredWindows:
         geometry: Which of their windows to take.
         mirrored: The same stores of the mirrored videos; training then
             mirrors half of the windows, others each epoch.
+        maps: Of how many of a window's last frames there is truth.
 
     Raises:
         ValueError: A window has no features.
@@ -171,10 +175,12 @@ class StoredWindows:
         videos: Sequence[int],
         geometry: windows.Geometry,
         mirrored: Mapping[str, stores.Store] | None = None,
+        maps: int = 1,
     ) -> None:
         self._features = dict(features)
         self._mirrored = dict(mirrored or {})
         self._truth = truth
+        self._maps = maps
         self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
             (video, target)
@@ -214,13 +220,13 @@ class StoredWindows:
             stream: [(v, self._rows[stream][v, t]) for v, t in pairs]
             for stream in self._features
         }
-        truth = read_truth(self._truth, pairs)
+        truth = self._read_truth(pairs)
         if flips is None or not flips.any():
             return {
                 stream: store.read_batch(rows[stream])
                 for stream, store in self._features.items()
             }, truth
-        truth[flips] = truth[flips, :, ::-1]
+        truth[flips] = truth[flips][..., ::-1, :]
         features = {}
         for stream, store in self._features.items():
             batch = np.empty((len(pairs), *store.shape), store.dtype)
@@ -235,6 +241,15 @@ class StoredWindows:
                     )
             features[stream] = batch
         return features, truth
+
+    def _read_truth(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+        if self._maps == 1:
+            return read_truth(self._truth, pairs)
+        frames = [
+            (v, t + back) for v, t in pairs for back in range(1 - self._maps, 1)
+        ]
+        found = read_truth(self._truth, frames)
+        return found.reshape(len(pairs), -1, *found.shape[1:])
 
     def training(
         self,
@@ -341,7 +356,9 @@ class StoredWindows:
             (tf.as_dtype(store.dtype), (batch_size, *store.shape))
             for store in self._features.values()
         ]
-        shapes.append((tf.uint8, (batch_size, *preprocess.MAP_SIZE, 2)))
+        several = () if self._maps == 1 else (self._maps,)
+        truth = (batch_size, *several, *preprocess.MAP_SIZE, 2)
+        shapes.append((tf.uint8, truth))
 
         def graph(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             flat = tf.numpy_function(load, [number], [d for d, _ in shapes])
@@ -360,8 +377,10 @@ def read_truth(
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
     batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
-        batch[row, ..., 0] = truth.maps(video, [frame])[0]
-        batch[row, ..., 1] = truth.fixations(video, [frame])[0]
+        batch[row, ..., 0] = preprocess.density(truth.maps(video, [frame])[0])
+        batch[row, ..., 1] = preprocess.fixations(
+            truth.fixations(video, [frame])[0]
+        )
     return batch
 
 
@@ -423,6 +442,8 @@ class LiveWindows:
             where "flow" is a stream.
         open_videos: Videos held in memory, some 150 KB a frame and stream.
         flip: Mirror half of the windows, others each epoch.
+        size: Rows and columns of a frame as the network sees it.
+        maps: Of how many of a window's last frames there is truth.
     """
 
     def __init__(
@@ -435,6 +456,8 @@ class LiveWindows:
         flows: FlowOfVideo | None = None,
         open_videos: int = OPEN_VIDEOS,
         flip: bool = False,
+        size: tuple[int, int] = parts.SIZE,
+        maps: int = 1,
     ) -> None:
         if "flow" in streams and flows is None:
             raise ValueError("Windows of flow need `flows`. Received: None")
@@ -444,6 +467,8 @@ class LiveWindows:
         self._flows = flows
         self._open_videos = open_videos
         self._flip = flip
+        self._size = size
+        self._maps = maps
         self._counts = [(v, data.frame_counts[v]) for v in videos]
         self._total = windows.num_windows(
             (count for _, count in self._counts), geometry
@@ -532,13 +557,13 @@ class LiveWindows:
         return self._ordered[1]
 
     def _signature(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
-        length, size = self._geometry.length, preprocess.SIZE
-        small = preprocess.FLOW_SIZE
+        length, small = self._geometry.length, parts.half(self._size)
         specs = {
-            "rgb": tf.TensorSpec((length, size, size, 3), tf.uint8),
-            "flow": tf.TensorSpec((length, small, small, 2), tf.float16),
+            "rgb": tf.TensorSpec((length, *self._size, 3), tf.uint8),
+            "flow": tf.TensorSpec((length, *small, 2), tf.float16),
         }
-        truth = tf.TensorSpec((*preprocess.MAP_SIZE, 2), tf.uint8)
+        several = () if self._maps == 1 else (self._maps,)
+        truth = tf.TensorSpec((*several, *preprocess.MAP_SIZE, 2), tf.uint8)
         return {s: specs[s] for s in self._streams}, truth
 
     def _load(
@@ -552,9 +577,15 @@ class LiveWindows:
             while video not in opened:
                 fresh = next(source)
                 opened[fresh.number] = _OpenVideo(
-                    fresh, self._streams, self._flows
+                    fresh,
+                    self._streams,
+                    self._flows,
+                    self._geometry,
+                    self._size,
                 )
-            window = opened[video].window(self._geometry.window(target))
+            window = opened[video].window(
+                self._geometry.window(target), self._maps
+            )
             yield mirror(window) if flips[place] else window
             if last[video] == place:
                 del opened[video]
@@ -568,29 +599,38 @@ class _OpenVideo:
         video: dataset.Video,
         streams: Sequence[str],
         flows: FlowOfVideo | None,
+        geometry: windows.Geometry,
+        size: tuple[int, int],
     ) -> None:
         self._video = video
         self._signals: dict[str, np.ndarray] = {}
+        lead = geometry.lead(video.num_frames)
+        self._lead = len(lead)
+        played = video.after(lead)
         if "rgb" in streams:
             self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame) for frame in video.frames()]
+                [preprocess.squeeze(frame, size) for frame in played.frames()]
             )
         if "flow" in streams and flows is not None:
-            rows = [flow.astype(np.float16) for flow in flows(video)]
+            rows = [flow.astype(np.float16) for flow in flows(played)]
             # Row k is flow k; there is no flow 0, and nobody reads that row.
             self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
 
-    def window(self, frames: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        place = slice(frames.start, frames.stop)
-        target = frames[-1]
-        truth = np.stack(
-            [
-                decode_map(self._video.maps[target]),
-                decode_map(self._video.fixations[target]),
-            ],
+    def window(
+        self, frames: range, maps: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        place = slice(frames.start + self._lead, frames.stop + self._lead)
+        truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
+        signals = {s: v[place] for s, v in self._signals.items()}
+        return signals, truth[0] if maps == 1 else truth
+
+    def _truth(self, frame: int) -> np.ndarray:
+        density = decode_map(self._video.maps[frame])
+        fixated = decode_map(self._video.fixations[frame])
+        return np.stack(
+            [preprocess.density(density), preprocess.fixations(fixated)],
             axis=-1,
         )
-        return {s: v[place] for s, v in self._signals.items()}, truth
 
 
 def mirror(
@@ -603,7 +643,7 @@ def mirror(
     signals, truth = window
     return (
         {s: preprocess.mirror(s, signal) for s, signal in signals.items()},
-        truth[:, ::-1],
+        truth[..., ::-1, :],
     )
 
 

@@ -128,7 +128,13 @@ class Weighted:
         self.__name__ = terms
 
     def __call__(self, y_true, y_pred):
-        """The sum, `[B]`."""
+        """The sum, `[B]`; of `[B, maps, H, W, …]` its mean over the maps."""
+        if len(y_pred.shape) == 5:
+            maps = y_pred.shape[1]
+            each = self(
+                *(ops.reshape(y, (-1, *y.shape[2:])) for y in (y_true, y_pred))
+            )
+            return ops.mean(ops.reshape(each, (-1, maps)), axis=1)
         return sum(w * LOSSES[name](y_true, y_pred) for w, name in self._terms)
 
     def get_config(self) -> dict[str, Any]:

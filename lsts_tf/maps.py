@@ -1,9 +1,9 @@
 """Saliency maps on disk.
 
-A map is [H, W]; as a grey PNG it has 256 levels, 0 … 255 for 0 … 1. Files
-appear whole or not at all. Files of frames and folders of videos have numbers
-for names, from 1, with any number of leading zeros: `601/0001.png` is frame 0
-of video 601.
+A map is [H, W]; as a grey PNG it has 256 levels, 0 … 255 for 0 … 1, or 65,536.
+Files appear whole or not at all. Files of frames and folders of videos have
+numbers for names, from 1, with any number of leading zeros: `601/0001.png` is
+frame 0 of video 601.
 """
 
 from collections.abc import Mapping
@@ -169,7 +169,7 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
 
     Args:
         path: Where, ending in .png; its folder exists.
-        image: uint8 grey [H, W], or RGB [H, W, 3].
+        image: uint8 or uint16, grey [H, W] or RGB [H, W, 3].
 
     Raises:
         OSError: It cannot be written.

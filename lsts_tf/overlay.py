@@ -11,6 +11,8 @@ import numpy as np
 # Below the first value a map is invisible, from the second on it has its full
 # weight; between them it fades in without an edge.
 _FADE = (0.08, 0.6)
+# What is left of a frame where nobody looks, in a fog view.
+_FOG = 0.12
 
 
 def heat(saliency: np.ndarray) -> np.ndarray:
@@ -44,15 +46,28 @@ def blend(
     Returns:
         uint8 [H, W, 3].
     """
-    height, width = frame.shape[:2]
-    saliency = cv2.resize(
-        _unit(saliency), (width, height), interpolation=cv2.INTER_LINEAR
-    )
-    low, high = _FADE
-    ramp = np.clip((saliency - low) / (high - low), 0, 1)
-    weight = (alpha * ramp * ramp * (3 - 2 * ramp))[..., None]
+    saliency = _like(frame, saliency)
+    weight = alpha * _ramp(saliency)[..., None]
     mixed = frame * (1 - weight) + heat(saliency) * weight
     return np.rint(mixed).astype(np.uint8)
+
+
+def fog(
+    frame: np.ndarray, saliency: np.ndarray, *, alpha: float = 0.75
+) -> np.ndarray:
+    """Leaves a frame as it is where saliency is high, and darkens the rest.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        saliency: float [h, w] in 0 to 1; resized to the frame.
+        alpha: How dense the fog is where saliency is lowest, 0 to 1; at 1 an
+            eighth of the light is left.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    density = alpha * (1 - _FOG) * (1 - _ramp(_like(frame, saliency)))
+    return np.rint(frame * (1 - density[..., None])).astype(np.uint8)
 
 
 def side_by_side(*images: np.ndarray, gap: int = 4) -> np.ndarray:
@@ -116,6 +131,21 @@ def annotate(image: np.ndarray, text: str) -> np.ndarray:
         cv2.LINE_AA,
     )
     return image
+
+
+def _like(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
+    """A map in 0 to 1 of a frame's size."""
+    height, width = frame.shape[:2]
+    return cv2.resize(
+        _unit(saliency), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+
+
+def _ramp(saliency: np.ndarray) -> np.ndarray:
+    """0 where a map fades out, 1 where it is strong, smooth between."""
+    low, high = _FADE
+    ramp = np.clip((saliency - low) / (high - low), 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def _unit(saliency: np.ndarray) -> np.ndarray:

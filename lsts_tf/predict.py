@@ -1,144 +1,419 @@
-r"""Where people look in any video: an overlay to watch, and maps.
+r"""Where people look in any video: an overlay to watch, maps, and more.
 
     python -m lsts_tf.predict --flagfile=RUN/experiment.flags \
         --video=in.mp4 --output=out
 
-Writes `overlay.mp4`, `maps/0001.png` … (8-bit, one a frame, of the frame's
-size) and `prediction.json`, which says what they were made with. The program
-leaves with 0; with 1 when nothing could be done; with 3 when frames of the
-video are missing, after writing all that could be decoded.
+reads a video file, pictures (`--video=FOLDER`, or several names behind the
+flags), a camera (`--video=camera:0`) or a pipe (`--video=-`), and writes what
+`--outputs` names, all in one pass, and `prediction.json`, which says what it
+was made with. See docs/predict.md. The program leaves with 0; with 1 when
+nothing could be done; with 3 when frames of the video are missing, after
+writing all that could be decoded.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
+import dataclasses
+import datetime
+import functools
+import hashlib
+import itertools
 import json
 import os
 import pathlib
-import shutil
 import sys
+import time as clock
+from typing import Any
+from typing import BinaryIO
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
 from absl import logging
-import cv2
 import numpy as np
 import tqdm
 
 from lsts_tf import experiment
 from lsts_tf import files
-from lsts_tf import maps as maps_lib
-from lsts_tf import overlay
+from lsts_tf import outputs as outputs_lib
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
 from lsts_tf import program
+from lsts_tf import sources
 from lsts_tf import video as video_lib
 from lsts_tf import windows
 
 INCOMPLETE = 3
+RECORD = "prediction.json"
+DEFAULT = ("overlay", "maps")
+STDOUT = "stdout"
 
 
-class _Source:
-    """Frames of a file; a damaged file ends early and is remembered."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What outputs may be told; each takes what it knows.
 
-    def __init__(self, path: str) -> None:
-        self.video = video_lib.Video(path)
-        self.damage = ""
+    Attributes:
+        view: "heat" or "fog", of what is drawn.
+        alpha: Strength of what is drawn, 0 … 1.
+        normalize: Of maps, not of what is drawn: "none", "frame", "clip" or
+            "sum"; see `outputs.Scale` and `outputs.OverClip`.
+        map_size: Size of maps: "source" or "model".
+        stream: Where `stdout` writes.
+    """
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        try:
-            yield from self.video
-        except video_lib.TruncatedVideoError as error:
-            self.damage = str(error)
+    view: str = "heat"
+    alpha: float = 0.6
+    normalize: str = "none"
+    map_size: str = "source"
+    stream: BinaryIO | None = None
+
+
+class Kind(NamedTuple):
+    """One name of --outputs.
+
+    Attributes:
+        file: Its name in the output folder; {video} is the video's.
+        make: Its class.
+        options: Fields of `Options`, and "numbers" and "job", that it takes.
+    """
+
+    file: str
+    make: Callable[..., Any]
+    options: tuple[str, ...] = ()
+
+
+_DRAWN = ("view", "alpha")
+_MAPS = ("normalize", "map_size")
+KINDS: Mapping[str, Kind] = {
+    "overlay": Kind("overlay.mp4", outputs_lib.Overlay, _DRAWN),
+    "side_by_side": Kind("side_by_side.mp4", outputs_lib.SideBySide, _DRAWN),
+    "saliency": Kind("saliency.mp4", outputs_lib.Saliency, _MAPS),
+    "saliency16": Kind(
+        "saliency16.mkv",
+        functools.partial(outputs_lib.Saliency, bits=16),
+        _MAPS,
+    ),
+    "npy": Kind("maps.npy", outputs_lib.Array, (*_MAPS, "job")),
+    "png8": Kind("maps", outputs_lib.Pictures, (*_MAPS, "numbers", "job")),
+    "png16": Kind(
+        "maps16",
+        functools.partial(outputs_lib.Pictures, bits=16),
+        (*_MAPS, "numbers", "job"),
+    ),
+    "dhf1k": Kind("{video}", outputs_lib.Pictures, (*_MAPS, "numbers", "job")),
+    STDOUT: Kind("", outputs_lib.Raw, (*_MAPS, "stream")),
+}
+_ALIASES = {"maps": "png8"}
 
 
 def predict(
     predictor: predictor_lib.Predictor,
-    path: str,
-    output: pathlib.Path,
+    source: sources.Source | str | os.PathLike,
+    output: str | os.PathLike | None,
     *,
+    outputs: Sequence[str] = DEFAULT,
+    options: Options = Options(),
     first_frames: str = "mirror",
-    alpha: float = 0.6,
+    start: str = "",
+    end: str = "",
+    every: int = 1,
+    about: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write overlay and maps of one video.
+    """Write what is wanted of one video.
 
     Args:
         predictor: The model.
-        path: The video.
-        output: Folder to write to; earlier results in it are replaced.
-        first_frames: See `Predictor.maps`.
-        alpha: Strength of the overlay, 0 … 1.
+        source: The video; a path is that of a file.
+        output: Folder to write to; earlier results of the same names in it
+            are replaced. None if only `stdout` is wanted.
+        outputs: Names of `KINDS`, or "maps" for "png8".
+        options: What outputs are told.
+        first_frames: See `Predictor.maps`. With "skip" the outputs begin with
+            the first frame that has a whole window.
+        start: Where the clip begins; see `sources.Clip`.
+        end: Where it ends.
+        every: Each so-manieth frame gets a map and is written; the model sees
+            all of them.
+        about: What the model is, for the record. With it an interrupted
+            prediction can be gone on with; see `outputs`.
 
     Returns:
         What is wrong with the video, or "".
+
+    Raises:
+        ValueError: Something that cannot be done; nothing was written.
+        OSError: It cannot be written.
     """
-    source = _Source(path)
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = output / f".maps.{os.getpid()}"
-    temporary.mkdir()
-    width, height = source.video.size
-    saliency = predictor.maps(source, first_frames=first_frames)
-    # A second reader for the frames that are drawn on: the first one is some
-    # hundred frames ahead, too many to hold at full size.
-    frames = iter(_Source(path))
-    count = 0
-    try:
-        with video_lib.Writer(
-            output / "overlay.mp4", fps=source.video.fps, size=(width, height)
-        ) as writer:
-            bar = tqdm.tqdm(
-                saliency,
-                total=source.video.num_frames,
-                desc="predicting",
-                unit="frame",
+    if not isinstance(source, sources.Source):
+        source = sources.File(source)
+    if every < 1:
+        raise ValueError(f"--every is at least 1. Received: {every}")
+    names = list(dict.fromkeys(_ALIASES.get(n, n) for n in outputs))
+    if unknown := [n for n in names if n not in KINDS]:
+        raise ValueError(
+            f"Outputs are {', '.join(KINDS)}. Received: {', '.join(unknown)}"
+        )
+    job = _Job(
+        predictor=predictor,
+        source=source,
+        folder=None if output is None else pathlib.Path(output),
+        names=names,
+        options=options,
+        first_frames=first_frames,
+        start=start,
+        end=end,
+        every=every,
+        about=about or {},
+    )
+    return job.run()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One call of `predict`."""
+
+    predictor: predictor_lib.Predictor
+    source: sources.Source
+    folder: pathlib.Path | None
+    names: Sequence[str]
+    options: Options
+    first_frames: str
+    start: str
+    end: str
+    every: int
+    about: Mapping[str, Any]
+
+    def run(self) -> str:
+        made = self._make()
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        started = datetime.datetime.now(datetime.UTC)
+        begin = clock.perf_counter()
+        with contextlib.ExitStack() as stack:
+            for output in made:
+                stack.enter_context(output)
+            clip, done, last = self._write(made)
+        seconds = clock.perf_counter() - begin
+        if self.folder is not None:
+            record = self._record(clip, done, last) | {
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+            }
+            text = json.dumps(record, indent=2, ensure_ascii=False)
+            files.write_text(self.folder / self._record_name, text + "\n")
+        return self.source.damage
+
+    def _make(self) -> list[outputs_lib.Output]:
+        """The outputs; those that need the clip's range together in one."""
+        plain: list[outputs_lib.Output] = []
+        ranged: list[outputs_lib.Output] = []
+        for name in self.names:
+            kind = KINDS[name]
+            waits = (
+                self.options.normalize == "clip" and "normalize" in kind.options
             )
-            for map_, frame in zip(bar, frames, strict=False):
-                large = cv2.resize(
-                    map_, (width, height), interpolation=cv2.INTER_LINEAR
+            (ranged if waits else plain).append(self._output(kind, waits=waits))
+        if ranged:
+            plain.append(
+                outputs_lib.OverClip(
+                    folder=self.folder,
+                    wrapped=ranged,
+                    size=self.source.size,
                 )
-                maps_lib.write_png(
-                    temporary / maps_lib.file_name(count),
-                    preprocess.to_uint8(large),
-                )
-                drawn = overlay.blend(frame, _visible(large), alpha=alpha)
-                if predictor.note:
-                    drawn = overlay.annotate(drawn, predictor.note)
-                writer.write(drawn)
-                count += 1
-        final = output / "maps"
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    record = {
-        "video": str(path),
-        "frames": count,
-        "fps": source.video.fps,
-        "size": [width, height],
-        "first_frames": first_frames,
-        "front_end": predictor.extractor.describe(),
-        "note": predictor.note,
-        "damage": source.damage,
-    }
-    text = json.dumps(record, indent=2)
-    files.write_text(output / "prediction.json", text + "\n")
-    return source.damage
+            )
+        return plain
+
+    def _output(self, kind: Kind, *, waits: bool) -> outputs_lib.Output:
+        values = {n: getattr(self.options, n, None) for n in kind.options}
+        if waits:
+            values["normalize"] = "none"
+        if "numbers" in values:
+            del values["numbers"]
+            values |= {"first": self._first, "step": self.every}
+        if "job" in values:
+            values["job"] = self._identity()
+        folder = self.folder
+        if folder is None:
+            if kind.file:
+                raise ValueError("--output is needed: a folder to write to.")
+            folder = pathlib.Path()
+        return kind.make(
+            path=folder / kind.file.format(video=self._video_name),
+            fps=self.source.fps / self.every,
+            size=self.source.size,
+            note=self.predictor.note,
+            **values,
+        )
+
+    @property
+    def _missing(self) -> int:
+        return self.predictor.first_map
+
+    @property
+    def _first(self) -> int:
+        return windows.first_map(self._missing, self.first_frames, self.every)
+
+    @property
+    def _video_name(self) -> str:
+        """As DHF1K's folders are called: four digits where it is a number."""
+        stem = self.source.stem
+        return f"{int(stem):04d}" if stem.isdecimal() else stem
+
+    @property
+    def _record_name(self) -> str:
+        # A submission holds one video beside the other, and nothing else
+        # that is not hidden.
+        alone = list(self.names) == ["dhf1k"]
+        return f".{self._video_name}.json" if alone else RECORD
+
+    def _identity(self) -> str:
+        """A text that says what is made; "" if it cannot be gone on with.
+
+        Only where every output can, and where a map needs no frames but those
+        of its window.
+        """
+        together = all("job" in KINDS[name].options for name in self.names)
+        alone = self.predictor.extractor.describe().get("front_end") == "window"
+        # Of several maps a window, hops would begin at another frame.
+        alone = alone and self.predictor.hop == 1
+        if not (
+            together
+            and alone
+            and self.about
+            and self.source.identity
+            and self.options.normalize != "clip"
+        ):
+            return ""
+        what = {
+            "source": self.source.identity,
+            "clip": [self.start, self.end, self.every, self.first_frames],
+            "maps": [self.options.normalize, self.options.map_size],
+            "front_end": self.predictor.extractor.describe(),
+            "about": dict(self.about),
+        }
+        return json.dumps(what, indent=1, sort_keys=True)
+
+    def _write(
+        self, made: Sequence[outputs_lib.Output]
+    ) -> tuple[sources.Clip, int, float]:
+        """Predict and write; the clip, maps written, time of the last."""
+        done = _agree(made)
+        if self._first + done * self.every < self._missing:
+            done = _agree(made, most=0)
+        first = self._first + done * self.every
+        # What is read again is the window of the first map to come.
+        skip = first - self._missing if done else 0
+        mode = "skip" if done else self.first_frames
+        if done:
+            logging.info("Going on at frame %d.", first)
+        clip = sources.Clip(
+            self.source, start=self.start, end=self.end, skip=skip
+        )
+        frames, drawn = sources.two_readers(clip)
+        saliency = self._maps(frames, mode)
+        shown = itertools.islice(drawn, first - skip, None, self.every)
+        total = clip.num_frames
+        if total is not None:
+            total = max(0, -(-(total - self._first) // self.every))
+        last = 0.0
+        bar = tqdm.tqdm(
+            saliency,
+            total=total,
+            initial=done,
+            desc="predicting",
+            unit="frame",
+        )
+        for map_, (frame, time) in zip(bar, shown, strict=False):
+            for output in made:
+                output.write(frame, map_, time)
+            done, last = done + 1, time
+        if not done:
+            raise video_lib.VideoError(self.source.name, self._nothing())
+        return clip, done, last
+
+    def _maps(
+        self, frames: Iterable[np.ndarray], mode: str
+    ) -> Iterator[np.ndarray]:
+        if mode != "skip":
+            return self.predictor.maps(
+                frames, first_frames=mode, stride=self.every
+            )
+        # All maps but the copies.
+        copied = self.predictor.maps(
+            frames, first_frames="copy", stride=self.every
+        )
+        return itertools.islice(copied, self._missing // self.every, None)
+
+    def _nothing(self) -> str:
+        if self.source.damage:
+            return self.source.damage
+        return f"no frame from --start={self.start} to --end={self.end}."
+
+    def _record(
+        self, clip: sources.Clip, done: int, last: float
+    ) -> dict[str, Any]:
+        about = self.predictor.extractor.describe()
+        return {
+            "video": self.source.name,
+            "frames": done,
+            "fps": self.source.fps / self.every,
+            "size": list(self.source.size),
+            "start": {"frame": clip.first_frame, "seconds": clip.first_time},
+            "last_map_seconds": last,
+            "first_map": self._first,
+            "every": self.every,
+            "first_frames": self.first_frames,
+            "outputs": {
+                name: KINDS[name].file.format(video=self._video_name) or "-"
+                for name in self.names
+            },
+            "normalize": self.options.normalize,
+            "map_size": self.options.map_size,
+            "view": self.options.view,
+            "view_normalize": "frame",
+            "model": dict(self.about),
+            "front_end": about,
+            "note": self.predictor.note,
+            "damage": self.source.damage,
+        }
 
 
-def _visible(map_: np.ndarray) -> np.ndarray:
-    """A map over its own range, for the eye."""
-    low, high = float(map_.min()), float(map_.max())
-    return (map_ - low) / max(high - low, 1e-6)
+def _agree(made: Sequence[outputs_lib.Output], most: int = sys.maxsize) -> int:
+    """How many maps all outputs have from before; they keep no more.
+
+    One less than they have, so that there is always something to predict.
+    """
+    able = [m for m in made if isinstance(m, outputs_lib.Resumable)]
+    if len(able) < len(made):
+        most = 0
+    done = max(0, min([most, *(output.done - 1 for output in able)]))
+    for output in able:
+        output.go_on(done)
+    return done
 
 
 def define_flags() -> None:
     """Flags of this program."""
-    flags.DEFINE_string("video", None, "Video to predict.", required=True)
-    flags.DEFINE_string("output", None, "Folder to write to.", required=True)
+    flags.DEFINE_multi_string(
+        "video",
+        [],
+        "Video file, folder of pictures, camera:0, or - for standard input. "
+        "Several pictures may also stand behind the flags.",
+    )
+    flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_list(
+        "outputs",
+        list(DEFAULT),
+        f"What is written: {', '.join(KINDS)}; maps is png8.",
+    )
     flags.DEFINE_enum(
         "first_frames",
         "mirror",
-        [m for m in windows.FIRST_FRAMES if m != "skip"],
+        list(windows.FIRST_FRAMES),
         "What the frames before the first whole window are predicted from.",
     )
     flags.DEFINE_enum(
@@ -147,28 +422,86 @@ def define_flags() -> None:
         list(predictor_lib.MODELS),
         "Model after the last epoch, or the best in validation.",
     )
+    flags.DEFINE_enum(
+        "view", "heat", list(outputs_lib.VIEWS), "How overlays are drawn."
+    )
     flags.DEFINE_float("alpha", 0.6, "Strength of the overlay, 0 … 1.")
+    flags.DEFINE_enum(
+        "normalize",
+        "none",
+        list(outputs_lib.NORMALIZE),
+        "How maps are normalised (overlays always show each over its range).",
+    )
+    flags.DEFINE_enum(
+        "map_size",
+        "source",
+        list(outputs_lib.MAP_SIZES),
+        "Size of maps: the video's, or the model's 640x360.",
+    )
+    flags.DEFINE_string("start", "", "First moment: 12.5 (s), or frame 300f.")
+    flags.DEFINE_string("end", "", "Moment behind the last, as --start.")
+    flags.DEFINE_integer("every", 1, "Each so-manieth frame gets a map.")
+    flags.DEFINE_integer("batch", predictor_lib.BATCH, "Maps at a time.")
+    flags.DEFINE_string("size", "", "Of raw video: WIDTHxHEIGHT.")
+    flags.DEFINE_float("rate", None, "Frames a second of raw video, pictures.")
+    flags.DEFINE_enum(
+        "pixel_format", "rgb24", list(sources.PIXEL_FORMATS), "Of raw video."
+    )
 
 
-def main(_: Sequence[str]) -> None:
+def _about(settings: experiment.Experiment, model: str) -> dict[str, str]:
+    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS[model]
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"run": settings.run_dir, "model": model, "sha256": checksum}
+
+
+def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
+    """As the flags say; what is wrong with the video, or ""."""
+    values = flags.FLAGS
+    if values.batch < 1:
+        raise ValueError(f"--batch is at least 1. Received: {values.batch}")
+    stream = None
+    if STDOUT in values.outputs:
+        stream = outputs_lib.claim_stdout()
+    source = sources.open_source(
+        [*values.video, *names],
+        size=values.size,
+        rate=values.rate,
+        pixel_format=values.pixel_format,
+    )
+    model = predictor_lib.Predictor.load(settings.run_dir, model=values.model)
+    model.batch = values.batch
+    return predict(
+        model,
+        source,
+        values.output,
+        outputs=values.outputs,
+        options=Options(
+            view=values.view,
+            alpha=values.alpha,
+            normalize=values.normalize,
+            map_size=values.map_size,
+            stream=stream,
+        ),
+        first_frames=values.first_frames,
+        start=values.start,
+        end=values.end,
+        every=values.every,
+        about=_about(settings, values.model),
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
     """Predict as the flags say."""
     settings = experiment.from_flags(flags.FLAGS)
-    values = flags.FLAGS
     with program.exit_codes():
-        model = predictor_lib.Predictor.load(
-            settings.run_dir, model=values.model
-        )
-        damage = predict(
-            model,
-            values.video,
-            pathlib.Path(values.output),
-            first_frames=values.first_frames,
-            alpha=values.alpha,
-        )
+        damage = _run(settings, arguments[1:])
     if damage:
         logging.error("%s What was decoded is written.", damage)
         sys.exit(INCOMPLETE)
-    logging.info("Overlay: %s", pathlib.Path(values.output) / "overlay.mp4")
+    if flags.FLAGS.output:
+        logging.info("Written: %s", flags.FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ A frame is uint8 RGB [H, W, 3]; a map is float32 [360, 640] in [0, 1], one for
 each frame. What the frames before the first whole window see is a choice, see
 `Predictor.maps`. Three ways lead to the same maps: `Predictor(frames)` for
 arrays, `Predictor.maps` for clips of any length, `Predictor.stream` for frames
-that are still being made.
+that are still being made. A model of several targets gives the maps of a
+window's last `hop` frames at once, and sees a window each `hop` frames.
 """
 
+import collections
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import losses  # noqa: F401
 from lsts_tf import optimizers  # noqa: F401
+from lsts_tf import tuned_i3d  # noqa: F401
 from lsts_tf import windows
 
 MODELS = {"last": "model.keras", "best": "best.keras"}
@@ -46,7 +49,10 @@ class Predictor:
         extractor: The front end that it was trained on.
 
     Attributes:
+        geometry: Its windows, as if there were one for each frame.
+        hop: Maps of a window.
         note: What every picture and score has to say of the weights, or "".
+        batch: Maps that the decoder computes at a time.
     """
 
     def __init__(
@@ -57,7 +63,10 @@ class Predictor:
         self.geometry = windows.Geometry.of(
             extractor.streams, length=extractor.window
         )
+        shape = model.output_shape
+        self.hop = int(shape[1]) if len(shape) == 5 else 1
         self.note = extractor.note
+        self.batch = BATCH
         self._call = tf.function(
             lambda features: model(features, training=False)
         )
@@ -91,22 +100,45 @@ class Predictor:
         _check_front_end(folder, trained_on, extractor.describe())
         return cls(keras.models.load_model(path, compile=False), extractor)
 
+    @property
+    def first_map(self) -> int:
+        """First frame of a clip that has a map of its own."""
+        return self.geometry.first_target - self.hop + 1
+
     def of_features(
         self,
         features: Iterable[Mapping[str, np.ndarray]],
         *,
-        batch: int = BATCH,
+        batch: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Maps of features, {stream: [5, 5, 5, 1024]} each, in order."""
+        """Maps of windows' targets, of features in order.
+
+        Args:
+            features: {stream: [5, 5, 5, 1024]} each, and skips if the model
+                takes any, by the names of their parts.
+            batch: Windows that the decoder computes at a time.
+        """
+        for maps in self.of_windows(features, batch=batch):
+            yield maps[-1]
+
+    def of_windows(
+        self,
+        features: Iterable[Mapping[str, np.ndarray]],
+        *,
+        batch: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Maps [hop, 360, 640] of windows; arguments as `of_features`."""
         features = iter(features)
-        while some := list(itertools.islice(features, batch)):
+        size = batch or self.batch
+        while some := list(itertools.islice(features, size)):
             # One batch size, so that one graph is traced.
-            filled = some + some[-1:] * (batch - len(some))
+            filled = some + some[-1:] * (size - len(some))
             together = {
-                s: np.stack([f[s] for f in filled]).astype(np.float32)
-                for s in self.extractor.streams
+                part: np.stack([f[part] for f in filled]).astype(np.float32)
+                for part in some[0]
             }
-            yield from self._call(together).numpy()[: len(some), ..., 0]
+            maps = self._call(together).numpy()[: len(some), ..., 0]
+            yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
         self, frames: Sequence[np.ndarray], *, first_frames: str = "mirror"
@@ -123,7 +155,7 @@ class Predictor:
         Raises:
             ValueError: Something else than frames; or as `maps`.
         """
-        size = self.model.output_shape[1:3]
+        size = self.model.output_shape[-3:-1]
         found = np.empty((len(frames), *size), np.float32)
         each = self.maps(frames, first_frames=first_frames)
         for index, saliency in enumerate(each):
@@ -135,6 +167,7 @@ class Predictor:
         frames: Iterable[np.ndarray],
         *,
         first_frames: str = "mirror",
+        stride: int = 1,
     ) -> Iterator[np.ndarray]:
         """One map for each frame of a clip of any length.
 
@@ -145,11 +178,49 @@ class Predictor:
                 whole window: "mirror" plays the clip backwards before its
                 start; "repeat" holds the first frame; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
+            stride: Each so-manieth frame gets a map; every frame is seen.
+                `windows.first_map` says which is the first.
 
         Raises:
             ValueError: "copy", and the clip is shorter than a window.
         """
-        return self._maps(frames, first_frames, None)
+        missing = self.first_map
+        prepared: Iterator[Mapping[str, np.ndarray]] = map(
+            self.extractor.prepare, frames
+        )
+        copy = first_frames == "copy"
+        length = None
+        if not copy:
+            window = self.geometry.first_target + 1
+            head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
+            if not head:
+                return
+            # A clip shorter than a hop needs more before it.
+            missing = max(missing, window - len(head))
+            if len(head) <= missing:
+                length = missing + len(head)
+            before = windows.prefix(missing, len(head), first_frames)
+            played = (head[index] for index in before)
+            prepared = itertools.chain(played, head, prepared)
+        # With one map a window only windows that are wanted are computed.
+        step = stride if self.hop == 1 else 1
+        maps = self._each_map(prepared, length, step)
+        if copy:
+            first = next(maps, None)
+            if first is None:
+                raise ValueError(
+                    "Copying needs a clip of more than "
+                    f"{self.geometry.first_target} frames. Use "
+                    "--first_frames=mirror."
+                )
+            copies = itertools.repeat(first, missing // step + 1)
+            maps = itertools.chain(copies, maps)
+        else:
+            maps = itertools.islice(maps, missing - self.first_map, None)
+        if self.hop > 1:
+            start = windows.first_map(missing, first_frames, stride)
+            maps = itertools.islice(maps, start, None, stride)
+        yield from maps
 
     def stream(
         self,
@@ -171,14 +242,20 @@ class Predictor:
                 no delay and costs more arithmetic for each frame.
 
         Raises:
-            ValueError: As `maps`, or `chunk` is below 1.
+            ValueError: As `maps`; `chunk` is below 1; or the model gives the
+                maps of several frames at once.
             RuntimeError: Another clip was begun before this one was over.
         """
         if chunk < 1:
             raise ValueError(
                 f"A chunk has at least one frame. Received: chunk={chunk}"
             )
-        return self._maps(frames, first_frames, chunk)
+        if self.hop > 1:
+            raise ValueError(
+                f"This model gives {self.hop} maps at once, so none of them "
+                "comes in time. Use `maps`."
+            )
+        return self._live(frames, first_frames, chunk)
 
     def delay(self, chunk: int = BATCH) -> int:
         """How many frames `stream` may ask for before it gives the map of one.
@@ -189,15 +266,15 @@ class Predictor:
         ahead = self.extractor.delay
         return ahead + (chunk - 1) * (2 if ahead else 1)
 
-    def _maps(
-        self, frames: Iterable[np.ndarray], first_frames: str, chunk: int | None
+    def _live(
+        self, frames: Iterable[np.ndarray], first_frames: str, chunk: int
     ) -> Iterator[np.ndarray]:
         missing = self.geometry.first_target
         prepared: Iterator[Mapping[str, np.ndarray]] = map(
             self.extractor.prepare, frames
         )
-        live, copy = chunk is not None, first_frames == "copy"
-        wait = 0 if live and first_frames == "repeat" else missing
+        copy = first_frames == "copy"
+        wait = 0 if first_frames == "repeat" else missing
         head = list(itertools.islice(prepared, wait + 1))
         if copy and len(head) <= missing:
             raise ValueError(
@@ -209,25 +286,60 @@ class Predictor:
         before = (
             () if copy else windows.prefix(missing, len(head), first_frames)
         )
-        length = missing + len(head) if len(head) <= wait and not live else None
         # Played before all others, with maps that nobody gets, so that each
         # chunk ends with a frame whose map is due.
-        idle = -(self.geometry.length - 1) % chunk if chunk else 0
+        idle = -(self.geometry.length - 1) % chunk
         played = itertools.chain(
             itertools.repeat(head[0], idle),
             (head[index] for index in before),
             head,
             prepared,
         )
-        found = self.extractor.of_clip(played, length=length, chunk=chunk)
+        found = self.extractor.of_clip(played, chunk=chunk)
         maps = self.of_features(
             (features for _, features in itertools.islice(found, idle, None)),
-            batch=chunk or BATCH,
+            batch=chunk,
         )
         if copy:
             first = next(maps)
             maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
         yield from maps
+
+    def _each_map(
+        self,
+        prepared: Iterable[Mapping[str, np.ndarray]],
+        length: int | None,
+        step: int,
+    ) -> Iterator[np.ndarray]:
+        """Maps of a clip's frames from `first_map` on, each `step`-th."""
+        if self.hop == 1:
+            found = self.extractor.of_clip(prepared, stride=step, length=length)
+            yield from self.of_features(features for _, features in found)
+            return
+        # The last window: hops do not end with every clip.
+        recent: collections.deque[Mapping[str, np.ndarray]] = collections.deque(
+            maxlen=self.geometry.first_target + 1
+        )
+        count = 0
+
+        def counted() -> Iterator[Mapping[str, np.ndarray]]:
+            nonlocal count
+            for element in prepared:
+                recent.append(element)
+                count += 1
+                yield element
+
+        found = self.extractor.of_clip(
+            counted(), stride=self.hop, length=length
+        )
+        given = self.first_map
+        for maps in self.of_windows(features for _, features in found):
+            yield from maps
+            given += self.hop
+        if self.first_map < given < count:
+            last = self.extractor.of_clip(list(recent), length=len(recent))
+            for maps in self.of_windows(features for _, features in last):
+                yield from maps[given - count :]
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:

@@ -7,7 +7,9 @@ are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
 
 * A frame is uint8 RGB [H, W, 3].
 * A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.
+* Sizes are (rows, columns) of the network's input, 224 x 224 as published.
 * A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
+  `density` and `fixations` bring those of another size to a model's.
 """
 
 from typing import Any
@@ -16,33 +18,42 @@ import cv2
 import keras
 import numpy as np
 
-SIZE = 224
-FLOW_SIZE = 112
+from lsts_tf import parts
+
 # The paper truncates flow to [-20, 20] (section 4.2), as I3D was trained.
 FLOW_LIMIT = 20.0
 MAP_SIZE = (360, 640)
 
-# What stands in the manifest of everything made from these functions.
-DESCRIPTION = {
-    "rgb": "whole frame to 224x224, bilinear, RGB, x / 127.5 - 1",
-    "flow": "112x112 to 224x224, bilinear, vectors x 2, clip 20, / 20",
-}
+
+def describe(stream: str, size: tuple[int, int] = parts.SIZE) -> str:
+    """What stands in the manifest of everything made from these functions.
+
+    >>> describe("rgb")
+    'whole frame to 224x224, bilinear, RGB, x / 127.5 - 1'
+    """
+    full, half = (f"{h}x{w}" for h, w in (size, parts.half(size)))
+    return {
+        "rgb": f"whole frame to {full}, bilinear, RGB, x / 127.5 - 1",
+        "flow": f"{half} to {full}, bilinear, vectors x 2, clip 20, / 20",
+    }[stream]
 
 
-def squeeze(frame: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Squeeze a whole frame to a square; the aspect ratio is not kept.
+def squeeze(
+    frame: np.ndarray, size: tuple[int, int] = parts.SIZE
+) -> np.ndarray:
+    """Squeeze a whole frame to one size; the aspect ratio is not kept.
 
     Nothing is cropped, because people may look anywhere (report, section
     4.2). Bilinear without antialiasing, as the authors' program.
 
     Args:
         frame: uint8 [H, W, 3].
-        size: Side of the square.
+        size: Rows and columns of the result.
 
     Returns:
-        uint8 [size, size, 3].
+        uint8 [*size, 3].
     """
-    return cv2.resize(frame, (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def rgb(frames: Any) -> Any:
@@ -57,7 +68,7 @@ def rgb(frames: Any) -> Any:
     return keras.ops.cast(frames, "float32") / 127.5 - 1.0
 
 
-def flow(flows: Any, size: int = SIZE) -> Any:
+def flow(flows: Any, size: tuple[int, int] = parts.SIZE) -> Any:
     """Flows in I3D's range, on I3D's grid.
 
     A vector of one pixel at 112 is one of two pixels at 224, so vectors grow
@@ -66,20 +77,20 @@ def flow(flows: Any, size: int = SIZE) -> Any:
 
     Args:
         flows: float [T, h, w, 2], pixels per frame at h x w.
-        size: Side of the network's input.
+        size: Rows and columns of the network's input.
 
     Returns:
-        float32 [T, size, size, 2], -1 … 1.
+        float32 [T, *size, 2], -1 … 1.
     """
     flows = keras.ops.cast(flows, "float32")
     height, width = flows.shape[-3:-1]
     flows = keras.ops.image.resize(
         flows,
-        (size, size),
+        size,
         interpolation="bilinear",
         data_format="channels_last",
     )
-    flows = flows * np.array([size / width, size / height], np.float32)
+    flows = flows * np.array([size[1] / width, size[0] / height], np.float32)
     return keras.ops.clip(flows, -FLOW_LIMIT, FLOW_LIMIT) / FLOW_LIMIT
 
 
@@ -97,6 +108,47 @@ def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
     if stream == "flow":
         mirrored = mirrored * np.array([-1, 1], signal.dtype)
     return mirrored
+
+
+def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A density map at another size: by area to less, bilinear to more.
+
+    Args:
+        map_: uint8 [H, W].
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size]; the map itself if it has that size.
+    """
+    height, width = size
+    # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
+    smaller = (min(height, map_.shape[0]), min(width, map_.shape[1]))
+    for wanted, rule in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if map_.shape != wanted:
+            map_ = cv2.resize(map_, wanted[::-1], interpolation=rule)
+    return map_
+
+
+def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A fixation map at another size, its points moved and not interpolated.
+
+    Each fixated pixel becomes the one that its centre falls into.
+
+    Args:
+        map_: uint8 [H, W], not 0 where somebody looked.
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size], 255 where somebody looked; the map itself if it has
+        that size.
+    """
+    if map_.shape == size:
+        return map_
+    # In integers, because centres may fall on the edge between two pixels.
+    points = (2 * np.argwhere(map_) + 1) * size // (2 * np.array(map_.shape))
+    moved = np.zeros(size, np.uint8)
+    moved[tuple(points.T)] = 255
+    return moved
 
 
 def target(truth: Any) -> Any:

@@ -26,5 +26,5 @@ def exit_codes() -> Iterator[None]:
         logging.error("%s", " ".join([str(error), *notes]))
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        logging.error("Stopped. The same command goes on from here.")
+        logging.error("Stopped. The same command goes on or starts anew.")
         sys.exit(INTERRUPTED)

@@ -4,8 +4,8 @@
 8-bit images is its own: weights of eleven bits, products cut to whole numbers,
 sums in a fixed order. A graph that is to give the same maps has to compute the
 same grey levels, so this follows OpenCV 5 step by step; sizes may be unknown
-when it is traced. An image is uint8 [H, W, C], a grey one [H, W]. What
-is made of it is a square.
+when it is traced. An image is uint8 [H, W, C], a grey one [H, W].
+A size is rows and columns.
 """
 
 import tensorflow as tf
@@ -31,44 +31,44 @@ def gray(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(_halve(total + 2**14, 15), tf.uint8)
 
 
-def linear(image: tf.Tensor, size: int) -> tf.Tensor:
-    """`cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)`.
+def linear(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """`cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)`.
 
     Args:
         image: uint8 [H, W, C].
-        size: Side of the result.
+        size: Rows and columns of the result.
 
     Returns:
-        uint8 [size, size, C].
+        uint8 [*size, C].
     """
     shape = tf.shape(image)
     return _linear(
-        image, size, _centres(shape[1], size), _centres(shape[0], size)
+        image, size, _centres(shape[1], size[1]), _centres(shape[0], size[0])
     )
 
 
-def area(image: tf.Tensor, size: int) -> tf.Tensor:
-    """`cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)`.
+def area(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """`cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)`.
 
     Means over cells where both sides shrink; where one grows, OpenCV
     interpolates between neighbours instead.
 
     Args:
         image: uint8 [H, W].
-        size: Side of the result.
+        size: Rows and columns of the result.
 
     Returns:
-        uint8 [size, size].
+        uint8 [*size].
     """
     shape = tf.shape(image)
     return tf.cond(
-        tf.reduce_min(shape) >= size,
+        tf.reduce_all(shape >= size),
         lambda: _means(image, size),
         lambda: _linear(
             image[..., None],
             size,
-            _edges(shape[1], size),
-            _edges(shape[0], size),
+            _edges(shape[1], size[1]),
+            _edges(shape[0], size[0]),
         )[..., 0],
     )
 
@@ -101,7 +101,10 @@ def _grid(
 
 
 def _linear(
-    image: tf.Tensor, size: int, across: _Places, down: _Places
+    image: tf.Tensor,
+    size: tuple[int, int],
+    across: _Places,
+    down: _Places,
 ) -> tf.Tensor:
     shape = tf.shape(image)
     left, weight = across
@@ -128,7 +131,7 @@ def _linear(
     total = _halve(row(top) * near_row[:, None, None], 16)
     total += _halve(row(top + 1) * far_row[:, None, None], 16)
     result = tf.cast(_halve(total + 2, 2), tf.uint8)
-    return tf.ensure_shape(result, (size, size, image.shape[2]))
+    return tf.ensure_shape(result, (*size, image.shape[2]))
 
 
 def _fixed(weight: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -143,20 +146,20 @@ def _halve(number: tf.Tensor, times: int) -> tf.Tensor:
     return tf.bitwise.right_shift(number, tf.constant(times, tf.int32))
 
 
-def _means(image: tf.Tensor, size: int) -> tf.Tensor:
+def _means(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     shape = tf.shape(image)
     # Where cells are whole pixels, OpenCV adds up whole numbers and divides
     # once, and rounds halves of 2 x 2 pixels up.
     whole = tf.reduce_all(shape % size == 0)
     total = tf.cast(image, tf.float32)
     for axis in (1, 0):
-        total = _add_up(total, axis, size, whole)
+        total = _add_up(total, axis, size[axis], whole)
     count = tf.cast(tf.reduce_prod(shape // size), tf.float64)
     mean = tf.round(total * tf.cast(1 / count, tf.float32))
     four = tf.floor((total + 2) / 4)
-    mean = tf.where(tf.reduce_all(shape == 2 * size), four, mean)
+    mean = tf.where(tf.reduce_all(shape == 2 * tf.constant(size)), four, mean)
     result = tf.cast(tf.where(whole, mean, tf.round(total)), tf.uint8)
-    return tf.ensure_shape(result, (size, size))
+    return tf.ensure_shape(result, size)
 
 
 def _add_up(

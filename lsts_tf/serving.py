@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from lsts_tf import flow as flow_lib
 from lsts_tf import i3d
+from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import resize
@@ -38,23 +39,28 @@ class Graph:
 
     Attributes:
         stops: Why frames cannot be taken, or "" where they can.
+        stops_window: Why `clip` cannot be had, or "".
     """
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
         self._model = predictor.model
         self._extractor = predictor.extractor
         self._geometry = predictor.geometry
-        self._map_shape = self._model.output_shape[1:3]
+        self._map_shape = self._model.output_shape[-3:-1]
         # Functions, so that all signatures share one tracing of each.
         self._encode = {
             stream: tf.function(
-                functools.partial(self._extractor.encode, stream),
+                functools.partial(self._extractor.encode_parts, stream),
                 autograph=False,
             )
             for stream in self._extractor.streams
         }
         self._motion = tf.function(_motion, autograph=False)
-        self.stops = _what_stops(predictor)
+        self.stops = self.stops_window = _what_stops(predictor)
+        if self._extractor.skips or self._extractor.end_point != parts.MAIN:
+            self.stops_window = self.stops or (
+                "the decoder reads more of I3D than Mixed_5c, pooled"
+            )
 
     @property
     def variables(self) -> list[Any]:
@@ -81,10 +87,13 @@ class Graph:
 
     def features(self, batch: int | None = None) -> Any:
         """The decoder alone, traced; see `functions`."""
-        shape = (batch, *self._extractor.feature_shape)
         return _trace(
             self._decode,
-            **{s: tf.TensorSpec(shape) for s in self._extractor.streams},
+            **{
+                part: tf.TensorSpec((batch, *shape))
+                for stream in self._extractor.streams
+                for part, shape in self._extractor.part_shapes(stream).items()
+            },
         )
 
     def clip(self) -> tuple[Any, list[Any]]:
@@ -105,16 +114,19 @@ class Graph:
         }
         specs = {
             "rgb": tf.TensorSpec(
-                (1, length, preprocess.SIZE, preprocess.SIZE, 3), tf.uint8
+                (1, length, *self._extractor.size, 3), tf.uint8
             ),
             "flow": tf.TensorSpec(
-                (1, length, flow_lib.SIZE, flow_lib.SIZE, 2), tf.float32
+                (1, length, *parts.half(self._extractor.size), 2), tf.float32
             ),
         }
 
         def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
             prepare: dict[str, Callable[[Any], Any]]
-            prepare = {"rgb": preprocess.rgb, "flow": preprocess.flow}
+            prepare = {
+                "rgb": preprocess.rgb,
+                "flow": lambda x: preprocess.flow(x, self._extractor.size),
+            }
             features = {
                 stream: _pool(
                     networks[stream](prepare[stream](signal[0])[None])
@@ -161,7 +173,8 @@ class Graph:
                 clip = tf.ensure_shape(
                     clip, (self._geometry.length, *signal.shape[1:])
                 )
-                features[stream] = self._encode[stream](clip)[None]
+                for part, found in self._encode[stream](clip).items():
+                    features[part] = found[None]
             return self._decode(**features)["saliency"][0]
 
         spec = tf.TensorSpec(self._map_shape, tf.float32)
@@ -172,24 +185,24 @@ class Graph:
     ) -> tf.Tensor:
         """What I3D's windows are cut from: squeezed frames, or flows."""
         if stream == "rgb":
-            size = preprocess.SIZE
+            size = self._extractor.size
             squeezed = _each(
                 lambda frame: resize.linear(frame, size),
                 frames,
-                tf.TensorSpec((size, size, 3), tf.uint8),
+                tf.TensorSpec((*size, 3), tf.uint8),
             )
             return tf.gather(squeezed, places)
-        size = flow_lib.SIZE
+        size = parts.half(self._extractor.size)
         grays = _each(
             lambda frame: resize.area(resize.gray(frame), size),
             frames,
-            tf.TensorSpec((size, size), tf.uint8),
+            tf.TensorSpec(size, tf.uint8),
         )
         grays = tf.gather(grays, places)
         return tf.map_fn(
             lambda k: self._motion(grays[k], grays[k + 1]),
             tf.range(tf.shape(places)[0] - 1),
-            fn_output_signature=tf.TensorSpec((size, size, 2), tf.float16),
+            fn_output_signature=tf.TensorSpec((*size, 2), tf.float16),
         )
 
 
@@ -248,6 +261,8 @@ def _each(
 
 def _what_stops(predictor: predictor_lib.Predictor) -> str:
     extractor = predictor.extractor
+    if predictor.hop > 1:
+        return f"the model gives {predictor.hop} maps of a window at once"
     if extractor.front_end != "window":
         return (
             f"the front end {extractor.front_end!r} carries states from frame "

@@ -43,6 +43,7 @@ from keras import ops
 import numpy as np
 
 from lsts_tf import i3d
+from lsts_tf import parts
 
 FRONT_ENDS = ("window", "continuous")
 # Frames of the largest chunk computed at once: enough to fill the processor's
@@ -763,30 +764,115 @@ class _Assembly:
         return ops.concatenate(parts, 1) if len(parts) > 1 else parts[0]
 
 
+class _RecentSteps:
+    """A skip of each window: the mean over its last steps at a layer.
+
+    The values are those that the next layer gets, so nothing is computed
+    twice. Windows are `delay` frames old ("continuous").
+    """
+
+    def __init__(
+        self,
+        plan: _Plan,
+        track: Track,
+        size: Sequence[int],
+        count: int,
+        delay: int,
+    ):
+        self._stride = plan.stride
+        steps = range(track.steps - count, track.steps)
+        stop = track.steps - track.right
+        # Border steps, counted within their border.
+        self._lefts = slice(steps.start, track.left)
+        self._rights = slice(max(0, steps.start - stop), None)
+        self._delay = None
+        if steps.start < track.left:
+            self._delay = _Delay(plan, track, 0, size)
+        # Behind the newest dense step of a window are those of its border.
+        shift = 0 if plan.borders else _shift(track, delay)
+        self._labels = [
+            track.spacing * (j - shift) - delay
+            for j in steps
+            if track.left <= j < stop
+        ]
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
+        for label in self._labels:
+            self._source.reads(label, plan.stride)
+        self._source.close()
+
+    def __call__(self, run: _Run, x: _Signal) -> Any:
+        """Returns [windows, height, width, channels], or None."""
+        source = self._source.extend(run, x.dense)
+        left = None if self._delay is None else self._delay(run, x.left)
+        if not run.emits:
+            return None
+        found = []
+        if left is not None:
+            found.append(left[:, self._lefts])
+        if self._labels:
+            picked = [
+                self._source.pick(source, label, self._stride, run.windows)
+                for label in self._labels
+            ]
+            found.append(ops.stack(picked, 1))
+        if x.right is not None:
+            found.append(x.right[:, self._rights])
+        steps = ops.concatenate(found, 1) if len(found) > 1 else found[0]
+        return ops.mean(steps, 1)
+
+
+class _RecentWhole:
+    """The same of whole windows."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __call__(self, run: _Run, x: Any) -> Any:
+        """Returns [windows, height, width, channels]."""
+        del run
+        return ops.mean(x[:, -self._count :], 1)
+
+
+def _delay_of(track: Track, stride: int, lookahead: int) -> int:
+    """Returns how old windows are when features of a last layer come.
+
+    Frames behind a window's last one that its last step sees, in strides, or
+    as many as may be waited for.
+    """
+    beyond = max(0, track.spacing * (track.steps - 1) - track.head)
+    return min(-(-beyond // stride) * stride, _floor(lookahead, stride))
+
+
+def _shift(track: Track, delay: int) -> int:
+    """Returns by how many steps a window's steps must be older ones."""
+    newest = track.spacing * (track.steps - 1)
+    return -(-max(0, newest - delay - track.head) // track.spacing)
+
+
 class _Steps:
     """Features out of dense values alone, of windows `delay` frames old."""
 
     def __init__(
-        self, plan: _Plan, track: Track, size: Sequence[int], lookahead: int
+        self,
+        plan: _Plan,
+        track: Track,
+        size: Sequence[int],
+        delay: int,
+        *,
+        pooled: bool,
     ):
         self._stride = plan.stride
-        newest = track.spacing * (track.steps - 1)
-        # Frames behind a window's last one that its last step sees.
-        beyond = max(0, newest - track.head)
-        self.delay = min(
-            -(-beyond // plan.stride) * plan.stride,
-            _floor(lookahead, plan.stride),
-        )
-        lacking = max(0, newest - self.delay - track.head)
-        shift = -(-lacking // track.spacing)
+        shift = _shift(track, delay)
         self._labels = [
-            track.spacing * (j - shift) - self.delay for j in range(track.steps)
+            track.spacing * (j - shift) - delay for j in range(track.steps)
         ]
         height, width, channels = size
-        self._kernel = i3d.pooling_kernel(track.steps, height, width)
+        self._kernel = i3d.ONE
+        if pooled:
+            self._kernel = i3d.pooling_kernel(track.steps, height, width)
         _, rows, columns = self._kernel
-        pooled = (height - rows + 1, width - columns + 1, channels)
-        self._source = _Dense(plan, track.head, track.grid(plan.stride), pooled)
+        size = (height - rows + 1, width - columns + 1, channels)
+        self._source = _Dense(plan, track.head, track.grid(plan.stride), size)
         for label in self._labels:
             self._source.reads(label, plan.stride)
         self._source.close()
@@ -948,7 +1034,7 @@ def _folded_units(network: keras.Model) -> dict[str, _Unit]:
 
 
 class SlidingI3D:
-    """Pooled Mixed_5c features of every window of a video.
+    """Pooled Mixed_5c features of every window of a video, and skips.
 
     >>> sliding = SlidingI3D(network, window=79)      # doctest: +SKIP
     >>> for frames in chunks:                         # doctest: +SKIP
@@ -969,8 +1055,13 @@ class SlidingI3D:
     `lookahead`, for live streams, a window's steps are the newest ones of its
     phase that see at most `lookahead` frames beyond it.
 
+    With another `end_point` features are what it gives, without pooling. With
+    `skips`, earlier end points of I3D come too (`push_parts`): of each
+    window the mean over its last steps, exactly as `i3d.recent` has them.
+
     Attributes:
       feature_shape: of one window's features, [steps, rows, columns, 1024].
+      part_shapes: {end point: shape} of all parts, the features' first.
       delay: frames behind a window's last one that must arrive before its
         features come; 0 for "window".
       costs: multiply-adds for one window, by layer of i3d's table.
@@ -986,6 +1077,8 @@ class SlidingI3D:
         stride: int = 1,
         front_end: str = "window",
         lookahead: int | None = None,
+        skips: Sequence[str] = (),
+        end_point: str = parts.MAIN,
         dtype: str = "float32",
         compile: Callable[[Callable], Callable] | None = None,
     ):
@@ -999,13 +1092,15 @@ class SlidingI3D:
           front_end: "window" or "continuous".
           lookahead: for "continuous", frames beyond a window that may be
             used; None for as many as its steps see.
+          skips: end points that are wanted besides, some of `parts.SKIPS`.
+          end_point: whose activations are the features; pooled if Mixed_5c.
           dtype: "float32", or "bfloat16" for a coarser, faster front end.
           compile: wraps a function of arrays, for instance `tf.function` or
             `jax.jit`; None runs operation by operation.
 
         Raises:
-          ValueError: a size below 1, an unknown front end, or a lookahead
-            without "continuous".
+          ValueError: a size below 1, an unknown front end or skip, a skip
+            behind the end point, or a lookahead without "continuous".
         """
         if min(window, stride) < 1:
             raise ValueError(
@@ -1022,6 +1117,8 @@ class SlidingI3D:
                 'Only "continuous" looks ahead, by 0 frames or more. '
                 f"Received: lookahead={lookahead}, front_end={front_end!r}"
             )
+        parts.check_skips(skips)
+        i3d.check_order(skips, end_point)
         _, _, height, width, channels = network.input_shape
         self._size = (height or 224, width or 224, channels)
         self._window = window
@@ -1032,16 +1129,27 @@ class SlidingI3D:
         self.watch = lambda _, layer: layer()
         self._functions: dict[tuple[int, bool], Callable] = {}
         self._is_continuous = front_end == "continuous"
-        self.feature_shape = i3d.feature_shape(window, *self._size[:2])
+        self._end_point = end_point
+        self._is_pooled = end_point == parts.MAIN
+        self.feature_shape = i3d.shapes(window, *self._size[:2])[end_point]
+        if self._is_pooled:
+            self.feature_shape = i3d.feature_shape(window, *self._size[:2])
+        self.part_shapes: dict[str, tuple[int, ...]] = {
+            end_point: self.feature_shape,
+            **i3d.skip_shapes(skips, window, *self._size[:2]),
+        }
         self.delay = 0
         self._oldest = 0
         plan = _Plan(stride, borders=not self._is_continuous)
         self._layers: list[tuple[str, Any]] = []
-        self._lay_out(
-            plan,
-            _folded_units(network),
-            10**9 if lookahead is None else lookahead,
-        )
+        self._taps: dict[str, Any] = {}
+        if self._is_continuous:
+            self.delay = _delay_of(
+                self._last_track(plan),
+                stride,
+                10**9 if lookahead is None else lookahead,
+            )
+        self._lay_out(plan, _folded_units(network), skips)
         self.costs = plan.costs
         self._histories = plan.histories
         self._weights = [
@@ -1051,13 +1159,19 @@ class SlidingI3D:
         self._chunks = (max(1, _CHUNK // stride), 1)
         self.reset()
 
+    def _last_track(self, plan: _Plan) -> Track:
+        track = frames_track(self._window)
+        for layer in i3d.layers(self._end_point):
+            track = plan.follow(track, *in_time(layer))
+        return track
+
     def _lay_out(
-        self, plan: _Plan, units: Mapping[str, _Unit], lookahead: int
+        self, plan: _Plan, units: Mapping[str, _Unit], skips: Sequence[str]
     ) -> None:
         track = frames_track(self._window)
         size: tuple[int, ...] = self._size
         is_whole = False
-        layers = i3d.layers("Mixed_5c")
+        layers = i3d.layers(self._end_point)
         shapes = i3d.shapes(self._window, *self._size[:2])
         heads = [track.head]
         merged: i3d.Pool | None = None
@@ -1082,17 +1196,27 @@ class SlidingI3D:
             else:
                 # A pooling over space alone goes before bias and ReLU.
                 merged = None
-                if isinstance(behind, i3d.Pool) and behind.kernel[0] == 1:
+                if (
+                    isinstance(behind, i3d.Pool)
+                    and behind.kernel[0] == 1
+                    and layer.name not in skips
+                ):
                     merged = behind
                 built = _Tapped(plan, units[layer.name], track, size, merged)
             self._layers.append((layer.name, built))
             track = after
             heads.append(track.head)
             size = shapes[layer.name][1:]
+            if layer.name in skips:
+                count = parts.recent_steps(track.steps, track.spacing)
+                self._taps[layer.name] = (
+                    _RecentWhole(count)
+                    if is_whole
+                    else _RecentSteps(plan, track, size, count, self.delay)
+                )
         plan.layer = "pool"
         if self._is_continuous:
-            ends = _Steps(plan, track, size, lookahead)
-            self.delay = ends.delay
+            ends = _Steps(plan, track, size, self.delay, pooled=self._is_pooled)
             # Chunks older than this see labels before the video.
             self._oldest = -min(heads)
             self._layers.append(("pool", ends))
@@ -1132,6 +1256,14 @@ class SlidingI3D:
         Raises:
           ValueError: frames of another shape.
         """
+        return self.push_parts(frames)[self._end_point]
+
+    def push_parts(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """Does what `push` does; returns skips too.
+
+        Returns:
+          {end point: float32 [m, *its shape]}, see `part_shapes`.
+        """
         if frames.ndim != 4 or frames.shape[1:] != self._size:
             raise ValueError(
                 f"Frames must be [n, {', '.join(map(str, self._size))}]. "
@@ -1150,6 +1282,10 @@ class SlidingI3D:
         Returns:
           float32 [m, *feature_shape].
         """
+        return self.finish_parts()[self._end_point]
+
+    def finish_parts(self) -> dict[str, np.ndarray]:
+        """Does what `finish` does; returns skips too, as `push_parts`."""
         frames = self._seen + len(self._pending) - self._early
         if not self.delay or frames < self._window:
             return self._nothing()
@@ -1157,12 +1293,16 @@ class SlidingI3D:
         missing = windows - self._emitted
         blank = np.zeros((self.delay + self._stride, *self._size), np.float32)
         self._pending = np.concatenate([self._pending, blank])
-        return self._drain(frames - 1)[:missing]
+        found = self._drain(frames - 1)
+        return {name: part[:missing] for name, part in found.items()}
 
-    def _nothing(self) -> np.ndarray:
-        return np.zeros((0, *self.feature_shape), np.float32)
+    def _nothing(self) -> dict[str, np.ndarray]:
+        return {
+            name: np.zeros((0, *shape), np.float32)
+            for name, shape in self.part_shapes.items()
+        }
 
-    def _drain(self, end: int | None) -> np.ndarray:
+    def _drain(self, end: int | None) -> dict[str, np.ndarray]:
         found = [self._nothing()]
         while len(self._pending) >= self._stride:
             windows = next(
@@ -1174,11 +1314,14 @@ class SlidingI3D:
             chunk = self._pending[:count]
             self._pending = self._pending[count:]
             found.append(self._advance(chunk, windows, end))
-        return np.concatenate(found)
+        return {
+            name: np.concatenate([some[name] for some in found])
+            for name in self.part_shapes
+        }
 
     def _advance(
         self, frames: np.ndarray, windows: int, end: int | None
-    ) -> np.ndarray:
+    ) -> dict[str, np.ndarray]:
         self._seen += len(frames)
         start = self._seen - self._early - self._window
         if self._is_continuous:
@@ -1199,8 +1342,12 @@ class SlidingI3D:
         self._emitted += new
         if not new:
             return self._nothing()
-        array = ops.convert_to_numpy(ops.cast(features, "float32"))
-        return array[windows - new :]
+        return {
+            name: ops.convert_to_numpy(ops.cast(part, "float32"))[
+                windows - new :
+            ]
+            for name, part in zip(self.part_shapes, features, strict=True)
+        }
 
     def _function(self, windows: int, is_plain: bool) -> Callable:
         """Returns the step function of a chunk size, made at first use.
@@ -1223,16 +1370,22 @@ class SlidingI3D:
             self._functions[key] = self._compile(step)
         return self._functions[key]
 
-    def _step(self, run: _Run, frames: Any) -> tuple[Any, list[Any]]:
+    def _step(self, run: _Run, frames: Any) -> tuple[list[Any], list[Any]]:
         x: Any = _Signal(frames, None, None)
+        taken = {}
         for name, layer in self._layers:
             x = self.watch(name, functools.partial(layer, run, x))
             if x is None:
                 break
+            if name in self._taps:
+                taken[name] = self._taps[name](run, x)
         left_behind = [run.left_behind[n] for n in range(len(self._histories))]
         if x is None:
-            return ops.zeros((0,), self._dtype), left_behind
-        return (x if self._is_continuous else _average(x)), left_behind
+            return [], left_behind
+        if self._is_pooled and not self._is_continuous:
+            x = _average(x)
+        _, *skips = self.part_shapes
+        return [x, *(taken[name] for name in skips)], left_behind
 
 
 def in_time(layer: i3d.Layer) -> tuple[int, int]:

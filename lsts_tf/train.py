@@ -41,12 +41,12 @@ from lsts_tf import extractor as extractor_lib
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import input_pipeline
+from lsts_tf import joint
 from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import trainer as trainer_lib
-from lsts_tf import windows
 
 Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
 
@@ -122,12 +122,16 @@ def run(settings: experiment.Experiment) -> int:
     strategy = devices.choose_strategy(settings.strategy)
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=devices.is_chief(strategy))
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     train_videos = data.choose(
-        windows.parse_ranges(settings.train_videos), "training"
+        data.numbers(settings.videos("train_videos"), otherwise="train"),
+        "training",
+        settings.geometry(),
     )
     val_videos = data.choose(
-        windows.parse_ranges(settings.val_videos), "validation"
+        data.numbers(settings.videos("val_videos")),
+        "validation",
+        settings.geometry(),
     )
     live = settings.features == "live"
     # Only live features are computed by the replicas.
@@ -154,6 +158,8 @@ def run(settings: experiment.Experiment) -> int:
                 geometry=settings.geometry(settings.train_stride),
                 flows=lambda video: extractor.flows(video.frames()),
                 flip=settings.flip,
+                size=extractor.size,
+                maps=settings.targets,
             )
         else:
             training = _stored(
@@ -171,7 +177,9 @@ def run(settings: experiment.Experiment) -> int:
     trainer = trainer_lib.Trainer(
         settings,
         strategy,
-        feature_shape=extractor.feature_shape,
+        feature_shape=extractor.decoder_shape,
+        skip_shapes=extractor.skip_shapes,
+        networks=extractor.networks,
         encode=trainer_lib.live_encoder(extractor) if live else None,
         steps=steps,
     )
@@ -191,13 +199,14 @@ def _stored(
     flip: bool = False,
 ) -> input_pipeline.StoredWindows:
     kept, *mirrored = (
-        extractor_lib.ready_stores(
+        joint.ready_stores(
             pathlib.Path(settings.store_dir),
             data,
             videos,
             extractor,
             stride=stride,
             purpose=purpose,
+            short=settings.short_clips,
             mirrored=which,
         )
         for which in ((False, True) if flip else (False,))
@@ -208,6 +217,7 @@ def _stored(
         videos=videos,
         geometry=settings.geometry(stride),
         mirrored=mirrored[0].features if mirrored else None,
+        maps=settings.targets,
     )
 
 
@@ -312,7 +322,7 @@ def _train(
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % settings.log_steps == 0 or step == last_step:
-                rate = float(trainer.optimizer.learning_rate)
+                rate = trainer.learning_rate
                 watch.scalars(
                     step,
                     {f"train/{k}": v for k, v in values.items()}
@@ -405,12 +415,19 @@ def validate(
         if not real.any():
             continue
         annotated = trainer.local(truth)[real]
-        scores = metrics.score(
-            preprocess.to_uint8(maps[real]),
-            annotated[..., 0],
-            annotated[..., 1],
+        # Each frame is scored, of several maps of a window too.
+        frames = metrics.score(
+            preprocess.to_uint8(maps[real]).reshape(-1, *maps.shape[-2:]),
+            annotated[..., 0].reshape(-1, *maps.shape[-2:]),
+            annotated[..., 1].reshape(-1, *maps.shape[-2:]),
             metrics=VALIDATION_METRICS,
         )
+        scores = {
+            name: np.nanmean(values.reshape(real.sum(), -1), axis=1)
+            if maps.ndim == 4
+            else values
+            for name, values in frames.items()
+        }
         scores["loss"] = loss[real]
         found[:, trainer.local(place)[real]] = [scores[n] for n in names]
     totals = devices.total(trainer.strategy, found)
@@ -506,10 +523,10 @@ class _Pictures:
         if not self._frames:
             return
         features, truth = self._validation.read(self._chosen)
-        target = np.asarray(preprocess.target(truth))
-        watch.pictures(
-            step, self._frames, target[..., 0], trainer.maps(features)
-        )
+        target = np.asarray(preprocess.target(truth))[..., 0]
+        if target.ndim == 4:
+            target = target[:, -1]
+        watch.pictures(step, self._frames, target, trainer.maps(features))
 
 
 def main(_: Sequence[str]) -> None:

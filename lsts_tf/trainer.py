@@ -23,6 +23,7 @@ from lsts_tf import extractor as extractor_lib
 from lsts_tf import losses
 from lsts_tf import optimizers
 from lsts_tf import preprocess
+from lsts_tf import tuned_i3d
 
 Batch = tuple[Mapping[str, Any], Any]
 
@@ -37,7 +38,10 @@ class Trainer:
     Args:
         settings: The experiment.
         strategy: Devices to train on.
-        feature_shape: Shape of a feature, [5, 5, 5, 1024].
+        feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
+        skip_shapes: {end point: shape} of the skips.
+        networks: {stream: I3D}, whose last layers are trained too; needed
+            with --finetune_from.
         encode: What turns a batch's inputs into features; None where they are
             features already.
         steps: Steps of the whole run, which the cosine schedule needs.
@@ -53,6 +57,8 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         *,
         feature_shape: Sequence[int],
+        skip_shapes: Mapping[str, Sequence[int]] | None = None,
+        networks: Mapping[str, keras.Model] | None = None,
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         steps: int = 1,
     ) -> None:
@@ -63,12 +69,12 @@ class Trainer:
         self._momentum = settings.ema
         with strategy.scope():
             self.model = decoder.build(
-                settings.streams,
-                head=settings.head,
+                **settings.decoder_arguments(),
                 feature_shape=tuple(feature_shape),
+                skip_shapes=skip_shapes,
+                tuned=_tuned(settings, networks or {}),
+                map_size=preprocess.MAP_SIZE,
                 synchronized=strategy.num_replicas_in_sync > 1,
-                dtype=settings.precision,
-                seed=settings.seed,
             )
             self.optimizer = make_optimizer(settings, steps)
             self.optimizer.build(self.model.trainable_variables)
@@ -94,6 +100,12 @@ class Trainer:
             lambda features: self.model(features, training=False),
             autograph=False,
         )
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        # Of several replicas' variables Keras does not make a number itself.
+        return float(tf.convert_to_tensor(self.optimizer.learning_rate))
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """Everything that the next step depends on.
@@ -144,14 +156,16 @@ class Trainer:
     def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Maps float32 [B, 360, 640] and losses float32 [B] of features.
 
-        B are the windows of this worker's replicas.
+        B are the windows of this worker's replicas. Of several targets the
+        maps are [B, targets, 360, 640].
         """
         maps, loss = self._predict(batch)
         return self.local(maps)[..., 0], self.local(loss)
 
     def maps(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Maps float32 [B, 360, 640] of features, on one device."""
-        return self._maps(dict(features)).numpy()[..., 0]
+        """Maps float32 [B, 360, 640] of targets, on one device."""
+        maps = self._maps(dict(features)).numpy()[..., 0]
+        return maps if maps.ndim == 3 else maps[:, -1]
 
     def local(self, values: Any) -> np.ndarray:
         """What this worker's replicas hold, one after the other."""
@@ -224,6 +238,24 @@ class Trainer:
         return maps, self.losses(truth, maps)
 
 
+def _tuned(
+    settings: experiment.Experiment, networks: Mapping[str, keras.Model]
+) -> dict[str, keras.Model]:
+    """Layers of I3D that are trained with the decoder, by stream."""
+    if not settings.finetune_from:
+        return {}
+    return {
+        stream: tuned_i3d.build(
+            networks[stream],
+            settings.finetune_from,
+            frames=settings.window,
+            rate=settings.finetune_rate,
+            dtype=settings.precision,
+        )
+        for stream in settings.streams
+    }
+
+
 def _check_shares(settings: experiment.Experiment, replicas: int) -> None:
     if settings.batch_size % (replicas * settings.accumulate):
         raise ValueError(
@@ -267,11 +299,11 @@ def live_encoder(
     """
 
     def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            stream: keras.ops.map(
-                lambda clip, s=stream: extractor.encode(s, clip), clips
+        found: dict[str, Any] = {}
+        for stream, clips in inputs.items():
+            found |= keras.ops.map(
+                lambda clip, s=stream: extractor.encode_parts(s, clip), clips
             )
-            for stream, clips in inputs.items()
-        }
+        return found
 
     return encode

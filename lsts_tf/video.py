@@ -2,7 +2,8 @@
 
 Frames are uint8 RGB arrays [H, W, 3], numbered from 0 as decoded; rotation
 flags are applied. Sizes are (width, height) in pixels, as OpenCV says them.
-Nothing here holds more than one frame.
+Times are seconds from the first frame: those of the file, which need not be
+equally spaced. Nothing here holds more than one frame.
 
 A video is read from its start to its end and never by seeking, and the frames
 that came are counted against the number that the file declares: decoders stop
@@ -10,13 +11,16 @@ at the first damaged place without a word, although most frames after it can
 be had by reading on.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import fractions
 import math
 import os
 import pathlib
 import types
+from typing import Any
 
 from absl import logging
 import cv2
@@ -29,10 +33,25 @@ try:
 except ImportError:  # Optional: without it no AV1 is read, no MP4 written.
     av = None
 
-_FPS_IF_UNKNOWN = 25.0
+FPS_IF_UNKNOWN = 25.0
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
 # and VP9 files decoding went on after far fewer failures than this.
 _MAX_FAILED_READS = 100
+
+# What a video may be written of: type and shape of a frame behind [H, W].
+PIXELS: Mapping[str, tuple[type, tuple[int, ...]]] = {
+    "rgb": (np.uint8, (3,)),
+    "gray": (np.uint8, ()),
+    "gray16": (np.uint16, ()),
+}
+# Times are kept to a 64th of the distance between two frames. Some containers
+# round them to milliseconds: so close to an even rate, it is even.
+_TICKS = 64
+_ROUNDED = 0.001
+
+# A frame and its time in the file, in seconds, which may be NaN; or None for
+# a read that failed.
+_Read = tuple[np.ndarray, float] | None
 
 
 class VideoError(files.FileError):
@@ -72,6 +91,7 @@ class Video:
         self.path = pathlib.Path(path)
         self._strict = strict
         _refuse_unreadable(self.path)
+        self._read: Callable[[pathlib.Path, int | None], Iterator[_Read]]
         self._read = _read_opencv
         self.fps, self.num_frames = _properties(self.path)
         first = next(_decoded(self._read(self.path, self.num_frames)), None)
@@ -87,10 +107,21 @@ class Video:
         self.size = first.shape[1], first.shape[0]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the frames.
+        """Yields the frames; see `timed`.
 
         Yields:
             uint8 [H, W, 3], RGB; a new array each time.
+        """
+        for frame, _ in self.timed():
+            yield frame
+
+    def timed(self) -> Iterator[tuple[np.ndarray, float]]:
+        """Yields the frames with their times.
+
+        Yields:
+            uint8 [H, W, 3], RGB, a new array each time; and seconds from the
+            first frame, greater each time. Where the file says none, a frame
+            comes 1 / fps after the one before.
 
         Raises:
             TruncatedVideoError: After the last frame, when fewer frames came
@@ -100,10 +131,12 @@ class Video:
         """
         count = lost = failures = 0
         first_loss = None
-        for frame in self._read(self.path, self.num_frames):
-            if frame is None:
+        clock = _Clock(self.fps)
+        for read in self._read(self.path, self.num_frames):
+            if read is None:
                 failures += 1
                 continue
+            frame, stamp = read
             if failures:
                 # Frames came again after a failure: a gap, not the end.
                 first_loss = count if first_loss is None else first_loss
@@ -114,15 +147,22 @@ class Video:
                     f"frame {count} has another size than the first: "
                     f"{frame.shape[1::-1]} instead of {self.size}.",
                 )
-            yield frame
+            yield frame, clock(stamp)
             count += 1
-        self._check(count, lost, first_loss)
+        self._check(count, lost, first_loss, clock)
 
-    def _check(self, count: int, lost: int, first_loss: int | None) -> None:
+    def _check(
+        self, count: int, lost: int, first_loss: int | None, clock: "_Clock"
+    ) -> None:
         declared = self.num_frames or count
         # Containers without a table of frames estimate their number from
         # the duration; those estimates are off by one now and then.
         complete = declared - count <= max(1, declared // 100)
+        if not complete and clock.uneven and _is_estimate(self.path):
+            # The estimate knows one rate only, and this video has many: it is
+            # whole if it lasts to its end.
+            lasts = declared / self.fps
+            complete = lasts - clock.last <= max(1.0, lasts / 100)
         if complete and not lost:
             return
         reason = f"read {count} of {declared} frames"
@@ -132,7 +172,10 @@ class Video:
                 "other numbers than they should"
             )
         else:
-            reason += "; its end is missing or damaged"
+            reason += (
+                f"; its end is missing or damaged, from frame {count} (counted "
+                "from 0) on"
+            )
         reason += ". Get the file again, or re-encode it."
         if self._strict:
             raise TruncatedVideoError(self.path, reason)
@@ -189,20 +232,55 @@ def _properties(path: pathlib.Path) -> tuple[float, int | None]:
     finally:
         capture.release()
     if not (math.isfinite(fps) and fps > 0):
-        fps = _FPS_IF_UNKNOWN
+        fps = FPS_IF_UNKNOWN
     declared = int(count) if math.isfinite(count) and count > 0 else None
     return fps, declared
 
 
-def _decoded(attempts: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
+class _Clock:
+    """Times that grow, from times as files have them.
+
+    Attributes:
+        last: The time of the last frame.
+        uneven: Whether a distance was no multiple of 1 / fps.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.last = -1.0
+        self.uneven = False
+        self._fps = fps
+        self._first = math.nan
+
+    def __call__(self, stamp: float) -> float:
+        if self.last < 0:
+            self._first, self.last = stamp, 0.0
+            return 0.0
+        time = stamp - self._first
+        # Also where it is NaN.
+        if not time > self.last:
+            time = self.last + 1 / self._fps
+        steps = (time - self.last) * self._fps
+        if abs(steps - round(steps)) / self._fps > 2 * _ROUNDED:
+            self.uneven = True
+        self.last = time
+        return time
+
+
+def _is_estimate(path: pathlib.Path) -> bool:
+    """Whether the number of frames that a file declares is a guess."""
+    if av is None:
+        return path.suffix.lower() in (".mkv", ".webm")
+    with av.open(os.fspath(path)) as container:
+        return not container.streams.video[0].frames
+
+
+def _decoded(attempts: Iterator[_Read]) -> Iterator[np.ndarray]:
     with contextlib.closing(attempts):  # type: ignore[type-var]
-        yield from (frame for frame in attempts if frame is not None)
+        yield from (read[0] for read in attempts if read is not None)
 
 
-def _read_opencv(
-    path: pathlib.Path, declared: int | None
-) -> Iterator[np.ndarray | None]:
-    """Yields frames, and None for each read that failed."""
+def _read_opencv(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
+    """Yields frames with their times, and None for each read that failed."""
     capture = _open_opencv(path)
     try:
         count = failed = 0
@@ -210,7 +288,8 @@ def _read_opencv(
             ok, frame = capture.read()
             if ok:
                 count, failed = count + 1, 0
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), time
             elif count >= (declared or 0):
                 return
             else:
@@ -220,9 +299,7 @@ def _read_opencv(
         capture.release()
 
 
-def _read_av(
-    path: pathlib.Path, declared: int | None
-) -> Iterator[np.ndarray | None]:
+def _read_av(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
     """Like `_read_opencv`. FFmpeg's log level stays as it is.
 
     Setting it while frame threads run deadlocks on damaged H.264 (PyAV's
@@ -244,22 +321,25 @@ def _read_av(
                 image = frame.to_ndarray(format="rgb24")
                 # PyAV leaves the rotation to its caller, OpenCV applies it.
                 turns = round(getattr(frame, "rotation", 0) / 90)
-                yield np.ascontiguousarray(np.rot90(image, turns))
+                image = np.ascontiguousarray(np.rot90(image, turns))
+                yield image, math.nan if frame.time is None else frame.time
 
 
 class Writer:
-    """Writes a video file that a browser plays, whole or not at all.
+    """Writes a video file, whole or not at all.
 
-    H.264 in MP4 by PyAV, or VP8 in WebM by OpenCV when the name ends in
-    `.webm` or PyAV is not installed. The file is written under a temporary
-    name beside its place and renamed when it is complete:
+    Of pixels "rgb" and "gray" one that a browser plays: H.264 in MP4 by
+    PyAV, or VP8 in WebM by OpenCV when the name ends in `.webm` or PyAV is
+    not installed. Of "gray16" one without loss: FFV1 in Matroska by PyAV. The
+    file is written under a temporary name beside its place and renamed when
+    it is complete:
 
         with video.Writer("overlay.mp4", fps=30, size=(640, 360)) as writer:
             for frame in frames:
                 writer.write(frame)
 
-    Frames of odd width or height get their last column or row twice: H.264
-    with shared colour samples has even sizes only.
+    Frames of odd width or height get their last column or row twice in H.264
+    and VP8: with shared colour samples they have even sizes only.
 
     Attributes:
         path: The file that is made. Its suffix is not the one asked for when
@@ -272,22 +352,27 @@ class Writer:
         *,
         fps: float,
         size: tuple[int, int],
+        pixels: str = "rgb",
     ):
         """Prepares a file; nothing is written before the `with` block.
 
         Args:
-            path: A name that ends in `.mp4` or `.webm`, in a folder that
-                exists.
+            path: A name that ends in `.mp4` or `.webm` (`.mkv` for "gray16"),
+                in a folder that exists.
             fps: Frames a second.
             size: (width, height) of the frames that will come.
+            pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
+                as far as H.264 goes.
 
         Raises:
             ValueError: Another suffix, or an impossible rate or size.
+            VideoError: "gray16", and PyAV is not installed.
         """
         self.path = pathlib.Path(path)
-        if self.path.suffix.lower() not in (".mp4", ".webm"):
+        suffixes = (".mkv",) if pixels == "gray16" else (".mp4", ".webm")
+        if self.path.suffix.lower() not in suffixes:
             raise ValueError(
-                "A video is written as .mp4 or .webm. "
+                f"A video of {pixels} is written as {' or '.join(suffixes)}. "
                 f"Received: path={str(path)!r}"
             )
         if not (math.isfinite(fps) and fps > 0) or min(size) < 1:
@@ -295,57 +380,76 @@ class Writer:
                 "A video needs a positive rate and size. "
                 f"Received: fps={fps}, size={size}"
             )
-        if self.path.suffix.lower() == ".mp4" and av is None:
+        if av is None and pixels == "gray16":
+            raise VideoError(self.path, "FFV1 needs PyAV: `pip install av`.")
+        if av is None and self.path.suffix.lower() == ".mp4":
             self.path = self.path.with_suffix(".webm")
             logging.warning(
                 "PyAV is not installed (`pip install av`), so the video "
                 "becomes VP8: %s",
                 self.path,
             )
-        self._size = tuple(size)
+        width, height = size
+        dtype, channels = PIXELS[pixels]
+        self._frame = np.dtype(dtype), (height, width, *channels)
+        self._pixels = pixels
+        self._pad = (0, 0) if pixels == "gray16" else (height % 2, width % 2)
         self._fps = fps
         # The suffix stays last: encoders choose the container by it.
         self._temporary = self.path.with_name(
             f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}"
         )
         self._count = 0
+        self._first = 0.0
         self._sink: _AvSink | _OpencvSink
 
     def __enter__(self) -> "Writer":
         # PyAV would notice only at the first frame.
         if not self.path.parent.is_dir():
             raise VideoError(self.path, "cannot be written: no such folder.")
-        is_mp4 = self.path.suffix.lower() == ".mp4"
-        sink = _AvSink if is_mp4 else _OpencvSink
-        width, height = self._size
-        even = (width + width % 2, height + height % 2)
+        by_opencv = self.path.suffix.lower() == ".webm"
+        sink = _OpencvSink if by_opencv else _AvSink
+        height, width = self._frame[1][:2]
+        size = (width + self._pad[1], height + self._pad[0])
         try:
-            self._sink = sink(self._temporary, self._fps, even)
+            with self._telling():
+                self._sink = sink(
+                    self._temporary, self._fps, size, self._pixels
+                )
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
         return self
 
-    def write(self, frame: np.ndarray) -> None:
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Appends a frame.
 
         Args:
-            frame: uint8 [H, W, 3], RGB, of the size given at the start.
+            frame: [H, W] or [H, W, 3] of the size and pixels given at the
+                start.
+            time: Its time in seconds, later than the one before; the first
+                may have any. By default frames have equal distances, as they
+                always have in WebM.
 
         Raises:
             ValueError: Another size or type.
+            VideoError: It cannot be written; the disk is full, for instance.
         """
-        width, height = self._size
-        if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+        dtype, shape = self._frame
+        if frame.shape != shape or frame.dtype != dtype:
             raise ValueError(
-                f"A frame is uint8 [{height}, {width}, 3]. "
+                f"A frame is {dtype} {list(shape)}. "
                 f"Received: {frame.dtype} {list(frame.shape)}"
             )
-        if width % 2 or height % 2:
-            frame = np.pad(
-                frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
-            )
-        self._sink.write(frame)
+        if any(self._pad):
+            pad = [(0, p) for p in self._pad] + [(0, 0)] * (frame.ndim - 2)
+            frame = np.pad(frame, pad, mode="edge")
+        if time is None:
+            time = self._count / self._fps
+        if not self._count:
+            self._first = time
+        with self._telling():
+            self._sink.write(frame, time - self._first)
         self._count += 1
 
     def __exit__(
@@ -356,7 +460,8 @@ class Writer:
     ) -> None:
         del error, trace
         try:
-            self._sink.close()
+            with self._telling():
+                self._sink.close()
             if kind is None:
                 self._check()
                 self._temporary.replace(self.path)
@@ -366,6 +471,17 @@ class Writer:
                 raise
         finally:
             self._temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Errors of FFmpeg name the file that was wanted."""
+        errors = (av.error.FFmpegError,) if av else ()
+        try:
+            yield
+        except errors as error:
+            raise VideoError(
+                self.path, f"cannot be written ({error.strerror})."
+            ) from error
 
     def _check(self) -> None:
         """Counts the frames that can be read: `cv2` drops some silently."""
@@ -385,26 +501,51 @@ class Writer:
 
 
 class _AvSink:
-    """H.264, colours by BT.709 and labelled so."""
+    """H.264, colours by BT.709 and labelled so, greys at full range; FFV1."""
 
-    def __init__(self, path: pathlib.Path, fps: float, size: tuple[int, int]):
-        self._container = av.open(
-            os.fspath(path), "w", options={"movflags": "faststart"}
+    def __init__(
+        self,
+        path: pathlib.Path,
+        fps: float,
+        size: tuple[int, int],
+        pixels: str,
+    ):
+        self._picture = _PICTURES[pixels]
+        lossless = pixels == "gray16"
+        options = {} if lossless else {"movflags": "faststart"}
+        self._container = av.open(os.fspath(path), "w", options=options)
+        rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self._rate = float(rate)
+        self._last = -1
+        stream = self._container.add_stream(
+            "ffv1" if lossless else "libx264", rate=rate
         )
-        self._stream = self._container.add_stream(
-            "libx264", rate=fractions.Fraction(fps).limit_denominator(100_000)
-        )
-        self._stream.width, self._stream.height = size
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "20", "preset": "veryfast"}
-        context = self._stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1
-        context.color_range = 1
+        stream.width, stream.height = size
+        stream.pix_fmt = "gray16le" if lossless else "yuv420p"
+        context = stream.codec_context
+        context.time_base = 1 / (rate * _TICKS)
+        if not lossless:
+            # Maps are smooth, so that a finer step costs little.
+            quality = "20" if pixels == "rgb" else "12"
+            stream.options = {"crf": quality, "preset": "veryfast"}
+        if pixels == "rgb":
+            context.colorspace = context.color_primaries = 1
+            context.color_trc = context.color_range = 1
+        elif pixels == "gray":
+            context.color_range = 2
+        self._stream = stream
 
-    def write(self, frame: np.ndarray) -> None:
-        picture = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(frame), format="rgb24"
-        ).reformat(format="yuv420p", dst_colorspace="ITU709")
+    def write(self, frame: np.ndarray, time: float) -> None:
+        picture = self._picture(np.ascontiguousarray(frame))
+        even = round(time * self._rate)
+        if abs(time - even / self._rate) <= _ROUNDED:
+            ticks = even * _TICKS
+        else:
+            ticks = round(time * self._rate * _TICKS)
+        self._last = max(ticks, self._last + 1)
+        picture.pts = self._last
+        picture.duration = _TICKS
+        picture.time_base = self._stream.codec_context.time_base
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
@@ -414,10 +555,44 @@ class _AvSink:
             self._container.close()
 
 
+def _picture_of_rgb(frame: np.ndarray) -> Any:
+    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+
+
+def _picture_of_gray(frame: np.ndarray) -> Any:
+    height, width = frame.shape
+    planes = np.full((height * 3 // 2, width), 128, np.uint8)
+    planes[:height] = frame
+    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    picture.color_range = 2
+    return picture
+
+
+def _picture_of_gray16(frame: np.ndarray) -> Any:
+    return av.VideoFrame.from_ndarray(frame, format="gray16le")
+
+
+_PICTURES: Mapping[str, Callable[[np.ndarray], Any]] = {
+    "rgb": _picture_of_rgb,
+    "gray": _picture_of_gray,
+    "gray16": _picture_of_gray16,
+}
+
+
 class _OpencvSink:
     """VP8: the one codec that OpenCV's wheels encode and browsers play."""
 
-    def __init__(self, path: pathlib.Path, fps: float, size: tuple[int, int]):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        fps: float,
+        size: tuple[int, int],
+        pixels: str,
+    ):
+        self._to_bgr = (
+            cv2.COLOR_RGB2BGR if pixels == "rgb" else cv2.COLOR_GRAY2BGR
+        )
         self._writer = cv2.VideoWriter(
             str(path),
             cv2.CAP_FFMPEG,
@@ -429,8 +604,9 @@ class _OpencvSink:
         if not self._writer.isOpened():
             raise VideoError(path, "OpenCV opened no VP8 encoder for it.")
 
-    def write(self, frame: np.ndarray) -> None:
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    def write(self, frame: np.ndarray, time: float) -> None:
+        del time
+        self._writer.write(cv2.cvtColor(frame, self._to_bgr))
 
     def close(self) -> None:
         self._writer.release()

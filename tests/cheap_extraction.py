@@ -29,6 +29,7 @@ import numpy as np
 from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import preprocess
 from lsts_tf import stores
 from lsts_tf import workers
 
@@ -50,6 +51,8 @@ class Extractor:
     feature_shape = SHAPE
     front_end = "window"
     note = ""
+    size = (224, 224)
+    skips = ()
 
     def __init__(self, streams, *, window, **_):
         self.streams = streams
@@ -59,24 +62,30 @@ class Extractor:
     def describe(self):
         return {"streams": {stream: {} for stream in self.streams}}
 
+    def part_shapes(self, stream):
+        return {stream: SHAPE}
+
+    def squeeze(self, frame):
+        return preprocess.squeeze(frame)
+
     def flows(self, frames):
         for frame in itertools.islice(frames, 1, None):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
-    def features(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
         recent = []
         for index, element in enumerate(signal):
             recent.append(element[:8, :8, 0].astype(np.float32).reshape(SHAPE))
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
-                yield np.mean(recent[-self.window :], axis=0)
+                yield {stream: np.mean(recent[-self.window :], axis=0)}
 
 
 def settings_of(path):
     values = json.loads(pathlib.Path(path).read_text())
     values |= {
         name: tuple(values[name])
-        for name in ("streams", "rgb_weights", "flow_weights")
+        for name in ("datasets", "streams", "rgb_weights", "flow_weights")
     }
     return experiment.Experiment(**values)
 

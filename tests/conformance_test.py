@@ -18,7 +18,19 @@ from lsts_tf import decoder
 STREAMS = (("rgb",), ("flow",), ("rgb", "flow"))
 HEADS = ("paper", "released")
 FUSIONS = ("concat",)
+DESIGNS = ("paper", "skip")
 FEATURES = (5, 5, 5, 1024)
+# Recipes besides the paper's, by the arguments of `decoder.build`; tiny.
+SKIPS = {"Mixed_4f": (4, 4, 8), "Conv3d_2c_3x3": (8, 8, 4)}
+RECIPES = {
+    "plus": {"dropout": 0.2, "blur": 3.0, "centre_prior": "gaussian"},
+    "plus_learnt_blur": {"blur": 3.0, "learn_blur": True},
+    "plus_wide": {"map_size": (72, 96)},
+    "plus_8": {"targets": 8, "centre_prior": "neutral", "blur": 3.0},
+    "plus_skip": {"design": "skip", "skip_shapes": SKIPS},
+    "plus_skip_8": {"design": "skip", "skip_shapes": SKIPS, "targets": 8},
+}
+every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
 every_model = pytest.mark.parametrize(
     ("streams", "head", "fusion"),
@@ -47,6 +59,96 @@ def test_every_model_is_listed():
     assert set(STREAMS) == set(decoder.MODELS.values())
     assert set(HEADS) == set(decoder.HEADS)
     assert set(FUSIONS) == set(decoder.FUSIONS)
+    assert set(DESIGNS) == set(decoder.DESIGNS)
+
+
+def _recipe(recipe, **arguments):
+    """A model of a recipe and two windows of features."""
+    arguments = {
+        "feature_shape": (3, 2, 2, 16),
+        "map_size": (72, 128),
+        "seed": 3,
+        **RECIPES[recipe],
+        **arguments,
+    }
+    model = decoder.build(("rgb",), **arguments)
+    rng = np.random.default_rng(4)
+    dtype = arguments.get("dtype", "float32").removeprefix("mixed_")
+    x = {
+        name: rng.random((2, *given.shape[1:])).astype(
+            "float64" if dtype == "float64" else "float32"
+        )
+        for name, given in model.input.items()
+    }
+    return model, x
+
+
+@every_recipe
+def test_recipes_are_saved_and_exported(recipe, tmp_path):
+    model, x = _recipe(recipe)
+    expected = _predict(model, x)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(_predict(again, x), expected)
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(exported.serve(x), expected, atol=1e-6)
+
+
+@every_recipe
+def test_recipes_in_half_precision(recipe):
+    exact, x = _recipe(recipe, dropout=0.0)
+    mixed, _ = _recipe(recipe, dropout=0.0, dtype="mixed_bfloat16")
+    expected = np.asarray(exact(x, training=True))
+    got = np.asarray(mixed(x, training=True))
+    assert got.dtype == "float32"
+    error = np.sqrt(np.mean(np.square(got - expected)))
+    assert 0 < error <= 0.05 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("recipe", ["plus", "plus_8", "plus_skip_8"])
+def test_recipes_on_two_replicas(recipe, mirrored):
+    """Float64, where only dropout's masks are not one replica's."""
+    size = (8, 72, 128, 1) if "8" in recipe else (72, 128, 1)
+
+    def build():
+        return _recipe(recipe, dtype="float64", synchronized=True, dropout=0.0)[
+            0
+        ]
+
+    _, x = _recipe(recipe, dtype="float64")
+    y = np.random.default_rng(1).uniform(size=(2, *size))
+    _, one = _train_one_step(tf.distribute.get_strategy(), build, x, y, False)
+    _, two = _train_one_step(mirrored, build, x, y, False)
+    for path, change in one.items():
+        size = np.linalg.norm(change)
+        # TensorFlow resizes in float32, and so do the prior's gradients.
+        assert np.linalg.norm(two[path] - change) <= 1e-6 * size, path
+
+
+def test_dropout_on_two_replicas(mirrored):
+    with mirrored.scope():
+        model, x = _recipe("plus", dropout=0.5, synchronized=True)
+
+    @tf.function
+    def step(x):
+        return mirrored.run(lambda x: model(x, training=True), args=(x,))
+
+    batches = tf.data.Dataset.from_tensors(x)
+    (batch,) = mirrored.experimental_distribute_dataset(
+        batches.unbatch().batch(2)
+    )
+    first, second = (
+        np.concatenate(
+            [
+                np.asarray(m)
+                for m in mirrored.experimental_local_results(step(batch))
+            ]
+        )
+        for _ in range(2)
+    )
+    assert first.shape == (2, 72, 128, 1)
+    assert not np.allclose(first, second)
 
 
 @every_model
@@ -89,7 +191,8 @@ def _train_one_step(strategy, build, x, y, traced):
     def replica(x, y):
         with tf.GradientTape() as tape:
             error = tf.square(model(x, training=True) - y)
-            loss = tf.reduce_sum(tf.reduce_mean(error, [1, 2, 3])) / windows
+            axes = list(range(1, len(error.shape)))
+            loss = tf.reduce_sum(tf.reduce_mean(error, axes)) / windows
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         return loss

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import decoder
+from lsts_tf import layers
 
 STREAMS = {1024: ("rgb",), 2048: ("rgb", "flow")}
 # PyTorch's names of the released decoder beside ours.
@@ -436,9 +437,234 @@ def test_first_stream_is_first_in_fusion():
         ({"feature_shape": (5, 5, 1024)}, "feature_shape"),
         ({"feature_shape": (5, 0, 5, 1024)}, "feature_shape"),
         ({"feature_shape": (5, None, 5, 1024)}, "feature_shape"),
+        ({"design": "unet"}, "design.*paper.*skip.*unet"),
+        ({"design": "skip"}, "takes one skip or more"),
+        ({"skip_shapes": {"Mixed_4f": (2, 2, 4)}}, "takes one skip or more"),
+        (
+            {
+                "design": "skip",
+                "head": "released",
+                "skip_shapes": {"Mixed_4f": (2, 2, 4)},
+            },
+            "head.*released",
+        ),
+        (
+            {"design": "skip", "skip_shapes": {"Mixed_4b": (2, 2, 4)}},
+            "Skips are some of",
+        ),
+        ({"targets": 4}, "targets.*Received: 4"),
+        ({"dropout": 1.0}, "dropout.*Received: 1.0"),
+        ({"learn_blur": True}, "above 0 to be learnt"),
+        ({"blur": -1.0}, "blur=-1"),
+        ({"centre_prior": "left"}, "centre_prior.*'left'"),
     ],
 )
 def test_errors_name_the_rule_and_what_came(arguments, message):
     arguments = {"streams": ("rgb",), **arguments}
     with pytest.raises(ValueError, match=message):
         decoder.build(arguments.pop("streams"), **arguments)
+
+
+# === Recipes ===
+
+TINY = (3, 2, 2, 6)
+SKIPS = {
+    "Mixed_4f": (4, 4, 7),
+    "Mixed_3c": (8, 8, 5),
+    "Conv3d_2c_3x3": (16, 16, 3),
+}
+
+
+def _tiny_input(streams=("rgb",), shape=TINY, skips=None, windows=2):
+    rng = np.random.default_rng(8)
+    found = {s: rng.random((windows, *shape), np.float32) for s in streams}
+    for end_point, size in (skips or {}).items():
+        for s in streams:
+            found[f"{s}_{end_point}"] = rng.random((windows, *size), np.float32)
+    return found
+
+
+def test_other_feature_grids_are_brought_to_the_maps_size():
+    """224 x 384 has 5 x 10 features: twice as wide as a map."""
+    plain = decoder.build(("rgb",), feature_shape=(1, 1, 2, 4), seed=1)
+    brought = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 2, 4), seed=1, map_size=(72, 128)
+    )
+    assert brought.output_shape == (None, 72, 128, 1)
+    x = _tiny_input(shape=(1, 1, 2, 4))
+    wide = np.asarray(plain(x))
+    odds = np.log(wide / (1 - wide))
+    want = (odds[:, :, 0::2] + odds[:, :, 1::2]) / 2
+    got = np.asarray(brought(x))
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-want)), atol=1e-5)
+    # The same size needs no layer, and is the paper's network.
+    same = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 1, 4), map_size=(72, 128)
+    )
+    assert "map_size" not in [layer.name for layer in same.layers]
+
+
+@pytest.mark.parametrize("head", decoder.HEADS)
+@pytest.mark.parametrize("targets", [8, 16])
+def test_several_maps_of_a_window(targets, head):
+    shape = (3, 1, 1, 6)
+    model = decoder.build(
+        ("rgb",), head=head, feature_shape=shape, targets=targets
+    )
+    assert model.output_shape == (None, targets, 72, 128, 1)
+    maps = np.asarray(model(_tiny_input(shape=shape), training=True))
+    assert maps.shape == (2, targets, 72, 128, 1)
+    # No two frames have the same map.
+    flat = maps.reshape(2 * targets, -1)
+    assert len(np.unique(flat.round(6), axis=0)) == 2 * targets
+    one = decoder.build(("rgb",), head=head, feature_shape=shape)
+    # The first stages are computed once for all maps.
+    for name in ("d1_bn", "d2_bn"):
+        sizes = [m.get_layer(name).output.shape for m in (model, one)]
+        assert sizes[0] == sizes[1]
+
+
+def test_time_grows_with_a_kernel_for_each_frame():
+    model = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 1, 4), targets=8, dtype="float64"
+    )
+    _scramble(model)
+    before = keras.Model(model.input, model.get_layer("d3_bn").output)
+    behind = keras.Model(model.input, model.get_layer("d4_crop").output)
+    x = _tiny_input(shape=(1, 1, 1, 4))
+    kernel, bias = model.get_layer("d4").get_weights()
+    got = np.asarray(behind(x))
+    assert got.shape[1] == 2
+    for frame in range(2):
+        want = _transposed_convolution(
+            np.asarray(before(x)), kernel[frame], bias, (3, 2)
+        )
+        np.testing.assert_allclose(got[:, frame], want, atol=1e-10)
+
+
+def test_sizes_of_the_skip_network():
+    """As in the module's table."""
+    skips = {
+        "Mixed_4f": (14, 14, 832),
+        "Mixed_3c": (28, 28, 480),
+        "Conv3d_2c_3x3": (56, 56, 192),
+    }
+    model = decoder.build(("rgb",), design="skip", skip_shapes=skips)
+    expected = {
+        "squeeze": (5, 5, 5, 256),
+        "deep": (3, 5, 5, 256),
+        "Mixed_4f": (1, 14, 14, 128),
+        "Mixed_3c": (28, 28, 64),
+        "Conv3d_2c_3x3": (56, 56, 32),
+        "end1": (90, 160, 16),
+        "end2": (180, 320, 8),
+        "map": (360, 640, 1),
+    }
+    for name, size in expected.items():
+        assert model.get_layer(name).output.shape[1:] == size
+    assert model.output_shape == (None, 360, 640, 1)
+    assert set(model.input) == {"rgb", *(f"rgb_{s}" for s in skips)}
+
+
+@pytest.mark.parametrize("shape", [TINY, (1, 2, 2, 6), (10, 2, 2, 6)])
+@pytest.mark.parametrize("chosen", [tuple(SKIPS), ("Mixed_3c",)])
+@pytest.mark.parametrize("targets", [1, 16])
+def test_skip_network_of_other_sizes(shape, chosen, targets):
+    skips = {name: SKIPS[name] for name in chosen}
+    streams = ("rgb", "flow")
+    model = decoder.build(
+        streams,
+        design="skip",
+        feature_shape=shape,
+        skip_shapes=skips,
+        targets=targets,
+        map_size=(36, 64),
+    )
+    several = () if targets == 1 else (targets,)
+    assert model.output_shape == (None, *several, 36, 64, 1)
+    x = _tiny_input(streams, shape, skips)
+    # In training, where BatchNorm stretches what initial weights shrink.
+    base = np.asarray(model(x, training=True))
+    for name in x:
+        changed = {**x, name: x[name] ** 2}
+        moved = np.asarray(model(changed, training=True))
+        assert not np.allclose(moved, base), name
+
+
+def test_one_level_in_numpy():
+    """Skip and enlarged features, joined and convolved."""
+    model = decoder.build(
+        ("rgb",),
+        design="skip",
+        feature_shape=(1, 2, 2, 6),
+        skip_shapes={"Mixed_4f": (4, 4, 7)},
+        map_size=(8, 8),
+        dtype="float64",
+    )
+    _scramble(model)
+    x = _tiny_input(shape=(1, 2, 2, 6), skips={"Mixed_4f": (4, 4, 7)})
+
+    def output(name):
+        layer = model.get_layer(name)
+        return np.asarray(keras.Model(model.input, layer.output)(x))
+
+    def unit(y, name):
+        (kernel,) = model.get_layer(name).get_weights()
+        gamma, beta, mean, variance = model.get_layer(
+            f"{name}_bn"
+        ).get_weights()
+        kernel = kernel.reshape(kernel.shape[-4:])
+        pad = kernel.shape[0] // 2
+        padded = np.pad(y, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        n, h, w, _ = y.shape
+        out = np.zeros((n, h, w, kernel.shape[-1]))
+        for i in range(h):
+            for j in range(w):
+                patch = padded[:, i : i + 2 * pad + 1, j : j + 2 * pad + 1]
+                out[:, i, j] = np.einsum("nabc,abcd->nd", patch, kernel)
+        out = (out - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+        return np.maximum(out, 0)
+
+    deep = output("deep_only")
+    skip = unit(x["rgb_Mixed_4f"].astype(np.float64), "Mixed_4f_skip")
+    # Twice as large, by the pixels' centres.
+    along = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    large = np.einsum("ih,jw,nhwc->nijc", along, along, deep)
+    want = unit(np.concatenate([large, skip], -1), "Mixed_4f")
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(output("Mixed_4f_relu"), want, atol=1e-6)
+
+
+def test_dropout_acts_in_training_only_and_behind_wide_stages():
+    shape = (1, 1, 1, 4)
+    model = decoder.build(("rgb",), feature_shape=shape, dropout=0.5, seed=1)
+    names = [x.name for x in model.layers if x.name.endswith("_dropout")]
+    assert names == [f"{n}_dropout" for n in ("conv3d", "d1", "d2", "d3", "d4")]
+    plain = decoder.build(("rgb",), feature_shape=shape, seed=1)
+    x = _tiny_input(shape=shape)
+    plain.set_weights([np.asarray(w) for w in model.weights])
+    np.testing.assert_array_equal(model(x), plain(x))
+    first, second = (np.asarray(model(x, training=True)) for _ in range(2))
+    assert not np.allclose(first, second)
+
+
+def test_blur_and_prior_stand_behind_the_network():
+    shape = (1, 1, 1, 4)
+    arguments = {"feature_shape": shape, "seed": 1, "dtype": "float64"}
+    plain = decoder.build(("rgb",), **arguments)
+    model = decoder.build(
+        ("rgb",),
+        **arguments,
+        blur=4.0,
+        learn_blur=True,
+        centre_prior="gaussian",
+    )
+    x = _tiny_input(shape=shape)
+    odds = keras.Model(plain.input, plain.get_layer("d7_crop").output)(x)
+    want = layers.CentrePrior("gaussian", dtype="float64")(odds)
+    want = layers.GaussianBlur(4.0, learned=True, dtype="float64")(
+        keras.ops.sigmoid(want)
+    )
+    np.testing.assert_allclose(model(x), want, atol=1e-12)
+    extra = len(model.trainable_weights) - len(plain.trainable_weights)
+    assert extra == 2

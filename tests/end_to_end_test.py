@@ -7,21 +7,25 @@ import pathlib
 import shutil
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
 from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import evaluate
+from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import maps
 from lsts_tf import metrics
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
+from lsts_tf import sources
 from lsts_tf import train
 from lsts_tf import video as video_lib
 from lsts_tf import windows
+from tests import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +87,8 @@ def test_the_table_announces_random_weights(scores):
     assert f"{scores['overall']['cc']['mean']:.4f}" in text
 
 
-def test_prediction_equals_what_is_scored(trained, predictor):
-    """The same frames: through the stores, and straight."""
+def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
+    """The same frames: through the stores, and through the program."""
     data = dataset.Dataset(trained.dataset, trained.data_dir)
     (video,) = data.videos([601])
     kept = extractor_lib.ready_stores(
@@ -96,14 +100,28 @@ def test_prediction_equals_what_is_scored(trained, predictor):
         purpose="test",
     )
     scored = evaluate.maps_of_store(predictor, kept, 601)
-    straight = np.stack(
-        list(predictor.maps(video.frames(), first_frames="copy"))
+    # The dataset's frames, which are not quite those of the film.
+    for number, frame in enumerate(video.frames()):
+        maps.write_png(tmp_path / f"{number}.png", frame)
+    predict.predict(
+        predictor,
+        sources.open_source([str(tmp_path)]),
+        tmp_path / "out",
+        outputs=["npy", "maps"],
+        options=predict.Options(map_size="model"),
+        first_frames="copy",
     )
+    straight = np.load(tmp_path / "out" / "maps.npy")
     assert straight.shape == (20, 360, 640)
     # Features are stored in half precision.
     difference = preprocess.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
+    for number, map_ in enumerate(straight):
+        written = maps.read_grey(
+            tmp_path / "out" / "maps" / maps.file_name(number)
+        )
+        np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
 
 
 FRAMES = 4
@@ -229,3 +247,54 @@ def test_a_run_without_a_model_says_how_to_train(trained, tmp_path):
     trained.save(tmp_path / "experiment.flags")
     with pytest.raises(FileNotFoundError, match=r"lsts_tf\.train"):
         predictor_lib.Predictor.load(tmp_path)
+
+
+def test_a_run_folder_has_everything(trained):
+    folder = pathlib.Path(trained.run_dir)
+    assert experiment.load(folder / experiment.FLAGFILE) == trained
+    assert [r["epoch"] for r in run_folder.records(trained)] == list(
+        range(1, 17)
+    )
+    assert set(run_folder.records(trained)[0]) == {
+        "epoch",
+        "step",
+        "loss",
+        *train.VALIDATION_METRICS,
+    }
+    described = json.loads((folder / "front_end.json").read_text())
+    assert described["streams"]["rgb"]["weights"] == "random"
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    assert model.output_shape == (None, 360, 640, 1)
+    assert (folder / "best.keras").is_file()
+    left = {p.name for p in folder.iterdir()}
+    assert left == {
+        "experiment.flags",
+        "front_end.json",
+        "checkpoints",
+        "model.keras",
+        "best.keras",
+        "metrics.jsonl",
+        "logs",
+    }
+
+
+def test_training_lowers_the_loss(trained):
+    losses = [r["loss"] for r in run_folder.records(trained)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_curves_and_pictures(trained):
+    tags = run_folder.curves(trained).Tags()["tensors"]
+    for name in (
+        "train/loss",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "validation/loss",
+        "validation/cc",
+        "speed/windows_a_second",
+        "speed/share_of_waiting",
+        "windows/0",
+        "windows/1",
+    ):
+        assert name in tags
+    assert any(name.startswith("experiment") for name in tags)

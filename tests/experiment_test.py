@@ -25,6 +25,9 @@ def parse(*arguments):
     deterministic=st.booleans(),
     run_dir=st.sampled_from(["runs/a b", "runs/ü", "r=1"]),
     rgb_weights=st.sampled_from([("random",), ("a/b", "random")]),
+    input_size=st.sampled_from(["224", "224x384"]),
+    targets=st.sampled_from([1, 8]),
+    finetune_from=st.sampled_from(["", "Mixed_5b"]),
 )
 def test_load_returns_what_was_saved(tmp_path_factory, **settings):
     path = tmp_path_factory.mktemp("run") / experiment.FLAGFILE
@@ -49,6 +52,15 @@ def test_flags_have_the_records_defaults():
         ("--ema=1", "below 1"),
         ("--schedule=halving", "lr_halving_steps"),
         ("--accumulate=0", "accumulate"),
+        ("--input_size=225", "even number"),
+        ("--decoder=skip", "--skips or more"),
+        ("--skips=Mixed_4f", "goes with one of --skips"),
+        ("--skips=Mixed_4b", "Skips are some of"),
+        ("--targets=4", "--targets must be one of"),
+        ("--dropout=1", "below 1"),
+        ("--learn_blur", "--blur=8"),
+        ("--finetune_rate=0", "above 0"),
+        ("--finetune_from=Logits", "should be one of|must be one of"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(argument, message):
@@ -104,3 +116,19 @@ def test_every_experiment_file_loads(monkeypatch):
 def test_a_missing_flagfile_says_how_to_make_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lsts_tf\.train"):
         experiment.load(tmp_path / "no.flags")
+
+
+def test_targets_do_not_exceed_the_window():
+    with pytest.raises(ValueError, match="no more than --window=8"):
+        experiment.Experiment(window=8, targets=16)
+
+
+def test_recipes_say_what_they_need():
+    skip = experiment.Experiment(
+        decoder="skip", skips=("Mixed_4f",), input_size="224x384"
+    )
+    assert skip.front_end_arguments()["size"] == (224, 384)
+    assert skip.front_end_arguments()["skips"] == ("Mixed_4f",)
+    assert skip.decoder_arguments()["design"] == "skip"
+    tuned = experiment.Experiment(finetune_from="Mixed_5b")
+    assert tuned.front_end_arguments()["end_point"] == "MaxPool3d_5a_2x2"

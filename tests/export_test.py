@@ -285,10 +285,16 @@ def test_what_stops_frames_is_said(predictor, what, message):
         flow=types.SimpleNamespace(name="tvl1"),
         feature_shape=predictor.extractor.feature_shape,
         networks={},
-        encode=predictor.extractor.encode,
+        encode_parts=predictor.extractor.encode_parts,
+        part_shapes=predictor.extractor.part_shapes,
+        skips=(),
+        end_point="Mixed_5c",
     )
     some = types.SimpleNamespace(
-        model=predictor.model, extractor=extractor, geometry=predictor.geometry
+        model=predictor.model,
+        extractor=extractor,
+        geometry=predictor.geometry,
+        hop=1,
     )
     assert serving.Graph(some).stops == ""
     for name, value in what.items():

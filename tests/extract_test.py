@@ -350,10 +350,16 @@ def test_beam_in_several_processes(settings, tmp_path, monkeypatch):
     assert stored(settings) == stored(here)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [0, 2])
-def test_thirty_kills_change_nothing(settings, tmp_path, count):
+@pytest.mark.parametrize(
+    ("count", "kills"),
+    [
+        (2, 5),
+        pytest.param(0, 30, marks=pytest.mark.slow),
+        pytest.param(2, 30, marks=pytest.mark.slow),
+    ],
+)
+def test_kills_change_nothing(settings, tmp_path, count, kills):
     """SIGKILL at random moments, for the process or one of its workers."""
-    done = run_program(settings, tmp_path, "kill", str(count), "30")
+    done = run_program(settings, tmp_path, "kill", str(count), str(kills))
     assert done.returncode == 0, done.stderr
     assert "all identical" in done.stdout

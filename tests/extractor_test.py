@@ -247,3 +247,37 @@ def test_a_full_disk_is_said_before_the_work(
     with pytest.raises(OSError, match="flows and features of 1 videos"):
         extractor_lib.fill(data, [6], extractor, kept, purpose="test")
     assert 6 not in kept.truth
+
+
+def test_another_size_with_skips(frames):
+    """Frames that are not square, shared and each window alone."""
+    size, skips = (64, 96), ("Mixed_4f", "Conv3d_2c_3x3")
+    extractor = extractor_lib.Extractor(
+        ("flow",), window=16, sources=SOURCES, size=size, skips=skips
+    )
+    prepared = [extractor.prepare(frame)["flow"] for frame in frames[:18]]
+    assert prepared[0].shape == (32, 48)
+    flows = extractor.flow.compute(np.stack(prepared)).astype(np.float16)
+    shared = list(extractor.all_parts("flow", flows))
+    assert len(shared) == 2
+    for place, found in enumerate(shared):
+        alone_ = extractor.encode_parts("flow", flows[place : place + 16])
+        assert set(found) == {"flow", *(f"flow_{skip}" for skip in skips)}
+        assert {k: v.shape for k, v in found.items()} == extractor.part_shapes(
+            "flow"
+        )
+        for name, part in found.items():
+            close(part, alone_[name])
+    assert extractor.feature_shape == (1, 1, 1, 1024)
+    assert extractor.skip_shapes["Conv3d_2c_3x3"] == (16, 24, 192)
+
+
+def test_a_skip_behind_the_end_point_is_refused():
+    with pytest.raises(ValueError, match="in front of Mixed_4e"):
+        extractor_lib.Extractor(
+            ("rgb",),
+            window=16,
+            sources=SOURCES,
+            skips=("Mixed_4f",),
+            end_point="Mixed_4e",
+        )

@@ -55,7 +55,7 @@ def test_gray_averages_over_areas():
 def test_gray_squeezes_the_whole_frame():
     frame = np.zeros((360, 640, 3), np.uint8)
     frame[:, 320:] = 255
-    got = flow.gray(frame, size=64)
+    got = flow.gray(frame, size=(64, 64))
     assert got.shape == (64, 64)
     np.testing.assert_array_equal(got[:, :32], 0)
     np.testing.assert_array_equal(got[:, 32:], 255)

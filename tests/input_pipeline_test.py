@@ -52,10 +52,10 @@ def stored(tmp_path):
     return features, truth
 
 
-def make(stored, videos=(3, 4), geometry=GEOMETRY):
+def make(stored, videos=(3, 4), geometry=GEOMETRY, **arguments):
     features, truth = stored
     return input_pipeline.StoredWindows(
-        {"rgb": features}, truth, videos=videos, geometry=geometry
+        {"rgb": features}, truth, videos=videos, geometry=geometry, **arguments
     )
 
 
@@ -114,6 +114,20 @@ def test_batches_know_their_shapes(stored):
     assert inputs["rgb"].shape == (2, *SHAPE)
     assert inputs["rgb"].dtype.name == "float16"
     assert truth.shape == (2, 360, 640, 2)
+
+
+def test_truth_of_several_frames_ends_with_the_target(stored):
+    data = make(stored, maps=3)
+    batches = data.training(batch_size=2, seed=5, first_step=0, last_step=1)
+    assert batches.element_spec[1].shape == (2, 3, 360, 640, 2)
+    ((inputs, truth),) = batches
+    for window in range(2):
+        alone = {"rgb": inputs["rgb"][window : window + 1]}
+        ((video, target),) = seen((alone, truth[window : window + 1, -1]))
+        for back in (1, 2):
+            found = np.asarray(truth[window, -1 - back])
+            assert found[0, 0, 0] == video * 20 + target - back
+            assert found[9, 9, 1] == target - back
 
 
 def test_evaluation_fills_the_last_batch_with_weight_0(stored):
@@ -334,6 +348,24 @@ def test_live_windows_hold_the_frames_before_their_target(live, sample_data):
         np.testing.assert_array_equal(truth[0, ..., 0], want)
         found.append((number, target))
     assert sorted(found) == [(v, t) for v in (1, 2, 3) for t in (17, 18, 19)]
+
+
+def test_live_windows_of_another_size_and_with_several_maps(sample_data):
+    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+    live = input_pipeline.LiveWindows(
+        data,
+        videos=[1],
+        streams=("rgb",),
+        geometry=windows.Geometry(length=20),
+        size=(64, 96),
+        maps=8,
+    )
+    batches = live.training(batch_size=1, seed=0, first_step=0, last_step=1)
+    ((inputs, truth),) = batches.as_numpy_iterator()
+    assert inputs["rgb"].shape == (1, 20, 64, 96, 3)
+    (video,) = data.videos([1])
+    want = [input_pipeline.decode_map(png) for png in video.maps[12:20]]
+    np.testing.assert_array_equal(truth[0, ..., 0], want)
 
 
 def test_live_windows_go_on_at_any_step(live):

@@ -164,3 +164,14 @@ def test_losses_survive_their_config(loss):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     again = keras.saving.deserialize_keras_object(config)
     np.testing.assert_array_equal(again(*batch()), loss(*batch()))
+
+
+def test_several_maps_of_a_window_count_alike():
+    y_true, y_pred = batch(frames=6)
+    loss = losses.weighted("kld-cc")
+    each = np.asarray(loss(y_true, y_pred)).reshape(2, 3)
+    together = loss(
+        y_true.reshape(2, 3, *y_true.shape[1:]),
+        y_pred.reshape(2, 3, *y_pred.shape[1:]),
+    )
+    np.testing.assert_allclose(together, each.mean(1), rtol=1e-6)

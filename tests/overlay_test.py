@@ -48,6 +48,18 @@ def test_blend_resizes_the_map_to_the_frame():
     assert 20 <= y < 30 and 120 <= x < 130
 
 
+def test_fog_lies_where_nothing_is_salient():
+    frame = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8)
+    saliency = np.zeros((36, 64), np.float32)
+    saliency[:, 32:] = 1
+    got = overlay.fog(frame, saliency, alpha=1.0)
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got[:, 32:], frame[:, 32:])
+    np.testing.assert_allclose(got[:, :32], 0.12 * frame[:, :32], atol=0.51)
+    np.testing.assert_array_equal(overlay.fog(frame, saliency, alpha=0), frame)
+    assert overlay.fog(frame, np.full((2, 3), np.nan)).shape == frame.shape
+
+
 def test_side_by_side_scales_to_the_first_height():
     first = np.full((40, 60, 3), 10, np.uint8)
     second = np.full((80, 60, 3), 20, np.uint8)

@@ -40,12 +40,12 @@ class Sliding:
         self.seen = []
         self.given = 0
 
-    def push(self, elements):
+    def push_parts(self, elements):
         self.seen += [float(e.mean()) for e in elements]
-        return self._upto(len(self.seen) - self.delay)
+        return {"Mixed_5c": self._upto(len(self.seen) - self.delay)}
 
-    def finish(self):
-        return self._upto(len(self.seen))
+    def finish_parts(self):
+        return {"Mixed_5c": self._upto(len(self.seen))}
 
     def _upto(self, count):
         found = []
@@ -66,6 +66,9 @@ class Extractor(extractor_lib.Extractor):
         self.window = WINDOW
         self.front_end = "continuous" if delay else "window"
         self.dtype = "float32"
+        self.size = (224, 224)
+        self.skips = ()
+        self.end_point = "Mixed_5c"
         self.flow = flow.Flow("dis", workers=2)
         self._sliding = {(stream, 1): Sliding(delay) for stream in streams}
         self._turns = {}

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import flow
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import resize
 
@@ -19,7 +20,7 @@ SIZES = (
 @pytest.fixture(scope="module")
 def linear():
     return tf.function(
-        lambda image: resize.linear(image, preprocess.SIZE),
+        lambda image: resize.linear(image, parts.SIZE),
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
 
@@ -27,7 +28,7 @@ def linear():
 @pytest.fixture(scope="module")
 def shrunk():
     return tf.function(
-        lambda image: resize.area(resize.gray(image), flow.SIZE),
+        lambda image: resize.area(resize.gray(image), parts.FLOW_SIZE),
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
 

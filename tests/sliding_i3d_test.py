@@ -114,6 +114,64 @@ def test_any_window_stride_and_chunk(
     _assert_exact(_push(sliding, video, sizes), expected)
 
 
+SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "more", "sizes"),
+    [(79, 8, 9, (40,)), (63, 1, 1, (24,)), (16, 1, 6, (5, 8)), (9, 2, 6, (3,))],
+)
+def test_skips_equal_those_of_each_window_alone(
+    networks, window, stride, more, sizes
+):
+    network = networks[2]
+    video = _video(window + more, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        network, window=window, stride=stride, skips=SKIPS
+    )
+    found = _push_parts(sliding, video, sizes)
+    ends = range(window - 1, len(video), stride)
+    clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
+    expected = i3d.at(network, ("Mixed_5c", *SKIPS)).predict_on_batch(clips)
+    assert list(found) == ["Mixed_5c", *SKIPS]
+    assert {k: v.shape[1:] for k, v in found.items()} == sliding.part_shapes
+    _assert_exact(found["Mixed_5c"], np.asarray(i3d.pool(expected["Mixed_5c"])))
+    for skip in SKIPS:
+        # The mean over the last 8 frames, slow and obvious.
+        steps = -(
+            -8 // {"Conv3d_2c_3x3": 2, "Mixed_3c": 2, "Mixed_4f": 4}[skip]
+        )
+        want = expected[skip][:, -steps:].astype(np.float64).mean(1)
+        _assert_exact(found[skip], want.astype(np.float32))
+
+
+def _push_parts(sliding, video, sizes):
+    found = []
+    first = k = 0
+    while first < len(video):
+        size = sizes[k % len(sizes)]
+        found.append(sliding.push_parts(video[first : first + size]))
+        first, k = first + size, k + 1
+    found.append(sliding.finish_parts())
+    return {
+        name: np.concatenate([some[name] for some in found])
+        for name in sliding.part_shapes
+    }
+
+
+@pytest.mark.parametrize("end_point", ["MaxPool3d_5a_2x2", "MaxPool3d_3a_3x3"])
+@pytest.mark.parametrize("window", [40, 16])
+def test_another_end_point_is_not_pooled(networks, window, end_point):
+    video = _video(window + 3, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=window, end_point=end_point
+    )
+    clips = np.stack([video[n : n + window] for n in range(4)])
+    network = i3d.at(networks[2], [end_point])
+    expected = network.predict_on_batch(clips)[end_point]
+    _assert_exact(_push(sliding, video, (9,)), expected)
+
+
 def test_windows_come_with_their_last_frame(networks):
     video = _video(20, 3)
     sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=2)
@@ -254,7 +312,7 @@ def test_costs_are_those_counted_by_hand():
 # === Continuous ===
 
 
-def _over_the_video(network, video, window):
+def _over_the_video(network, video, window, end_point="Mixed_5c"):
     """Dense activations of every label, layer by layer, slow and obvious.
 
     Returns [frames, rows, columns, 1024]: the step of Mixed_5c at each label,
@@ -262,7 +320,7 @@ def _over_the_video(network, video, window):
     """
     steps, spacing = window, 1
     x = video
-    for layer in i3d.layers():
+    for layer in i3d.layers(end_point):
         chains = (
             i3d.branches(layer) if isinstance(layer, i3d.Mixed) else ((layer,),)
         )
@@ -335,6 +393,33 @@ def test_continuous_is_one_pass_over_the_video(
     assert len(found) - len(early) == waiting
 
 
+@pytest.mark.parametrize("lookahead", [None, 0])
+def test_continuous_skips_are_of_the_same_pass(networks, lookahead):
+    video = _video(40, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2],
+        window=16,
+        front_end="continuous",
+        lookahead=lookahead,
+        skips=("Mixed_3c",),
+    )
+    found = _push_parts(sliding, video, (11,))
+    dense = _over_the_video(networks[2], video, 16, "Mixed_3c")
+    # 1a sees 4 frames beyond its label, 2c, 3b and 3c two each.
+    ahead = 0 if lookahead is None else 4 + 2 * 3
+    late = -(-max(0, 14 + ahead - 15) // 2)
+    labels = [2 * (j - late) for j in range(4, 8)]
+    blank = np.zeros_like(dense[0])
+    want = np.stack(
+        [
+            np.mean([dense[s + q] if s + q >= 0 else blank for q in labels], 0)
+            for s in range(25)
+        ]
+    )
+    _assert_exact(found["Mixed_3c"], want)
+    assert len(found["Mixed_3c"]) == len(found["Mixed_5c"]) == 25
+
+
 def test_live_continuous_does_not_wait(networks):
     video = _video(64, 2)
     sliding = sliding_i3d.SlidingI3D(
@@ -376,6 +461,12 @@ def test_wrong_arguments_are_refused(networks):
         sliding_i3d.SlidingI3D(networks[3], front_end="both")
     with pytest.raises(ValueError, match="lookahead=3"):
         sliding_i3d.SlidingI3D(networks[3], lookahead=3)
+    with pytest.raises(ValueError, match="Received: Mixed_4b"):
+        sliding_i3d.SlidingI3D(networks[3], skips=("Mixed_4b",))
+    with pytest.raises(ValueError, match="in front of Mixed_4f"):
+        sliding_i3d.SlidingI3D(
+            networks[3], skips=("Mixed_4f",), end_point="Mixed_4f"
+        )
     sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
     with pytest.raises(ValueError, match=r"shape \(4, 32, 32, 2\)"):
         sliding.push(_video(4, 2))

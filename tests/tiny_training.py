@@ -29,6 +29,7 @@ from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import train
 
@@ -73,10 +74,15 @@ class Dataset:
 class Extractor:
     """As `extractor.Extractor`, but a feature is pixels of the last frame."""
 
-    feature_shape = SHAPE
+    feature_shape = decoder_shape = SHAPE
     front_end = "window"
     note = ""
     streams = ("rgb",)
+    size = parts.SIZE
+    end_point = parts.MAIN
+    skips = ()
+    skip_shapes: dict = {}  # noqa: RUF012
+    networks: dict = {}  # noqa: RUF012
 
     def __init__(self, *_, window, **__):
         self.window = window
@@ -84,13 +90,19 @@ class Extractor:
     def describe(self):
         return {"streams": {"rgb": {}}}
 
-    def features(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+    def part_shapes(self, stream):
+        return {stream: SHAPE}
+
+    def squeeze(self, frame):
+        return preprocess.squeeze(frame)
+
+    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
         for index, frame in enumerate(signal):
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
                 # Neighbouring pixels of an enlarged frame are alike.
                 pixels = frame[::28, ::28, 0].astype(np.float32) / 255
-                yield pixels.reshape(SHAPE)
+                yield {stream: pixels.reshape(SHAPE)}
 
 
 def install(patch=setattr):

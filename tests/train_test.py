@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import json
@@ -9,17 +10,15 @@ import socket
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
 from lsts_tf import checkpoints
-from lsts_tf import experiment
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import train
+from tests import run_folder
 from tests import tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,77 +36,14 @@ def few(sample_settings, tmp_path):
     )
 
 
-def records(settings):
-    path = pathlib.Path(settings.run_dir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def curves(settings):
-    events = event_accumulator.EventAccumulator(
-        str(pathlib.Path(settings.run_dir) / "logs"),
-        size_guidance={"tensors": 0, "images": 0},
-    )
-    events.Reload()
-    return events
-
-
-def test_a_run_folder_has_everything(trained):
-    folder = pathlib.Path(trained.run_dir)
-    assert experiment.load(folder / experiment.FLAGFILE) == trained
-    assert [r["epoch"] for r in records(trained)] == list(range(1, 17))
-    assert set(records(trained)[0]) == {
-        "epoch",
-        "step",
-        "loss",
-        *train.VALIDATION_METRICS,
-    }
-    described = json.loads((folder / "front_end.json").read_text())
-    assert described["streams"]["rgb"]["weights"] == "random"
-    model = keras.models.load_model(folder / "model.keras", compile=False)
-    assert model.output_shape == (None, 360, 640, 1)
-    assert (folder / "best.keras").is_file()
-    left = {p.name for p in folder.iterdir()}
-    assert left == {
-        "experiment.flags",
-        "front_end.json",
-        "checkpoints",
-        "model.keras",
-        "best.keras",
-        "metrics.jsonl",
-        "logs",
-    }
-
-
-def test_training_lowers_the_loss(trained):
-    losses = [r["loss"] for r in records(trained)]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_curves_and_pictures(trained):
-    tags = curves(trained).Tags()["tensors"]
-    for name in (
-        "train/loss",
-        "train/gradient_norm",
-        "train/learning_rate",
-        "validation/loss",
-        "validation/cc",
-        "speed/windows_a_second",
-        "speed/share_of_waiting",
-        "windows/0",
-        "windows/1",
-    ):
-        assert name in tags
-    assert any(name.startswith("experiment") for name in tags)
-
-
 def test_the_same_command_goes_on(few):
     assert train.run(few) == 0
-    assert [r["step"] for r in records(few)] == [2]
+    assert [r["step"] for r in run_folder.records(few)] == [2]
     longer = dataclasses.replace(few, epochs=3)
     assert train.run(longer) == 0
-    assert [r["step"] for r in records(few)] == [2, 4, 6]
+    assert [r["step"] for r in run_folder.records(few)] == [2, 4, 6]
     # Each point of the curve once.
-    points = curves(few).Tensors("validation/loss")
+    points = run_folder.curves(few).Tensors("validation/loss")
     assert [p.step for p in points] == [2, 4, 6]
 
 
@@ -122,7 +58,7 @@ def test_a_folder_of_another_experiment_is_refused(few):
 
 def test_two_replicas(few):
     assert train.run(dataclasses.replace(few, strategy="mirrored")) == 0
-    assert np.isfinite(records(few)[0]["loss"])
+    assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
 def test_live_features(few):
@@ -130,13 +66,13 @@ def test_live_features(few):
         few, features="live", train_videos="1-2", batch_size=2
     )
     assert train.run(live) == 0
-    assert [r["step"] for r in records(live)] == [2]
+    assert [r["step"] for r in run_folder.records(live)] == [2]
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(few, precision):
     assert train.run(dataclasses.replace(few, precision=precision)) == 0
-    assert np.isfinite(records(few)[0]["loss"])
+    assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
 def test_a_loss_that_is_not_finite_stops_before_saving(few):
@@ -223,7 +159,7 @@ def tiny(monkeypatch, tmp_path):
 
 
 def tiny_records(settings):
-    return [r["step"] for r in records(settings)]
+    return [r["step"] for r in run_folder.records(settings)]
 
 
 def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
@@ -289,9 +225,9 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
     assert tiny_training.weights(short.run_dir)
     assert train.run(short) == 0
     assert tiny_records(short) == [5, 10]
-    assert {p.step for p in curves(short).Tensors("train/loss")} == set(
-        range(1, 11)
-    )
+    assert {
+        p.step for p in run_folder.curves(short).Tensors("train/loss")
+    } == set(range(1, 11))
 
 
 def test_a_recipe_of_everything(tiny):
@@ -309,13 +245,13 @@ def test_a_recipe_of_everything(tiny):
     )
     assert train.run(recipe) == 0
     assert tiny_records(recipe) == [5, 10]
-    tags = curves(recipe).Tags()["tensors"]
+    tags = run_folder.curves(recipe).Tags()["tensors"]
     assert "_hparams_/session_start_info" in tags
     assert any(t.startswith("environment") for t in tags)
     assert any("d1" in t and "kernel" in t for t in tags)
     rates = [
         float(tf.make_ndarray(p.tensor_proto))
-        for p in curves(recipe).Tensors("train/learning_rate")
+        for p in run_folder.curves(recipe).Tensors("train/learning_rate")
     ]
     # A point stands at the number of steps done: the rate of the next one.
     assert rates[1] == max(rates)
@@ -347,25 +283,28 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
     assert not pathlib.Path(tiny.store_dir).exists()
 
 
-def start_tiny(*arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": ".", **environment},
-    )
+def start_tiny(log, *arguments, **environment):
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "PYTHONPATH": ".", **environment},
+        )
 
 
 def kill_often(tmp_path, kills, how, **changes):
     path = tiny_training.save(
         tiny_training.settings(tmp_path, **changes), tmp_path / "settings.json"
     )
-    process = start_tiny("kill", path, kills, how)
-    told, _ = process.communicate(timeout=1500)
-    assert process.returncode == 0, told[-4000:]
-    assert "all identical" in told
+    log = tmp_path / "told"
+    process = start_tiny(log, "kill", path, kills, how)
+    try:
+        assert process.wait(1500) == 0, log.read_text()[-4000:]
+    finally:
+        process.kill()
+    assert "all identical" in log.read_text()
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
@@ -391,16 +330,19 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
     kill_often(tmp_path, kills, how, **changes)
 
 
+@contextlib.contextmanager
 def workers(tmp_path, settings):
-    """Two processes that train together."""
+    """Two processes that train together, and what they say."""
     path = tiny_training.save(settings, tmp_path / "workers.json")
     hosts = []
     for _ in range(2):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             hosts.append(f"localhost:{free.getsockname()[1]}")
-    return [
+    logs = [tmp_path / f"worker{number}" for number in range(2)]
+    processes = [
         start_tiny(
+            log,
             "run",
             path,
             TF_CONFIG=json.dumps(
@@ -410,14 +352,26 @@ def workers(tmp_path, settings):
                 }
             ),
         )
-        for number in range(2)
+        for number, log in enumerate(logs)
     ]
+    try:
+        yield processes, logs
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
-def finish(processes):
-    told = [process.communicate(timeout=300)[0] for process in processes]
-    codes = [process.returncode for process in processes]
-    return codes, "\n".join(told)[-6000:]
+def finish(processes, logs):
+    """Exit codes, and what was said."""
+    codes = [process.wait(300) for process in processes]
+    return codes, "\n".join(log.read_text()[-3000:] for log in logs)
+
+
+def train_together(tmp_path, settings):
+    with workers(tmp_path, settings) as started:
+        codes, told = finish(*started)
+    assert codes == [0, 0], told
 
 
 def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
@@ -425,17 +379,16 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
     together = dataclasses.replace(
         tiny, strategy="multi_worker", run_dir=str(tmp_path / "together")
     )
-    processes = workers(tmp_path, together)
-    runs = {
-        "one": {},
-        "mirrored": {"strategy": "mirrored"},
-        "parts": {"accumulate": 3},
-    }
-    for name, changes in runs.items():
-        run_dir = str(tmp_path / name)
-        changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
-        assert train.run(changed) == 0
-    codes, told = finish(processes)
+    with workers(tmp_path, together) as started:
+        for name, changes in (
+            ("one", {}),
+            ("mirrored", {"strategy": "mirrored"}),
+            ("parts", {"accumulate": 3}),
+        ):
+            run_dir = str(tmp_path / name)
+            changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
+            assert train.run(changed) == 0
+        codes, told = finish(*started)
     assert codes == [0, 0], told
     want = tiny_training.weights(tmp_path / "one")
     scores = json.loads(
@@ -457,25 +410,21 @@ def test_a_killed_worker_and_both_started_again(tmp_path):
     settings = tiny_training.settings(
         tmp_path, strategy="multi_worker", epochs=40
     )
-    codes, told = finish(workers(tmp_path, settings))
-    assert codes == [0, 0], told
+    train_together(tmp_path, settings)
     want = tiny_training.state(pathlib.Path(settings.run_dir))
     for victim in (1, 0):
         again = dataclasses.replace(
             settings, run_dir=f"{settings.run_dir}-{victim}"
         )
-        processes = workers(tmp_path, again)
         path = pathlib.Path(again.run_dir) / "metrics.jsonl"
-        while not path.exists() and processes[0].poll() is None:
-            try:
-                processes[1].wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-        processes[victim].kill()
-        codes, told = finish(processes)
+        with workers(tmp_path, again) as (processes, logs):
+            while not path.exists() and processes[0].poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    processes[1].wait(0.1)
+            processes[victim].kill()
+            codes, told = finish(processes, logs)
         assert 0 not in codes, told
-        codes, told = finish(workers(tmp_path, again))
-        assert codes == [0, 0], told
+        train_together(tmp_path, again)
         found = tiny_training.state(pathlib.Path(again.run_dir))
         for what in want:
             assert found[what] == want[what], what

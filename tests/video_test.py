@@ -1,6 +1,12 @@
+import contextlib
+import math
 import os
 import pathlib
+import resource
+import struct
+import wave
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -30,6 +36,17 @@ def number_of(frame):
 
 def numbers(path, **kwargs):
     return [number_of(frame) for frame in video.frames(path, **kwargs)]
+
+
+@contextlib.contextmanager
+def limited(size):
+    """No file may grow larger: what a full disk is to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -197,7 +214,6 @@ def test_a_folder_is_not_a_video(folder):
 
 def test_an_mp4_without_its_end_is_not_a_video(folder):
     """Written without `faststart`, the index is at the end."""
-    av = pytest.importorskip("av")
     path = folder / "a.mp4"
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -219,7 +235,8 @@ def test_a_truncated_avi(noisy_avi, caplog):
     assert film.num_frames == 120
     got = []
     with pytest.raises(
-        video.TruncatedVideoError, match=r"read \d+ of 120 frames; its end"
+        video.TruncatedVideoError,
+        match=r"read (\d+) of 120 frames; its end .* from frame \1 ",
     ):
         got.extend(number_of(frame) for frame in film)
     assert 60 < len(got) < 80
@@ -231,7 +248,6 @@ def test_a_truncated_avi(noisy_avi, caplog):
 
 def test_frames_after_a_damage_are_read(folder, caplog):
     """A loop that stops at the first failure would lose half of the film."""
-    av = pytest.importorskip("av")
     path = folder / "a.mp4"
     rng = np.random.default_rng(0)
     with av.open(os.fspath(path), "w") as container:
@@ -263,7 +279,7 @@ def test_a_gap_is_an_error_even_if_only_one_frame_is_missing(
 ):
     def read(path, declared):
         del path, declared
-        yield from (numbered(0), None, numbered(2))
+        yield from ((numbered(0), 0.0), None, (numbered(2), 0.1))
 
     film = video.Video(noisy_avi)
     monkeypatch.setattr(film, "_read", read)
@@ -277,7 +293,7 @@ def test_a_gap_is_an_error_even_if_only_one_frame_is_missing(
 def test_a_size_that_changes_is_an_error(noisy_avi, monkeypatch):
     def read(path, declared):
         del path, declared
-        yield from (numbered(0), numbered(1, size=(160, 32)))
+        yield from ((numbered(0), 0), (numbered(1, size=(160, 32)), 1))
 
     film = video.Video(noisy_avi)
     monkeypatch.setattr(film, "_read", read)
@@ -294,7 +310,6 @@ def test_an_estimated_number_may_be_off_by_one(noisy_avi):
 
 
 def test_av1_is_read_by_pyav(folder):
-    av = pytest.importorskip("av")
     path = folder / "a.mp4"
     with av.open(os.fspath(path), "w") as container:
         stream = container.add_stream("libsvtav1", rate=25)
@@ -309,12 +324,13 @@ def test_av1_is_read_by_pyav(folder):
 
 
 def test_both_readers_see_the_same(noisy_avi):
-    pytest.importorskip("av")
-    by_opencv = list(video._read_opencv(noisy_avi, 120))
-    by_av = list(video._read_av(noisy_avi, 120))
+    by_opencv, times = zip(*video._read_opencv(noisy_avi, 120), strict=True)
+    by_av, same_times = zip(*video._read_av(noisy_avi, 120), strict=True)
     assert len(by_opencv) == len(by_av) == 120
     difference = np.abs(np.stack(by_opencv).astype(int) - np.stack(by_av))
     assert difference.max() <= 3
+    np.testing.assert_allclose(times, np.arange(120) / 30, atol=1e-3)
+    np.testing.assert_allclose(same_times, times, atol=1e-3)
 
 
 def test_reading_releases_the_file(noisy_avi):
@@ -324,6 +340,168 @@ def test_reading_releases_the_file(noisy_avi):
         next(frames)
         frames.close()
     assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("fps", [30, 30000 / 1001, 24000 / 1001, 12.5])
+@pytest.mark.parametrize(
+    ("suffix", "pixels"),
+    [(".mp4", "rgb"), (".mp4", "gray"), (".mkv", "gray16")],
+)
+def test_rates_are_kept(folder, suffix, pixels, fps):
+    path = folder / f"a{suffix}"
+    dtype, channels = video.PIXELS[pixels]
+    with video.Writer(path, fps=fps, size=(16, 16), pixels=pixels) as writer:
+        for k in range(30):
+            # Containers round times.
+            frame = np.full((16, 16, *channels), k, dtype)
+            writer.write(frame, round(k / fps, 3))
+    film = video.Video(path)
+    assert film.fps == pytest.approx(fps, rel=1e-4)
+    assert film.num_frames == 30
+    times = [time for _, time in film.timed()]
+    np.testing.assert_allclose(times, np.arange(30) / fps, atol=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pixels"), [(".mp4", "rgb"), (".mkv", "gray16")]
+)
+def test_times_are_kept(folder, suffix, pixels):
+    """A variable frame rate; the first frame is shown at once."""
+    path = folder / f"a{suffix}"
+    dtype, channels = video.PIXELS[pixels]
+    times = 7 + np.cumsum([0, 33, 67, 33, 200, 16, 17, 500]) / 1000
+    with video.Writer(path, fps=10, size=(16, 16), pixels=pixels) as writer:
+        for time in times:
+            writer.write(np.zeros((16, 16, *channels), dtype), time)
+    found = [time for _, time in video.Video(path).timed()]
+    np.testing.assert_allclose(found, times - 7, atol=2e-3)
+
+
+def test_an_uneven_video_that_ends_too_early(folder):
+    """Matroska declares no number of frames; its duration tells."""
+    path = folder / "a.mkv"
+    rng = np.random.default_rng(0)
+    times = np.cumsum(rng.integers(20, 90, 100)) / 1000
+    with video.Writer(path, fps=30, size=(32, 32), pixels="gray16") as writer:
+        for time in times:
+            frame = rng.integers(0, 1 << 16, (32, 32))
+            writer.write(frame.astype(np.uint16), time)
+    assert len(list(video.Video(path))) == 100
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    with pytest.raises(video.TruncatedVideoError, match="end is missing"):
+        list(video.Video(path))
+
+
+def test_times_that_stand_still_go_on(noisy_avi, monkeypatch):
+    def read(path, declared):
+        del path, declared
+        for k, time in enumerate((3, 3.5, 3.5, math.nan, 5, 4)):
+            yield numbered(k), time
+
+    film = video.Video(noisy_avi)
+    monkeypatch.setattr(film, "_read", read)
+    film.num_frames, film.fps = 6, 10
+    found = [time for _, time in film.timed()]
+    np.testing.assert_allclose(found, [0, 0.5, 0.6, 0.7, 2, 2.1])
+
+
+def test_16_bits_are_written_without_loss(folder):
+    path = folder / "a.mkv"
+    frames = np.random.default_rng(0).integers(0, 1 << 16, (5, 17, 33))
+    frames = frames.astype(np.uint16)
+    with video.Writer(path, fps=25, size=(33, 17), pixels="gray16") as writer:
+        for frame in frames:
+            writer.write(frame)
+    with av.open(os.fspath(path)) as container:
+        found = [frame.to_ndarray() for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(found, frames)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_greys_are_kept(folder, suffix):
+    """All 256 levels, not the 220 of television."""
+    path = folder / f"a{suffix}"
+    with video.Writer(path, fps=25, size=(33, 16), pixels="gray") as writer:
+        for level in range(0, 256, 5):
+            writer.write(np.full((16, 33), level, np.uint8))
+    found = [int(np.rint(f[4:12, 4:12].mean())) for f in video.frames(path)]
+    # OpenCV's VP8 knows television's levels only.
+    most = 1 if suffix == ".mp4" else 5
+    np.testing.assert_allclose(found, np.arange(0, 256, 5), atol=most)
+
+
+def test_pixels_and_suffixes(folder):
+    with pytest.raises(ValueError, match=r"gray16 is written as \.mkv"):
+        video.Writer(folder / "a.mp4", fps=1, size=(2, 2), pixels="gray16")
+    with (
+        pytest.raises(ValueError, match=r"uint8 \[2, 2\]"),
+        video.Writer(folder / "a.mp4", fps=1, size=(2, 2), pixels="gray") as w,
+    ):
+        w.write(np.zeros((2, 2, 3), np.uint8))
+
+
+def turned(path, matrix):
+    """The file with another display matrix, as phones write it."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    content[place : place + 36] = struct.pack(">9I", *matrix)
+    path.write_bytes(content)
+
+
+_ONE, _MINUS = 0x10000, 0xFFFF0000
+
+
+@pytest.mark.parametrize(
+    ("matrix", "size", "corner"),
+    [
+        ((0, _ONE, 0, _MINUS, 0, 0, 32 << 16, 0, 1 << 30), (32, 64), (0, -1)),
+        (
+            (_MINUS, 0, 0, 0, _MINUS, 0, 64 << 16, 32 << 16, 1 << 30),
+            (64, 32),
+            (-1, -1),
+        ),
+        ((0, _MINUS, 0, _ONE, 0, 0, 0, 64 << 16, 1 << 30), (32, 64), (-1, 0)),
+    ],
+)
+def test_phones_hold_the_camera_as_they_like(folder, matrix, size, corner):
+    path = folder / "phone.mp4"
+    frame = np.zeros((32, 64, 3), np.uint8)
+    frame[:8, :8] = 255
+    with video.Writer(path, fps=25, size=(64, 32)) as writer:
+        for _ in range(3):
+            writer.write(frame)
+    turned(path, matrix)
+    film = video.Video(path)
+    assert film.size == size
+    for image in (
+        next(iter(film)),
+        next(read for read in video._read_av(path, 3))[0],
+    ):
+        lit = image[[3, -4]][:, [3, -4], 0] > 200
+        assert lit.sum() == 1 and lit[corner]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(folder):
+    path = folder / "a.mp4"
+    rng = np.random.default_rng(0)
+    with (
+        pytest.raises(video.VideoError, match=r"a\.mp4: cannot be written"),
+        limited(20_000),
+        video.Writer(path, fps=25, size=(64, 64)) as writer,
+    ):
+        for _ in range(100):
+            writer.write(rng.integers(0, 256, (64, 64, 3), np.uint8))
+    assert list(folder.iterdir()) == []
+
+
+def test_sound_alone_is_not_a_video(folder):
+    path = folder / "sound.wav"
+    with wave.open(os.fspath(path), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    with pytest.raises(video.VideoError, match="not a video"):
+        video.Video(path)
 
 
 def test_dhf1k(shared):

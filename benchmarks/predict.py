@@ -1,0 +1,381 @@
+r"""What `predict` costs a frame, stage by stage, and that memory stays bounded.
+
+    python -m benchmarks.predict --flagfile=RUN/experiment.flags \
+        [--video=FILE] [--frames=40]
+    python -m benchmarks.predict --memory [--minutes=30]
+
+The first runs the stages one after the other over the same frames, each a
+second time when everything is compiled, and then the program as a whole. A run
+without a model gets a random decoder and, with `--rgb_weights=random`, random
+I3D weights: the cost is the same. Without --video the clip is a drifting
+texture of 640x360.
+
+The second predicts a clip of 320x180, ten seconds of black and ten of noise in
+turns, and prints the peak resident memory of each minute. Its model is a
+stand-in that costs next to nothing, so that half an hour of video takes
+minutes; --nostand_in takes the run's.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import itertools
+import os
+import pathlib
+import re
+import tempfile
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from lsts_tf import decoder
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import predict
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import sources
+from lsts_tf import video as video_lib
+from lsts_tf import windows
+
+VIDEO = flags.DEFINE_string("video", "", "A video file.")
+FRAMES = flags.DEFINE_integer("frames", 40, "Frames of it that are used.")
+OUTPUTS = flags.DEFINE_list(
+    "outputs", list(predict.DEFAULT), "Outputs that are written."
+)
+MEMORY = flags.DEFINE_boolean("memory", False, "Measure memory instead.")
+MINUTES = flags.DEFINE_integer("minutes", 30, "Length of the memory's clip.")
+STAND_IN = flags.DEFINE_boolean(
+    "stand_in", True, "Measure memory with a model that costs nothing."
+)
+
+# Of the memory's clip.
+_SIZE = (320, 180)
+_FPS = 30
+
+
+# === Stages ===
+
+
+def load(
+    settings: experiment.Experiment,
+) -> tuple[predictor_lib.Predictor, str]:
+    """The run's model, or one with a random decoder; and what it is."""
+    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS["last"]
+    if path.is_file():
+        return predictor_lib.Predictor.load(settings.run_dir), str(path)
+    extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+    model = decoder.build(
+        settings.streams,
+        head=settings.head,
+        feature_shape=extractor.feature_shape,
+        seed=settings.seed,
+    )
+    return predictor_lib.Predictor(model, extractor), "a random decoder"
+
+
+class Stopwatch:
+    """Seconds, by the clock and of the processor, that stages take."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, stage: str, work: Callable[[], Any]) -> Any:
+        """What `work` returns, timed."""
+        clock, cpu = time.perf_counter(), time.process_time()
+        result = work()
+        self.found[stage] = (
+            time.perf_counter() - clock,
+            time.process_time() - cpu,
+        )
+        return result
+
+
+def run_stages(
+    predictor: predictor_lib.Predictor, path: pathlib.Path, count: int
+) -> Mapping[str, tuple[float, float]]:
+    """Seconds (clock, processor) of each stage, for `count` frames."""
+    watch, extractor = Stopwatch(), predictor.extractor
+    frames = watch(
+        "decode",
+        lambda: list(itertools.islice(video_lib.frames(path), count)),
+    )
+    if len(frames) < count:
+        raise app.UsageError(f"{path} has {len(frames)} frames; --frames.")
+    # As `Predictor.maps` plays a clip backwards before its start.
+    missing = predictor.geometry.first_target
+    played = [frames[k] for k in windows.prefix(missing, count, "mirror")]
+    played += frames
+    signals: dict[str, Any] = {}
+    if "flow" in extractor.streams:
+        # The flows of what is played before are not counted: one a frame.
+        signals["flow"] = list(extractor.flows(played[: missing + 1]))
+        signals["flow"] += watch(
+            "flow", lambda: list(extractor.flows(played[missing:]))
+        )
+    if "rgb" in extractor.streams:
+        shrunk = watch(
+            "shrink", lambda: [extractor.prepare(f)["rgb"] for f in frames]
+        )
+        before = [extractor.prepare(f)["rgb"] for f in played[:missing]]
+        signals["rgb"] = (before + shrunk)[predictor.geometry.first :]
+    found = {}
+    for stream in extractor.streams:
+        found[stream] = watch(
+            f"I3D, {stream}",
+            lambda s=stream: list(extractor.features(s, signals[s])),
+        )
+    features = [
+        dict(zip(found, each, strict=True))
+        for each in zip(*found.values(), strict=True)
+    ]
+    maps = watch("decoder", lambda: list(predictor.of_features(features)))
+    with tempfile.TemporaryDirectory() as folder:
+        watch("write", lambda: write(predictor, frames, maps, folder))
+    return watch.found
+
+
+class _Ready:
+    """A predictor whose maps are there already."""
+
+    def __init__(
+        self,
+        predictor: predictor_lib.Predictor,
+        maps: Sequence[np.ndarray],
+    ) -> None:
+        self.note = predictor.note
+        self.geometry = predictor.geometry
+        self.extractor = predictor.extractor
+        self._maps = maps
+
+    def maps(self, *_: Any, **__: Any) -> Iterator[np.ndarray]:
+        yield from self._maps
+
+
+class _Memory:
+    """A source of frames that are in memory."""
+
+    twice = True
+    name = stem = "memory"
+    identity = damage = ""
+    fps = 25.0
+
+    def __init__(self, frames: Sequence[np.ndarray]) -> None:
+        self._frames = frames
+        self.num_frames = len(frames)
+        self.size = frames[0].shape[1], frames[0].shape[0]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        for number, frame in enumerate(self._frames):
+            yield frame, number / self.fps
+
+
+def write(
+    predictor: predictor_lib.Predictor,
+    frames: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    folder: str,
+) -> None:
+    """All that `predict` does with maps."""
+    ready: Any = _Ready(predictor, maps)
+    predict.predict(ready, _Memory(frames), folder, outputs=OUTPUTS.value)
+
+
+def texture(path: pathlib.Path, count: int) -> None:
+    """A clip of 640x360 in which things move."""
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(
+        rng.integers(0, 256, (90, 160, 3), np.uint8), (960, 540)
+    )
+    with video_lib.Writer(path, fps=25, size=(640, 360)) as writer:
+        for k in range(count):
+            x, y = 2 * k % 300, k % 170
+            writer.write(ground[y : y + 360, x : x + 640])
+
+
+def print_stages(settings: experiment.Experiment) -> None:
+    """The table of stages."""
+    predictor, what = load(settings)
+    count = FRAMES.value
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(VIDEO.value or f"{folder}/texture.mp4")
+        if not VIDEO.value:
+            texture(path, count)
+        run_stages(predictor, path, count)
+        found = dict(run_stages(predictor, path, count))
+        watch = Stopwatch()
+        watch(
+            "end to end",
+            lambda: predict.predict(
+                predictor,
+                path,
+                f"{folder}/out",
+                outputs=OUTPUTS.value,
+                end=f"{count}f",
+            ),
+        )
+    width, height = video_lib.Video(path).size if VIDEO.value else (640, 360)
+    print(f"{count} frames of {width}x{height}; {what}")
+    print(
+        f"{'+'.join(predictor.extractor.streams)}, windows of "
+        f"{predictor.extractor.window}, {predictor.extractor.front_end}; "
+        f"outputs {','.join(OUTPUTS.value)}; {os.cpu_count()} cores, "
+        f"{len(tf.config.list_physical_devices('GPU'))} GPUs, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
+    print(predictor.note.upper() or "published I3D weights")
+    total = sum(clock for clock, _ in found.values())
+    print(f"{'':14}{'s a frame':>12}{'CPU s a frame':>16}{'share':>8}")
+    for stage, (clock, cpu) in (found | watch.found).items():
+        share = f"{clock / total:8.1%}" if stage in found else ""
+        print(f"{stage:14}{clock / count:12.4f}{cpu / count:16.4f}{share}")
+
+
+# === Memory ===
+
+
+class StandIn:
+    """As `extractor.Extractor`; a feature is a small grey picture."""
+
+    streams = ("rgb",)
+    note = "stand-in model"
+    window = 79
+
+    def describe(self) -> dict[str, Any]:
+        """What stands in the record."""
+        return {"window": self.window, "front_end": "stand-in"}
+
+    def prepare(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """Of the size that I3D sees."""
+        return {"rgb": cv2.resize(frame, (224, 224))}
+
+    def of_clip(
+        self,
+        prepared: Iterable[Mapping[str, np.ndarray]],
+        *,
+        stride: int = 1,
+        **_: Any,
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The mean light of each window's first and last frame."""
+        recent: collections.deque[np.ndarray] = collections.deque(
+            maxlen=self.window
+        )
+        for target, frame in enumerate(prepared):
+            recent.append(frame["rgb"])
+            since = target - self.window + 1
+            if since >= 0 and since % stride == 0:
+                pair = np.stack([recent[0], recent[-1]])[:, ::28, ::28].mean(0)
+                yield target, {"rgb": pair.astype(np.float32) / 255}
+
+
+def stand_in() -> predictor_lib.Predictor:
+    """A predictor that costs next to nothing."""
+    small = keras.Input((8, 8, 3), name="rgb")
+    x = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(small)
+    maps = keras.layers.Resizing(360, 640)(x)
+    model = keras.Model({"rgb": small}, maps)
+    extractor: Any = StandIn()
+    return predictor_lib.Predictor(model, extractor)
+
+
+def loops(path: pathlib.Path, minutes: int) -> None:
+    """Ten seconds of black and ten of noise, in turns."""
+    rng = np.random.default_rng(0)
+    width, height = _SIZE
+    noise = rng.integers(0, 256, (50, height, width, 3), np.uint8)
+    black = np.zeros((height, width, 3), np.uint8)
+    with video_lib.Writer(path, fps=_FPS, size=_SIZE) as writer:
+        for number in range(minutes * 60 * _FPS):
+            dark = number // (10 * _FPS) % 2 == 0
+            writer.write(black if dark else noise[number % len(noise)])
+
+
+class Watched(sources.File):
+    """A file that notes the peak resident memory of each minute, in MiB."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__(path)
+        self.peaks: dict[int, float] = {}
+        self._readers = 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
+        self._readers += 1
+        # The second reader draws, and is as far as the program is.
+        noting = self._readers == 2
+        minute = 0
+        if noting:
+            reset_peak()
+        try:
+            for frame, stamp in super().__iter__():
+                if noting and stamp >= 60 * (minute + 1):
+                    minute += 1
+                    self.peaks[minute] = peak()
+                    reset_peak()
+                yield frame, stamp
+        finally:
+            if noting:
+                self.peaks[minute + 1] = peak()
+
+
+def peak() -> float:
+    """Peak resident memory since the last reset, in MiB."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+([0-9]+) kB", status)
+    if not found:
+        raise OSError("This system does not tell its peak memory.")
+    return int(found[1]) / 1024
+
+
+def reset_peak() -> None:
+    """Let the kernel measure the peak anew (see proc(5), clear_refs)."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def print_memory(settings: experiment.Experiment) -> None:
+    """The peak of each minute."""
+    if STAND_IN.value:
+        predictor, what = stand_in(), "a stand-in for I3D and decoder"
+    else:
+        predictor, what = load(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "loops.mp4"
+        loops(path, MINUTES.value)
+        source = Watched(path)
+        begin = time.perf_counter()
+        predict.predict(
+            predictor, source, f"{folder}/out", outputs=OUTPUTS.value
+        )
+        seconds = time.perf_counter() - begin
+    width, height = _SIZE
+    print(
+        f"{MINUTES.value} minutes of {width}x{height} at {_FPS} frames a "
+        f"second; {what}; outputs {','.join(OUTPUTS.value)}; {seconds:.0f} s"
+    )
+    for minute, found in source.peaks.items():
+        if minute <= 2 or minute % 5 == 0 or minute == max(source.peaks):
+            print(f"minute {minute:3}: peak resident {found:8.1f} MiB")
+    last = source.peaks[max(source.peaks)]
+    if 2 in source.peaks:
+        print(f"last minute / minute 2: {last / source.peaks[2]:.4f}")
+
+
+def main(_: Sequence[str]) -> None:
+    """Print one of the two."""
+    settings = experiment.from_flags()
+    if MEMORY.value:
+        print_memory(settings)
+    else:
+        print_stages(settings)
+
+
+if __name__ == "__main__":
+    experiment.define_flags()
+    app.run(main)

@@ -1,0 +1,195 @@
+"""Layers that Keras lacks, for pictures alone or several of one window.
+
+A picture is [..., height, width, channels]; what stands before the height (the
+batch, or the batch and frames) stays as it is.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any
+
+import keras
+from keras import ops
+import numpy as np
+
+PRIORS = ("none", "neutral", "gaussian")
+# Rows and columns of the grid on which a centre prior is learnt.
+PRIOR_GRID = (9, 16)
+
+
+def _pictures(function: Callable[[Any], Any], x: Any) -> Any:
+    """Applies a function of [batch, height, width, channels]."""
+    if len(x.shape) == 4:
+        return function(x)
+    frames = x.shape[1]
+    y = function(ops.reshape(x, (-1, *x.shape[2:])))
+    return ops.reshape(y, (-1, frames, *y.shape[1:]))
+
+
+def _bilinear(x: Any, size: tuple[int, int]) -> Any:
+    return ops.image.resize(
+        x, size, interpolation="bilinear", data_format="channels_last"
+    )
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class Resize(keras.layers.Layer):
+    """Bilinear resizing, by the pixels' centres, without antialiasing.
+
+    Args:
+        size: Rows and columns of the result.
+    """
+
+    def __init__(self, size: tuple[int, int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = (int(size[0]), int(size[1]))
+
+    def call(self, x: Any) -> Any:
+        """[..., h, w, c] to [..., *size, c]."""
+        return _pictures(lambda y: _bilinear(y, self.size), x)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Only rows and columns change."""
+        return (*input_shape[:-3], *self.size, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "size": list(self.size)}
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class GaussianBlur(keras.layers.Layer):
+    """A Gaussian over maps of one channel, of a fixed or a learnt width.
+
+    At the edges it averages what is inside, so a constant map stays constant
+    and what is in [0, 1] stays there. What is learnt is the logarithm of the
+    ratio to the initial width, so weight decay draws it back to that. Taps
+    reach as far as three standard deviations; of a learnt width, of twice the
+    initial one.
+
+    Args:
+        sigma: Standard deviation in pixels, above 0.
+        learned: Whether the width is a weight.
+    """
+
+    def __init__(
+        self, sigma: float, *, learned: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if sigma <= 0:
+            raise ValueError(
+                f"A blur has a width above 0 pixels. Received: sigma={sigma}"
+            )
+        self.sigma = float(sigma)
+        self.learned = learned
+        self._radius = math.ceil(3 * sigma * (2 if learned else 1))
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weight, if there is one."""
+        if input_shape[-1] != 1:
+            raise ValueError(
+                f"A map has one channel. Received: shape {input_shape}"
+            )
+        self.log_ratio = None
+        if self.learned:
+            self.log_ratio = self.add_weight(
+                shape=(), initializer="zeros", name="log_ratio"
+            )
+
+    def _taps(self) -> Any:
+        offsets = np.arange(-self._radius, self._radius + 1)
+        power = ops.convert_to_tensor(
+            -0.5 * np.square(offsets / self.sigma), self.compute_dtype
+        )
+        if self.log_ratio is not None:
+            power = power * ops.exp(-2.0 * self.log_ratio)
+        taps = ops.exp(power)
+        return taps / ops.sum(taps)
+
+    def call(self, x: Any) -> Any:
+        """[..., h, w, 1] to the same shape."""
+        taps = self._taps()
+        for axis in (-3, -2):
+            along = functools.partial(_along, taps=taps, axis=axis)
+            x = _pictures(along, x)
+        return x
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Nothing changes."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {
+            **super().get_config(),
+            "sigma": self.sigma,
+            "learned": self.learned,
+        }
+
+
+def _along(x: Any, taps: Any, axis: int) -> Any:
+    """Average of [batch, h, w, 1] along one axis, weighted by the taps."""
+    shape = [1, 1, 1, 1]
+    shape[axis + 3] = -1
+    kernel = ops.reshape(taps, shape)
+    inside = [1, 1, 1, 1]
+    inside[axis] = x.shape[axis]
+
+    def convolve(y: Any) -> Any:
+        return ops.conv(y, kernel, 1, "same", data_format="channels_last")
+
+    return convolve(x) / convolve(ops.ones(inside, x.dtype))
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class CentrePrior(keras.layers.Layer):
+    """Adds learnt log-odds of each place, whatever the picture shows.
+
+    It stands in front of the sigmoid, so it multiplies the odds of a place.
+    The weights are a coarse grid, enlarged bilinearly, because people's bias
+    is smooth and differs by dataset only.
+
+    Args:
+        start: "neutral" (zeros), or "gaussian": the log of the benchmark's
+            centre prior, whose standard deviation is a quarter of each side.
+    """
+
+    def __init__(self, start: str = "neutral", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if start not in PRIORS[1:]:
+            raise ValueError(
+                f"A centre prior starts as one of {', '.join(PRIORS[1:])}. "
+                f"Received: {start!r}"
+            )
+        self.start = start
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the grid of log-odds."""
+        del input_shape
+        self.log_odds = self.add_weight(
+            shape=(1, *PRIOR_GRID, 1), initializer=self._start, name="log_odds"
+        )
+
+    def _start(self, shape: Any, dtype: Any = None) -> Any:
+        if self.start == "neutral":
+            return ops.zeros(shape, dtype)
+        rows, columns = (
+            -0.5 * np.square(((np.arange(n) + 0.5) / n - 0.5) / 0.25)
+            for n in PRIOR_GRID
+        )
+        grid = rows[:, None] + columns
+        return ops.convert_to_tensor(grid[None, ..., None], dtype)
+
+    def call(self, x: Any) -> Any:
+        """Log-odds [..., h, w, 1] to the same shape."""
+        size = (x.shape[-3], x.shape[-2])
+        return x + ops.cast(_bilinear(self.log_odds, size), x.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Nothing changes."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "start": self.start}

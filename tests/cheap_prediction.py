@@ -1,0 +1,62 @@
+"""A predictor that costs next to nothing; as a program, `predict` with it.
+
+A map is the last frame of its window in grey, nine by sixteen squares of it,
+made a little brighter by what came before: so a map tells its frame, and that
+it saw others.
+"""
+
+import collections
+
+from absl import app
+import cv2
+import keras
+import numpy as np
+
+from lsts_tf import experiment
+from lsts_tf import predict
+from lsts_tf import predictor as predictor_lib
+
+NOTE = "random I3D weights (rgb)"
+
+
+class Extractor:
+    """As `extractor.Extractor`; a feature is float32 [9, 16, 1]."""
+
+    streams = ("rgb",)
+    note = NOTE
+
+    def __init__(self, *, window=79, front_end="window"):
+        self.window = window
+        self.front_end = front_end
+
+    def describe(self):
+        return {"window": self.window, "front_end": self.front_end}
+
+    def prepare(self, frame):
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (16, 9), interpolation=cv2.INTER_AREA)
+        return {"rgb": small[..., None]}
+
+    def of_clip(self, prepared, *, stride=1, **_):
+        recent = collections.deque(maxlen=self.window)
+        for index, frame in enumerate(prepared):
+            recent.append(frame["rgb"].astype(np.float32))
+            since = index - self.window + 1
+            if since >= 0 and since % stride == 0:
+                mean = np.mean(recent, axis=0)
+                yield index, {"rgb": (0.9 * recent[-1] + 0.1 * mean) / 255}
+
+
+def predictor(**kwargs):
+    """With windows of 79 frames, as the published ones."""
+    features = keras.Input((9, 16, 1), name="rgb")
+    maps = keras.layers.UpSampling2D(40, interpolation="nearest")(features)
+    model = keras.Model({"rgb": features}, maps)
+    return predictor_lib.Predictor(model, Extractor(**kwargs))
+
+
+if __name__ == "__main__":
+    predictor_lib.Predictor.load = lambda *_, **__: predictor()
+    experiment.define_flags()
+    predict.define_flags()
+    app.run(predict.main)

@@ -1,0 +1,100 @@
+"""An extractor whose I3D is a mean of pixels: everything else is real."""
+
+import functools
+
+import keras
+import numpy as np
+
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import flow as flow_lib
+from lsts_tf import parts
+
+SHAPES = {
+    "Mixed_5c": (2, 2, 2, 8),
+    "MaxPool3d_5a_2x2": (2, 2, 2, 832),
+    "Mixed_4f": (3, 3, 6),
+    "Mixed_3c": (6, 6, 4),
+    "Conv3d_2c_3x3": (12, 12, 3),
+}
+
+
+class Extractor(extractor_lib.Extractor):
+    """Random projections of the mean frame, on a grid of each part's size."""
+
+    note = "no I3D"
+    networks: dict = {}  # noqa: RUF012
+
+    def __init__(
+        self,
+        streams,
+        *,
+        window,
+        size=parts.SIZE,
+        skips=(),
+        end_point=parts.MAIN,
+        front_end="window",
+        **_,
+    ):
+        self.streams = tuple(streams)
+        self.window = window
+        self.size = size
+        self.skips = tuple(skips)
+        self.end_point = end_point
+        self.front_end = front_end
+        self.dtype = "float32"
+        self.flow = flow_lib.Flow("dis")
+        self.windows_seen = 0
+
+    @property
+    def feature_shape(self):
+        return SHAPES[self.end_point]
+
+    @property
+    def decoder_shape(self):
+        if self.end_point == parts.MAIN:
+            return self.feature_shape
+        return super().decoder_shape
+
+    @property
+    def skip_shapes(self):
+        return {skip: SHAPES[skip] for skip in self.skips}
+
+    def _describe(self, stream):  # noqa: ARG002
+        return {
+            "weights": "none",
+            "weights_sha256": "0" * 64,
+            "preprocessing": "none",
+        }
+
+    def encode_parts(self, stream, clip):
+        x = self._in_range(stream, clip)
+        half = x.shape[0] // 2
+        # Times, so that a window's features say where it is.
+        found = {}
+        for name, shape in self.part_shapes(stream).items():
+            *time, rows, columns, channels = shape
+            each = [keras.ops.mean(part, 0) for part in (x[:half], x[half:])]
+            y = keras.ops.image.resize(
+                keras.ops.stack(each)[: time[0] if time else 1],
+                (rows, columns),
+                data_format="channels_last",
+            )
+            y = keras.ops.matmul(y, _projection(x.shape[-1], channels))
+            found[name] = y if time else y[0]
+        return found
+
+    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+        recent = []
+        for index, element in enumerate(signal):
+            recent = [*recent, element][-self.window :]
+            since = index - self.window + 1
+            if since >= 0 and since % stride == 0:
+                self.windows_seen += 1
+                found = self.encode_parts(stream, np.stack(recent))
+                yield {name: np.asarray(part) for name, part in found.items()}
+
+
+@functools.cache
+def _projection(channels, features):
+    rng = np.random.default_rng(features)
+    return rng.normal(size=(channels, features)).astype(np.float32)

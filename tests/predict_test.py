@@ -1,0 +1,755 @@
+"""Every input, every output, and what goes wrong, with a cheap model."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+from absl import flags
+import av
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import experiment
+from lsts_tf import maps as maps_lib
+from lsts_tf import outputs as outputs_lib
+from lsts_tf import predict
+from lsts_tf import predictions
+from lsts_tf import preprocess
+from lsts_tf import program
+from lsts_tf import sources
+from lsts_tf import video
+from tests import cheap_prediction
+from tests import sources_test
+from tests import video_test
+
+SIZE = (64, 36)
+# What leaves no trace if it fails.
+FILES = ("overlay", "side_by_side", "saliency", "saliency16", "npy", "maps")
+ALL = (*FILES, "png16", "dhf1k", "stdout")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cheap_prediction.predictor()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A path with a space and letters that are not ASCII."""
+    folder = tmp_path / "ein Ordner für 動画"
+    folder.mkdir()
+    return folder
+
+
+def picture(number, size=SIZE):
+    """A frame that its map tells: light grows, and something moves."""
+    width, height = size
+    frame = np.full((height, width, 3), 40 + number % 160, np.uint8)
+    left = number * 3 % width
+    frame[height // 3 :, left : left + width // 4] = (250, 200, 10)
+    return frame
+
+
+def clip_of(folder, count, *, size=SIZE, times=None, name="a film.mp4"):
+    path = folder / name
+    with video.Writer(path, fps=25, size=size) as writer:
+        for number in range(count):
+            time = None if times is None else times[number]
+            writer.write(picture(number, size), time)
+    return path
+
+
+def listed(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def record_of(out):
+    return json.loads((out / predict.RECORD).read_text(encoding="utf-8"))
+
+
+def true_maps(model, path, **kwargs):
+    return np.stack(list(model.maps(video.frames(path), **kwargs)))
+
+
+# === Outputs ===
+
+
+def test_everything_in_one_pass_from_the_same_maps(model, folder):
+    count = 85
+    path = clip_of(folder, count)
+    out, stream = folder / "out put", io.BytesIO()
+    options = predict.Options(stream=stream)
+    assert predict.predict(model, path, out, outputs=ALL, options=options) == ""
+    assert listed(out) == sorted(
+        [
+            "a film",
+            "maps",
+            "maps.npy",
+            "maps16",
+            "overlay.mp4",
+            "prediction.json",
+            "saliency.mp4",
+            "saliency16.mkv",
+            "side_by_side.mp4",
+        ]
+    )
+    maps = np.load(out / "maps.npy", mmap_mode="r")
+    assert maps.shape == (count, 36, 64) and maps.dtype == np.float32
+    want = [cv2.resize(m, SIZE) for m in true_maps(model, path)]
+    np.testing.assert_array_equal(maps, want)
+    eight = preprocess.to_uint8(maps)
+    assert stream.getvalue() == eight.tobytes()
+    names = [maps_lib.file_name(k) for k in range(count)]
+    for kind in ("maps", "a film"):
+        assert listed(out / kind) == names
+        found = [maps_lib.read(out / kind / name) for name in names]
+        np.testing.assert_array_equal(found, eight)
+    found = [maps_lib.read(out / "maps16" / name) for name in names]
+    np.testing.assert_array_equal(found, outputs_lib.to_uint16(maps))
+    with av.open(os.fspath(out / "saliency16.mkv")) as container:
+        found = [frame.to_ndarray() for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(found, outputs_lib.to_uint16(maps))
+    sizes = {
+        "overlay.mp4": SIZE,
+        "side_by_side.mp4": (2 * SIZE[0] + 4, SIZE[1]),
+        "saliency.mp4": SIZE,
+        "saliency16.mkv": SIZE,
+    }
+    for name, size in sizes.items():
+        film = video.Video(out / name)
+        assert film.fps == pytest.approx(25)
+        assert film.size == size
+        assert len(list(film)) == count
+    grey = np.stack([f[..., 0] for f in video.frames(out / "saliency.mp4")])
+    assert np.abs(grey.astype(int) - eight).mean() < 2
+
+
+def test_the_record_names_everything(model, folder):
+    path = clip_of(folder, 5)
+    out = folder / "out"
+    about = {"run": "runs/cheap", "model": "best"}
+    predict.predict(model, path, out, about=about, every=2)
+    record = record_of(out)
+    assert record["video"] == str(path)
+    assert record["frames"] == 3 and record["fps"] == 12.5
+    assert record["size"] == list(SIZE)
+    assert record["outputs"] == {"overlay": "overlay.mp4", "png8": "maps"}
+    assert record["model"] == about
+    assert record["front_end"] == model.extractor.describe()
+    assert record["note"] == cheap_prediction.NOTE
+    assert record["normalize"] == "none" and record["map_size"] == "source"
+    assert record["first_frames"] == "mirror" and record["every"] == 2
+    assert record["damage"] == ""
+    assert record["start"] == {"frame": 0, "seconds": 0.0}
+    assert record["last_map_seconds"] == pytest.approx(0.16)
+    assert record["seconds"] > 0 and record["started"].endswith("+00:00")
+
+
+@pytest.mark.parametrize("how", ["frame", "clip"])
+def test_maps_stretched(model, folder, how):
+    path = clip_of(folder, 4)
+    options = predict.Options(normalize=how, map_size="model")
+    wanted = ("npy", "maps", "overlay")
+    predict.predict(
+        model, path, folder / "out", outputs=wanted, options=options
+    )
+    found = np.load(folder / "out" / "maps.npy")
+    axes = (1, 2) if how == "frame" else None
+    want = true_maps(model, path)
+    low, high = want.min(axes, keepdims=True), want.max(axes, keepdims=True)
+    np.testing.assert_allclose(found, (want - low) / (high - low), atol=1e-6)
+    assert record_of(folder / "out")["normalize"] == how
+    assert listed(folder / "out") == [
+        "maps",
+        "maps.npy",
+        "overlay.mp4",
+        "prediction.json",
+    ]
+
+
+def test_maps_whose_sum_is_one(model, folder):
+    path = clip_of(folder, 3)
+    options = predict.Options(normalize="sum")
+    for wanted in (("npy", "maps"), ("saliency16",), ("npy", "stdout")):
+        with pytest.raises(ValueError, match="--outputs=npy can"):
+            predict.predict(
+                model,
+                path,
+                folder / "out",
+                outputs=wanted,
+                options=dataclasses.replace(options, stream=io.BytesIO()),
+            )
+    assert not (folder / "out").exists()
+    wanted = ("npy", "overlay")
+    predict.predict(
+        model, path, folder / "out", outputs=wanted, options=options
+    )
+    found = np.load(folder / "out" / "maps.npy")
+    np.testing.assert_allclose(found.sum((1, 2)), 1, atol=1e-4)
+
+
+def test_a_submission_can_be_scored(model, folder):
+    """Folders of four digits, and nothing else that is not hidden."""
+    for name in ("7.mp4", "0011.mp4"):
+        path = clip_of(folder, 2, name=name)
+        predict.predict(model, path, folder / "out", outputs=["dhf1k"])
+    found = predictions.Predictions(folder / "out")
+    assert found.strays == found.clashes == found.unreadable == []
+    assert {v: list(c.frames) for v, c in found.clips.items()} == {
+        7: [0, 1],
+        11: [0, 1],
+    }
+    assert listed(folder / "out") == [
+        ".0007.json",
+        ".0011.json",
+        "0007",
+        "0011",
+    ]
+
+
+def test_names_that_are_no_output(model, folder):
+    path = clip_of(folder, 2)
+    with pytest.raises(ValueError, match=r"Outputs are overlay.*: film"):
+        predict.predict(model, path, folder / "out", outputs=["film", "npy"])
+    with pytest.raises(ValueError, match="--output is needed"):
+        predict.predict(model, path, None, outputs=["npy"])
+    with pytest.raises(ValueError, match="--every is at least 1"):
+        predict.predict(model, path, folder / "out", every=0)
+    assert listed(folder) == [path.name]
+
+
+def test_standard_output_alone_needs_no_folder(model, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    path = clip_of(folder, 3)
+    stream = io.BytesIO()
+    options = predict.Options(stream=stream, normalize="clip")
+    predict.predict(model, path, None, outputs=["stdout"], options=options)
+    assert len(stream.getvalue()) == 3 * 36 * 64
+    assert listed(folder) == [path.name]
+
+
+# === First frames, parts ===
+
+
+@pytest.mark.parametrize("count", [1, 2, 78, 79, 80])
+def test_a_clip_of_any_length(model, folder, count):
+    path = clip_of(folder, count)
+    out = folder / "out"
+    assert predict.predict(model, path, out, outputs=["npy", "overlay"]) == ""
+    np.testing.assert_array_equal(
+        np.load(out / "maps.npy"),
+        [cv2.resize(m, SIZE) for m in true_maps(model, path)],
+    )
+    assert len(list(video.Video(out / "overlay.mp4"))) == count
+    assert record_of(out)["frames"] == count
+
+
+@pytest.mark.parametrize("mode", ["copy", "skip"])
+def test_clips_without_a_whole_window(model, folder, mode):
+    path = clip_of(folder, 78)
+    with pytest.raises(ValueError, match="first_frames=mirror"):
+        predict.predict(model, path, folder / "out", first_frames=mode)
+    assert listed(folder / "out") == []
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("mode", ["mirror", "repeat", "copy", "skip"])
+def test_which_frames_have_maps(model, folder, mode, every):
+    """Maps of each frame alone, chosen by hand."""
+    count, missing = 90, 78
+    path = clip_of(folder, count)
+    out = folder / "out"
+    predict.predict(
+        model,
+        path,
+        out,
+        outputs=["npy", "maps", "overlay"],
+        first_frames=mode,
+        every=every,
+    )
+    each = [
+        cv2.resize(map_, SIZE)
+        for map_ in true_maps(model, path, first_frames="copy")
+    ]
+    frames = {
+        "copy": range(missing % every, count, every),
+        "skip": range(missing, count, every),
+    }.get(mode, range(0, count, every))
+    found = np.load(out / "maps.npy")
+    names = [maps_lib.file_name(k) for k in frames]
+    assert listed(out / "maps") == names
+    assert found.shape == (len(frames), 36, 64)
+    for place, frame in enumerate(frames):
+        if mode == "copy" or frame >= missing:
+            np.testing.assert_array_equal(found[place], each[frame])
+    if mode in ("mirror", "repeat"):
+        assert np.abs(found[0] - each[0]).max() > 0.05
+    film = video.Video(out / "overlay.mp4")
+    assert film.fps == pytest.approx(25 / every)
+    times = [time for _, time in film.timed()]
+    np.testing.assert_allclose(times, np.arange(len(frames)) * every / 25)
+
+
+def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
+    path = clip_of(folder, 95)
+    out = folder / "out"
+    predict.predict(
+        model,
+        path,
+        out,
+        outputs=["overlay"],
+        options=predict.Options(alpha=0),
+        first_frames="skip",
+        every=3,
+        start="5f",
+    )
+    model_note = 12  # Rows of the announcement of random weights.
+    shown = list(video.Video(out / "overlay.mp4"))
+    want = list(video.Video(path))[5 + 78 :: 3]
+    assert len(shown) == len(want) == 4
+    for one, other in zip(shown, want, strict=True):
+        difference = np.abs(one.astype(int) - other)[:-model_note]
+        assert difference.mean() < 3
+
+
+def test_a_part_of_a_video_is_a_clip_of_its_own(model, folder):
+    path = clip_of(folder, 60)
+    out = folder / "out"
+    predict.predict(model, path, out, outputs=["npy"], start="1", end="50f")
+    frames = list(video.frames(path))[25:50]
+    want = [cv2.resize(m, SIZE) for m in model.maps(iter(frames))]
+    np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
+    assert record_of(out)["start"] == {"frame": 25, "seconds": 1.0}
+    with pytest.raises(video.VideoError, match="no frame from --start=9"):
+        predict.predict(model, path, folder / "none", start="9")
+    assert listed(folder / "none") == []
+
+
+# === Inputs ===
+
+
+def test_uneven_times_are_kept(model, folder):
+    times = np.cumsum([0, 33, 67, 33, 200, 16, 17, 500]) / 1000
+    path = clip_of(folder, 8, times=times)
+    out = folder / "out"
+    wanted = ("overlay", "saliency", "saliency16")
+    assert predict.predict(model, path, out, outputs=wanted) == ""
+    for name in ("overlay.mp4", "saliency.mp4", "saliency16.mkv"):
+        found = [time for _, time in video.Video(out / name).timed()]
+        np.testing.assert_allclose(found, times, atol=2e-3)
+
+
+def test_a_phones_video_stands_upright(model, folder):
+    path = clip_of(folder, 3)
+    one, minus = 0x10000, 0xFFFF0000
+    video_test.turned(path, (0, one, 0, minus, 0, 0, 36 << 16, 0, 1 << 30))
+    out = folder / "out"
+    predict.predict(model, path, out, outputs=["overlay", "npy"])
+    assert video.Video(out / "overlay.mp4").size == (36, 64)
+    assert np.load(out / "maps.npy").shape == (3, 64, 36)
+
+
+@pytest.mark.parametrize("size", [(33, 17), (1, 1), (3, 64)])
+def test_odd_sizes(model, folder, size):
+    """H.264 gets a row or column more; nothing else does."""
+    path = folder / "odd.mkv"
+    width, height = size
+    with video.Writer(path, fps=25, size=size, pixels="gray16") as writer:
+        for level in (0, 30000, 65535):
+            writer.write(np.full((height, width), level, np.uint16))
+    out = folder / "out"
+    wanted = ("overlay", "side_by_side", "saliency16", "maps", "npy")
+    assert predict.predict(model, path, out, outputs=wanted) == ""
+    assert video.Video(out / "saliency16.mkv").size == size
+    assert np.load(out / "maps.npy").shape == (3, height, width)
+    assert maps_lib.read(out / "maps" / "0003.png").shape == (height, width)
+    even = width + width % 2, height + height % 2
+    assert video.Video(out / "overlay.mp4").size == even
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".webm", ".mkv"])
+def test_containers(model, folder, suffix):
+    codec = {".avi": "mpeg4", ".webm": "libvpx-vp9", ".mkv": "libx265"}
+    path = folder / f"a{suffix}"
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream(codec.get(suffix, "libx264"), rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        if suffix == ".mkv":
+            stream.options = {"x265-params": "log-level=none"}
+        for number in range(12):
+            image = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    out = folder / "out"
+    assert predict.predict(model, path, out, outputs=["npy"]) == ""
+    assert len(np.load(out / "maps.npy")) == 12
+    assert record_of(out)["fps"] == pytest.approx(25)
+
+
+def pictures_in(folder, count, *, alpha=False, depth=np.uint8):
+    folder.mkdir()
+    scale = np.iinfo(depth).max // 255
+    for number in range(count):
+        image = picture(number)[..., ::-1].astype(depth) * scale
+        if alpha:
+            opaque = np.full((36, 64, 1), np.iinfo(depth).max, depth)
+            image = np.concatenate([image, opaque], axis=-1)
+        assert cv2.imwrite(os.fspath(folder / f"{number}.png"), image)
+    return folder
+
+
+def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
+    count = 12
+    frames = np.stack([picture(number) for number in range(count)])
+    want = [cv2.resize(m, SIZE) for m in model.maps(iter(frames))]
+    given = {
+        "pictures": sources.open_source(
+            [os.fspath(pictures_in(folder / "p", count))]
+        ),
+        "deep": sources.open_source(
+            [
+                os.fspath(
+                    pictures_in(
+                        folder / "d", count, alpha=True, depth=np.uint16
+                    )
+                )
+            ]
+        ),
+        "raw": sources_test.piped(frames.tobytes(), size="64x36", rate=25),
+    }
+    overlays = []
+    for name, source in given.items():
+        out = folder / name
+        damage = predict.predict(model, source, out, outputs=["npy", "overlay"])
+        assert damage == ""
+        np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
+        overlays.append(list(video.frames(out / "overlay.mp4")))
+    np.testing.assert_array_equal(overlays[0], overlays[1])
+    np.testing.assert_array_equal(overlays[0], overlays[2])
+
+
+def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
+    """The frames between reading and drawing are few, and not lost."""
+    monkeypatch.setattr(sources, "KEPT_BYTES", 3 * 36 * 64 * 10)
+    frames = np.stack([picture(number) for number in range(200)])
+    source = sources_test.piped(frames.tobytes(), size="64x36", rate=25)
+    options = predict.Options(alpha=0)
+    out = folder / "out"
+    predict.predict(model, source, out, outputs=["overlay"], options=options)
+    shown = np.stack(list(video.frames(out / "overlay.mp4")))
+    assert len(shown) == 200
+    difference = np.abs(shown.astype(int) - frames)[:, :-12]
+    assert difference.mean(axis=(1, 2, 3)).max() < 6
+
+
+def test_a_camera_until_ctrl_c(model, folder, monkeypatch):
+    sources_test.have_a_camera(monkeypatch)
+    source = sources.open_source(["camera:0"])
+    original = cheap_prediction.Extractor.prepare
+    seen = []
+
+    def prepare(self, frame):
+        seen.append(frame)
+        if len(seen) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, frame)
+
+    monkeypatch.setattr(cheap_prediction.Extractor, "prepare", prepare)
+    out = folder / "out"
+    assert predict.predict(model, source, out) == ""
+    assert len(list(video.Video(out / "overlay.mp4"))) == 6
+    assert len(listed(out / "maps")) == 6
+
+
+# === What goes wrong ===
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"Lorem ipsum dolor sit amet. " * 99, "not a video")],
+)
+def test_what_is_not_a_video(model, folder, content, message):
+    path = folder / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(video.VideoError, match=message):
+        predict.predict(model, path, folder / "out")
+    assert listed(folder) == ["a.mp4"]
+
+
+def test_a_video_of_no_frames(model, folder):
+    path = folder / "none.avi"
+    fourcc = cv2.VideoWriter.fourcc(*"XVID")
+    cv2.VideoWriter(os.fspath(path), fourcc, 25, SIZE).release()
+    with pytest.raises(video.VideoError, match=r"none\.avi"):
+        predict.predict(model, path, folder / "out")
+    assert listed(folder) == ["none.avi"]
+
+
+def noisy(folder, count):
+    """A film whose bytes are spread evenly."""
+    path = folder / "noisy.avi"
+    fourcc = cv2.VideoWriter.fourcc(*"XVID")
+    writer = cv2.VideoWriter(os.fspath(path), fourcc, 25, SIZE)
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(rng.integers(0, 256, (36, 64, 3), np.uint8))
+    writer.release()
+    return path
+
+
+def test_of_a_damaged_video_what_can_be_had(model, folder):
+    path = noisy(folder, 100)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    count = len(list(video.Video(path, strict=False)))
+    assert 40 < count < 80
+    out, stream = folder / "out", io.BytesIO()
+    damage = predict.predict(
+        model, path, out, outputs=ALL, options=predict.Options(stream=stream)
+    )
+    assert f"{count} of 100 frames" in damage
+    assert f"from frame {count} " in damage
+    assert record_of(out)["damage"] == damage
+    assert record_of(out)["frames"] == count
+    assert len(np.load(out / "maps.npy")) == count
+    for name in ("overlay.mp4", "saliency.mp4", "saliency16.mkv"):
+        assert len(list(video.Video(out / name))) == count
+    for name in ("maps", "maps16", "noisy"):
+        assert len(listed(out / name)) == count
+    assert len(stream.getvalue()) == count * 36 * 64
+
+
+def test_damage_is_an_exit_code(monkeypatch):
+    monkeypatch.setattr(experiment, "from_flags", lambda _: None)
+    monkeypatch.setattr(predict, "_run", lambda *_: "frame 7 is damaged.")
+    with pytest.raises(SystemExit) as end:
+        predict.main(["predict"])
+    assert end.value.code == predict.INCOMPLETE
+
+
+def test_the_program_between_two_pipes(folder):
+    """A cut off frame at the end: all before it are written, and it is said."""
+    (folder / "model.keras").write_text("not looked into")
+    frames = np.stack([picture(number) for number in range(5)])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.cheap_prediction",
+            f"--run_dir={folder}",
+            "--video=-",
+            "--size=64x36",
+            "--rate=25",
+            "--outputs=stdout,npy",
+            f"--output={folder / 'out'}",
+        ],
+        input=frames.tobytes()[:-1],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        check=False,
+    )
+    message = done.stderr.decode()
+    assert done.returncode == predict.INCOMPLETE, message
+    assert "frame 4 (counted from 0) is cut off: 6911 of 6912" in message
+    maps = np.load(folder / "out" / "maps.npy")
+    assert maps.shape == (4, 36, 64)
+    assert done.stdout == preprocess.to_uint8(maps).tobytes()
+    about = record_of(folder / "out")["model"]
+    assert about["model"] == "last" and len(about["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), program.INTERRUPTED),
+        (OSError(28, "No space left on device"), program.FAILED),
+        (video.VideoError("a.mp4", "not a video"), program.FAILED),
+    ],
+)
+def test_errors_are_exit_codes(monkeypatch, error, code):
+    def run(*_):
+        raise error
+
+    monkeypatch.setattr(experiment, "from_flags", lambda _: None)
+    monkeypatch.setattr(predict, "_run", run)
+    with pytest.raises(SystemExit) as end:
+        predict.main(["predict"])
+    assert end.value.code == code
+
+
+def test_a_folder_that_cannot_be_written(model, folder):
+    path = clip_of(folder, 3)
+    (folder / "file").write_text("not a folder")
+    for out in (folder / "file", folder / "file" / "out"):
+        with pytest.raises(OSError, match="file"):
+            predict.predict(model, path, out)
+    assert (folder / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk(model, folder, name):
+    """A file that may not grow larger."""
+    path = noisy(folder, 30)
+    out = folder / "out"
+    options = predict.Options(map_size="model")
+    # What pytest keeps of standard error is a file too.
+    limit = {"maps": 2_000, "saliency": 2_000}.get(name, 10_000)
+    with (
+        pytest.raises((OSError, ValueError), match="File too large"),
+        video_test.limited(limit),
+    ):
+        predict.predict(model, path, out, outputs=[name], options=options)
+    assert listed(out) == []
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """A file system of 64 kB."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("Mounting needs the superuser.")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("Mounting is not allowed here.")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("outputs", [FILES, ("npy",), ("overlay",)])
+def test_a_disk_that_is_really_full(model, folder, outputs):
+    path = noisy(folder, 200)
+    out = folder / "disk"
+    with small_disk(out):
+        with pytest.raises((OSError, ValueError), match="No space left"):
+            predict.predict(model, path, out, outputs=outputs)
+        assert listed(out) == []
+
+
+class Stopped(sources.File):
+    """Ctrl-C when a frame is read."""
+
+    def __init__(self, path, frame):
+        super().__init__(path)
+        self.frame = frame
+        self.count = 0
+
+    def __iter__(self):
+        for number, timed in enumerate(super().__iter__()):
+            if number == self.frame:
+                signal.raise_signal(signal.SIGINT)
+            self.count += 1
+            yield timed
+
+
+def test_ctrl_c_in_the_middle(model, folder):
+    path = clip_of(folder, 120)
+    out = folder / "out"
+    wanted = (*FILES, "png16", "dhf1k")
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(model, Stopped(path, 110), out, outputs=wanted)
+    assert listed(out) == []
+    predict.predict(model, path, out, outputs=["overlay"])
+    assert len(list(video.Video(out / "overlay.mp4"))) == 120
+
+
+# === Going on ===
+
+ABOUT = {"model": "last", "sha256": "0123"}
+RESUMABLE = ("npy", "maps", "png16", "dhf1k")
+
+
+def stop_at(model, path, out, frame, **kwargs):
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(model, Stopped(path, frame), out, **kwargs)
+    visible = [name for name in listed(out) if not name.startswith(".")]
+    assert visible == []
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("mode", ["mirror", "copy", "skip"])
+def test_files_of_maps_go_on(model, folder, caplog, mode, every):
+    path = clip_of(folder, 150)
+    out, whole = folder / "out", folder / "whole"
+    kwargs = {
+        "outputs": RESUMABLE,
+        "first_frames": mode,
+        "every": every,
+        "about": ABOUT,
+    }
+    predict.predict(model, path, whole, **kwargs)
+    stop_at(model, path, out, 135, **kwargs)
+    caplog.set_level("INFO")
+    predict.predict(model, path, out, **kwargs)
+    assert "Going on at frame 1" in caplog.text
+    assert listed(out) == listed(whole)
+    np.testing.assert_array_equal(
+        np.load(out / "maps.npy"), np.load(whole / "maps.npy")
+    )
+    for name in ("maps", "maps16", "a film"):
+        assert listed(out / name) == listed(whole / name)
+        for one in (out / name).iterdir():
+            assert one.read_bytes() == (whole / name / one.name).read_bytes()
+    assert record_of(out)["frames"] == record_of(whole)["frames"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"about": {"model": "best"}},
+        {"about": None},
+        {"options": predict.Options(map_size="model")},
+        {"start": "1f"},
+        {"outputs": ("npy", "overlay")},
+    ],
+)
+def test_another_job_starts_anew(model, folder, caplog, change):
+    path = clip_of(folder, 120)
+    kwargs = {"outputs": RESUMABLE, "about": ABOUT}
+    out = folder / "out"
+    stop_at(model, path, out, 110, **kwargs)
+    caplog.set_level("INFO")
+    predict.predict(model, path, out, **(kwargs | change))
+    assert "Going on" not in caplog.text
+    count = 120 - ("start" in change)
+    assert len(np.load(out / "maps.npy")) == count
+
+
+def test_a_front_end_without_windows_starts_anew(folder, caplog):
+    """Its maps depend on all that came before."""
+    model = cheap_prediction.predictor(front_end="continuous")
+    path = clip_of(folder, 120)
+    kwargs = {"outputs": ["npy"], "about": ABOUT}
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(model, Stopped(path, 110), folder / "out", **kwargs)
+    assert listed(folder / "out") == []
+
+
+def test_flags_of_the_program_are_no_settings(monkeypatch):
+    values = flags.FlagValues()
+    experiment.define_flags(values)
+    settings = set(values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    kinds = ("string", "multi_string", "list", "enum", "float", "integer")
+    for kind in kinds:
+        define = getattr(flags, f"DEFINE_{kind}")
+        here = functools.partial(define, flag_values=values)
+        monkeypatch.setattr(flags, f"DEFINE_{kind}", here)
+    predict.define_flags()
+    assert set(values) - settings >= {"video", "outputs", "every"}
+    values(["predict"])
+    defaults = predict.Options()
+    for name in ("view", "alpha", "normalize", "map_size"):
+        assert values[name].value == getattr(defaults, name)
+    assert tuple(values["outputs"].value) == predict.DEFAULT

@@ -1,0 +1,264 @@
+"""Each recipe, the whole way: train, evaluate, predict. I3D is a fake."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf import dataset
+from lsts_tf import evaluate
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import i3d
+from lsts_tf import parts
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import preprocess
+from lsts_tf import train
+from lsts_tf import tuned_i3d
+from lsts_tf import windows
+from tests import fake_front_end
+
+RECIPES = {
+    "plus_skip": {
+        "decoder": "skip",
+        "skips": ("Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f"),
+        "dropout": 0.2,
+        "blur": 8.0,
+        "learn_blur": True,
+        "centre_prior": "gaussian",
+        "input_size": "64x96",
+    },
+    "plus_8": {"targets": 8, "streams": ("rgb", "flow"), "features": "live"},
+    "finetune": {"finetune_from": "Mixed_5b"},
+}
+
+
+@pytest.fixture
+def small(sample_settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(extractor_lib, "Extractor", fake_front_end.Extractor)
+    return dataclasses.replace(
+        sample_settings,
+        run_dir=str(tmp_path / "run"),
+        store_dir=str(tmp_path / "stores"),
+        streams=("rgb",),
+        train_videos="1-2",
+        val_videos="501",
+        test_videos="601",
+        batch_size=2,
+        epochs=1,
+        image_windows=1,
+        flow="dis",
+    )
+
+
+@pytest.fixture
+def tiny_tail(monkeypatch):
+    """A tail with the published layers, on the fake's grid."""
+
+    def networks(self):
+        return {s: i3d.build(3, height=64, width=64) for s in self.streams}
+
+    monkeypatch.setattr(
+        fake_front_end.Extractor, "networks", property(networks), raising=False
+    )
+
+
+def frames_of(settings, number=601):
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    (video,) = data.videos([number])
+    return list(video.frames())
+
+
+@pytest.mark.parametrize("name", [r for r in RECIPES if r != "finetune"])
+def test_a_recipe_goes_the_whole_way(small, name):
+    settings = dataclasses.replace(small, **RECIPES[name])
+    assert train.run(settings) == 0
+    folder = pathlib.Path(settings.run_dir)
+    (record,) = map(
+        json.loads, (folder / "metrics.jsonl").read_text().splitlines()
+    )
+    assert all(np.isfinite(v) for v in record.values())
+    scores = evaluate.evaluate(settings, model="last")
+    assert scores["frames"] == 20
+    predictor = predictor_lib.Predictor.load(folder)
+    assert predictor.hop == settings.targets
+    first = predictor.geometry.first_target - predictor.hop + 1
+    assert scores["first_frames"]["number"] == first == predictor.first_map
+    # The same frames: through the stores, and straight.
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    kept = extractor_lib.ready_stores(
+        pathlib.Path(settings.store_dir),
+        data,
+        [601],
+        predictor.extractor,
+        stride=1,
+        purpose="test",
+    )
+    scored = evaluate.maps_of_store(predictor, kept, 601)
+    frames = frames_of(settings)
+    straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
+    assert straight.shape == scored.shape == (20, 360, 640)
+    difference = preprocess.to_uint8(straight).astype(int) - scored
+    assert np.abs(difference).max() <= 2
+
+
+def test_descriptions_say_what_is_not_usual(small):
+    extractor = extractor_lib.Extractor(
+        ("rgb",), window=16, size=(64, 96), skips=("Mixed_4f",)
+    )
+    described = extractor.describe()
+    assert described["input_size"] == [64, 96]
+    assert "Mixed_4f" in described["skips"]
+    kept = extractor_lib.open_stores(
+        pathlib.Path(small.store_dir),
+        dataset_name="d",
+        extractor=extractor,
+        stride=2,
+    )
+    stores = {
+        store.root.name: store.manifest for store in kept.features.values()
+    }
+    assert set(stores) == {
+        "rgb-window16-64x96-stride2-first0",
+        "rgb_Mixed_4f-window16-64x96-stride2-first0",
+    }
+    for manifest in stores.values():
+        assert manifest.details["input_size"] == [64, 96]
+    skip = stores["rgb_Mixed_4f-window16-64x96-stride2-first0"]
+    assert skip.shape == (3, 3, 6)
+    assert skip.details["skip"] == "Mixed_4f"
+    assert "8 frames" in skip.details["rule"]
+    # Another size is another front end.
+    settings = dataclasses.replace(small, input_size="64")
+    folder = pathlib.Path(settings.run_dir)
+    folder.mkdir(parents=True)
+    (folder / "front_end.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="other features"):
+        train.run(settings)
+
+
+def test_the_usual_description_is_the_older_one(small):
+    usual = extractor_lib.Extractor(("rgb",), window=16).describe()
+    assert set(usual) == {"window", "front_end", "dtype", "streams"}
+
+
+def test_finetuning_trains_and_keeps_i3d(small, tiny_tail):
+    settings = dataclasses.replace(
+        small, **RECIPES["finetune"], input_size="64"
+    )
+    assert train.run(settings) == 0
+    folder = pathlib.Path(settings.run_dir)
+    described = json.loads((folder / "front_end.json").read_text())
+    assert described["end_point"] == "MaxPool3d_5a_2x2"
+    predictor = predictor_lib.Predictor.load(folder)
+    (tail,) = (
+        layer
+        for layer in predictor.model.layers
+        if isinstance(layer, keras.Model) and layer.name.endswith("_tuned")
+    )
+    moved = [v for v in tail.variables if v.name.endswith("change")]
+    assert len(moved) == 12
+    for v in moved:
+        assert np.abs(np.asarray(v)).max() > 0
+    block = tail.get_layer("Mixed_5b")
+    assert isinstance(block, tuned_i3d.Block)
+    frames = frames_of(settings)[:3]
+    assert len(list(predictor.maps(frames))) == 3
+
+
+# === Several frames a window ===
+
+
+class FakeModel:
+    """A decoder whose maps say which frames they are of."""
+
+    def __init__(self, hop):
+        self.output_shape = (None, hop, 2, 3, 1)
+        self.hop = hop
+
+    def __call__(self, features, training=False):  # noqa: ARG002
+        target = features["rgb"][:, :1]
+        frames = target + np.arange(1 - self.hop, 1, dtype=np.float32)
+        ones = np.ones((1, 1, 2, 3, 1), np.float32)
+        return frames[..., None, None, None] * ones
+
+
+class FakeExtractor:
+    """Features that say which frame is the window's last."""
+
+    streams = ("rgb",)
+    note = ""
+    window = 16
+
+    def __init__(self, streams=("rgb",)):
+        self.streams = streams
+        self.computed = 0
+
+    def prepare(self, frame):
+        return {"rgb": frame}
+
+    def of_clip(self, prepared, *, stride=1, length=None):  # noqa: ARG002
+        first = 15 + ("flow" in self.streams)
+        for index, frame in enumerate(prepared):
+            if index >= first and (index - first) % stride == 0:
+                self.computed += 1
+                yield index, {"rgb": np.array([frame["rgb"]], np.float32)}
+
+
+@pytest.mark.parametrize("first_frames", ["mirror", "repeat", "copy"])
+@pytest.mark.parametrize(
+    ("hop", "streams"),
+    [(8, ("rgb",)), (16, ("rgb",)), (8, ("rgb", "flow"))],
+)
+def test_exactly_one_map_a_frame(hop, streams, first_frames):
+    first = 15 + ("flow" in streams) - hop + 1
+    for count in (1, 2, 7, 8, 9, 16, 17, 18, 31, 40, 41):
+        predictor = predictor_lib.Predictor(
+            FakeModel(hop), FakeExtractor(streams)
+        )
+        frames = np.arange(count, dtype=np.float32)
+        maps = predictor.maps(frames, first_frames=first_frames)
+        if first_frames == "copy" and count <= predictor.geometry.first_target:
+            with pytest.raises(ValueError, match="more than"):
+                list(maps)
+            continue
+        found = [float(m[0, 0]) for m in maps]
+        want = list(range(count))
+        if first_frames == "copy":
+            want = [max(first, n) for n in want]
+        assert found == want
+        # A window each hop, and one more where the clip does not end with one.
+        most = -(-count // hop)
+        assert predictor.extractor.computed <= most + (first_frames == "copy")
+
+
+@pytest.mark.parametrize("first_frames", ["mirror", "copy"])
+def test_each_so_manieth_frame_of_several_maps(first_frames):
+    predictor = predictor_lib.Predictor(FakeModel(8), FakeExtractor())
+    frames = np.arange(40, dtype=np.float32)
+    maps = predictor.maps(frames, first_frames=first_frames, stride=5)
+    found = [float(m[0, 0]) for m in maps]
+    start = windows.first_map(8, first_frames, 5)
+    want = range(start, 40, 5)
+    assert found == ([8.0, *want[1:]] if first_frames == "copy" else [*want])
+
+
+def test_of_features_gives_the_target():
+    predictor = predictor_lib.Predictor(FakeModel(8), FakeExtractor())
+    features = [{"rgb": np.array([n], np.float32)} for n in (20, 31, 40)]
+    assert [m[0, 0] for m in predictor.of_features(features)] == [20, 31, 40]
+    each = list(predictor.of_windows(features))
+    assert each[0][:, 0, 0].tolist() == list(range(13, 21))
+
+
+def test_skip_parts_are_named_once():
+    names = [
+        parts.name(s, e)
+        for s, e in itertools.product(
+            ("rgb", "flow"), (parts.MAIN, *parts.SKIPS)
+        )
+    ]
+    assert len(set(names)) == 8
