@@ -115,6 +115,8 @@ class Extractor:
             for stream, network in self.networks.items()
         }
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
+        # Whose turn it is to push into one of them.
+        self._turns: dict[tuple[str, int], object] = {}
         self._alone: dict[str, Callable[[np.ndarray], dict]] = {}
 
     @property
@@ -188,7 +190,15 @@ class Extractor:
 
         Returns:
             {"rgb": uint8 [224, 224, 3], "flow": uint8 grey [112, 112]}.
+
+        Raises:
+            ValueError: Something else than a frame.
         """
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
+            raise ValueError(
+                "A frame is uint8 RGB [H, W, 3]. "
+                f"Received: {frame.dtype} {list(frame.shape)}"
+            )
         each = {"rgb": self.squeeze, "flow": self._gray}
         return {stream: each[stream](frame) for stream in self.streams}
 
@@ -209,8 +219,10 @@ class Extractor:
         """Flows 1 … T - 1 of T frames: float16 [112, 112, 2], as stored."""
         yield from self._flows(map(self._gray, frames))
 
-    def _flows(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for flow in self.flow.pairs(grays):
+    def _flows(
+        self, grays: Iterable[np.ndarray], chunk: int | None = None
+    ) -> Iterator[np.ndarray]:
+        for flow in self.flow.pairs(grays, chunk=chunk):
             yield flow.astype(np.float16)
 
     def encode(self, stream: str, clip: Any) -> Any:
@@ -246,8 +258,12 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int = CHUNK,
     ) -> Iterator[np.ndarray]:
         """Features of the windows of one stream's signal.
+
+        One signal at a time: an earlier one that is not over ends with an
+        error when it is gone on with.
 
         Args:
             stream: "rgb" or "flow".
@@ -257,13 +273,17 @@ class Extractor:
             length: Number of elements of the signal, if known. A signal of
                 few windows is then computed window by window, where that is
                 less work than sharing.
+            chunk: How many elements are taken at a time.
 
         Yields:
             float32 [5, 5, 5, 1024]: first of the window that ends with the
             signal's element number `window` - 1, then each `stride` on.
+
+        Raises:
+            RuntimeError: Another signal was begun meanwhile.
         """
         for found in self.all_parts(
-            stream, signal, stride=stride, length=length
+            stream, signal, stride=stride, length=length, chunk=chunk
         ):
             yield found[stream]
 
@@ -274,6 +294,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int = CHUNK,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Does what `features` does; yields {name of a part: it}."""
         sliding = self._slide(stream, stride)
@@ -282,9 +303,15 @@ class Extractor:
         ):
             yield from self._each_window(stream, signal, stride)
             return
+        turn = self._turns[stream, stride] = object()
         signal = iter(signal)
-        while chunk := list(itertools.islice(signal, CHUNK)):
-            prepared = np.asarray(self._in_range(stream, np.stack(chunk)))
+        while some := list(itertools.islice(signal, chunk)):
+            if self._turns[stream, stride] is not turn:
+                raise RuntimeError(
+                    "Another clip was begun before this one was over. One "
+                    "model takes one clip at a time; load another one."
+                )
+            prepared = np.asarray(self._in_range(stream, np.stack(some)))
             yield from self._each(stream, sliding.push_parts(prepared))
         yield from self._each(stream, sliding.finish_parts())
 
@@ -329,7 +356,19 @@ class Extractor:
                 found = self._alone[stream](np.stack(recent))
                 yield {name: part.numpy() for name, part in found.items()}
 
+    @property
+    def delay(self) -> int:
+        """Frames behind a window that must come before its features do."""
+        if self.front_end == "window":
+            return 0
+        return max(self._shared(stream, 1).delay for stream in self.streams)
+
     def _slide(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
+        sliding = self._shared(stream, stride)
+        sliding.reset()
+        return sliding
+
+    def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
             self._sliding[key] = sliding_i3d.SlidingI3D(
@@ -342,7 +381,6 @@ class Extractor:
                 dtype=self.dtype,
                 compile=tf.function,
             )
-        self._sliding[key].reset()
         return self._sliding[key]
 
     def of_clip(
@@ -351,6 +389,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -359,6 +398,8 @@ class Extractor:
                 of them are held at a time.
             stride: Distance between windows.
             length: Number of frames, if known; see `features`.
+            chunk: For live use: windows that end within each so many elements
+                of the signals come before another frame is taken.
 
         Yields:
             (target, {stream: float32 [5, 5, 5, 1024]}), and skips if there
@@ -374,7 +415,7 @@ class Extractor:
                 operator.itemgetter(stream), copy
             )
             if stream == "flow":
-                signal = self._flows(signal)
+                signal = self._flows(signal, chunk)
             else:
                 # Two streams see the same frames: from the first flow's on.
                 signal = itertools.islice(signal, geometry.first, None)
@@ -383,6 +424,7 @@ class Extractor:
                 signal,
                 stride=stride,
                 length=None if length is None else length - geometry.first,
+                chunk=chunk or CHUNK,
             )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
