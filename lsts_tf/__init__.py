@@ -1,12 +1,14 @@
 """Where people look in a video: LSTS in TensorFlow and Keras.
 
-The modules in the order of the data's walk: `windows` and `experiment` are
-the words; `video`, `flow`, `preprocess`, `metrics`, `losses`, `overlay` the
-signals; `i3d`, `i3d_weights`, `sliding_i3d`, `decoder`, `optimizers` the
-networks; `dataset`, `stores`, `maps`, `predictions`, `annotations`,
-`fixations` what is on disk; `extractor`, `input_pipeline`, `monitor`,
-`predictor`, `scorer`, `jobs`, `workers`, `cluster`, `charts` the assembly;
-`sink`, `attention`, `encoding`, `reframe`, `report` what is made of maps.
+The modules in the order of the data's walk: `windows`, `parts`, `experiment`
+are the words; `video`, `sources`, `flow`, `preprocess`, `metrics`, `losses`,
+`overlay` the signals; `i3d`, `i3d_weights`, `sliding_i3d`, `tuned_i3d`,
+`decoder`, `layers`, `optimizers` the networks; `dataset`, `stores`, `maps`,
+`predictions`, `annotations`, `fixations` what is on disk; `extractor`,
+`joint`, `input_pipeline`, `trainer`, `accumulation`, `devices`,
+`checkpoints`, `monitor`, `predictor`, `serving`, `scorer`, `jobs`, `workers`,
+`cluster`, `charts` the assembly; `outputs`, `sink`, `attention`, `encoding`,
+`reframe`, `report` what is made of maps.
 Programs are `python -m lsts_tf.<verb>`: `sample`, `extract`, `train`,
 `evaluate`, `predict`, `export`.
 
