@@ -4,33 +4,46 @@ A dataset is a folder in `data/` whose builder writes one example a video:
 
 * `video`: int64, its number, 1 … 1000 in DHF1K.
 * `fps`: float32; `num_frames`: int64, T.
-* `frames`: T JPEG images [360, 640, 3].
-* `maps`, `fixations`: T PNG images [360, 640, 1], or none where annotations
-  are withheld.
+* `frames`: T JPEG images [H, W, 3].
+* `maps`, `fixations`: T PNG images [H, W, 1], or none where annotations are
+  withheld. H and W are 360 and 640 in DHF1K; elsewhere each video has its own.
 
 Those names are the contract; builder and reader never import each other.
 Videos are chosen by number and not by slices of a split, because TFDS hashes
 the order: `train[:500]` would not be DHF1K's videos 1 to 500.
+
+Several datasets are read as one (`Joint`): video n of dataset i has the number
+i * STEP + n there, so that those of the first keep theirs.
 """
 
 from collections.abc import Collection
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
 import re
 
+from absl import logging
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lsts_tf import windows
+
 FEATURES = ("video", "fps", "num_frames", "frames", "maps", "fixations")
 
-# Numbers that a split can hold; other splits are always read.
+# Between the numbers of two datasets that are read as one.
+STEP = 1_000_000
+
+# Numbers that a split can hold. Of other datasets it is found out by reading.
 _OFFICIAL = {
-    "train": range(1, 601),
-    "validation": range(601, 701),
-    "test": range(701, 1001),
+    "dhf1k": {
+        "train": range(1, 601),
+        "validation": range(601, 701),
+        "test": range(701, 1001),
+    },
 }
 _IMAGES = ("frames", "maps", "fixations")
 
@@ -66,6 +79,22 @@ class Video:
     def annotated(self) -> bool:
         """Whether it is known where people looked."""
         return bool(self.maps)
+
+    def after(self, lead: Sequence[int]) -> "Video":
+        """The video with some of its frames played before it.
+
+        Args:
+            lead: Which, in order; see `windows.Geometry.lead`.
+
+        Returns:
+            A video without annotation, or this one if `lead` is empty.
+        """
+        if not lead:
+            return self
+        before = tuple(self.jpegs[index] for index in lead)
+        return dataclasses.replace(
+            self, jpegs=before + self.jpegs, maps=(), fixations=()
+        )
 
     def frames(self) -> Iterator[np.ndarray]:
         """Decode the frames one by one: uint8 RGB [H, W, 3]."""
@@ -107,27 +136,61 @@ class Dataset:
         return f"{self._builder.name}:{self._builder.version}"
 
     @functools.cached_property
-    def frame_counts(self) -> dict[int, int]:
-        """Frames of each video, by number, in the order of reading."""
-        counts = {}
+    def splits(self) -> dict[str, dict[int, int]]:
+        """{split: {number: frames}}, in the order of reading."""
+        found: dict[str, dict[int, int]] = {}
         for split in self._builder.info.splits:
             examples = self._builder.as_dataset(
                 split=split,
                 decoders=tfds.decode.PartialDecoding(
                     {"video": True, "num_frames": True}
                 ),
+                read_config=_in_order(),
             )
-            for example in tfds.as_numpy(examples):
-                counts[int(example["video"])] = int(example["num_frames"])
-        return counts
+            found[split] = {
+                int(example["video"]): int(example["num_frames"])
+                for example in tfds.as_numpy(examples)
+            }
+        return found
 
-    def choose(self, numbers: Collection[int], purpose: str) -> list[int]:
+    @functools.cached_property
+    def frame_counts(self) -> dict[int, int]:
+        """Frames of each video, by number, in the order of reading."""
+        return {
+            number: frames
+            for counts in self.splits.values()
+            for number, frames in counts.items()
+        }
+
+    def numbers(
+        self, named: Mapping[str, Collection[int]], otherwise: str = ""
+    ) -> frozenset[int]:
+        """Numbers of videos of one or several datasets.
+
+        Args:
+            named: {dataset without version: numbers}; see
+                `windows.parse_videos`.
+            otherwise: Split of which a dataset has all videos if `named`
+                does not name it, and names others; "" for none.
+        """
+        base = self.name.partition(":")[0]
+        if base in named or not named:
+            return frozenset(named.get(base, ()))
+        return frozenset(self.splits.get(otherwise, ()))
+
+    def choose(
+        self,
+        numbers: Collection[int],
+        purpose: str,
+        geometry: windows.Geometry | None = None,
+    ) -> list[int]:
         """Videos of the dataset whose number is in `numbers`.
 
         Args:
             numbers: Wanted numbers; those that the dataset lacks are left
                 out, because any part of DHF1K is a dataset.
             purpose: What they are for, in the error.
+            geometry: If given, videos that have no window are left out too.
 
         Returns:
             Numbers in the order of reading.
@@ -135,8 +198,8 @@ class Dataset:
         Raises:
             DatasetError: Not one of them is there.
         """
-        chosen = [n for n in self.frame_counts if n in numbers]
-        if not chosen:
+        there = [n for n in self.frame_counts if n in numbers]
+        if not there:
             have = sorted(self.frame_counts)
             raise DatasetError(
                 f"Dataset {self.name} has none of the videos for {purpose}. "
@@ -144,21 +207,35 @@ class Dataset:
                 "some of these by --train_videos, --val_videos or "
                 "--test_videos."
             )
+        chosen = [
+            n
+            for n in there
+            if geometry is None or geometry.targets(self.frame_counts[n])
+        ]
+        if len(chosen) < len(there):
+            left_out = (
+                f"{len(there) - len(chosen)} of {len(there)} videos for "
+                f"{purpose} are shorter than a window"
+            )
+            if not chosen:
+                raise DatasetError(
+                    f"Dataset {self.name}: {left_out}. Lower --window, or "
+                    "play them backwards before their start by "
+                    "--short_clips=mirror."
+                )
+            logging.warning("%s: %s; left out.", self.name, left_out)
         return chosen
 
     def videos(self, numbers: Collection[int]) -> Iterator[Video]:
         """Stream the videos whose number is in `numbers`, in a fixed order."""
         wanted = frozenset(numbers)
         for split in self._builder.info.splits:
-            if wanted.isdisjoint(_OFFICIAL.get(split, wanted)):
+            if wanted.isdisjoint(self._held(split, wanted)):
                 continue
             examples = self._builder.as_dataset(
                 split=split,
                 decoders={name: tfds.decode.SkipDecoding() for name in _IMAGES},
-                # Whole videos: read ahead as little as possible.
-                read_config=tfds.ReadConfig(
-                    interleave_cycle_length=1, try_autocache=False
-                ),
+                read_config=_in_order(),
             )
             for example in tfds.as_numpy(examples):
                 if int(example["video"]) in wanted:
@@ -169,6 +246,113 @@ class Dataset:
                         maps=tuple(example["maps"]),
                         fixations=tuple(example["fixations"]),
                     )
+
+    def _held(self, split: str, unknown: Collection[int]) -> Collection[int]:
+        """Numbers that a split can hold, as far as known without reading it."""
+        if "splits" in self.__dict__:
+            return self.splits[split]
+        official = _OFFICIAL.get(self._builder.name, {})
+        return official.get(split, unknown)
+
+
+class Joint(Dataset):
+    """Several datasets as one, mixed in the order of reading.
+
+    Args:
+        parts: At least one.
+    """
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self.parts = tuple(parts)
+
+    @property
+    def name(self) -> str:
+        """Names and versions, joined by a plus."""
+        return "+".join(part.name for part in self.parts)
+
+    @functools.cached_property
+    def splits(self) -> dict[str, dict[int, int]]:
+        """As of one dataset; of each split, that of all parts."""
+        found: dict[str, dict[int, int]] = {}
+        for index, part in enumerate(self.parts):
+            for split, counts in part.splits.items():
+                found.setdefault(split, {}).update(
+                    {_joint(index, n): t for n, t in counts.items()}
+                )
+        return found
+
+    @functools.cached_property
+    def frame_counts(self) -> dict[int, int]:
+        """As of one dataset; each part's videos are spread over the whole.
+
+        The few videos that are open at a time are then of all datasets.
+        """
+        places = [
+            ((place + 0.5) / len(part.frame_counts), index, number)
+            for index, part in enumerate(self.parts)
+            for place, number in enumerate(part.frame_counts)
+        ]
+        return {
+            _joint(index, number): self.parts[index].frame_counts[number]
+            for _, index, number in sorted(places)
+        }
+
+    def numbers(
+        self, named: Mapping[str, Collection[int]], otherwise: str = ""
+    ) -> frozenset[int]:
+        """As of one dataset, of all parts."""
+        return frozenset(
+            _joint(index, number)
+            for index, part in enumerate(self.parts)
+            for number in part.numbers(named, otherwise)
+        )
+
+    def by_part(self, numbers: Collection[int]) -> dict[int, list[int]]:
+        """{place of a part: numbers that its videos have there}."""
+        found: dict[int, list[int]] = {}
+        for number in numbers:
+            found.setdefault(number // STEP, []).append(number % STEP)
+        return found
+
+    def videos(self, numbers: Collection[int]) -> Iterator[Video]:
+        """As of one dataset."""
+        streams = {
+            index: self.parts[index].videos(local)
+            for index, local in self.by_part(numbers).items()
+        }
+        wanted = frozenset(numbers)
+        for number in self.frame_counts:
+            if number in wanted:
+                index = number // STEP
+                video = next(streams[index])
+                yield dataclasses.replace(
+                    video, number=_joint(index, video.number)
+                )
+
+
+def open_datasets(names: Sequence[str], data_dir: str = "") -> Dataset:
+    """One dataset, or several as one.
+
+    Raises:
+        DatasetError: One of them has not been built, or its features are
+            others.
+    """
+    parts = [Dataset(name, data_dir) for name in names]
+    return parts[0] if len(parts) == 1 else Joint(parts)
+
+
+def _joint(index: int, number: int) -> int:
+    if not 0 <= number < STEP:
+        raise DatasetError(
+            f"Datasets that are read as one have numbers below {STEP}. "
+            f"Received: {number}"
+        )
+    return index * STEP + number
+
+
+def _in_order() -> tfds.ReadConfig:
+    """One file after the other: whole videos are large to read ahead."""
+    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -186,7 +370,7 @@ def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         flag = f" --data_dir={data_dir}" if data_dir else ""
         raise DatasetError(
             f"Dataset {name} has not been built in {root}. Build it with "
-            f"`tfds build {base} --manual_dir=FOLDER_WITH_video_AND_annotation"
-            f"{flag}`, or name the folder that holds it by --data_dir."
+            f"`tfds build {base} --manual_dir=FOLDER_OF_ITS_FILES{flag}`, or "
+            "name the folder that holds it by --data_dir."
         )
     return tfds.builder_from_directory(prepared[max(prepared)])

@@ -23,6 +23,7 @@ of each frame beside it, and pictures where `--plots` says.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import json
 import os
 import pathlib
@@ -77,14 +78,12 @@ def evaluate_run(
     from lsts_tf import dataset
     from lsts_tf import extractor as extractor_lib
     from lsts_tf import predictor as predictor_lib
-    from lsts_tf import preprocess
     from lsts_tf import scorer as scorer_lib
 
+    name, numbers = _scored(settings)
     predictor = predictor_lib.Predictor.load(settings.run_dir, model=model)
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    videos = sorted(
-        data.choose(windows.parse_ranges(settings.test_videos), "scoring")
-    )
+    data = dataset.Dataset(name, settings.data_dir)
+    videos = sorted(data.choose(numbers, "scoring", settings.geometry()))
     kept = extractor_lib.ready_stores(
         pathlib.Path(settings.store_dir),
         data,
@@ -92,6 +91,7 @@ def evaluate_run(
         predictor.extractor,
         stride=1,
         purpose="scoring",
+        short=settings.short_clips,
     )
     scorer = scorer_lib.Scorer(
         _fixations_of_store(kept.truth, videos),
@@ -100,19 +100,20 @@ def evaluate_run(
         negatives=scoring.negatives,
         baseline=scoring.baseline,
     )
-    prior = preprocess.to_uint8(scores_lib.centre_prior(*preprocess.MAP_SIZE))
     ours, centre = [], []
     for video in tqdm.tqdm(videos, desc="scoring", unit="video"):
         found = maps_of_store(predictor, kept, video)
         ours.append(_score_video(scorer, kept.truth, video, found))
-        priors = np.broadcast_to(prior, (len(found), *prior.shape))
+        priors = _centre_priors(kept.truth, video)
         centre.append(_score_video(scorer, kept.truth, video, priors))
     scores = scores_lib.Scores.joined(ours)
     result = report(
         scores,
         scores_lib.Scores.joined(centre),
         first_frames=predictor.first_map,
-        filled_by="copy of the first map",
+        filled_by="copy of the first map"
+        if settings.short_clips == "skip"
+        else "copy of the first map; short clips are mirrored",
         scoring=scoring,
         about={
             "model": model,
@@ -126,6 +127,30 @@ def evaluate_run(
     return result, scores
 
 
+def _scored(settings: experiment.Experiment) -> tuple[str, frozenset[int]]:
+    """The dataset that is scored, and its videos."""
+    named = settings.videos("test_videos")
+    if len(named) > 1:
+        raise ValueError(
+            "One dataset is scored at a time. Received: --test_videos="
+            f"{settings.test_videos}"
+        )
+    for name in settings.dataset_names:
+        base = name.partition(":")[0]
+        if base in named:
+            return name, named[base]
+    return settings.dataset_names[0], frozenset()
+
+
+def _centre_priors(store: Any, video: int) -> np.ndarray:
+    """Centre priors, uint8 [T, H, W], of the size of a video's truth."""
+    from lsts_tf import preprocess
+
+    size = store.maps(video, [0]).shape[1:]
+    prior = preprocess.to_uint8(scores_lib.centre_prior(*size))
+    return np.broadcast_to(prior, (store.length(video), *size))
+
+
 def maps_of_store(
     predictor: "predictor_lib.Predictor",
     kept: "extractor_lib.Stores",
@@ -135,12 +160,14 @@ def maps_of_store(
 
     Returns:
         uint8 [T, 360, 640]; the frames before the first window carry a copy
-        of its map.
+        of its map, and short clips are mirrored where the stores' are.
     """
     from lsts_tf import preprocess
 
     total = kept.truth.length(video)
-    hops = predictor.geometry.hops(total, predictor.hop)
+    short = next(iter(kept.geometry.values())).short
+    geometry = dataclasses.replace(predictor.geometry, short=short)
+    hops = geometry.hops(total, predictor.hop)
     if not hops:
         raise ValueError(
             f"Video {video} has {total} frames, fewer than a window; it "
@@ -162,7 +189,7 @@ def maps_of_store(
     each = predictor.of_windows(features())
     for (_, frames), saliency in zip(hops, each, strict=True):
         found.extend(preprocess.to_uint8(saliency[-len(frames) :]))
-    return np.stack([found[0]] * predictor.first_map + found)
+    return np.stack([found[0]] * hops[0][1].start + found)
 
 
 def _fixations_of_store(

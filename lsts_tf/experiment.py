@@ -63,6 +63,11 @@ class Experiment:
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
+    datasets: tuple[str, ...] = _setting(
+        (),
+        "TFDS names of several datasets that are trained on together, in the "
+        "place of --dataset.",
+    )
     data_dir: str = _setting(
         "", "TFDS data folder. Empty: TFDS_DATA_DIR or its default.", free=True
     )
@@ -73,7 +78,11 @@ class Experiment:
     )
 
     # Which videos, by number.
-    train_videos: str = _setting("1-500", "Videos trained on.")
+    train_videos: str = _setting(
+        "1-500",
+        "Videos trained on. Of several datasets: 1-500,ucf_sports:1-103; of "
+        "those that are not named, the whole training split.",
+    )
     val_videos: str = _setting("501-600", "Videos of the mini-validation.")
     test_videos: str = _setting("601-700", "Videos scored.", free=True)
 
@@ -95,6 +104,13 @@ class Experiment:
     )
     train_stride: int = _setting(
         1, "Distance between the windows that are trained on.", at_least=1
+    )
+    short_clips: str = _setting(
+        "skip",
+        "Clips of fewer frames than a window: skip leaves them out; mirror "
+        "plays them backwards before their start, which gives each frame a "
+        "window.",
+        choices=windows.SHORT_CLIPS,
     )
 
     # Front end.
@@ -306,8 +322,29 @@ class Experiment:
                 f"it. Received: {self.lr_halving_steps} with "
                 f"--schedule={self.schedule}"
             )
+        if self.short_clips == "mirror" and self.targets > 1:
+            raise ValueError(
+                "--short_clips=mirror goes with --targets=1, because the "
+                "frames played before a clip have no truth. Received: "
+                f"--targets={self.targets}"
+            )
+        bases = [name.partition(":")[0] for name in self.dataset_names]
+        if len(set(bases)) < len(bases) or "" in bases:
+            raise ValueError(
+                "--datasets must be different datasets. "
+                f"Received: {','.join(self.dataset_names)!r}"
+            )
         for name in ("train_videos", "val_videos", "test_videos"):
-            windows.parse_ranges(getattr(self, name))
+            self.videos(name)
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """The datasets: --datasets, or --dataset alone."""
+        return self.datasets or (self.dataset,)
+
+    def videos(self, setting: str) -> dict[str, frozenset[int]]:
+        """{dataset: numbers} that a setting such as "train_videos" names."""
+        return windows.parse_videos(getattr(self, setting), self.dataset_names)
 
     def _check_recipe(self) -> None:
         parts.parse_size(self.input_size)
@@ -346,7 +383,10 @@ class Experiment:
     def geometry(self, stride: int = 1) -> windows.Geometry:
         """Windows of this experiment, `stride` frames apart."""
         return windows.Geometry.of(
-            self.streams, length=self.window, stride=stride
+            self.streams,
+            length=self.window,
+            stride=stride,
+            short=self.short_clips,
         )
 
     def front_end_arguments(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ in several processes, or on a cluster (docs/extract.md). Killed at any moment
 and started again, it does only what is missing.
 """
 
+from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 import pathlib
@@ -25,7 +26,6 @@ from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import program
 from lsts_tf import stores
-from lsts_tf import windows
 from lsts_tf import workers as workers_lib
 
 SPLITS = ("train", "val", "test")
@@ -34,9 +34,10 @@ RUNNERS = ("local", "beam")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A split: its stores, and the videos that they lack."""
+    """A split of a dataset: its stores, and the videos that they lack."""
 
     split: str
+    data: dataset.Dataset
     stride: int
     kept: extractor_lib.Stores
     absent: list[int]
@@ -75,27 +76,44 @@ def extract(
     if workers and tf.config.list_physical_devices("GPU"):
         # This process only describes the work, and must not take the memory.
         tf.config.set_visible_devices([], "GPU")
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    several = len(settings.dataset_names) > 1
+    data = [
+        dataset.Dataset(name, settings.data_dir)
+        for name in settings.dataset_names
+    ]
     extractor = extractor_lib.Extractor(**settings.front_end_arguments())
-    failures, parts = [], []
+    failures: list[str] = []
+    parts: list[_Part] = []
     for split in splits:
-        try:
-            parts.append(_open_part(settings, split, data, extractor))
-        except dataset.DatasetError as error:
-            failures.append(f"{split}: {error}")
-    _require_disk(data, parts)
+        named = settings.videos(f"{split}_videos")
+        for one in data:
+            numbers = one.numbers(named, "train" if split == "train" else "")
+            if several and not numbers:
+                continue
+            title = f"{split}, {one.name}" if several else split
+            try:
+                parts.append(
+                    _open_part(settings, split, title, one, numbers, extractor)
+                )
+            except dataset.DatasetError as error:
+                failures.append(f"{title}: {error}")
+    _require_disk(parts)
     for part in parts:
         if not part.absent:
             logging.info("%s: nothing is missing.", part.split)
             continue
         try:
             if runner == "beam":
-                _fill_by_beam(settings, data, part, beam_args)
+                _fill_by_beam(settings, part, beam_args)
             elif workers:
-                _fill_by_workers(settings, data, part, workers)
+                _fill_by_workers(settings, part, workers)
             else:
                 extractor_lib.fill(
-                    data, part.absent, extractor, part.kept, purpose=part.split
+                    part.data,
+                    part.absent,
+                    extractor,
+                    part.kept,
+                    purpose=part.split,
                 )
         except extractor_lib.ExtractionError as error:
             failures.append(f"{part.split}: {error}")
@@ -106,33 +124,37 @@ def extract(
 def _open_part(
     settings: experiment.Experiment,
     split: str,
+    title: str,
     data: dataset.Dataset,
+    numbers: Collection[int],
     extractor: extractor_lib.Extractor,
 ) -> _Part:
-    ranges, stride = {
-        "train": (settings.train_videos, settings.train_stride),
-        "val": (settings.val_videos, settings.val_stride),
-        "test": (settings.test_videos, 1),
+    stride = {
+        "train": settings.train_stride,
+        "val": settings.val_stride,
+        "test": 1,
     }[split]
-    numbers = data.choose(windows.parse_ranges(ranges), split)
+    chosen = data.choose(numbers, title, settings.geometry())
     kept = extractor_lib.open_stores(
         pathlib.Path(settings.store_dir),
         dataset_name=data.name,
         extractor=extractor,
         stride=stride,
+        short=settings.short_clips,
     )
     return _Part(
-        split=split,
+        split=title,
+        data=data,
         stride=stride,
         kept=kept,
-        absent=extractor_lib.missing(numbers, kept),
+        absent=extractor_lib.missing(chosen, kept),
     )
 
 
-def _require_disk(data: dataset.Dataset, parts: Sequence[_Part]) -> None:
+def _require_disk(parts: Sequence[_Part]) -> None:
     """Raise OSError unless all parts together fit on the disk."""
     needed = sum(
-        extractor_lib.missing_bytes(data, p.absent, p.kept) for p in parts
+        extractor_lib.missing_bytes(p.data, p.absent, p.kept) for p in parts
     )
     videos = sum(len(part.absent) for part in parts)
     if videos:
@@ -141,27 +163,27 @@ def _require_disk(data: dataset.Dataset, parts: Sequence[_Part]) -> None:
 
 def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
     return workers_lib.Work(
-        dataset=settings.dataset,
+        dataset=part.data.name,
         data_dir=settings.data_dir,
         store_dir=settings.store_dir,
         front_end=settings.front_end_arguments(),
         stride=part.stride,
+        short=settings.short_clips,
     )
 
 
-def _frames(data: dataset.Dataset, part: _Part) -> dict[int, int]:
-    return {number: data.frame_counts[number] for number in part.absent}
+def _frames(part: _Part) -> dict[int, int]:
+    return {number: part.data.frame_counts[number] for number in part.absent}
 
 
 def _fill_by_workers(
     settings: experiment.Experiment,
-    data: dataset.Dataset,
     part: _Part,
     workers: int,
 ) -> None:
     workers_lib.fill(
         _work(settings, part),
-        _frames(data, part),
+        _frames(part),
         workers=workers,
         purpose=part.split,
     )
@@ -169,7 +191,6 @@ def _fill_by_workers(
 
 def _fill_by_beam(
     settings: experiment.Experiment,
-    data: dataset.Dataset,
     part: _Part,
     beam_args: Sequence[str],
 ) -> None:
@@ -178,7 +199,7 @@ def _fill_by_beam(
 
     cluster.fill(
         _work(settings, part),
-        _frames(data, part),
+        _frames(part),
         arguments=beam_args,
         scratch=part.kept.truth.root.parent,
         purpose=part.split,
@@ -186,22 +207,29 @@ def _fill_by_beam(
 
 
 def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
-    """Read all stores of the dataset, and compare them with their checksums.
+    """Read all stores of the datasets, and compare them with their checksums.
 
     Args:
-        settings: The experiment; its dataset's stores of any front end are
+        settings: The experiment; its datasets' stores of any front end are
             read.
         repair: Whether to discard damaged videos, so that they are made anew.
 
     Returns:
         A line for each damage that is still there.
     """
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    folder = extractor_lib.store_folder(
-        pathlib.Path(settings.store_dir), data.name
-    )
+    folders = [
+        extractor_lib.store_folder(
+            pathlib.Path(settings.store_dir),
+            dataset.Dataset(name, settings.data_dir).name,
+        )
+        for name in settings.dataset_names
+    ]
     left = []
-    for root in sorted(path.parent for path in folder.glob("*/manifest.json")):
+    for root in sorted(
+        path.parent
+        for folder in folders
+        for path in folder.glob("*/manifest.json")
+    ):
         kind = stores.TruthStore if root.name == "truth" else stores.Store
         store = kind.open(root)
         damages = store.verify()

@@ -115,6 +115,8 @@ class Extractor:
             for stream, network in self.networks.items()
         }
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
+        # Whose turn it is to push into one of them.
+        self._turns: dict[tuple[str, int], object] = {}
         self._alone: dict[str, Callable[[np.ndarray], dict]] = {}
 
     @property
@@ -188,7 +190,15 @@ class Extractor:
 
         Returns:
             {"rgb": uint8 [224, 224, 3], "flow": uint8 grey [112, 112]}.
+
+        Raises:
+            ValueError: Something else than a frame.
         """
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,) or not frame.size:
+            raise ValueError(
+                "A frame is uint8 RGB [H, W, 3]. "
+                f"Received: {frame.dtype} {list(frame.shape)}"
+            )
         each = {"rgb": self.squeeze, "flow": self._gray}
         return {stream: each[stream](frame) for stream in self.streams}
 
@@ -209,8 +219,10 @@ class Extractor:
         """Flows 1 … T - 1 of T frames: float16 [112, 112, 2], as stored."""
         yield from self._flows(map(self._gray, frames))
 
-    def _flows(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for flow in self.flow.pairs(grays):
+    def _flows(
+        self, grays: Iterable[np.ndarray], chunk: int | None = None
+    ) -> Iterator[np.ndarray]:
+        for flow in self.flow.pairs(grays, chunk=chunk):
             yield flow.astype(np.float16)
 
     def encode(self, stream: str, clip: Any) -> Any:
@@ -246,8 +258,12 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int = CHUNK,
     ) -> Iterator[np.ndarray]:
         """Features of the windows of one stream's signal.
+
+        One signal at a time: an earlier one that is not over ends with an
+        error when it is gone on with.
 
         Args:
             stream: "rgb" or "flow".
@@ -257,13 +273,17 @@ class Extractor:
             length: Number of elements of the signal, if known. A signal of
                 few windows is then computed window by window, where that is
                 less work than sharing.
+            chunk: How many elements are taken at a time.
 
         Yields:
             float32 [5, 5, 5, 1024]: first of the window that ends with the
             signal's element number `window` - 1, then each `stride` on.
+
+        Raises:
+            RuntimeError: Another signal was begun meanwhile.
         """
         for found in self.all_parts(
-            stream, signal, stride=stride, length=length
+            stream, signal, stride=stride, length=length, chunk=chunk
         ):
             yield found[stream]
 
@@ -274,6 +294,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int = CHUNK,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Does what `features` does; yields {name of a part: it}."""
         sliding = self._slide(stream, stride)
@@ -282,9 +303,15 @@ class Extractor:
         ):
             yield from self._each_window(stream, signal, stride)
             return
+        turn = self._turns[stream, stride] = object()
         signal = iter(signal)
-        while chunk := list(itertools.islice(signal, CHUNK)):
-            prepared = np.asarray(self._in_range(stream, np.stack(chunk)))
+        while some := list(itertools.islice(signal, chunk)):
+            if self._turns[stream, stride] is not turn:
+                raise RuntimeError(
+                    "Another clip was begun before this one was over. One "
+                    "model takes one clip at a time; load another one."
+                )
+            prepared = np.asarray(self._in_range(stream, np.stack(some)))
             yield from self._each(stream, sliding.push_parts(prepared))
         yield from self._each(stream, sliding.finish_parts())
 
@@ -329,7 +356,19 @@ class Extractor:
                 found = self._alone[stream](np.stack(recent))
                 yield {name: part.numpy() for name, part in found.items()}
 
+    @property
+    def delay(self) -> int:
+        """Frames behind a window that must come before its features do."""
+        if self.front_end == "window":
+            return 0
+        return max(self._shared(stream, 1).delay for stream in self.streams)
+
     def _slide(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
+        sliding = self._shared(stream, stride)
+        sliding.reset()
+        return sliding
+
+    def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
             self._sliding[key] = sliding_i3d.SlidingI3D(
@@ -342,7 +381,6 @@ class Extractor:
                 dtype=self.dtype,
                 compile=tf.function,
             )
-        self._sliding[key].reset()
         return self._sliding[key]
 
     def of_clip(
@@ -351,6 +389,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
+        chunk: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -359,6 +398,8 @@ class Extractor:
                 of them are held at a time.
             stride: Distance between windows.
             length: Number of frames, if known; see `features`.
+            chunk: For live use: windows that end within each so many elements
+                of the signals come before another frame is taken.
 
         Yields:
             (target, {stream: float32 [5, 5, 5, 1024]}), and skips if there
@@ -374,7 +415,7 @@ class Extractor:
                 operator.itemgetter(stream), copy
             )
             if stream == "flow":
-                signal = self._flows(signal)
+                signal = self._flows(signal, chunk)
             else:
                 # Two streams see the same frames: from the first flow's on.
                 signal = itertools.islice(signal, geometry.first, None)
@@ -383,6 +424,7 @@ class Extractor:
                 signal,
                 stride=stride,
                 length=None if length is None else length - geometry.first,
+                chunk=chunk or CHUNK,
             )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
@@ -425,6 +467,7 @@ def open_stores(
     dataset_name: str,
     extractor: Extractor,
     stride: int,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
@@ -432,6 +475,9 @@ def open_stores(
     RGB features at stride 1 start with the first window that RGB alone has,
     and so serve LSTS-RGB and LSTS-RGB&Flow. Features of mirrored videos lie
     beside the others; flows and truth are those of the videos as they are.
+    What becomes of short clips (`windows.Geometry.short`) does not tell stores
+    apart: of those that are in one, the features are those of clips played
+    backwards before their start.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -464,7 +510,7 @@ def open_stores(
     for stream in extractor.streams:
         sharing = (stream,) if stride == 1 else extractor.streams
         chosen = windows.Geometry.of(
-            sharing, length=extractor.window, stride=stride
+            sharing, length=extractor.window, stride=stride, short=short
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
@@ -511,6 +557,7 @@ def ready_stores(
     *,
     stride: int,
     purpose: str,
+    short: str = "skip",
     mirrored: bool = False,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
@@ -519,6 +566,7 @@ def ready_stores(
         dataset_name=data.name,
         extractor=extractor,
         stride=stride,
+        short=short,
         mirrored=mirrored,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
@@ -683,11 +731,13 @@ def extract_video(
         advance(number, part / stages)
 
     if kept.flow is not None and number not in kept.flow:
-        flows = extractor.flows(video.frames())
+        # One frame does not move; a store has a record of each video at least.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = extractor.flows(moving.frames())
         _store(
             {"flow": kept.flow},
             number,
-            range(1, video.num_frames),
+            range(1, moving.num_frames),
             ({"flow": flow} for flow in flows),
             step,
         )
@@ -700,13 +750,15 @@ def extract_video(
             raise ValueError(
                 f"Video {number} has {video.num_frames} frames, fewer than "
                 f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, or leave it out."
+                "Lower --window, leave it out, or use --short_clips=mirror."
             )
+        lead = geometry.lead(video.num_frames)
+        played = video.after(lead)
         found = extractor.all_parts(
             stream,
-            _signal(stream, video, extractor, kept, geometry),
+            _signal(stream, played, extractor, kept, geometry, lead=lead),
             stride=geometry.stride,
-            length=video.num_frames - geometry.first,
+            length=played.num_frames - geometry.first,
         )
         _store(wanted, number, targets, found, step)
 
@@ -743,8 +795,13 @@ def _signal(
     extractor: Extractor,
     kept: Stores,
     geometry: windows.Geometry,
+    *,
+    lead: Sequence[int],
 ) -> Iterator[np.ndarray]:
-    """What I3D sees of a video, from the geometry's first frame on."""
+    """What I3D sees of a video, from the geometry's first frame on.
+
+    `lead` are the frames that are played before its own.
+    """
 
     def seen(signal: np.ndarray) -> np.ndarray:
         return preprocess.mirror(stream, signal) if kept.mirrored else signal
@@ -752,6 +809,9 @@ def _signal(
     if stream == "rgb":
         frames = itertools.islice(video.frames(), geometry.first, None)
         yield from map(seen, map(extractor.squeeze, frames))
+    elif lead:
+        # Backwards, motion is another one than what is stored.
+        yield from map(seen, extractor.flows(video.frames()))
     elif kept.flow is not None:
         rows = range(kept.flow.length(video.number))
         for start in range(0, len(rows), CHUNK):

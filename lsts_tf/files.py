@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import shutil
 
 
 class FileError(ValueError):
@@ -42,6 +43,37 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which gets its name when it is whole.
+
+    Leaving by an exception removes it. Folders above it are made.
+
+    Args:
+        path: The final name; nothing, or an empty folder, stands there.
+
+    Yields:
+        A hidden folder beside it, another one for each process.
+
+    Raises:
+        FileExistsError: Something stands there.
+    """
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty:
+        raise FileExistsError(
+            f"There is something at {path} already. Remove it, or give another "
+            "name."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -124,7 +124,9 @@ class Flow:
                 f"Received: {workers=}, {batch=}"
             )
 
-    def pairs(self, grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def pairs(
+        self, grays: Iterable[np.ndarray], *, chunk: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Yields the flow of each frame but the first, in order.
 
         Frames are taken as they are needed: at most two calls a worker are
@@ -132,6 +134,8 @@ class Flow:
 
         Args:
             grays: uint8 arrays [h, w], all of one size.
+            chunk: For live use: all flows of so many pairs are yielded before
+                another frame is taken. By default frames are taken ahead.
 
         Yields:
             float32 [h, w, 2], (x, y) in pixels a frame.
@@ -139,12 +143,16 @@ class Flow:
         Raises:
             ValueError: A frame of another type or size.
         """
+        size = min(self.batch, chunk or self.batch)
+        most = -(-chunk // size) if chunk else 2 * self.workers
         pending: collections.deque = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             try:
-                for batch in _batches(_pairwise(grays), self.batch):
-                    pending.append(pool.submit(self._compute, batch))
-                    if len(pending) >= 2 * self.workers:
+                for batch in _batches(_pairwise(grays), size):
+                    pending.append(pool.submit(self._compute, batch, size))
+                    if len(pending) < most:
+                        continue
+                    for _ in range(most if chunk else 1):
                         yield from pending.popleft().result()
                 while pending:
                     yield from pending.popleft().result()
@@ -152,12 +160,12 @@ class Flow:
                 for future in pending:
                     future.cancel()
 
-    def _compute(self, batch: list[_Pair]) -> list[np.ndarray]:
-        if self.batch == 1:
+    def _compute(self, batch: list[_Pair], size: int) -> list[np.ndarray]:
+        if size == 1:
             return [self._method(*pair) for pair in batch]
         # The last batch is filled up with black frames, which stop at once,
         # because every number of pairs would be compiled anew.
-        shape = (2, self.batch, *batch[0][0].shape)
+        shape = (2, size, *batch[0][0].shape)
         frames = np.zeros(shape, np.uint8)
         for index, pair in enumerate(batch):
             frames[:, index] = pair
@@ -267,6 +275,18 @@ def _tvl1() -> Method:
     return compute
 
 
+def kernel() -> Callable[[Any, Any], Any]:
+    """Returns the method "tvl1" as Keras operations, to be put in a graph.
+
+    Returns:
+        A function of two tensors [N, h, w], frames k-1 and k of N pairs, to
+        float32 [N, h, w, 2]. N, h and w must be known when it is traced.
+    """
+    from lsts_tf import tvl1
+
+    return functools.partial(tvl1.flow, **_TVL1)
+
+
 @functools.cache
 def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     """Compiles the kernel, once a process; XLA then takes ten seconds a size.
@@ -276,15 +296,12 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     """
     import keras
 
-    from lsts_tf import tvl1
-
-    kernel = functools.partial(tvl1.flow, **_TVL1)
     if keras.backend.backend() == "jax":
-        return importlib.import_module("jax").jit(kernel)
+        return importlib.import_module("jax").jit(kernel())
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(kernel, jit_compile=True, autograph=False)
+        return tf.function(kernel(), jit_compile=True, autograph=False)
     raise ImportError(
         "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
         f"Received: {keras.backend.backend()!r}; use the method 'opencv'."

@@ -87,14 +87,15 @@ def tensor_bytes(tensor: Any) -> int:
 
 def lines(settings: experiment.Experiment) -> Iterator[str]:
     """What a training takes, line by line as it is known."""
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     counts = data.frame_counts
     frames = {}
-    for name, text in (
-        ("training", settings.train_videos),
-        ("validation", settings.val_videos),
+    for name, setting, otherwise in (
+        ("training", "train_videos", "train"),
+        ("validation", "val_videos", ""),
     ):
-        videos = data.choose(windows.parse_ranges(text), name)
+        chosen = data.numbers(settings.videos(setting), otherwise=otherwise)
+        videos = data.choose(chosen, name, settings.geometry())
         frames[name] = [counts[v] for v in videos]
     strides = {
         "training": settings.train_stride,
@@ -180,13 +181,21 @@ def _disk(
     if "flow" in settings.streams:
         flow = 2 * 2 * math.prod(parts.half(size))
         wanted += sum(n - 1 for each in frames.values() for n in each) * flow
-    folder = extractor_lib.store_folder(
-        pathlib.Path(settings.store_dir), data.name
+    each = data.parts if isinstance(data, dataset.Joint) else (data,)
+    folders = [
+        extractor_lib.store_folder(pathlib.Path(settings.store_dir), one.name)
+        for one in each
+    ]
+    there = sum(
+        path.stat().st_size
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
     )
-    there = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     yield (
-        f"stores: {wanted / _GB:.2f} GB of flows and features; {folder} has "
-        f"{there / _GB:.2f} GB, of this or other experiments"
+        f"stores: {wanted / _GB:.2f} GB of flows and features; "
+        f"{', '.join(map(str, folders))} have {there / _GB:.2f} GB, of this or "
+        "other experiments"
     )
 
 
@@ -223,8 +232,9 @@ def made_up(
         ).astype(np.float16)
         for tensor in model.inputs
     }
-    height, width = model.output_shape[1:3]
-    truth = rng.integers(0, 256, (count, height, width, 2)).astype(np.uint8)
+    # [rows, columns], behind the number of maps where there are several.
+    shape = model.output_shape[1:-1]
+    truth = rng.integers(0, 256, (count, *shape, 2)).astype(np.uint8)
     truth[..., 1] *= truth[..., 1] > 254
     return features, truth
 

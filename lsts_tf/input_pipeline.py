@@ -11,7 +11,8 @@ without replaying what came before.
   few videos are open at a time, and windows are drawn from them at random.
 * truth is uint8 [B, 360, 640, 2]: density map, fixation map; see
   `preprocess.target`. With several `maps` of a window it is [B, maps, 360,
-  640, 2], of the window's last frames in order of time.
+  640, 2], of the window's last frames in order of time. Videos of another
+  size are brought to this one.
 
 A batch may be read in equal parts, one for each replica: part k of n holds
 rows k B / n and following. A `Part` names those that one reader reads.
@@ -376,8 +377,10 @@ def read_truth(
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
     batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
-        batch[row, ..., 0] = truth.maps(video, [frame])[0]
-        batch[row, ..., 1] = truth.fixations(video, [frame])[0]
+        batch[row, ..., 0] = preprocess.density(truth.maps(video, [frame])[0])
+        batch[row, ..., 1] = preprocess.fixations(
+            truth.fixations(video, [frame])[0]
+        )
     return batch
 
 
@@ -574,7 +577,11 @@ class LiveWindows:
             while video not in opened:
                 fresh = next(source)
                 opened[fresh.number] = _OpenVideo(
-                    fresh, self._streams, self._flows, self._size
+                    fresh,
+                    self._streams,
+                    self._flows,
+                    self._geometry,
+                    self._size,
                 )
             window = opened[video].window(
                 self._geometry.window(target), self._maps
@@ -592,30 +599,38 @@ class _OpenVideo:
         video: dataset.Video,
         streams: Sequence[str],
         flows: FlowOfVideo | None,
+        geometry: windows.Geometry,
         size: tuple[int, int],
     ) -> None:
         self._video = video
         self._signals: dict[str, np.ndarray] = {}
+        lead = geometry.lead(video.num_frames)
+        self._lead = len(lead)
+        played = video.after(lead)
         if "rgb" in streams:
             self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame, size) for frame in video.frames()]
+                [preprocess.squeeze(frame, size) for frame in played.frames()]
             )
         if "flow" in streams and flows is not None:
-            rows = [flow.astype(np.float16) for flow in flows(video)]
+            rows = [flow.astype(np.float16) for flow in flows(played)]
             # Row k is flow k; there is no flow 0, and nobody reads that row.
             self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
 
     def window(
         self, frames: range, maps: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        place = slice(frames.start, frames.stop)
+        place = slice(frames.start + self._lead, frames.stop + self._lead)
         truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
         signals = {s: v[place] for s, v in self._signals.items()}
         return signals, truth[0] if maps == 1 else truth
 
     def _truth(self, frame: int) -> np.ndarray:
-        pictures = self._video.maps[frame], self._video.fixations[frame]
-        return np.stack([decode_map(png) for png in pictures], axis=-1)
+        density = decode_map(self._video.maps[frame])
+        fixated = decode_map(self._video.fixations[frame])
+        return np.stack(
+            [preprocess.density(density), preprocess.fixations(fixated)],
+            axis=-1,
+        )
 
 
 def mirror(

@@ -37,11 +37,15 @@ from absl import logging
 import numpy as np
 import tqdm
 
+from lsts_tf import attention
+from lsts_tf import encoding
 from lsts_tf import experiment
 from lsts_tf import files
 from lsts_tf import outputs as outputs_lib
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
+from lsts_tf import reframe
+from lsts_tf import report
 from lsts_tf import sources
 from lsts_tf import video as video_lib
 from lsts_tf import windows
@@ -63,6 +67,18 @@ class Options:
             "sum"; see `outputs.Scale` and `outputs.OverClip`.
         map_size: Size of maps: "source" or "model".
         stream: Where `stdout` writes.
+        areas: File of areas of interest, or "" (json, report).
+        regions: Regions of a line (json).
+        block: Side of a block (roi, encoded); see `encoding.offsets`.
+        strength: Steps of QP; see there.
+        floor: Most that QP is raised; see there.
+        codec: One of `encoding.CODECS` (encoded).
+        crf: Rate factor (encoded).
+        aspect: Such as "9:16" (reframed).
+        stiffness: See `reframe` for this and the next three.
+        lookahead: Seconds.
+        ease: Seconds.
+        cut: Difference of two frames at which a scene begins.
     """
 
     view: str = "heat"
@@ -70,6 +86,18 @@ class Options:
     normalize: str = "none"
     map_size: str = "source"
     stream: BinaryIO | None = None
+    areas: str = ""
+    regions: int = 3
+    block: int = encoding.BLOCK
+    strength: float = encoding.STRENGTH
+    floor: float = encoding.FLOOR
+    codec: str = "h264"
+    crf: float = 23.0
+    aspect: str = "9:16"
+    stiffness: float = reframe.STIFFNESS
+    lookahead: float = reframe.LOOKAHEAD
+    ease: float = reframe.EASE
+    cut: float = reframe.CUT
 
 
 class Kind(NamedTuple):
@@ -88,6 +116,7 @@ class Kind(NamedTuple):
 
 _DRAWN = ("view", "alpha")
 _MAPS = ("normalize", "map_size")
+_BLOCKS = ("block", "strength", "floor")
 KINDS: Mapping[str, Kind] = {
     "overlay": Kind("overlay.mp4", outputs_lib.Overlay, _DRAWN),
     "side_by_side": Kind("side_by_side.mp4", outputs_lib.SideBySide, _DRAWN),
@@ -106,6 +135,17 @@ KINDS: Mapping[str, Kind] = {
     ),
     "dhf1k": Kind("{video}", outputs_lib.Pictures, (*_MAPS, "numbers", "job")),
     STDOUT: Kind("", outputs_lib.Raw, (*_MAPS, "stream")),
+    "json": Kind("attention.jsonl", attention.JsonLines, ("areas", "regions")),
+    "roi": Kind("roi.npy", encoding.Offsets, _BLOCKS),
+    "encoded": Kind(
+        "encoded.mp4", encoding.Encoder, (*_BLOCKS, "codec", "crf")
+    ),
+    "reframed": Kind(
+        "reframed.mp4",
+        reframe.Reframe,
+        ("aspect", "stiffness", "lookahead", "ease", "cut"),
+    ),
+    "report": Kind("report.html", report.Report, ("areas", "alpha", "about")),
 }
 _ALIASES = {"maps": "png8"}
 
@@ -236,6 +276,13 @@ class _Job:
             values |= {"first": self._first, "step": self.every}
         if "job" in values:
             values["job"] = self._identity()
+        if "about" in values:
+            values["title"] = pathlib.PurePath(self.source.name).name
+            values["about"] = {
+                **self.about,
+                "front_end": self.predictor.extractor.describe(),
+                "first_frames": self.first_frames,
+            }
         folder = self.folder
         if folder is None:
             if kind.file:
@@ -368,7 +415,7 @@ class _Job:
             "every": self.every,
             "first_frames": self.first_frames,
             "outputs": {
-                name: KINDS[name].file.format(video=self._video_name)
+                name: KINDS[name].file.format(video=self._video_name) or "-"
                 for name in self.names
             },
             "normalize": self.options.normalize,
@@ -438,6 +485,34 @@ def define_flags() -> None:
         list(outputs_lib.MAP_SIZES),
         "Size of maps: the video's, or the model's 640x360.",
     )
+    flags.DEFINE_string("areas", "", "Areas of interest, for json and report.")
+    flags.DEFINE_integer("regions", 3, "Regions of a frame in json.")
+    flags.DEFINE_integer("block", encoding.BLOCK, "Pixels of a block's side.")
+    flags.DEFINE_float(
+        "strength",
+        encoding.STRENGTH,
+        "QP steps between the least and the most salient block, 0 … 24.",
+    )
+    flags.DEFINE_float(
+        "floor", encoding.FLOOR, "Most steps by which QP of a block is raised."
+    )
+    flags.DEFINE_enum(
+        "codec", "h264", list(encoding.CODECS), "Of the encoded video."
+    )
+    flags.DEFINE_float("crf", 23.0, "Rate factor of the encoded video.")
+    flags.DEFINE_string("aspect", "9:16", "Aspect of the reframed video.")
+    flags.DEFINE_float(
+        "stiffness",
+        reframe.STIFFNESS,
+        "Seconds of all attention that a move of the crop by its length costs.",
+    )
+    flags.DEFINE_float(
+        "lookahead", reframe.LOOKAHEAD, "Seconds seen ahead by the crop."
+    )
+    flags.DEFINE_float("ease", reframe.EASE, "Seconds that ease a move.")
+    flags.DEFINE_float(
+        "cut", reframe.CUT, "Difference of frames that is a cut, 0 … 1."
+    )
     flags.DEFINE_string("start", "", "First moment: 12.5 (s), or frame 300f.")
     flags.DEFINE_string("end", "", "Moment behind the last, as --start.")
     flags.DEFINE_integer("every", 1, "Each so-manieth frame gets a map.")
@@ -483,6 +558,18 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
             normalize=values.normalize,
             map_size=values.map_size,
             stream=stream,
+            areas=values.areas,
+            regions=values.regions,
+            block=values.block,
+            strength=values.strength,
+            floor=values.floor,
+            codec=values.codec,
+            crf=values.crf,
+            aspect=values.aspect,
+            stiffness=values.stiffness,
+            lookahead=values.lookahead,
+            ease=values.ease,
+            cut=values.cut,
         ),
         first_frames=values.first_frames,
         start=values.start,

@@ -2,14 +2,17 @@
 
 A frame is uint8 RGB [H, W, 3]; a map is float32 [360, 640] in [0, 1], one for
 each frame. What the frames before the first whole window see is a choice, see
-`Predictor.maps`. A model of several targets gives the maps of a window's last
-`hop` frames at once, and sees a window each `hop` frames.
+`Predictor.maps`. Three ways lead to the same maps: `Predictor(frames)` for
+arrays, `Predictor.maps` for clips of any length, `Predictor.stream` for frames
+that are still being made. A model of several targets gives the maps of a
+window's last `hop` frames at once, and sees a window each `hop` frames.
 """
 
 import collections
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import itertools
 import json
 import pathlib
@@ -34,6 +37,12 @@ BATCH = 8
 
 class Predictor:
     """Saliency of every frame of a clip.
+
+    >>> import numpy as np
+    >>> import lsts_tf
+    >>> predictor = lsts_tf.Predictor.load("workspace/runs/rgb")
+    >>> predictor(np.zeros((2, 180, 320, 3), np.uint8)).shape
+    (2, 360, 640)
 
     Args:
         model: A decoder; see `decoder.build`.
@@ -97,31 +106,61 @@ class Predictor:
         return self.geometry.first_target - self.hop + 1
 
     def of_features(
-        self, features: Iterable[Mapping[str, np.ndarray]]
+        self,
+        features: Iterable[Mapping[str, np.ndarray]],
+        *,
+        batch: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Maps of windows' targets, of features in order.
 
         Args:
             features: {stream: [5, 5, 5, 1024]} each, and skips if the model
                 takes any, by the names of their parts.
+            batch: Windows that the decoder computes at a time.
         """
-        for maps in self.of_windows(features):
+        for maps in self.of_windows(features, batch=batch):
             yield maps[-1]
 
     def of_windows(
-        self, features: Iterable[Mapping[str, np.ndarray]]
+        self,
+        features: Iterable[Mapping[str, np.ndarray]],
+        *,
+        batch: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Maps [hop, 360, 640] of windows; arguments as `of_features`."""
         features = iter(features)
-        while some := list(itertools.islice(features, self.batch)):
+        size = batch or self.batch
+        while some := list(itertools.islice(features, size)):
             # One batch size, so that one graph is traced.
-            filled = some + some[-1:] * (self.batch - len(some))
-            batch = {
+            filled = some + some[-1:] * (size - len(some))
+            together = {
                 part: np.stack([f[part] for f in filled]).astype(np.float32)
                 for part in some[0]
             }
-            maps = self._call(batch).numpy()[: len(some), ..., 0]
+            maps = self._call(together).numpy()[: len(some), ..., 0]
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
+
+    def __call__(
+        self, frames: Sequence[np.ndarray], *, first_frames: str = "mirror"
+    ) -> np.ndarray:
+        """Maps of all frames of a clip at once.
+
+        Args:
+            frames: uint8 [T, H, W, 3].
+            first_frames: See `maps`.
+
+        Returns:
+            float32 [T, 360, 640].
+
+        Raises:
+            ValueError: Something else than frames; or as `maps`.
+        """
+        size = self.model.output_shape[-3:-1]
+        found = np.empty((len(frames), *size), np.float32)
+        each = self.maps(frames, first_frames=first_frames)
+        for index, saliency in enumerate(each):
+            found[index] = saliency
+        return found
 
     def maps(
         self,
@@ -183,6 +222,89 @@ class Predictor:
             maps = itertools.islice(maps, start, None, stride)
         yield from maps
 
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        first_frames: str = "repeat",
+        chunk: int = BATCH,
+    ) -> Iterator[np.ndarray]:
+        """The same for frames that are still being made, with little delay.
+
+        The map of frame n comes before frame n + `delay(chunk)` + 1 is asked
+        for. "mirror" and "copy" have to wait for frame 78 (79) first: that
+        of frame n < 78 comes when that of frame 78 would. One clip at a time.
+
+        Args:
+            frames: See `maps`.
+            first_frames: See `maps`.
+            chunk: Frames that are computed together. 8 is the fastest; 1 has
+                no delay and costs more arithmetic for each frame.
+
+        Raises:
+            ValueError: As `maps`; `chunk` is below 1; or the model gives the
+                maps of several frames at once.
+            RuntimeError: Another clip was begun before this one was over.
+        """
+        if chunk < 1:
+            raise ValueError(
+                f"A chunk has at least one frame. Received: chunk={chunk}"
+            )
+        if self.hop > 1:
+            raise ValueError(
+                f"This model gives {self.hop} maps at once, so none of them "
+                "comes in time. Use `maps`."
+            )
+        return self._live(frames, first_frames, chunk)
+
+    def delay(self, chunk: int = BATCH) -> int:
+        """How many frames `stream` may ask for before it gives the map of one.
+
+        One less than the chunk. The continuous front end looks ahead, and
+        adds that, and again one less than the chunk.
+        """
+        ahead = self.extractor.delay
+        return ahead + (chunk - 1) * (2 if ahead else 1)
+
+    def _live(
+        self, frames: Iterable[np.ndarray], first_frames: str, chunk: int
+    ) -> Iterator[np.ndarray]:
+        missing = self.geometry.first_target
+        prepared: Iterator[Mapping[str, np.ndarray]] = map(
+            self.extractor.prepare, frames
+        )
+        copy = first_frames == "copy"
+        wait = 0 if first_frames == "repeat" else missing
+        head = list(itertools.islice(prepared, wait + 1))
+        if copy and len(head) <= missing:
+            raise ValueError(
+                f"Copying needs a clip of more than {missing} frames. Use "
+                "--first_frames=mirror."
+            )
+        if not head:
+            return
+        before = (
+            () if copy else windows.prefix(missing, len(head), first_frames)
+        )
+        # Played before all others, with maps that nobody gets, so that each
+        # chunk ends with a frame whose map is due.
+        idle = -(self.geometry.length - 1) % chunk
+        played = itertools.chain(
+            itertools.repeat(head[0], idle),
+            (head[index] for index in before),
+            head,
+            prepared,
+        )
+        found = self.extractor.of_clip(played, chunk=chunk)
+        maps = self.of_features(
+            (features for _, features in itertools.islice(found, idle, None)),
+            batch=chunk,
+        )
+        if copy:
+            first = next(maps)
+            maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
+        yield from maps
+
     def _each_map(
         self,
         prepared: Iterable[Mapping[str, np.ndarray]],
@@ -218,8 +340,6 @@ class Predictor:
             last = self.extractor.of_clip(list(recent), length=len(recent))
             for maps in self.of_windows(features for _, features in last):
                 yield from maps[given - count :]
-
-    __call__ = maps
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:

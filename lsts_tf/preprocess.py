@@ -9,6 +9,7 @@ are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
 * A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.
 * Sizes are (rows, columns) of the network's input, 224 x 224 as published.
 * A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
+  `density` and `fixations` bring those of another size to a model's.
 """
 
 from typing import Any
@@ -107,6 +108,47 @@ def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
     if stream == "flow":
         mirrored = mirrored * np.array([-1, 1], signal.dtype)
     return mirrored
+
+
+def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A density map at another size: by area to less, bilinear to more.
+
+    Args:
+        map_: uint8 [H, W].
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size]; the map itself if it has that size.
+    """
+    height, width = size
+    # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
+    smaller = (min(height, map_.shape[0]), min(width, map_.shape[1]))
+    for wanted, rule in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if map_.shape != wanted:
+            map_ = cv2.resize(map_, wanted[::-1], interpolation=rule)
+    return map_
+
+
+def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+    """A fixation map at another size, its points moved and not interpolated.
+
+    Each fixated pixel becomes the one that its centre falls into.
+
+    Args:
+        map_: uint8 [H, W], not 0 where somebody looked.
+        size: Wanted (height, width).
+
+    Returns:
+        uint8 [*size], 255 where somebody looked; the map itself if it has
+        that size.
+    """
+    if map_.shape == size:
+        return map_
+    # In integers, because centres may fall on the edge between two pixels.
+    points = (2 * np.argwhere(map_) + 1) * size // (2 * np.array(map_.shape))
+    moved = np.zeros(size, np.uint8)
+    moved[tuple(points.T)] = 255
+    return moved
 
 
 def target(truth: Any) -> Any:

@@ -754,7 +754,7 @@ class TruthStore(_Folder):
                     writer.put(png)
 
     def maps(self, video: int, frames: Sequence[int]) -> np.ndarray:
-        """Density maps: uint8 [len(frames), 360, 640].
+        """Density maps: uint8 [len(frames), H, W].
 
         Raises:
             StoreError: The video is missing or damaged.

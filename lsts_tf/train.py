@@ -41,12 +41,12 @@ from lsts_tf import extractor as extractor_lib
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import input_pipeline
+from lsts_tf import joint
 from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import trainer as trainer_lib
-from lsts_tf import windows
 
 Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
 
@@ -122,12 +122,16 @@ def run(settings: experiment.Experiment) -> int:
     strategy = devices.choose_strategy(settings.strategy)
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=devices.is_chief(strategy))
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     train_videos = data.choose(
-        windows.parse_ranges(settings.train_videos), "training"
+        data.numbers(settings.videos("train_videos"), otherwise="train"),
+        "training",
+        settings.geometry(),
     )
     val_videos = data.choose(
-        windows.parse_ranges(settings.val_videos), "validation"
+        data.numbers(settings.videos("val_videos")),
+        "validation",
+        settings.geometry(),
     )
     live = settings.features == "live"
     # Only live features are computed by the replicas.
@@ -195,13 +199,14 @@ def _stored(
     flip: bool = False,
 ) -> input_pipeline.StoredWindows:
     kept, *mirrored = (
-        extractor_lib.ready_stores(
+        joint.ready_stores(
             pathlib.Path(settings.store_dir),
             data,
             videos,
             extractor,
             stride=stride,
             purpose=purpose,
+            short=settings.short_clips,
             mirrored=which,
         )
         for which in ((False, True) if flip else (False,))

@@ -7,6 +7,10 @@ motion from frame k - 1 to frame k; there is no flow 0. A window of flows for
 target n holds the flows n - length + 1 ... n. RGB & Flow uses the same frames
 in both streams (LSTS report, sections 3.1 to 3.3).
 
+A clip of fewer frames than a window has none, or is played backwards before
+its start, so that each of its frames has one (`Geometry.short`). Frames below
+0 are those that are played before it.
+
     >>> Geometry().first_target
     78
     >>> Geometry.of(("rgb", "flow")).first_target
@@ -21,6 +25,7 @@ import dataclasses
 
 STREAMS = ("rgb", "flow")
 FIRST_FRAMES = ("mirror", "repeat", "copy", "skip")
+SHORT_CLIPS = ("skip", "mirror")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,11 +36,16 @@ class Geometry:
         length: Frames (or flows) in a window.
         stride: Distance between the targets of successive windows.
         first: First usable frame: 0 for RGB alone, 1 where flow is used.
+        short: What becomes of clips of fewer than `length` frames: "skip",
+            they have no window; "mirror", each of their frames has one. (A
+            clip of just `length` frames is not short, but has one flow too
+            few: where flow is used, it has no window either way.)
     """
 
     length: int = 79
     stride: int = 1
     first: int = 0
+    short: str = "skip"
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.stride < 1 or self.first not in (0, 1):
@@ -43,15 +53,25 @@ class Geometry:
                 "A window needs length >= 1, stride >= 1 and first in (0, 1). "
                 f"Received: {self}"
             )
+        if self.short not in SHORT_CLIPS:
+            raise ValueError(
+                f"`short` must be one of {', '.join(SHORT_CLIPS)}. "
+                f"Received: {self.short!r}"
+            )
 
     @classmethod
     def of(
-        cls, streams: Sequence[str], *, length: int = 79, stride: int = 1
+        cls,
+        streams: Sequence[str],
+        *,
+        length: int = 79,
+        stride: int = 1,
+        short: str = "skip",
     ) -> "Geometry":
         """Geometry of a model that reads `streams`."""
         check_streams(streams)
         first = 1 if "flow" in streams else 0
-        return cls(length=length, stride=stride, first=first)
+        return cls(length=length, stride=stride, first=first, short=short)
 
     @property
     def first_target(self) -> int:
@@ -60,7 +80,24 @@ class Geometry:
 
     def targets(self, num_frames: int) -> range:
         """Frames of a video of `num_frames` frames that have a window."""
-        return range(self.first_target, num_frames, self.stride)
+        first = 0 if self.mirrors(num_frames) else self.first_target
+        return range(first, num_frames, self.stride)
+
+    def mirrors(self, num_frames: int) -> bool:
+        """Whether a clip of `num_frames` frames is mirrored."""
+        return self.short == "mirror" and 0 < num_frames < self.length
+
+    def lead(self, num_frames: int) -> tuple[int, ...]:
+        """Frames to play before a clip, in order; none but before a short one.
+
+        >>> Geometry(length=4, short="mirror").lead(3)
+        (1, 2, 1)
+        >>> Geometry(length=4, short="mirror").lead(4)
+        ()
+        """
+        if not self.mirrors(num_frames):
+            return ()
+        return prefix(self.first_target, num_frames, "mirror")
 
     def hops(self, num_frames: int, maps: int) -> list[tuple[int, range]]:
         """Windows that give each frame one map, if each gives several.
@@ -75,22 +112,30 @@ class Geometry:
 
         >>> Geometry(length=16).hops(25, 8)
         [(15, range(8, 16)), (23, range(16, 24)), (24, range(24, 25))]
+        >>> Geometry(length=16, short="mirror").hops(2, 1)
+        [(0, range(0, 1)), (1, range(1, 2))]
         """
-        targets = list(range(self.first_target, num_frames, maps))
+        first = 0 if self.mirrors(num_frames) else self.first_target
+        targets = list(range(first, num_frames, maps))
         if targets and targets[-1] != num_frames - 1:
             targets.append(num_frames - 1)
-        starts = [self.first_target - maps + 1, *(t + 1 for t in targets)]
+        starts = [max(first - maps + 1, 0), *(t + 1 for t in targets)]
         return [
             (target, range(start, target + 1))
             for start, target in zip(starts, targets, strict=False)
         ]
 
     def window(self, target: int) -> range:
-        """Frames (flows) that the prediction for frame `target` looks at."""
-        if target < self.first_target:
+        """Frames (flows) that the prediction for frame `target` looks at.
+
+        Of mirrored clips, some of them are below 0: the last frame of `lead`
+        is -1.
+        """
+        first = 0 if self.short == "mirror" else self.first_target
+        if target < first:
             raise ValueError(
                 f"Frame {target} has no whole window of {self.length}; the "
-                f"first frame that has one is {self.first_target}."
+                f"first frame that has one is {first}."
             )
         return range(target - self.length + 1, target + 1)
 
@@ -179,6 +224,42 @@ def parse_ranges(text: str) -> frozenset[int]:
             )
         numbers.update(range(int(first), int(last) + 1))
     return frozenset(numbers)
+
+
+def parse_videos(
+    text: str, datasets: Sequence[str]
+) -> dict[str, frozenset[int]]:
+    """Videos of several datasets, by number.
+
+    Args:
+        text: Numbers and ranges. The name of a dataset and a colon before one
+            of them say that it, and what follows, is of that dataset; before
+            the first name, they are of the first dataset.
+        datasets: TFDS names; a version may follow a colon.
+
+    Returns:
+        {name without version: numbers}, of the datasets that have any.
+
+    Raises:
+        ValueError: The text names another dataset, or no numbers.
+
+    >>> found = parse_videos("1-3,ucf_sports:1,7", ["dhf1k", "ucf_sports"])
+    >>> {name: sorted(numbers) for name, numbers in found.items()}
+    {'dhf1k': [1, 2, 3], 'ucf_sports': [1, 7]}
+    """
+    names = [dataset.partition(":")[0] for dataset in datasets]
+    found: dict[str, frozenset[int]] = {}
+    name = names[0]
+    for part in filter(None, text.replace(" ", "").split(",")):
+        before, colon, ranges = part.rpartition(":")
+        if colon:
+            name = before
+        if name not in names:
+            raise ValueError(
+                f"Videos must be of {' or '.join(names)}. Received: {part!r}"
+            )
+        found[name] = found.get(name, frozenset()) | parse_ranges(ranges)
+    return found
 
 
 def num_windows(frame_counts: Iterable[int], geometry: Geometry) -> int:

@@ -45,6 +45,7 @@ class Work:
         store_dir: Folder of the stores.
         front_end: Arguments of `extractor.Extractor`.
         stride: Distance between windows.
+        short: What becomes of short clips; see `windows.Geometry`.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Work:
     store_dir: str
     front_end: Mapping[str, Any]
     stride: int
+    short: str = "skip"
 
     def open(self) -> "Worker":
         """Load the model and open dataset and stores."""
@@ -62,6 +64,7 @@ class Work:
             dataset_name=data.name,
             extractor=extractor,
             stride=self.stride,
+            short=self.short,
         )
         return Worker(data=data, extractor=extractor, kept=kept)
 

@@ -85,7 +85,7 @@ def settings_of(path):
     values = json.loads(pathlib.Path(path).read_text())
     values |= {
         name: tuple(values[name])
-        for name in ("streams", "rgb_weights", "flow_weights")
+        for name in ("datasets", "streams", "rgb_weights", "flow_weights")
     }
     return experiment.Experiment(**values)
 

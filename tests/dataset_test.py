@@ -55,6 +55,38 @@ def test_order_is_the_same_each_time(data):
     assert first == data.choose(wanted, "training")
 
 
+def test_splits_are_the_official_ones(data):
+    assert {split: sorted(n) for split, n in data.splits.items()} == {
+        "train": [*range(1, 33), *range(501, 505)],
+        "validation": [601, 602, 603, 604],
+        "test": [701],
+    }
+
+
+def test_only_splits_that_can_hold_a_number_are_read(sample_data, monkeypatch):
+    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+    read = []
+    original = data._builder.as_dataset
+
+    def as_dataset(*, split, **kwargs):
+        read.append(split)
+        return original(split=split, **kwargs)
+
+    monkeypatch.setattr(data._builder, "as_dataset", as_dataset)
+    assert [v.number for v in data.videos([602])] == [602]
+    # Before anything else was read, too.
+    assert read == ["validation"]
+
+
+def test_frames_played_before_a_video(data):
+    (video,) = data.videos([3])
+    assert video.after(()) is video
+    played = video.after((2, 1))
+    assert played.jpegs == (video.jpegs[2], video.jpegs[1], *video.jpegs)
+    assert played.num_frames == 22
+    assert not played.annotated
+
+
 def test_choosing_what_is_not_there_names_the_range(data):
     with pytest.raises(dataset.DatasetError, match="from 1 to 701"):
         data.choose([99], "training")

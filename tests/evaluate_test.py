@@ -22,7 +22,6 @@ from lsts_tf import experiment
 from lsts_tf import jobs
 from lsts_tf import maps
 from lsts_tf import metrics
-from lsts_tf import preprocess
 from lsts_tf import video as video_lib
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
@@ -330,8 +329,6 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
     monkeypatch.setattr(
         evaluate, "maps_of_store", lambda *given: found[given[-1]]
     )
-    # The centre prior of a run has the size of LSTS' maps.
-    monkeypatch.setattr(preprocess, "MAP_SIZE", (180, 320))
     of_run = run("--seed=4", output="run.json")
     of_folder = run(*folders(written), "--seed=4", "--first_frames_count=2")
     assert of_run["note"] == Model.note

@@ -249,6 +249,7 @@ def test_a_full_disk_is_said_before_the_work(
     assert 6 not in kept.truth
 
 
+@pytest.mark.slow
 def test_another_size_with_skips(frames):
     """Frames that are not square, shared and each window alone."""
     size, skips = (64, 96), ("Mixed_4f", "Conv3d_2c_3x3")

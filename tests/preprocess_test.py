@@ -1,3 +1,6 @@
+import fractions
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -23,6 +26,49 @@ def test_rgb_range():
     np.testing.assert_allclose(got, np.repeat(want, 3, -1), atol=1e-6)
     assert got.min() == -1
     assert got.max() == 1
+
+
+def test_density_of_the_models_size_is_itself():
+    density = np.zeros((360, 640), np.uint8)
+    assert preprocess.density(density) is density
+    assert preprocess.fixations(density) is density
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (90, 160), (404, 320)])
+def test_density_at_another_size(size):
+    def bump(height, width):
+        rows, columns = np.mgrid[:height, :width]
+        y, x = (rows + 0.5) / height, (columns + 0.5) / width
+        return 255 * np.exp(-8 * ((y - 0.3) ** 2 + (x - 0.6) ** 2))
+
+    got = preprocess.density(np.rint(bump(*size)).astype(np.uint8))
+    assert got.shape == (360, 640)
+    assert got.dtype == np.uint8
+    assert np.abs(got - bump(360, 640)).max() < 3.5
+
+
+def test_density_to_less_is_by_area():
+    density = np.zeros((720, 1280), np.uint8)
+    density[100, 200] = 200
+    # A quarter of its new pixel.
+    got = preprocess.density(density)
+    assert got[50, 100] == 50
+    assert got.sum() == 50
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (90, 160), (404, 720), (1, 1)])
+def test_fixations_at_another_size_are_moved_points(size):
+    rng = np.random.default_rng(0)
+    fixated = np.where(rng.random(size) < 0.01, 255, 0).astype(np.uint8)
+    fixated[0, 0] = fixated[-1, -1] = 1
+    got = preprocess.fixations(fixated)
+    want = np.zeros((360, 640), np.uint8)
+    half = fractions.Fraction(1, 2)
+    for row, column in np.argwhere(fixated).tolist():
+        y = math.floor((row + half) / size[0] * 360)
+        x = math.floor((column + half) / size[1] * 640)
+        want[y, x] = 255
+    np.testing.assert_array_equal(got, want)
 
 
 def test_flow_range():

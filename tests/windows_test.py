@@ -41,6 +41,61 @@ def test_windows_of_a_clip_by_hand():
     assert list(flow.window(4)) == [1, 2, 3, 4]
 
 
+def test_short_clips_by_hand():
+    rgb = windows.Geometry(length=4, short="mirror")
+    assert list(rgb.targets(3)) == [0, 1, 2]
+    assert list(rgb.targets(4)) == [3]
+    assert list(rgb.targets(0)) == []
+    assert list(rgb.window(0)) == [-3, -2, -1, 0]
+    assert rgb.lead(3) == (1, 2, 1)
+    assert rgb.lead(1) == (0, 0, 0)
+    flow = windows.Geometry.of(("flow",), length=4, stride=2, short="mirror")
+    assert list(flow.targets(3)) == [0, 2]
+    # Just a window of frames is a flow too few, and not a short clip.
+    assert list(flow.targets(4)) == []
+    # The first flow of a window needs the frame before it.
+    assert flow.lead(3) == (0, 1, 2, 1)
+    skip = windows.Geometry(length=4)
+    assert list(skip.targets(3)) == []
+    assert skip.lead(3) == ()
+    with pytest.raises(ValueError, match="first frame that has one is 0"):
+        rgb.window(-1)
+    with pytest.raises(ValueError, match="`short` must be one of"):
+        windows.Geometry(short="repeat")
+
+
+@given(
+    length=st.integers(1, 50),
+    first=st.integers(0, 1),
+    frames=st.integers(1, 60),
+)
+def test_windows_of_short_clips_stay_inside_what_is_played(
+    length, first, frames
+):
+    geometry = windows.Geometry(length=length, first=first, short="mirror")
+    lead = geometry.lead(frames)
+    for target in geometry.targets(frames):
+        window = geometry.window(target)
+        assert len(window) == length
+        assert window[0] + len(lead) >= first
+        assert window[-1] == target < frames
+    if frames < length:
+        assert list(geometry.targets(frames)) == list(range(frames))
+        # The very first window begins with what is played first.
+        assert geometry.window(0)[0] + len(lead) == first
+
+
+def test_videos_of_several_datasets():
+    names = ("dhf1k:1.0.0", "ucf_sports")
+    assert windows.parse_videos("", names) == {}
+    assert windows.parse_videos("1-3,7", names) == {"dhf1k": {1, 2, 3, 7}}
+    found = windows.parse_videos("1, ucf_sports:2-3,5,dhf1k:9", names)
+    assert found == {"dhf1k": {1, 9}, "ucf_sports": {2, 3, 5}}
+    for text in ("hollywood2:1", "ucf_sports:1-x", "1:2", ":3"):
+        with pytest.raises(ValueError, match="Received"):
+            windows.parse_videos(text, names)
+
+
 @given(
     length=st.integers(1, 100),
     stride=st.integers(1, 9),

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from concurrent import futures
 import os
 import re
-import struct
 from typing import Any
 
 import cv2
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
+
+import gaze_dataset
 
 HEIGHT = 360
 WIDTH = 640
@@ -31,13 +32,8 @@ SPLITS = {
 }
 ANNOTATED = range(1, 701)
 
-JPEG_QUALITY = 95
-
 # Damaged files may refuse a frame and deliver those after it.
 MAX_FAILED_READS = 100
-
-# One decodes while the others compress.
-WORKERS = max(2, min(8, os.cpu_count() or 2))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -69,24 +65,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
-        maps = (None, HEIGHT, WIDTH, 1)
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": np.int64,
-                    "fps": np.float32,
-                    "num_frames": np.int64,
-                    "frames": tfds.features.Video(
-                        shape=(None, HEIGHT, WIDTH, 3), encoding_format="jpeg"
-                    ),
-                    "maps": tfds.features.Video(
-                        shape=maps, encoding_format="png"
-                    ),
-                    "fixations": tfds.features.Video(
-                        shape=maps, encoding_format="png"
-                    ),
-                }
-            ),
+            features=gaze_dataset.features(HEIGHT, WIDTH),
             homepage="https://github.com/wenguanwang/DHF1K",
             license="CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)",
         )
@@ -94,7 +74,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        root = _find_root(epath.Path(dl_manager.manual_dir))
+        root = gaze_dataset.find_root(
+            epath.Path(dl_manager.manual_dir), ["video"]
+        )
         videos = _find_videos(root / "video")
         # Compressing takes an hour, and a build that stops leaves nothing
         # behind: whatever file names tell is checked before.
@@ -113,7 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, root: epath.Path, videos: dict[int, epath.Path]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        with futures.ThreadPoolExecutor(WORKERS) as pool:
+        with futures.ThreadPoolExecutor(gaze_dataset.WORKERS) as pool:
             for number, path in videos.items():
                 maps, fixations = _find_annotation(root / "annotation", number)
                 frames, fps, declared = _read_video(pool, number, path)
@@ -135,20 +117,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         "fixations": _read_pngs(pool, number, fixations),
                     },
                 )
-
-
-def _find_root(manual_dir: epath.Path) -> epath.Path:
-    """The one folder that contains `video/`: the manual one or one in it."""
-    candidates = [manual_dir, *sorted(manual_dir.iterdir())]
-    roots = [path for path in candidates if (path / "video").is_dir()]
-    if len(roots) != 1:
-        raise ValueError(
-            "The manual folder, or exactly one folder in it, must contain "
-            f"`video/`. Received: {os.fspath(manual_dir)} with "
-            f"{[os.fspath(path / 'video') for path in roots] or 'none'}. "
-            "Choose another by --manual_dir."
-        )
-    return roots[0]
 
 
 def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:
@@ -255,8 +223,8 @@ def _read_video(
                     f"{frame.shape[1]}x{frame.shape[0]} in frame "
                     f"{len(frames) + len(waiting)} of {os.fspath(path)}."
                 )
-            waiting.append(pool.submit(_jpeg, frame))
-            if len(waiting) > 2 * WORKERS:
+            waiting.append(pool.submit(gaze_dataset.jpeg, frame))
+            if len(waiting) > 2 * gaze_dataset.WORKERS:
                 frames.append(waiting.popleft().result())
         frames.extend(future.result() for future in waiting)
     finally:
@@ -279,14 +247,6 @@ def _decode(capture: cv2.VideoCapture, declared: int) -> Iterator[np.ndarray]:
             return
         else:
             failed += 1
-
-
-def _jpeg(frame: np.ndarray) -> bytes:
-    """Compresses a BGR frame; the file's colours are the right ones."""
-    _, data = cv2.imencode(
-        ".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
-    )
-    return data.tobytes()
 
 
 def _check_counts(
@@ -334,15 +294,10 @@ def _read_png(number: int, path: epath.Path) -> bytes:
 
 def _png_problem(data: bytes) -> str | None:
     """What is wrong with a map, or None."""
-    # Signature, length and name of the first chunk, then what it says. The
-    # decoder would hide palettes and depths.
-    header = re.match(rb"\x89PNG\r\n\x1a\n....IHDR(.{10})", data, re.DOTALL)
-    if not header:
+    header = gaze_dataset.png_header(data)
+    if header is None:
         return f"{len(data)} bytes that are no PNG file"
-    width, height, depth, colour = struct.unpack(">IIBB", header[1])
-    if (width, height, depth, colour) != (WIDTH, HEIGHT, 8, 0):
-        kinds = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
-        kind = kinds.get(colour, f"colour type {colour}")
-        return f"{width}x{height}, {kind}, {depth} bits"
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if not header.grey or (header.width, header.height) != (WIDTH, HEIGHT):
+        return str(header)
+    pixels = gaze_dataset.decode(data, cv2.IMREAD_UNCHANGED)
     return "unreadable pixels" if pixels is None else None

@@ -1,0 +1,1 @@
+"""Hollywood-2 with gaze, for TensorFlow Datasets."""

@@ -1,0 +1,93 @@
+"""Hollywood-2 with gaze as a TensorFlow dataset: one example a shot.
+
+The release of DHF1K's authors: a folder a shot, such as
+`training/actioncliptrain00001_2/images/actioncliptrain00001_00044.png`. Shots
+of a video are numbered from 1, with gaps; frames run on from shot to shot.
+Sizes differ between videos; a shot may have a single frame.
+"""
+
+from collections.abc import Iterator
+import re
+from typing import Any
+
+from etils import epath
+import tensorflow_datasets as tfds
+
+import gaze_dataset
+
+# Testing shots are numbered from here on.
+FIRST_TESTING = 100_000
+
+
+def number_of(name: str) -> int | None:
+    """A shot's number, by its name, so that it is the same in any subset.
+
+    Args:
+        name: Of its folder.
+
+    Returns:
+        100 x video + shot, and 100,000 more in the testing set; None if it is
+        not the name of a shot.
+
+    >>> number_of("actioncliptrain00823_2"), number_of("actioncliptest00007_27")
+    (82302, 100727)
+    """
+    parts = re.fullmatch(r"actionclip(train|test)(\d{5})_(\d{1,2})", name)
+    if not parts:
+        return None
+    kind, video, shot = parts[1], int(parts[2]), int(parts[3])
+    if not (1 <= video <= 999 and 1 <= shot <= 99):
+        return None
+    return (FIRST_TESTING if kind == "test" else 0) + 100 * video + shot
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Reads Hollywood-2 as the authors of DHF1K distribute it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": (
+            "Whole shots at their own size: frames as JPEG of quality 95, "
+            "density maps and fixation maps as PNG."
+        ),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    Hollywood-2 with gaze is given away by the authors of DHF1K by way of cloud
+    drives that only a browser can open. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, fetch Hollywood-2 (75 GB) and unpack
+    it into the manual folder itself or into one folder in it:
+
+        <manual_dir>/training/actioncliptrain00001_1/images/
+            actioncliptrain00001_00001.png ...
+        <manual_dir>/training/actioncliptrain00001_1/maps/...
+        <manual_dir>/training/actioncliptrain00001_1/fixation/...
+        <manual_dir>/testing/actioncliptest00001_1/...
+
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any subset of the shots will do. Nothing
+    else of the distribution is read.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=gaze_dataset.clip_features(),
+            homepage="https://github.com/wenguanwang/DHF1K",
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        found = gaze_dataset.find_clips(
+            epath.Path(dl_manager.manual_dir),
+            number_of,
+            example="actioncliptrain00001_1",
+        )
+        return {
+            split: self._generate_examples(clips)
+            for split, clips in found.items()
+        }
+
+    def _generate_examples(
+        self, clips: dict[int, gaze_dataset.Clip]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        return gaze_dataset.examples(clips)

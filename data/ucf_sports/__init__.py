@@ -1,0 +1,1 @@
+"""UCF Sports with gaze, for TensorFlow Datasets."""

@@ -1,0 +1,102 @@
+"""UCF Sports with gaze as a TensorFlow dataset: one example a clip.
+
+The release of DHF1K's authors: a folder a clip, such as
+`training/Diving-Side-005/images/Diving-Side_005_001.png`. Sizes differ
+between clips; a clip has 21 to 143 frames.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+import tensorflow_datasets as tfds
+
+import gaze_dataset
+
+# Clips of each class, and how many of them, the first ones, are for testing.
+CLASSES = {
+    "Diving-Side": (14, 4),
+    "Golf-Swing-Back": (5, 5),
+    "Golf-Swing-Front": (8, 1),
+    "Golf-Swing-Side": (5, 0),
+    "Kicking-Front": (10, 6),
+    "Kicking-Side": (10, 0),
+    "Lifting": (6, 2),
+    "Riding-Horse": (12, 4),
+    "Run-Side": (13, 4),
+    "SkateBoarding-Front": (12, 4),
+    "Swing-Bench": (20, 6),
+    "Swing-SideAngle": (13, 4),
+    "Walk-Front": (22, 7),
+}
+# As in DHF1K: what is scored is numbered from here on.
+FIRST_TESTING = 601
+
+
+def _numbers() -> dict[str, int]:
+    training: list[str] = []
+    testing: list[str] = []
+    for name, (clips, tested) in CLASSES.items():
+        names = [f"{name}-{clip:03d}" for clip in range(1, clips + 1)]
+        testing += names[:tested]
+        training += names[tested:]
+    return {
+        **{name: number for number, name in enumerate(training, 1)},
+        **{name: number for number, name in enumerate(testing, FIRST_TESTING)},
+    }
+
+
+# By name, so that a clip keeps its number in any part of the dataset: 1 to
+# 103 in training/, 601 to 647 in testing/, both in the order of names.
+NUMBERS = _numbers()
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Reads UCF Sports as the authors of DHF1K distribute it."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {
+        "1.0.0": (
+            "Whole clips at their own size: frames as JPEG of quality 95, "
+            "density maps and fixation maps as PNG."
+        ),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    UCF Sports with gaze is given away by the authors of DHF1K by way of cloud
+    drives that only a browser can open. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, fetch the archive of UCF Sports and
+    unpack it into the manual folder itself or into one folder in it:
+
+        <manual_dir>/training/Diving-Side-005/images/Diving-Side_005_001.png
+        <manual_dir>/training/Diving-Side-005/maps/Diving-Side_005_001.png
+        <manual_dir>/training/Diving-Side-005/fixation/Diving-Side_005_001.png
+        <manual_dir>/testing/Diving-Side-001/...
+
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
+    else of the distribution is read.
+    """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=gaze_dataset.clip_features(),
+            homepage="https://github.com/wenguanwang/DHF1K",
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        found = gaze_dataset.find_clips(
+            epath.Path(dl_manager.manual_dir),
+            NUMBERS.get,
+            example="Diving-Side-005",
+        )
+        return {
+            split: self._generate_examples(clips)
+            for split, clips in found.items()
+        }
+
+    def _generate_examples(
+        self, clips: dict[int, gaze_dataset.Clip]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        return gaze_dataset.examples(clips)

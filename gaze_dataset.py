@@ -1,0 +1,1 @@
+data/gaze_dataset.py

@@ -1,0 +1,54 @@
+"""Small datasets of clips in the layout of DHF1K's authors, for tests."""
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+LAZY = {
+    name: tfds.decode.SkipDecoding() for name in ("frames", "maps", "fixations")
+}
+
+
+def write_png(path, image, *options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image, options)
+
+
+def write_clip(folder, names, *, size=(36, 64), scene=0):
+    """Writes a clip; frames, maps and fixations differ from frame to frame.
+
+    Where people look moves with a bright disc.
+    """
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    for index, name in enumerate(names):
+        row = height // 3 + index % (height // 3)
+        column = width // 4 + (2 * index + 7 * scene) % (width // 2)
+        frame = np.empty((height, width, 3), np.uint8)
+        frame[:] = (20, 40, 100 + 10 * (index % 3))  # BGR
+        cv2.circle(frame, (column, row), 4, (250, 250, 250), -1)
+        write_png(folder / "images" / f"{name}.png", frame)
+        distance = (rows - row) ** 2 + (columns - column) ** 2
+        density = np.rint(255 * np.exp(-distance / 72)).astype(np.uint8)
+        write_png(folder / "maps" / f"{name}.png", density)
+        fixated = np.zeros(size, np.uint8)
+        fixated[row, column] = fixated[row + 1, column] = 255
+        write_png(folder / "fixation" / f"{name}.png", fixated)
+    return folder
+
+
+def build(builder_class, manual_dir, data_dir):
+    builder = builder_class(data_dir=data_dir)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=manual_dir, try_download_gcs=False
+        )
+    )
+    return tfds.builder_from_directory(builder.data_dir)
+
+
+def examples(builder, split):
+    """Examples of a split by number, pictures still encoded."""
+    found = builder.as_dataset(split=split, decoders=LAZY)
+    by_number = {int(example["video"]): example for example in found}
+    return dict(sorted(by_number.items()))
