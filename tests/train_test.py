@@ -374,6 +374,7 @@ def train_together(tmp_path, settings):
     assert codes == [0, 0], told
 
 
+@pytest.mark.slow
 def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
     """The same weights after 20 steps from one seed, up to rounding."""
     together = dataclasses.replace(
@@ -408,7 +409,7 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_killed_worker_and_both_started_again(tmp_path):
     settings = tiny_training.settings(
-        tmp_path, strategy="multi_worker", epochs=40
+        tmp_path, strategy="multi_worker", epochs=8
     )
     train_together(tmp_path, settings)
     want = tiny_training.state(pathlib.Path(settings.run_dir))
