@@ -35,7 +35,7 @@ demo: .venv/run
 	@echo "Scores:            $(SAMPLE)/run/scores.json"
 	@echo "Curves, pictures:  make tensorboard LOGS=$(SAMPLE)/run/logs"
 
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test: .venv/dev
 	$(PYTEST) -m "not slow"
