@@ -29,6 +29,7 @@ import numpy as np
 from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import stores
 from lsts_tf import workers
@@ -51,8 +52,9 @@ class Extractor:
     feature_shape = SHAPE
     front_end = "window"
     note = ""
-    size = (224, 224)
+    size = parts.SIZE
     skips = ()
+    end_point = parts.MAIN
 
     def __init__(self, streams, *, window, **_):
         self.streams = streams
@@ -83,11 +85,12 @@ class Extractor:
 
 def settings_of(path):
     values = json.loads(pathlib.Path(path).read_text())
-    values |= {
-        name: tuple(values[name])
-        for name in ("datasets", "streams", "rgb_weights", "flow_weights")
-    }
-    return experiment.Experiment(**values)
+    return experiment.Experiment(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
 
 
 def files(folder):

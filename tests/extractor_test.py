@@ -89,7 +89,8 @@ def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
     for target, feature in zip([15, 17, 19], alone_, strict=True):
         clip = np.stack(squeezed[target - 15 : target + 1])
         # Not through the shared way, nor by its states.
-        np.testing.assert_array_equal(feature, rgb._alone["rgb"](clip).numpy())
+        want = rgb._alone["rgb"](clip)["rgb"].numpy()
+        np.testing.assert_array_equal(feature, want)
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17])
