@@ -74,7 +74,7 @@ class Extractor:
         for frame in itertools.islice(frames, 1, None):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
-    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+    def all_parts(self, stream, signal, *, stride=1, **_):
         recent = []
         for index, element in enumerate(signal):
             recent.append(element[:8, :8, 0].astype(np.float32).reshape(SHAPE))

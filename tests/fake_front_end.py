@@ -83,7 +83,7 @@ class Extractor(extractor_lib.Extractor):
             found[name] = y if time else y[0]
         return found
 
-    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+    def all_parts(self, stream, signal, *, stride=1, **_):
         recent = []
         for index, element in enumerate(signal):
             recent = [*recent, element][-self.window :]

@@ -73,7 +73,7 @@ class Extractor(extractor_lib.Extractor):
         total = keras.ops.sum(few * weights[:, None, None, None], 0)
         return {stream: total[None] / 512}
 
-    def all_parts(self, stream, signal, *, stride=1, length=None):
+    def all_parts(self, stream, signal, *, stride=1, length=None, **_):
         signal = list(signal)
         assert length in (None, len(signal))
         for end in range(self.window, len(signal) + 1, stride):

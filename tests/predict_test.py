@@ -37,6 +37,14 @@ FILES = ("overlay", "side_by_side", "saliency", "saliency16", "npy", "maps")
 ALL = (*FILES, "png16", "dhf1k", "stdout")
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell's background jobs ignore Ctrl-C from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def model():
     return cheap_prediction.predictor()

@@ -200,7 +200,7 @@ class FakeExtractor:
     def prepare(self, frame):
         return {"rgb": frame}
 
-    def of_clip(self, prepared, *, stride=1, length=None):  # noqa: ARG002
+    def of_clip(self, prepared, *, stride=1, **_):
         first = 15 + ("flow" in self.streams)
         for index, frame in enumerate(prepared):
             if index >= first and (index - first) % stride == 0:

@@ -96,7 +96,7 @@ class Extractor:
     def squeeze(self, frame):
         return preprocess.squeeze(frame)
 
-    def all_parts(self, stream, signal, *, stride=1, length=None):  # noqa: ARG002
+    def all_parts(self, stream, signal, *, stride=1, **_):
         for index, frame in enumerate(signal):
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
