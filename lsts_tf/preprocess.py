@@ -110,16 +110,19 @@ def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
     return mirrored
 
 
-def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+def density(
+    map_: np.ndarray, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """A density map at another size: by area to less, bilinear to more.
 
     Args:
         map_: uint8 [H, W].
-        size: Wanted (height, width).
+        size: Wanted (height, width); that of the model's maps by default.
 
     Returns:
         uint8 [*size]; the map itself if it has that size.
     """
+    size = size or MAP_SIZE
     height, width = size
     # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
     smaller = (min(height, map_.shape[0]), min(width, map_.shape[1]))
@@ -129,19 +132,22 @@ def density(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
     return map_
 
 
-def fixations(map_: np.ndarray, size: tuple[int, int] = MAP_SIZE) -> np.ndarray:
+def fixations(
+    map_: np.ndarray, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """A fixation map at another size, its points moved and not interpolated.
 
     Each fixated pixel becomes the one that its centre falls into.
 
     Args:
         map_: uint8 [H, W], not 0 where somebody looked.
-        size: Wanted (height, width).
+        size: Wanted (height, width); that of the model's maps by default.
 
     Returns:
         uint8 [*size], 255 where somebody looked; the map itself if it has
         that size.
     """
+    size = size or MAP_SIZE
     if map_.shape == size:
         return map_
     # In integers, because centres may fall on the edge between two pixels.

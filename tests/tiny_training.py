@@ -39,16 +39,13 @@ TABLE = (decoder.Deconvolution("d1", 4, (4, 4), (4, 4)),)
 FRAMES = 9
 
 
-class Dataset:
+class Dataset(dataset.Dataset):
     """Videos 1 … 6 of noise, where people look at the brightest corner."""
 
     name = "tiny:1.0.0"
 
     def __init__(self, *_):
         self.frame_counts = dict.fromkeys(range(1, 7), FRAMES)
-
-    def choose(self, numbers, purpose):  # noqa: ARG002
-        return [n for n in self.frame_counts if n in numbers]
 
     def videos(self, numbers):
         for number in sorted(set(numbers)):

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import checkpoints
+from lsts_tf import dataset
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import train
@@ -96,7 +97,9 @@ def test_a_window_longer_than_every_video(few, tmp_path):
     long = dataclasses.replace(
         few, window=32, store_dir=str(tmp_path / "stores")
     )
-    with pytest.raises(RuntimeError, match="fewer than the 33"):
+    with pytest.raises(
+        dataset.DatasetError, match=r"8 of 8 videos .* shorter than a window"
+    ):
         train.run(long)
 
 
