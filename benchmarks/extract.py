@@ -18,7 +18,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import os
 import pathlib
-import resource
 import statistics
 import time
 
@@ -28,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from lsts_tf import forecast
 from lsts_tf import i3d
 from lsts_tf import i3d_weights
 from lsts_tf import sliding_i3d
@@ -248,7 +248,7 @@ def report(
 
 def peak_memory() -> float:
     """Returns the largest memory so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIGA
+    return forecast.peak_bytes() / GIGA
 
 
 # === What folding and merging bring ===

@@ -232,6 +232,42 @@ def examples(clips: Mapping[int, Clip]) -> Iterator[tuple[int, Example]]:
             yield number, {"video": number, **read_clip(pool, clip)}
 
 
+class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Reads a dataset that the authors of DHF1K distribute as clips."""
+
+    # Name of a clip, for messages.
+    EXAMPLE = ""
+
+    @staticmethod
+    def number_of(name: str) -> int | None:
+        """The number of a clip of this name; None if it is no clip's name."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=clip_features(),
+            homepage="https://github.com/wenguanwang/DHF1K",
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, Example]]]:
+        found = find_clips(
+            epath.Path(dl_manager.manual_dir),
+            self.number_of,
+            example=self.EXAMPLE,
+        )
+        return {
+            split: self._generate_examples(clips)
+            for split, clips in found.items()
+        }
+
+    def _generate_examples(
+        self, clips: Mapping[int, Clip]
+    ) -> Iterator[tuple[int, Example]]:
+        return examples(clips)
+
+
 def find_clip(folder: epath.Path) -> Clip:
     """The files of a clip, put together by their numbers.
 

@@ -77,14 +77,14 @@ def ready_stores(
     )
 
 
-class Store(stores.Store):
-    """Stores of records, to be read as one.
+class _Joint:
+    """What stores of several datasets have in common.
 
     Args:
         parts: {place of a dataset: its store}.
     """
 
-    def __init__(self, parts: Mapping[int, stores.Store]) -> None:
+    def __init__(self, parts: Mapping[int, Any]) -> None:
         self._parts = dict(parts)
         # One extractor made all of them, so shape and dtype are the same.
         self.manifest = next(iter(parts.values())).manifest
@@ -98,7 +98,20 @@ class Store(stores.Store):
 
     def videos(self) -> tuple[int, ...]:
         """As of one store."""
-        return _videos(self._parts)
+        return tuple(
+            index * dataset.STEP + video
+            for index, part in sorted(self._parts.items())
+            for video in part.videos()
+        )
+
+    def _at(self, video: int) -> tuple[Any, int]:
+        """The store that has a video, and the video's number there."""
+        index, local = divmod(video, dataset.STEP)
+        return self._parts[index], local
+
+
+class Store(_Joint, stores.Store):
+    """Stores of records, to be read as one; see `_Joint`."""
 
     def length(self, video: int) -> int:
         """As of one store."""
@@ -106,13 +119,13 @@ class Store(stores.Store):
 
     def targets(self, video: int) -> range:
         """As of one store."""
-        index, local = divmod(video, dataset.STEP)
-        return self._parts[index].targets(local)
+        part, local = self._at(video)
+        return part.targets(local)
 
     def read(self, video: int, indices: Sequence[int]) -> np.ndarray:
         """As of one store."""
-        index, local = divmod(video, dataset.STEP)
-        return self._parts[index].read(local, indices)
+        part, local = self._at(video)
+        return part.read(local, indices)
 
     def read_batch(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
         """As of one store."""
@@ -127,47 +140,20 @@ class Store(stores.Store):
         return out
 
 
-class TruthStore(stores.TruthStore):
-    """Stores of density and fixation maps, to be read as one.
-
-    Args:
-        parts: {place of a dataset: its store}.
-    """
-
-    def __init__(self, parts: Mapping[int, stores.TruthStore]) -> None:
-        self._parts = dict(parts)
-        self.manifest = next(iter(parts.values())).manifest
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._parts,)
-
-    def __contains__(self, video: int) -> bool:
-        index, local = divmod(video, dataset.STEP)
-        return index in self._parts and local in self._parts[index]
-
-    def videos(self) -> tuple[int, ...]:
-        """As of one store."""
-        return _videos(self._parts)
+class TruthStore(_Joint, stores.TruthStore):
+    """Stores of density and fixation maps, read as one; see `_Joint`."""
 
     def length(self, video: int) -> int:
         """As of one store."""
-        index, local = divmod(video, dataset.STEP)
-        return self._parts[index].length(local)
+        part, local = self._at(video)
+        return part.length(local)
 
     def maps(self, video: int, frames: Sequence[int]) -> np.ndarray:
         """As of one store."""
-        index, local = divmod(video, dataset.STEP)
-        return self._parts[index].maps(local, frames)
+        part, local = self._at(video)
+        return part.maps(local, frames)
 
     def fixations(self, video: int, frames: Sequence[int]) -> np.ndarray:
         """As of one store."""
-        index, local = divmod(video, dataset.STEP)
-        return self._parts[index].fixations(local, frames)
-
-
-def _videos(parts: Mapping[int, Any]) -> tuple[int, ...]:
-    return tuple(
-        index * dataset.STEP + video
-        for index, part in sorted(parts.items())
-        for video in part.videos()
-    )
+        part, local = self._at(video)
+        return part.fixations(local, frames)

@@ -21,6 +21,7 @@ that is; `go_on` cuts them to one number.
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import io
 import os
 import pathlib
 import shutil
@@ -39,6 +40,7 @@ from lsts_tf import files
 from lsts_tf import maps as maps_lib
 from lsts_tf import overlay
 from lsts_tf import preprocess
+from lsts_tf import sink
 from lsts_tf import video as video_lib
 
 VIEWS = ("heat", "fog")
@@ -134,7 +136,7 @@ def stretch(map_: np.ndarray, low: float, high: float) -> np.ndarray:
     return (map_ - np.float32(low)) / np.float32(high - low)
 
 
-class Overlay:
+class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye.
 
     Each map is shown over its own range.
@@ -158,9 +160,9 @@ class Overlay:
         view: str = "heat",
         alpha: float = 0.6,
     ) -> None:
+        super().__init__(path=path, fps=fps, size=size, note=note)
         self._draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
         self._alpha = alpha
-        self._note = note
         self._writer = video_lib.Writer(
             path, fps=fps, size=self._picture_size(size)
         )
@@ -168,20 +170,15 @@ class Overlay:
     def _picture_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return size
 
-    def __enter__(self) -> "Overlay":
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: _Kind, error: BaseException | None, trace: _Trace
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
+    def open(self) -> None:
+        """See `sink.Sink`."""
+        self.enter(self._writer)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Take one frame and its map."""
         picture = self._picture(frame, map_)
-        if self._note:
-            picture = overlay.annotate(picture, self._note)
+        if self.note:
+            picture = overlay.annotate(picture, self.note)
         self._writer.write(picture, time)
 
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
@@ -205,7 +202,7 @@ class SideBySide(Overlay):
         return overlay.side_by_side(frame, drawn, gap=self.GAP)
 
 
-class Saliency:
+class Saliency(sink.Sink):
     """A grey video of the maps.
 
     With 8 bits H.264 in MP4, all levels of which are kept apart (full range)
@@ -233,6 +230,7 @@ class Saliency:
         normalize: str = "none",
         map_size: str = "source",
     ) -> None:
+        super().__init__(path=path, fps=fps, size=size, note=note)
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
         self._levels = _LEVELS[bits]
         self._writer = video_lib.Writer(
@@ -242,14 +240,9 @@ class Saliency:
             pixels={8: "gray", 16: "gray16"}[bits],
         )
 
-    def __enter__(self) -> "Saliency":
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: _Kind, error: BaseException | None, trace: _Trace
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
+    def open(self) -> None:
+        """See `sink.Sink`."""
+        self.enter(self._writer)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Take one frame and its map."""
@@ -303,7 +296,7 @@ class Pictures:
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
         self._levels = _LEVELS[bits]
         self._first, self._step = first, step
-        self._part = _Part(path, path.with_name(f".{path.name}.part"), job)
+        self._part = _Part(path, job)
         self.done = 0
 
     def __enter__(self) -> "Pictures":
@@ -370,7 +363,7 @@ class Array:
         self._scale = Scale(
             size=size, map_size=map_size, normalize=normalize, levels=False
         )
-        self._part = _Part(path, path.with_name(f".{path.name}.part"), job)
+        self._part = _Part(path, job)
         width, height = self._scale.size
         self._map_bytes = 4 * width * height
         self._file: BinaryIO
@@ -423,10 +416,10 @@ class Array:
             "fortran_order": False,
             "shape": (self.done, height, width),
         }
-        # NumPy's format 1.0: magic, version, length, text up to a newline.
-        text = str(about).ljust(_HEADER_BYTES - 11) + "\n"
-        length = len(text).to_bytes(2, "little")
-        return b"\x93NUMPY\x01\x00" + length + text.encode("ascii")
+        # NumPy leaves room in a header for the first axis to grow.
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, about)
+        return header.getvalue()
 
 
 class _Part:
@@ -434,17 +427,17 @@ class _Part:
 
     Args:
         path: The final name.
-        hidden: The name until then.
         job: Text that says what is made; "" if it is never gone on with.
+
+    Attributes:
+        hidden: The name until then.
     """
 
-    def __init__(
-        self, path: pathlib.Path, hidden: pathlib.Path, job: str
-    ) -> None:
+    def __init__(self, path: pathlib.Path, job: str) -> None:
         self._path = path
-        self.hidden = hidden
+        self.hidden = path.with_name(f".{path.name}.part")
         self._job = job
-        self._job_file = hidden.with_name(f"{hidden.name}.job")
+        self._job_file = path.with_name(f"{self.hidden.name}.job")
 
     def begin(self) -> bool:
         """Whether there is something to go on with; if not, nothing is left."""

@@ -6,11 +6,8 @@ of a video are numbered from 1, with gaps; frames run on from shot to shot.
 Sizes differ between videos; a shot may have a single frame.
 """
 
-from collections.abc import Iterator
 import re
-from typing import Any
 
-from etils import epath
 import tensorflow_datasets as tfds
 
 import gaze_dataset
@@ -41,8 +38,11 @@ def number_of(name: str) -> int | None:
     return (FIRST_TESTING if kind == "test" else 0) + 100 * video + shot
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(gaze_dataset.ClipBuilder):
     """Reads Hollywood-2 as the authors of DHF1K distribute it."""
+
+    EXAMPLE = "actioncliptrain00001_1"
+    number_of = staticmethod(number_of)
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {
@@ -67,27 +67,3 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     `<data_dir>/downloads/manual`. Any subset of the shots will do. Nothing
     else of the distribution is read.
     """
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=gaze_dataset.clip_features(),
-            homepage="https://github.com/wenguanwang/DHF1K",
-        )
-
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        found = gaze_dataset.find_clips(
-            epath.Path(dl_manager.manual_dir),
-            number_of,
-            example="actioncliptrain00001_1",
-        )
-        return {
-            split: self._generate_examples(clips)
-            for split, clips in found.items()
-        }
-
-    def _generate_examples(
-        self, clips: dict[int, gaze_dataset.Clip]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        return gaze_dataset.examples(clips)

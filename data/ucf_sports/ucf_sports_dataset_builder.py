@@ -5,10 +5,6 @@ The release of DHF1K's authors: a folder a clip, such as
 between clips; a clip has 21 to 143 frames.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
-from etils import epath
 import tensorflow_datasets as tfds
 
 import gaze_dataset
@@ -51,8 +47,11 @@ def _numbers() -> dict[str, int]:
 NUMBERS = _numbers()
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(gaze_dataset.ClipBuilder):
     """Reads UCF Sports as the authors of DHF1K distribute it."""
+
+    EXAMPLE = "Diving-Side-005"
+    number_of = staticmethod(NUMBERS.get)
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {
@@ -76,27 +75,3 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
     else of the distribution is read.
     """
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=gaze_dataset.clip_features(),
-            homepage="https://github.com/wenguanwang/DHF1K",
-        )
-
-    def _split_generators(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        found = gaze_dataset.find_clips(
-            epath.Path(dl_manager.manual_dir),
-            NUMBERS.get,
-            example="Diving-Side-005",
-        )
-        return {
-            split: self._generate_examples(clips)
-            for split, clips in found.items()
-        }
-
-    def _generate_examples(
-        self, clips: dict[int, gaze_dataset.Clip]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        return gaze_dataset.examples(clips)
