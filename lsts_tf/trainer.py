@@ -123,18 +123,20 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the model has its averaged weights, if there are any."""
+        if not self.averages:
+            yield
+            return
         trained = [v.numpy() for v in self.model.trainable_variables]
         self._put([v.numpy() for v in self.averages])
         try:
             yield
         finally:
-            if self.averages:
-                self._put(trained)
+            self._put(trained)
 
     def _put(self, weights: Sequence[np.ndarray]) -> None:
         with self.strategy.scope():
             for variable, value in zip(
-                self.model.trainable_variables, weights, strict=False
+                self.model.trainable_variables, weights, strict=True
             ):
                 variable.assign(value)
 
