@@ -258,7 +258,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Features of the windows of one stream's signal.
 
@@ -273,7 +273,8 @@ class Extractor:
             length: Number of elements of the signal, if known. A signal of
                 few windows is then computed window by window, where that is
                 less work than sharing.
-            chunk: How many elements are taken at a time.
+            chunk: For live use: how many elements are taken at a time, and
+                windows that end within them come before another is taken.
 
         Yields:
             float32 [5, 5, 5, 1024]: first of the window that ends with the
@@ -294,7 +295,7 @@ class Extractor:
         *,
         stride: int = 1,
         length: int | None = None,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Does what `features` does; yields {name of a part: it}."""
         sliding = self._slide(stream, stride)
@@ -305,14 +306,15 @@ class Extractor:
             return
         turn = self._turns[stream, stride] = object()
         signal = iter(signal)
-        while some := list(itertools.islice(signal, chunk)):
+        while some := list(itertools.islice(signal, chunk or CHUNK)):
             if self._turns[stream, stride] is not turn:
                 raise RuntimeError(
                     "Another clip was begun before this one was over. One "
                     "model takes one clip at a time; load another one."
                 )
             prepared = np.asarray(self._in_range(stream, np.stack(some)))
-            yield from self._each(stream, sliding.push_parts(prepared))
+            found = sliding.push_parts(prepared, wait=chunk is None)
+            yield from self._each(stream, found)
         yield from self._each(stream, sliding.finish_parts())
 
     def _each(
@@ -344,7 +346,7 @@ class Extractor:
     ) -> Iterator[dict[str, np.ndarray]]:
         if stream not in self._alone:
             self._alone[stream] = tf.function(
-                functools.partial(self.encode_parts, stream)
+                functools.partial(self.encode_parts, stream), autograph=False
             )
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
@@ -379,7 +381,8 @@ class Extractor:
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype=self.dtype,
-                compile=tf.function,
+                # Nothing to convert: it would be half of the tracing time.
+                compile=functools.partial(tf.function, autograph=False),
             )
         return self._sliding[key]
 
@@ -424,7 +427,7 @@ class Extractor:
                 signal,
                 stride=stride,
                 length=None if length is None else length - geometry.first,
-                chunk=chunk or CHUNK,
+                chunk=chunk,
             )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):

@@ -68,7 +68,7 @@ class Predictor:
         self.note = extractor.note
         self.batch = BATCH
         self._call = tf.function(
-            lambda features: model(features, training=False)
+            lambda features: model(features, training=False), autograph=False
         )
 
     @classmethod

@@ -1258,8 +1258,15 @@ class SlidingI3D:
         """
         return self.push_parts(frames)[self._end_point]
 
-    def push_parts(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+    def push_parts(
+        self, frames: np.ndarray, *, wait: bool = False
+    ) -> dict[str, np.ndarray]:
         """Does what `push` does; returns skips too.
+
+        Args:
+          frames: as `push` takes them.
+          wait: for a recorded video, in chunks of any size: frames that do
+            not fill the fastest chunk wait for the next call, or `finish`.
 
         Returns:
           {end point: float32 [m, *its shape]}, see `part_shapes`.
@@ -1272,12 +1279,12 @@ class SlidingI3D:
         self._pending = np.concatenate(
             [self._pending, np.asarray(frames, np.float32)]
         )
-        return self._drain(None)
+        return self._drain(None, self._chunks[:1] if wait else self._chunks)
 
     def finish(self) -> np.ndarray:
         """Ends the video; returns the windows that waited for more of it.
 
-        For "window" there are none. Call `reset` before the next video.
+        Call `reset` before the next video.
 
         Returns:
           float32 [m, *feature_shape].
@@ -1287,13 +1294,17 @@ class SlidingI3D:
     def finish_parts(self) -> dict[str, np.ndarray]:
         """Does what `finish` does; returns skips too, as `push_parts`."""
         frames = self._seen + len(self._pending) - self._early
-        if not self.delay or frames < self._window:
-            return self._nothing()
         windows = (frames - self._window) // self._stride + 1
         missing = windows - self._emitted
-        blank = np.zeros((self.delay + self._stride, *self._size), np.float32)
+        if missing < 1:
+            return self._nothing()
+        # A whole chunk, part of it in vain, takes less time than making the
+        # function of another size.
+        size = self._chunks[0] * self._stride
+        blank = np.zeros((self.delay + size, *self._size), np.float32)
         self._pending = np.concatenate([self._pending, blank])
-        found = self._drain(frames - 1)
+        end = frames - 1 if self._is_continuous else None
+        found = self._drain(end, self._chunks[:1])
         return {name: part[:missing] for name, part in found.items()}
 
     def _nothing(self) -> dict[str, np.ndarray]:
@@ -1302,12 +1313,14 @@ class SlidingI3D:
             for name, shape in self.part_shapes.items()
         }
 
-    def _drain(self, end: int | None) -> dict[str, np.ndarray]:
+    def _drain(
+        self, end: int | None, sizes: Sequence[int]
+    ) -> dict[str, np.ndarray]:
         found = [self._nothing()]
-        while len(self._pending) >= self._stride:
+        while len(self._pending) >= sizes[-1] * self._stride:
             windows = next(
                 size
-                for size in self._chunks
+                for size in sizes
                 if size * self._stride <= len(self._pending)
             )
             count = windows * self._stride

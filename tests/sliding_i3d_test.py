@@ -180,6 +180,26 @@ def test_windows_come_with_their_last_frame(networks):
     assert len(sliding.push(video[:0])) == 0
 
 
+@pytest.mark.parametrize("front_end", sliding_i3d.FRONT_ENDS)
+@pytest.mark.parametrize(
+    ("frames", "stride", "size"), [(20, 1, 7), (37, 2, 11)]
+)
+def test_a_recorded_video_may_wait_for_whole_chunks(
+    networks, front_end, frames, stride, size
+):
+    video = _video(frames, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, stride=stride, front_end=front_end
+    )
+    expected = np.concatenate([sliding.push(video), sliding.finish()])
+    assert len(expected) == (frames - 16) // stride + 1
+    sliding.reset()
+    pieces = np.split(video, range(size, frames, size))
+    found = [sliding.push_parts(x, wait=True)["Mixed_5c"] for x in pieces]
+    found.append(sliding.finish())
+    _assert_exact(np.concatenate(found), expected)
+
+
 def test_reset_forgets_the_video(networks):
     sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
     video = _video(18, 3)
