@@ -61,11 +61,11 @@ MANIFEST = "sample.json"
 def write(
     output: str | os.PathLike[str],
     *,
-    train: int = 48,
-    validation: int = 5,
-    test: int = 5,
+    train: int = 24,
+    validation: int = 4,
+    test: int = 8,
     unannotated: int = 2,
-    frames: int = 84,
+    frames: int = 80,
     seed: int = 0,
     workers: int | None = None,
 ) -> pathlib.Path:
@@ -639,9 +639,9 @@ def _lay_over(
 def _define_flags() -> None:
     flags.DEFINE_string("output", None, "Folder to write.", required=True)
     for name, count in (
-        ("train", 48),
-        ("validation", 5),
-        ("test", 5),
+        ("train", 24),
+        ("validation", 4),
+        ("test", 8),
         ("unannotated", 2),
     ):
         first, largest = RANGES[name]
@@ -652,7 +652,7 @@ def _define_flags() -> None:
             lower_bound=0,
             upper_bound=largest,
         )
-    flags.DEFINE_integer("frames", 84, "Frames of a clip.", lower_bound=1)
+    flags.DEFINE_integer("frames", 80, "Frames of a clip.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Names the dataset.", lower_bound=0)
 
 
