@@ -1,10 +1,11 @@
-"""I3D as a PyTorch user writes it: the other side of a comparison.
+"""I3D and the decoder as a PyTorch user writes them, to be compared with.
 
 PyTorch is no dependency of ours. To compare, in an environment of its own:
 
     python -m venv bench
     bench/bin/pip install -r requirements.txt torch==2.13.0
     bench/bin/python -m benchmarks.extract --pytorch
+    bench/bin/python -m benchmarks.train --pytorch
 """
 
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import keras
 import numpy as np
 import torch
 
+from lsts_tf import decoder
+from lsts_tf import experiment
 from lsts_tf import i3d
 
 
@@ -126,3 +129,110 @@ def window(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
             return x.permute(0, 2, 3, 4, 1).numpy()
 
     return run
+
+
+class Decoder(torch.nn.Module):
+    """The paper's decoder of one stream, with the weights of a Keras model.
+
+    Features float32 [N, channels, time, height, width] to maps [N, 1, h, w].
+    """
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        kernel = weight(model, "conv3d")
+        self.conv3d = torch.nn.Conv3d(
+            kernel.shape[3], kernel.shape[4], kernel.shape[:3], bias=False
+        )
+        self.conv3d_norm = torch.nn.BatchNorm2d(kernel.shape[4])
+        stages: list[torch.nn.Module] = []
+        last = decoder.Deconvolution(
+            "d7", 1, decoder.LAST_KERNEL, decoder.LAST_STRIDES
+        )
+        filters = kernel.shape[4]
+        for layer in (*decoder.DECONVOLUTIONS, last):
+            # What is cut at the start of each axis.
+            surplus = tuple(
+                k - s for k, s in zip(layer.kernel, layer.strides, strict=True)
+            )
+            stage = torch.nn.ConvTranspose2d(
+                filters,
+                layer.filters,
+                layer.kernel,
+                layer.strides,
+                padding=surplus,
+                output_padding=surplus,
+            )
+            filters = layer.filters
+            with torch.no_grad():
+                stage.weight.copy_(
+                    torch.tensor(
+                        weight(model, layer.name).transpose(3, 2, 0, 1).copy()
+                    )
+                )
+                stage.bias.copy_(
+                    torch.tensor(np.asarray(model.get_layer(layer.name).bias))
+                )
+            stages.append(stage)
+            if layer is not last:
+                stages += [torch.nn.ReLU(), torch.nn.BatchNorm2d(filters)]
+        self.stages = torch.nn.Sequential(*stages)
+        with torch.no_grad():
+            self.conv3d.weight.copy_(
+                torch.tensor(kernel.transpose(4, 3, 0, 1, 2).copy())
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the maps, in [0, 1]."""
+        x = self.conv3d_norm(self.conv3d(x).squeeze(2))
+        return torch.sigmoid(self.stages(torch.relu(x)))
+
+
+def weight(model: keras.Model, name: str) -> np.ndarray:
+    """A layer's kernel."""
+    return np.asarray(model.get_layer(name).kernel)
+
+
+def training(
+    model: keras.Model,
+    settings: experiment.Experiment,
+    features: np.ndarray,
+    truth: np.ndarray,
+) -> tuple[Callable[[], float], np.ndarray]:
+    """A step of the paper's training: MSE, RMSProp with weight decay.
+
+    Args:
+        model: The decoder of one stream that PyTorch's begins as.
+        settings: Rate, decay and precision.
+        features: float32 [N, time, height, width, channels].
+        truth: float32 [N, h, w], in [0, 1].
+
+    Returns:
+        A function that takes one step and returns its loss, and the maps
+        before the first step, float32 [N, h, w].
+    """
+    network = Decoder(model).train()
+    optimizer = torch.optim.RMSprop(
+        network.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    x = torch.from_numpy(features).permute(0, 4, 1, 2, 3).contiguous()
+    y = torch.from_numpy(truth)[:, None]
+    reduced = torch.autocast(
+        "cpu", torch.bfloat16, enabled=settings.precision != "float32"
+    )
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with reduced:
+            maps = network(x)
+        loss = torch.mean((maps.float() - y) ** 2)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    with torch.inference_mode():
+        network.eval()
+        first = network(x)[:, 0].numpy()
+        network.train()
+    return step, first

@@ -3,15 +3,18 @@
     python -m benchmarks.train                 # windows a second, by variant
     python -m benchmarks.train --memory        # predicted and measured
     python -m benchmarks.train --input         # share of time spent waiting
+    python -m benchmarks.train --pytorch       # beside benchmarks.pytorch
     python -m benchmarks.train --channels=64 --batches=4 --rounds=1  # a check
 
 Variants take turns step by step in one process, so that ratios of CPU time
 hold on a busy machine too. Each line of --memory is a process of its own:
 "step" is how much its peak rises above what it has before its first step.
-PyTorch is not a dependency, so its decoder is not timed beside ours.
+PyTorch is no dependency: `benchmarks.pytorch` says how to have it beside.
 """
 
 import argparse
+from collections.abc import Callable
+import functools
 import itertools
 import os
 import pathlib
@@ -47,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--input", action="store_true")
+    parser.add_argument("--pytorch", action="store_true")
     parser.add_argument("--batches", default="8,32")
     parser.add_argument("--precisions", default="float32,mixed_bfloat16")
     parser.add_argument("--jit", action="store_true", help="XLA beside each")
@@ -98,12 +102,17 @@ def speed(flags: argparse.Namespace) -> None:
         )
         trainer.train_step(data)
         name = f"batch {batch:>3}, {precision}{', XLA' if jit else ''}"
-        variants[name] = (trainer, data, batch)
+        variants[name] = (functools.partial(trainer.train_step, data), batch)
+        if flags.pytorch and not jit:
+            variants[f"{name}, PyTorch"] = (
+                in_pytorch(flags, *data, precision),
+                batch,
+            )
     found: dict[str, list[tuple[float, float]]] = {n: [] for n in variants}
     for _ in range(flags.rounds):
-        for name, (trainer, data, batch) in variants.items():
+        for name, (step, batch) in variants.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            trainer.train_step(data)
+            step()
             found[name].append(
                 (
                     (time.perf_counter() - wall) / batch,
@@ -120,6 +129,33 @@ def speed(flags: argparse.Namespace) -> None:
             f"{name:32}: {1 / wall:7.1f} windows/s, {1e3 * cpu:6.1f} CPU-ms a "
             f"window, {base / cpu:.2f} times the first"
         )
+
+
+def in_pytorch(
+    flags: argparse.Namespace,
+    features: dict[str, tf.Tensor],
+    truth: tf.Tensor,
+    precision: str,
+) -> Callable[[], float]:
+    """The same step by PyTorch, of a decoder that gives the same maps."""
+    # Imported here, because PyTorch may not be there.
+    from benchmarks import pytorch
+
+    (inputs,) = features.values()
+    trainer, settings = make(flags, len(inputs), precision=precision)
+    step, maps = pytorch.training(
+        trainer.model,
+        settings,
+        inputs.numpy().astype(np.float32),
+        truth.numpy()[..., 0].astype(np.float32) / 255,
+    )
+    if precision == "float32":
+        ours = np.squeeze(trainer.model(features, training=False))
+        print(
+            f"PyTorch's maps differ by at most {np.abs(ours - maps).max():.1e}"
+        )
+    step()
+    return step
 
 
 def memory(flags: argparse.Namespace) -> None:

@@ -283,6 +283,9 @@ class Experiment:
     histograms: bool = _setting(
         False, "Log a histogram of each variable each epoch.", free=True
     )
+    graph: bool = _setting(
+        False, "Log the graph of a training step.", free=True
+    )
     profile_steps: int = _setting(
         0,
         "Profile so many steps for TensorBoard, after the first ten.",

@@ -74,6 +74,11 @@ class Monitor:
             for name, value in values.items():
                 tf.summary.histogram(name, value)
 
+    def graph(self, graph: tf.Graph) -> None:
+        """Show a function's operations under Graphs."""
+        with self._writer.as_default(step=0):
+            tf.summary.graph(graph)
+
     def pictures(
         self,
         step: int,

@@ -315,6 +315,8 @@ def _train(
         )
         for batch in clock.waiting(batches):
             profile.before(step)
+            if chief and settings.graph and step == 0:
+                watch.graph(trainer.graph(batch))
             values = trainer.train_step(batch, stop=signals.received or 0)
             asked = values.pop("stop") > 0
             _require_finite(settings, folder, training, step, values)

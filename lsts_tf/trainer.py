@@ -155,6 +155,10 @@ class Trainer:
         names = ("loss", "gradient_norm", "stop")
         return {n: float(v) for n, v in zip(names, found, strict=True)}
 
+    def graph(self, batch: Batch) -> tf.Graph:
+        """Operations of a step on batches like this one."""
+        return self._train.get_concrete_function(batch, tf.constant(0.0)).graph
+
     def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Maps float32 [B, 360, 640] and losses float32 [B] of features.
 

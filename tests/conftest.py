@@ -63,7 +63,7 @@ def sample_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("sample")
     sample.write(
         root / "raw",
-        train=32,
+        train=20,
         validation=4,
         test=4,
         unannotated=1,
@@ -96,8 +96,9 @@ def sample_settings(sample_data):
         loss="kld-cc",
         learning_rate=1e-3,
         lr_halving_steps=50,
-        batch_size=8,
-        epochs=16,
+        batch_size=4,
+        ema=0.9,
+        epochs=6,
         checkpoint_steps=20,
         image_windows=2,
     )

@@ -252,9 +252,8 @@ def test_a_run_without_a_model_says_how_to_train(trained, tmp_path):
 def test_a_run_folder_has_everything(trained):
     folder = pathlib.Path(trained.run_dir)
     assert experiment.load(folder / experiment.FLAGFILE) == trained
-    assert [r["epoch"] for r in run_folder.records(trained)] == list(
-        range(1, 17)
-    )
+    epochs = [r["epoch"] for r in run_folder.records(trained)]
+    assert epochs == [*range(1, 7)]
     assert set(run_folder.records(trained)[0]) == {
         "epoch",
         "step",

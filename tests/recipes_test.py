@@ -48,6 +48,7 @@ def small(sample_settings, tmp_path, monkeypatch):
         val_videos="501",
         test_videos="601",
         batch_size=2,
+        ema=0.0,
         epochs=1,
         image_windows=1,
         flow="dis",

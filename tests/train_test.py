@@ -32,6 +32,8 @@ def few(sample_settings, tmp_path):
         sample_settings,
         run_dir=str(tmp_path / "run"),
         train_videos="1-8",
+        batch_size=8,
+        ema=0.0,
         epochs=1,
         image_windows=1,
     )
@@ -244,10 +246,12 @@ def test_a_recipe_of_everything(tiny):
         accumulate=2,
         loss="kld-0.5*cc-0.1*nss-sim+mse",
         histograms=True,
+        graph=True,
         epochs=2,
     )
     assert train.run(recipe) == 0
     assert tiny_records(recipe) == [5, 10]
+    assert run_folder.curves(recipe).Tags()["graph"]
     tags = run_folder.curves(recipe).Tags()["tensors"]
     assert "_hparams_/session_start_info" in tags
     assert any(t.startswith("environment") for t in tags)
