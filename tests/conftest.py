@@ -63,7 +63,7 @@ def sample_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("sample")
     sample.write(
         root / "raw",
-        train=20,
+        train=16,
         validation=4,
         test=4,
         unannotated=1,

@@ -183,8 +183,9 @@ def test_datasets_are_mixed_in_the_order_of_reading(both):
     order = [number // STEP for number in both.frame_counts]
     assert sum(order) == 5
     places = [place for place, index in enumerate(order) if index]
-    # Five clips among 46 videos, evenly.
-    assert all(8 <= b - a <= 11 for a, b in itertools.pairwise(places))
+    evenly = len(order) / 5
+    assert len(order) == 30
+    assert all(abs(b - a - evenly) < 2 for a, b in itertools.pairwise(places))
 
 
 def test_numbers_by_name(both, ucf):

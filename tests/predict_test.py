@@ -698,7 +698,7 @@ def test_files_of_maps_go_on(model, folder, caplog, mode, every):
     }
     predict.predict(model, path, whole, **kwargs)
     stop_at(model, path, out, 135, **kwargs)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     predict.predict(model, path, out, **kwargs)
     assert "Going on at frame 1" in caplog.text
     assert listed(out) == listed(whole)
@@ -727,7 +727,7 @@ def test_another_job_starts_anew(model, folder, caplog, change):
     kwargs = {"outputs": RESUMABLE, "about": ABOUT}
     out = folder / "out"
     stop_at(model, path, out, 110, **kwargs)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     predict.predict(model, path, out, **(kwargs | change))
     assert "Going on" not in caplog.text
     count = 120 - ("start" in change)

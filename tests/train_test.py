@@ -59,6 +59,7 @@ def test_a_folder_of_another_experiment_is_refused(few):
     train.claim_run_folder(dataclasses.replace(few, log_steps=3))
 
 
+@pytest.mark.slow
 def test_two_replicas(few):
     assert train.run(dataclasses.replace(few, strategy="mirrored")) == 0
     assert np.isfinite(run_folder.records(few)[0]["loss"])
@@ -72,7 +73,10 @@ def test_live_features(few):
     assert [r["step"] for r in run_folder.records(live)] == [2]
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"],
+)
 def test_mixed_precision(few, precision):
     assert train.run(dataclasses.replace(few, precision=precision)) == 0
     assert np.isfinite(run_folder.records(few)[0]["loss"])
