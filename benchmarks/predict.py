@@ -153,6 +153,8 @@ class _Ready:
     ) -> None:
         self.note = predictor.note
         self.geometry = predictor.geometry
+        self.first_map = predictor.first_map
+        self.hop = predictor.hop
         self.extractor = predictor.extractor
         self._maps = maps
 

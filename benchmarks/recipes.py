@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipes", default=",".join(NAMES))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--streams", default="flow")
     parser.add_argument("--output", default="workspace/sample/recipes")
     args = parser.parse_args()
