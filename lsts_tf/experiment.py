@@ -240,7 +240,10 @@ class Experiment:
         10, "Passes over the training windows.", at_least=1, free=True
     )
     seed: int = _setting(
-        0, "Seed of weights and of the order of windows.", at_least=0
+        0, "Seed of the decoder and of the order of windows.", at_least=0
+    )
+    weights_seed: int = _setting(
+        0, "Seed of I3D's weights where they are random.", at_least=0
     )
     strategy: str = _setting(
         "auto",
@@ -404,7 +407,7 @@ class Experiment:
             "size": parts.parse_size(self.input_size),
             "skips": self.skips,
             "end_point": parts.stem(self.finetune_from),
-            "seed": self.seed,
+            "seed": self.weights_seed,
         }
 
     def decoder_arguments(self) -> dict[str, Any]:
