@@ -36,6 +36,25 @@ Loss = Callable[[Any, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _Step:
+    """One operation of a model, and how it is called there.
+
+    Attributes:
+        operation: A layer.
+        arguments: What it is called with, `tensors` among it.
+        tensors: Its inputs.
+        reads: Their names.
+        makes: Names of its outputs.
+    """
+
+    operation: Any
+    arguments: Any
+    tensors: tuple[Any, ...]
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Piece:
     """A part of a model between two BatchNorms; tensors go by name.
 
@@ -439,82 +458,89 @@ def _collect(
 def _cut(model: keras.Model) -> list[_Piece]:
     """The pieces of a model between its BatchNorms."""
     operations = model.operations
+    nodes = _nodes(model)
     names = {
         id(tensor): f"{op.name}:{number}"
         for op in operations
-        for number, tensor in enumerate(keras.tree.flatten(op.output))
+        for number, tensor in enumerate(nodes[id(op)].output_tensors)
     }
     names |= {id(tensor): tensor.name for tensor in model.inputs}
+    steps = [
+        _Step(
+            operation=op,
+            arguments=nodes[id(op)].arguments,
+            tensors=tuple(nodes[id(op)].input_tensors),
+            reads=tuple(names[id(t)] for t in nodes[id(op)].input_tensors),
+            makes=tuple(names[id(t)] for t in nodes[id(op)].output_tensors),
+        )
+        for op in operations
+    ]
     made = {
-        names[id(tensor)]: tensor
-        for op in operations
-        for tensor in keras.tree.flatten(op.output)
+        name: tensor
+        for step, op in zip(steps, operations, strict=True)
+        for name, tensor in zip(
+            step.makes, nodes[id(op)].output_tensors, strict=True
+        )
     }
-    # All at once: pieces add nodes to the layers that they share.
-    used = [
-        [names[id(t)] for t in keras.tree.flatten(op.input)]
-        for op in operations
-    ]
-    gives = [
-        [names[id(t)] for t in keras.tree.flatten(op.output)]
-        for op in operations
-    ]
     norms = [
         place
         for place, op in enumerate(operations)
         if isinstance(op, keras.layers.BatchNormalization) and op.trainable
     ]
     return [
-        _piece(
-            operations,
-            used,
-            gives,
-            made,
-            begin,
-            end,
-            names[id(model.outputs[0])],
-        )
+        _piece(steps, made, begin, end, names[id(model.outputs[0])])
         for begin, end in zip([None, *norms], [*norms, None], strict=True)
     ]
 
 
+def _nodes(model: keras.Model) -> dict[int, Any]:
+    """The call of each operation in this model, by the operation's id.
+
+    An operation knows all calls of it, those in other models too (I3D's
+    layers that are trained have one there), and does not say which is whose.
+    """
+    found: dict[int, Any] = {}
+    tensors = list(model.outputs)
+    while tensors:
+        operation, number, _ = tensors.pop()._keras_history
+        if id(operation) not in found:
+            found[id(operation)] = operation._inbound_nodes[number]
+            tensors += found[id(operation)].input_tensors
+    return found
+
+
 def _piece(
-    operations: Sequence[Any],
-    used: Sequence[Sequence[str]],
-    gives: Sequence[Sequence[str]],
+    steps: Sequence[_Step],
     made: Mapping[str, Any],
     begin: int | None,
     end: int | None,
     output: str,
 ) -> _Piece:
-    """What stands between operations `begin` and `end`, two BatchNorms.
+    """What stands between steps `begin` and `end`, two BatchNorms.
 
     None is the model's beginning or its end.
     """
-    inside = range(
-        0 if begin is None else begin + 1,
-        len(operations) if end is None else end,
-    )
+    stop = len(steps) if end is None else end
     # A model's inputs come from outside, although an operation gives them.
-    layers = [k for k in inside if used[k]]
-    inner = {name for k in layers for name in gives[k]}
+    inside = [
+        step
+        for step in steps[0 if begin is None else begin + 1 : stop]
+        if step.reads
+    ]
+    inner = {name for step in inside for name in step.makes}
     norm, entry, normalised = None, "", ""
     if begin is not None:
-        norm = operations[begin]
-        (entry,), (normalised,) = used[begin], gives[begin]
+        norm = steps[begin].operation
+        (entry,), (normalised,) = steps[begin].reads, steps[begin].makes
         inner.add(normalised)
-    first = output if end is None else used[end][0]
-    read = {name for k in layers for name in used[k]}
-    later = {name for names in used[inside.stop :] for name in names}
+    first = output if end is None else steps[end].reads[0]
+    read = [name for step in inside for name in step.reads]
+    later = {name for step in steps[stop:] for name in step.reads}
     outputs = (first, *sorted((inner & later) - {first}))
-    wanted = [*(name for k in layers for name in used[k]), first]
-    inputs = tuple(dict.fromkeys(n for n in wanted if n not in inner))
+    inputs = tuple(dict.fromkeys(n for n in (*read, first) if n not in inner))
     # Keras cannot hand an input through, so that is done outside of it.
     reads = tuple(n for n in (normalised, *inputs) if n in read)
     makes = tuple(n for n in outputs if n in inner and n != normalised)
-    model = None
-    if makes:
-        model = keras.Model([made[n] for n in reads], [made[n] for n in makes])
     return _Piece(
         norm=norm,
         entry=entry,
@@ -523,9 +549,36 @@ def _piece(
         outputs=outputs,
         reads=reads,
         makes=makes,
-        model=model,
+        model=_model(inside, made, reads, makes) if makes else None,
         specs=tuple((tuple(made[n].shape[1:]), made[n].dtype) for n in outputs),
     )
+
+
+def _model(
+    steps: Sequence[_Step],
+    made: Mapping[str, Any],
+    reads: Sequence[str],
+    makes: Sequence[str],
+) -> keras.Model:
+    """The steps once more, on inputs of their own.
+
+    `keras.Model` between tensors of the whole model would spoil that: it
+    could not be saved any more where a piece reads one of its inputs.
+    """
+    known = {
+        name: keras.Input(made[name].shape[1:], dtype=made[name].dtype)
+        for name in reads
+    }
+    for step in steps:
+        arguments, options = step.arguments.fill_in(
+            {
+                id(tensor): known[name]
+                for tensor, name in zip(step.tensors, step.reads, strict=True)
+            }
+        )
+        result = step.operation(*arguments, **options)
+        known |= zip(step.makes, keras.tree.flatten(result), strict=True)
+    return keras.Model([known[n] for n in reads], [known[n] for n in makes])
 
 
 def window_bytes(model: keras.Model) -> tuple[int, int]:

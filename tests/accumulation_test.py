@@ -122,6 +122,38 @@ def test_tensors_that_pass_several_batch_norms():
     assert_same(model, other, *batch(model), 3)
 
 
+def with_late_input():
+    """An input joins behind a BatchNorm, by a layer of another model too."""
+    keras.utils.set_random_seed(2)
+    dtype = "float64"
+    inputs = keras.Input((4, 4, 3), dtype=dtype, name="rgb")
+    late = keras.Input((4, 4, 2), dtype=dtype, name="late")
+    shared = keras.layers.Conv2D(2, 3, padding="same", dtype=dtype)
+    shared(keras.Input((8, 8, 2), dtype=dtype))
+    x = keras.layers.Conv2D(4, 3, padding="same", dtype=dtype)(inputs)
+    x = keras.layers.BatchNormalization(dtype=dtype)(x)
+    x = keras.layers.Concatenate(dtype=dtype)([x, shared(late)])
+    x = keras.layers.Conv2D(4, 3, padding="same", dtype=dtype)(x)
+    x = keras.layers.BatchNormalization(dtype=dtype)(x)
+    x = keras.layers.Conv2D(1, 1, dtype=dtype)(x)
+    return keras.Model({"rgb": inputs, "late": late}, x)
+
+
+def test_an_input_that_joins_late():
+    model, other = with_late_input(), with_late_input()
+    assert_same(model, other, *batch(model), 3)
+
+
+def test_the_model_can_be_saved_all_the_same(tmp_path):
+    model = with_late_input()
+    features, _ = batch(model)
+    want = model(features)
+    accumulation.Accumulation(model, squares, count=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(features), want)
+
+
 def test_random_layers_repeat_themselves_on_the_way_back():
     """The slope is that of the loss that was computed: by differences."""
     inputs = keras.Input((6,), name="rgb")
