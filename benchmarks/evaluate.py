@@ -6,8 +6,8 @@ Writes frames of 640x360 in DHF1K's layout (predictions, densities, fixations),
 then runs `lsts_tf.evaluate` on them from the shell: with one process, whose
 CPU time is counted without that of starting, and with all cores by the clock.
 Prints frames a second and core, and the minutes that DHF1K's 60,273 validation
-frames would take (starting counted once); and the CPU time of each step alone. The load of the machine
-stands beside, because other work slows all of it.
+frames would take (starting counted once); and the CPU time of each step
+alone. The load of the machine stands beside: other work slows all of it.
 """
 
 import os
