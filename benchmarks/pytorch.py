@@ -24,9 +24,7 @@ class Unit(torch.nn.Module):
 
     def __init__(self, unit: i3d.Conv, model: keras.Model):
         super().__init__()
-        kernel = np.asarray(
-            model.get_layer(i3d.layer_name(unit.name, "conv_3d")).kernel
-        )
+        kernel = weight(model, i3d.layer_name(unit.name, "conv_3d"))
         self.unit = unit
         self.conv = torch.nn.Conv3d(
             kernel.shape[3], kernel.shape[4], unit.kernel, unit.stride,

@@ -30,37 +30,36 @@ LATER = (
 )
 SKIPS = ("--decoder=skip", "--skips=Mixed_4f,Mixed_3c,Conv3d_2c_3x3")
 PAPER = ("--loss=mse", "--learning_rate=1e-4", "--ema=0")
+# By the names of the command line.
 RECIPES = {
-    "paper": (*PAPER, "--lr_halving_steps=0"),
-    "paper, rate halved each 50 steps": (*PAPER, "--lr_halving_steps=50"),
-    "KLD - CC": (
-        *("--loss=kld-cc", "--learning_rate=1e-3", "--ema=0"),
-        "--lr_halving_steps=0",
+    "paper": ("paper", (*PAPER, "--lr_halving_steps=0")),
+    "halved": (
+        "paper, rate halved each 50 steps",
+        (*PAPER, "--lr_halving_steps=50"),
     ),
-    "KLD - CC, AdamW, cosine, average": LATER,
-    "the same, skips": (*LATER, *SKIPS),
-    "the same, 8 maps a window": (*LATER, "--targets=8"),
+    "kld": (
+        "KLD - CC",
+        (
+            *("--loss=kld-cc", "--learning_rate=1e-3", "--ema=0"),
+            "--lr_halving_steps=0",
+        ),
+    ),
+    "plus": ("KLD - CC, AdamW, cosine, average", LATER),
+    "skip": ("the same, skips", (*LATER, *SKIPS)),
+    "eight": ("the same, 8 maps a window", (*LATER, "--targets=8")),
 }
-# Recipes by the names of the command line.
-NAMES = dict(
-    zip(
-        ("paper", "halved", "kld", "plus", "skip", "eight"),
-        RECIPES,
-        strict=True,
-    )
-)
 
 
 def train(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """The last scores of one run; of an earlier one if it is there."""
-    short = next(s for s, name in NAMES.items() if name == recipe)
-    folder = pathlib.Path(args.output, f"{args.streams}-{short}-{seed}")
+    folder = pathlib.Path(args.output, f"{args.streams}-{recipe}-{seed}")
+    _, flags = RECIPES[recipe]
     command = [
         *(sys.executable, "-m", "lsts_tf.train"),
         "--flagfile=experiments/sample.flags",
         f"--streams={args.streams}",
         "--val_videos=501-504,601-608",
-        *RECIPES[recipe],
+        *flags,
         f"--epochs={args.epochs}",
         f"--seed={seed}",
         f"--run_dir={folder}",
@@ -74,7 +73,7 @@ def train(recipe: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Trains and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipes", default=",".join(NAMES))
+    parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--streams", default="flow")
@@ -82,18 +81,18 @@ def main() -> None:
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     rows = {}
-    for short in args.recipes.split(","):
-        recipe = NAMES[short]
-        rows[recipe] = [train(recipe, seed, args) for seed in seeds]
+    for recipe in args.recipes.split(","):
+        title, _ = RECIPES[recipe]
+        rows[title] = [train(recipe, seed, args) for seed in seeds]
     spread = statistics.stdev if len(seeds) > 1 else lambda _: 0.0
     print(f"| recipe ({len(seeds)} seeds) | CC | NSS | SIM | AUC-Judd |")
     print("|---|---|---|---|---|")
-    for recipe, found in rows.items():
+    for title, found in rows.items():
         cells = [
             f"{statistics.mean(values):.3f} ± {spread(values):.3f}"
             for values in ([run[m] for run in found] for m in METRICS)
         ]
-        print(f"| {recipe} | {' | '.join(cells)} |")
+        print(f"| {title} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

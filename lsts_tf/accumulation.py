@@ -457,35 +457,34 @@ def _collect(
 
 def _cut(model: keras.Model) -> list[_Piece]:
     """The pieces of a model between its BatchNorms."""
-    operations = model.operations
-    nodes = _nodes(model)
+    calls = _nodes(model)
+    nodes = [calls[id(operation)] for operation in model.operations]
     names = {
-        id(tensor): f"{op.name}:{number}"
-        for op in operations
-        for number, tensor in enumerate(nodes[id(op)].output_tensors)
+        id(tensor): f"{node.operation.name}:{number}"
+        for node in nodes
+        for number, tensor in enumerate(node.output_tensors)
     }
     names |= {id(tensor): tensor.name for tensor in model.inputs}
     steps = [
         _Step(
-            operation=op,
-            arguments=nodes[id(op)].arguments,
-            tensors=tuple(nodes[id(op)].input_tensors),
-            reads=tuple(names[id(t)] for t in nodes[id(op)].input_tensors),
-            makes=tuple(names[id(t)] for t in nodes[id(op)].output_tensors),
+            operation=node.operation,
+            arguments=node.arguments,
+            tensors=tuple(node.input_tensors),
+            reads=tuple(names[id(t)] for t in node.input_tensors),
+            makes=tuple(names[id(t)] for t in node.output_tensors),
         )
-        for op in operations
+        for node in nodes
     ]
     made = {
-        name: tensor
-        for step, op in zip(steps, operations, strict=True)
-        for name, tensor in zip(
-            step.makes, nodes[id(op)].output_tensors, strict=True
-        )
+        names[id(tensor)]: tensor
+        for node in nodes
+        for tensor in node.output_tensors
     }
     norms = [
         place
-        for place, op in enumerate(operations)
-        if isinstance(op, keras.layers.BatchNormalization) and op.trainable
+        for place, step in enumerate(steps)
+        if isinstance(step.operation, keras.layers.BatchNormalization)
+        and step.operation.trainable
     ]
     return [
         _piece(steps, made, begin, end, names[id(model.outputs[0])])
