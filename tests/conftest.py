@@ -100,6 +100,7 @@ def sample_settings(sample_data):
         ema=0.9,
         epochs=6,
         checkpoint_steps=20,
+        log_steps=1,
         image_windows=2,
     )
 

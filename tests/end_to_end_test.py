@@ -281,8 +281,7 @@ def test_a_run_folder_has_everything(trained):
 def test_training_lowers_the_loss(trained):
     points = run_folder.curves(trained).Tensors("train/loss")
     losses = [float(tf.make_ndarray(p.tensor_proto)) for p in points]
-    # A point each ten steps, the first one when most is learnt already.
-    assert np.mean(losses[-2:]) < 0.9 * losses[0]
+    assert np.mean(losses[-10:]) < 0.8 * losses[0]
 
 
 def test_curves_and_pictures(trained):
