@@ -26,11 +26,11 @@ from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow as tf
 
 from lsts_tf import dataset
+from lsts_tf import maps as maps_lib
 from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import stores
@@ -649,7 +649,7 @@ def mirror(
 
 def decode_map(png: bytes) -> np.ndarray:
     """A grey PNG: uint8 [H, W]."""
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    image = maps_lib.decode(png)
     if image is None:
         raise dataset.DatasetError(
             "A map of the dataset cannot be decoded; build it again."

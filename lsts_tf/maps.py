@@ -8,17 +8,28 @@ frame 0 of video 601.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import os
 import pathlib
 import re
+import struct
 from typing import NamedTuple
 
 import cv2
+from kornia_rs import io as kornia_io
 import numpy as np
 
 from lsts_tf import files
 
 SUFFIXES = (".png", ".npy")
+# Signature and header chunk of a PNG: width, height, bits, colour, compression,
+# filter, interlace.
+_PNG_HEADER = struct.Struct(">16xIIBBBBB")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_GREY_8 = (8, 0, 0, 0, 0)
+# A header may ask for any size; what is larger is OpenCV's to refuse.
+_MOST_PIXELS = 2**26
 
 
 class MapError(files.FileError):
@@ -129,7 +140,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise MapError(path, f"cannot be read ({error.strerror}).") from error
     if not data:
         raise MapError(path, "the file is empty.")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise MapError(path, "no picture, or a damaged one.")
     if image.ndim == 3:
@@ -189,9 +200,38 @@ def read_grey(path: pathlib.Path) -> np.ndarray:
     Raises:
         OSError: It is missing or damaged.
     """
-    image = cv2.imdecode(
-        np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE
-    )
+    image = decode(path.read_bytes())
     if image is None:
         raise OSError(f"{path} is not a picture that can be read.")
     return image
+
+
+def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
+    """Decodes a picture, grey PNG of 8 bits several times faster than OpenCV.
+
+    These are what saliency datasets and models write. Everything else is left
+    to OpenCV, and so is the last word on what is damaged.
+
+    Args:
+        data: The file.
+        how: For `cv2.imdecode`: IMREAD_GRAYSCALE or IMREAD_UNCHANGED, for
+            which 8 grey bits are the same.
+
+    Returns:
+        What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey
+        [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
+        None, if it is no picture or a damaged one.
+    """
+    # The fast decoder does not look at the end.
+    if data.startswith(_PNG_SIGNATURE) and data.endswith(_PNG_END):
+        width, height, *kind = _PNG_HEADER.unpack_from(data)
+        if tuple(kind) == _GREY_8 and width * height <= _MOST_PIXELS:
+            # It has no exception of its own.
+            with contextlib.suppress(Exception):
+                return kornia_io.decode_image_png_u8(
+                    data, (height, width), "mono"
+                )[..., 0]
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except cv2.error:  # Empty, or more pixels than it allows.
+        return None

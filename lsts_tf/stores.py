@@ -42,8 +42,9 @@ from typing import Self
 import zlib
 
 from absl import logging
-import cv2
 import numpy as np
+
+from lsts_tf import maps as maps_lib
 
 KINDS = ("flow", "features", "truth")
 # Raised whenever the layout, or the numbers that the same settings give,
@@ -780,7 +781,7 @@ class TruthStore(_Folder):
         for n, row in enumerate(rows):
             data = _pread(file, mark, row)
             self._check_record(video, row, data)
-            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+            image = maps_lib.decode(data.tobytes())
             if image is None:
                 raise self._damaged(
                     video, f"frame {row // 2} is no PNG image", row

@@ -1,3 +1,9 @@
+import io
+import struct
+import zlib
+
+import cv2
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -17,8 +23,6 @@ def test_grey_png_round_trip(tmp_path):
 
 
 def test_colours_keep_their_order(tmp_path):
-    import cv2
-
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 0] = 200
     maps.write_png(tmp_path / "red.png", image)
@@ -40,8 +44,6 @@ def test_a_damaged_picture_is_named(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pictures_keep_their_levels(tmp_path, dtype):
-    import cv2
-
     image = np.arange(12, dtype=dtype).reshape(3, 4) * 20
     cv2.imwrite(str(tmp_path / "a.png"), image)
     found = maps.read(tmp_path / "a.png")
@@ -87,3 +89,109 @@ def test_a_number_given_twice_is_a_clash(tmp_path):
     found = maps.numbered(tmp_path, maps.SUFFIXES)
     assert len(found.entries) == 1
     assert "007.png" in found.clashes[0] + found.entries[7].path
+
+
+def _png(image, *options):
+    return cv2.imencode(".png", image, options)[1].tobytes()
+
+
+def _smooth(dtype=np.uint8, size=(45, 80)):
+    image = np.random.default_rng(0).random(size)
+    image = cv2.GaussianBlur(image, (0, 0), 4)
+    image = cv2.normalize(image, None, 0, np.iinfo(dtype).max, cv2.NORM_MINMAX)
+    return image.astype(dtype)
+
+
+def _by_opencv(data, how):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), how)
+
+
+_HOW = (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("how", _HOW)
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        getattr(cv2, f"IMWRITE_PNG_FILTER_{n}")
+        for n in ("NONE", "SUB", "UP", "AVG", "PAETH")
+    ]
+    + [cv2.IMWRITE_PNG_ALL_FILTERS],
+)
+def test_decoded_as_opencv_does(how, level, filters):
+    image = _smooth()
+    data = _png(
+        image,
+        cv2.IMWRITE_PNG_COMPRESSION,
+        level,
+        cv2.IMWRITE_PNG_FILTER,
+        filters,
+    )
+    found = maps.decode(data, how)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image)
+    np.testing.assert_array_equal(found, _by_opencv(data, how))
+
+
+def _of_other_kinds():
+    rgba = io.BytesIO()
+    matplotlib.image.imsave(rgba, _smooth(), cmap="gray", format="png")
+    return {
+        "16 bits": _png(_smooth(np.uint16)),
+        "1 bit": _png(_smooth() & 128, cv2.IMWRITE_PNG_BILEVEL, 1),
+        "colour": _png(np.dstack([_smooth(), _smooth() // 2, _smooth() // 3])),
+        "alpha": rgba.getvalue(),
+        "JPEG": cv2.imencode(".jpg", _smooth())[1].tobytes(),
+        "one pixel": _png(np.array([[7]], np.uint8)),
+        "text after it": _png(_smooth()) + b"text",
+        "text": b"text",
+        "a signature": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "nothing": b"",
+    }
+
+
+@pytest.mark.parametrize("how", _HOW)
+@pytest.mark.parametrize("kind", _of_other_kinds())
+def test_other_files_are_left_to_opencv(how, kind):
+    data = _of_other_kinds()[kind]
+    found = maps.decode(data, how)
+    want = _by_opencv(data, how) if data else None
+    assert (found is None) == (want is None)
+    if want is not None:
+        assert found.dtype == want.dtype
+        np.testing.assert_array_equal(found, want)
+
+
+def _chunk(kind, data):
+    crc = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+def test_a_header_that_asks_for_too_much_takes_no_memory():
+    header = struct.pack(">IIBBBBB", 2**30, 2**30, 8, 0, 0, 0, 0)
+    data = _png(_smooth())
+    data = data[:8] + _chunk(b"IHDR", header) + data[33:]
+    assert maps.decode(data) is None
+
+
+def test_damage_is_found_where_opencv_finds_it():
+    """Cut anywhere; one byte changed anywhere."""
+    data = _png(_smooth(), cv2.IMWRITE_PNG_COMPRESSION, 6)
+    rng = np.random.default_rng(0)
+    damaged = [data[:n] for n in rng.integers(1, len(data), 40)]
+    damaged += [data[:-n] for n in range(1, 13)]
+    places = [*rng.integers(0, len(data), 80), *range(-16, 0)]
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= int(rng.integers(1, 256))
+        damaged.append(bytes(changed))
+    refused = 0
+    for each in damaged:
+        want = _by_opencv(each, cv2.IMREAD_GRAYSCALE)
+        found = maps.decode(each)
+        assert (found is None) == (want is None)
+        if want is not None:
+            np.testing.assert_array_equal(found, want)
+        refused += want is None
+    assert refused > 100
