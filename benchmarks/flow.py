@@ -7,11 +7,11 @@ shared machine. The methods take turns pair by pair, so that a busy neighbour
 meets all of them. Prints one table for each part.
 """
 
+from collections.abc import Iterator
 import contextlib
 import itertools
 import os
 import pathlib
-import threading
 import time
 
 from absl import app
@@ -146,62 +146,61 @@ def _warped(
 
 
 def _scaling(grays: np.ndarray) -> None:
-    """Compares one thread with two.
+    """Compares one core with two, in turns; Linux only.
 
-    On a shared machine the second core is not ours, so beside wall-clock time
-    it counts how often both workers could have run at a time: CPU time a pair
-    must not grow, and the share of samples with both runnable be near one.
+    Binding the whole process to a core is what makes it one: XLA and OpenCV
+    split one pair over threads of their own, so one caller alone keeps more
+    than a core busy.
     """
-    print("\nthreads: pairs/s by the clock, CPU ms/pair, workers runnable")
-    for name in ("tvl1", "opencv"):
-        rates = {}
-        for workers in (1, 2):
-            method = flow.Flow(name, workers=workers, batch=1)
-            with _Runnable() as runnable:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        print("\nscaling: not measured, there is one core")
+        return
+    # (cores, callers); flow.Flow has one caller more than cores by itself.
+    turns = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    print("\nscaling, median of rounds: pairs/s by the clock, CPU ms/pair")
+    for name, repeats in (("tvl1", 3), ("opencv", 1)):
+        rates: dict = {turn: [] for turn in turns}
+        costs: dict = {turn: [] for turn in turns}
+        for _, turn in itertools.product(range(_ROUNDS.value), turns):
+            method = flow.Flow(name, workers=turn[1], batch=1)
+            with _bound(cores[: turn[0]]):
                 cpu, wall = time.process_time(), time.perf_counter()
-                method.compute(np.concatenate([grays] * _ROUNDS.value))
+                method.compute(np.concatenate([grays] * repeats))
                 cpu = time.process_time() - cpu
                 wall = time.perf_counter() - wall
-            count = _ROUNDS.value * len(grays) - 1
-            rates[workers] = count / wall
+            count = repeats * len(grays) - 1
+            rates[turn].append(count / wall)
+            costs[turn].append(1e3 * cpu / count)
+        for turn in turns:
             print(
-                f"{name:8s} {workers} threads {rates[workers]:8.2f} "
-                f"{1e3 * cpu / count:8.2f} {runnable.mean:6.2f}"
+                f"{name:8s} cores {turn[0]}, callers {turn[1]} "
+                f"{np.median(rates[turn]):8.2f} {np.median(costs[turn]):8.2f}"
             )
-        print(f"{name:8s} scaling by the clock {rates[2] / rates[1]:.2f}")
+        rate = {turn: np.median(found) for turn, found in rates.items()}
+        one = max(rate[1, 1], rate[1, 2])
+        print(
+            f"{name:8s} two cores against one: {rate[2, 2] / one:.2f} with "
+            f"two callers, {rate[2, 3] / one:.2f} with three"
+        )
 
 
-class _Runnable:
-    """Samples how many threads of this process run or wait for a core."""
+@contextlib.contextmanager
+def _bound(cores: list[int]) -> Iterator[None]:
+    """Lets this process, its present and new threads, run on `cores` only."""
+    before = os.sched_getaffinity(0)
+    _bind(set(cores))
+    try:
+        yield
+    finally:
+        _bind(before)
 
-    def __enter__(self) -> "_Runnable":
-        self._stop = threading.Event()
-        self._counts: list[int] = []
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def mean(self) -> float:
-        """How many threads were runnable, on average, but the sampler."""
-        return float(np.mean(self._counts)) if self._counts else float("nan")
-
-    def _sample(self) -> None:
-        own = str(threading.get_native_id())
-        while not self._stop.wait(0.01):
-            running = 0
-            for task in pathlib.Path("/proc/self/task").iterdir():
-                if task.name == own:
-                    continue
-                # A thread that ended meanwhile does not run.
-                with contextlib.suppress(OSError):
-                    state = (task / "stat").read_text().rsplit(")", 1)[1][1]
-                    running += state == "R"
-            self._counts.append(running)
+def _bind(cores: set[int]) -> None:
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        # A thread may have ended meanwhile.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(int(task.name), cores)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import itertools
 import os
+import sys
 import threading
 from typing import Any
 
@@ -103,8 +104,8 @@ class Flow:
 
         Args:
             name: One of `METHODS`; see `method`.
-            workers: How many calls are under way at a time; one a core by
-                default.
+            workers: How many calls are under way at a time; one a core and
+                one more by default.
             batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
                 256 on an accelerator by default. The other methods have 1.
 
@@ -114,7 +115,9 @@ class Flow:
         """
         self._method = method(name)
         self.name = name
-        self.workers = _cores() if workers is None else workers
+        # One caller more than cores: while one is between two pairs, every
+        # core still has a call that has begun.
+        self.workers = _cores() + 1 if workers is None else workers
         if name != "tvl1":
             batch = 1
         self.batch = _default_batch() if batch is None else batch
@@ -249,7 +252,10 @@ def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
 
 def _cores() -> int:
     """The cores that this process may use, not those of the machine."""
-    return len(os.sched_getaffinity(0))
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    else:  # noqa: RET505 - mypy checks one system's branch only
+        return os.cpu_count() or 1
 
 
 # DualTVL1's defaults, the same in OpenCV 3, 4 and 5.

@@ -34,6 +34,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import sys
 import threading
 from typing import Any
 from typing import BinaryIO
@@ -658,7 +659,7 @@ class Store(_Folder):
             places.append((video, row, self._file(video), self._mark(video)))
         # Tell the system all that is needed, so that a disk with a queue
         # works on the whole batch at once.
-        for _, row, file, mark in places:
+        for _, row, file, mark in places if sys.platform == "linux" else ():
             os.posix_fadvise(
                 file.fd,
                 int(mark.ends[row]),

@@ -16,6 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import sys
 import threading
 import time
 from typing import Any
@@ -305,10 +306,11 @@ def _take_devices(place: int, seats: int) -> None:
     All workers have the same number of threads, because that decides the
     last bits of a feature.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    each = max(len(cores) // seats, 1)
-    first = place * each % len(cores)
-    os.sched_setaffinity(0, cores[first : first + each])
+    if sys.platform == "linux":  # Others cannot choose cores.
+        cores = sorted(os.sched_getaffinity(0))
+        each = max(len(cores) // seats, 1)
+        first = place * each % len(cores)
+        os.sched_setaffinity(0, cores[first : first + each])
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         chosen = gpus[place % len(gpus)]
