@@ -79,6 +79,8 @@ class Options:
         lookahead: Seconds.
         ease: Seconds.
         cut: Difference of two frames at which a scene begins.
+        report: Where the page is written, or "" for report.html in the folder
+            (report).
     """
 
     view: str = "heat"
@@ -98,6 +100,7 @@ class Options:
     lookahead: float = reframe.LOOKAHEAD
     ease: float = reframe.EASE
     cut: float = reframe.CUT
+    report: str = ""
 
 
 class Kind(NamedTuple):
@@ -169,7 +172,8 @@ def predict(
         predictor: The model.
         source: The video; a path is that of a file.
         output: Folder to write to; earlier results of the same names in it
-            are replaced. None if only `stdout` is wanted.
+            are replaced. None if only `stdout` is wanted, or a report whose
+            place `options` tells.
         outputs: Names of `KINDS`, or "maps" for "png8".
         options: What outputs are told.
         first_frames: See `Predictor.maps`. With "skip" the outputs begin with
@@ -231,6 +235,9 @@ class _Job:
         made = self._make()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
+        if "report" in self.names and self.options.report:
+            page = pathlib.Path(self.options.report)
+            page.parent.mkdir(parents=True, exist_ok=True)
         started = datetime.datetime.now(datetime.UTC)
         begin = clock.perf_counter()
         with contextlib.ExitStack() as stack:
@@ -252,11 +259,11 @@ class _Job:
         plain: list[outputs_lib.Output] = []
         ranged: list[outputs_lib.Output] = []
         for name in self.names:
-            kind = KINDS[name]
             waits = (
-                self.options.normalize == "clip" and "normalize" in kind.options
+                self.options.normalize == "clip"
+                and "normalize" in KINDS[name].options
             )
-            (ranged if waits else plain).append(self._output(kind, waits=waits))
+            (ranged if waits else plain).append(self._output(name, waits=waits))
         if ranged:
             plain.append(
                 outputs_lib.OverClip(
@@ -267,7 +274,8 @@ class _Job:
             )
         return plain
 
-    def _output(self, kind: Kind, *, waits: bool) -> outputs_lib.Output:
+    def _output(self, name: str, *, waits: bool) -> outputs_lib.Output:
+        kind = KINDS[name]
         values = {n: getattr(self.options, n, None) for n in kind.options}
         if waits:
             values["normalize"] = "none"
@@ -283,18 +291,28 @@ class _Job:
                 "front_end": self.predictor.extractor.describe(),
                 "first_frames": self.first_frames,
             }
-        folder = self.folder
-        if folder is None:
-            if kind.file:
-                raise ValueError("--output is needed: a folder to write to.")
-            folder = pathlib.Path()
         return kind.make(
-            path=folder / kind.file.format(video=self._video_name),
+            path=self._place(name),
             fps=self.source.fps / self.every,
             size=self.source.size,
             note=self.predictor.note,
             **values,
         )
+
+    def _place(self, name: str) -> pathlib.Path:
+        if name == "report" and self.options.report:
+            return pathlib.Path(self.options.report)
+        file = KINDS[name].file.format(video=self._video_name)
+        if self.folder is None and file:
+            raise ValueError("--output is needed: a folder to write to.")
+        return (self.folder or pathlib.Path()) / file
+
+    def _written(self, name: str) -> str:
+        """Where it lies, as seen from the folder if it is in it."""
+        place = self._place(name)
+        if self.folder and place.is_relative_to(self.folder):
+            place = place.relative_to(self.folder)
+        return str(place)
 
     @property
     def _missing(self) -> int:
@@ -415,7 +433,7 @@ class _Job:
             "every": self.every,
             "first_frames": self.first_frames,
             "outputs": {
-                name: KINDS[name].file.format(video=self._video_name) or "-"
+                name: "-" if name == STDOUT else self._written(name)
                 for name in self.names
             },
             "normalize": self.options.normalize,
@@ -485,6 +503,12 @@ def define_flags() -> None:
         list(outputs_lib.MAP_SIZES),
         "Size of maps: the video's, or the model's 640x360.",
     )
+    flags.DEFINE_string(
+        "report",
+        "",
+        "The report, in another place than --output; without --output and "
+        "--outputs it is all that is written.",
+    )
     flags.DEFINE_string("areas", "", "Areas of interest, for json and report.")
     flags.DEFINE_integer("regions", 3, "Regions of a frame in json.")
     flags.DEFINE_integer("block", encoding.BLOCK, "Pixels of a block's side.")
@@ -536,8 +560,12 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
     values = flags.FLAGS
     if values.batch < 1:
         raise ValueError(f"--batch is at least 1. Received: {values.batch}")
+    outputs = list(values.outputs)
+    if values.report:
+        alone = not values.output and values["outputs"].using_default_value
+        outputs = ["report"] if alone else [*outputs, "report"]
     stream = None
-    if STDOUT in values.outputs:
+    if STDOUT in outputs:
         stream = outputs_lib.claim_stdout()
     source = sources.open_source(
         [*values.video, *names],
@@ -551,7 +579,7 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
         model,
         source,
         values.output,
-        outputs=values.outputs,
+        outputs=outputs,
         options=Options(
             view=values.view,
             alpha=values.alpha,
@@ -570,6 +598,7 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
             lookahead=values.lookahead,
             ease=values.ease,
             cut=values.cut,
+            report=values.report,
         ),
         first_frames=values.first_frames,
         start=values.start,
@@ -587,8 +616,8 @@ def main(arguments: Sequence[str]) -> None:
     if damage:
         logging.error("%s What was decoded is written.", damage)
         sys.exit(INCOMPLETE)
-    if flags.FLAGS.output:
-        logging.info("Written: %s", flags.FLAGS.output)
+    if written := flags.FLAGS.output or flags.FLAGS.report:
+        logging.info("Written: %s", written)
 
 
 if __name__ == "__main__":

@@ -576,6 +576,44 @@ def test_the_program_between_two_pipes(folder):
     assert about["model"] == "last" and len(about["sha256"]) == 64
 
 
+def test_a_report_alone_needs_no_folder(folder):
+    (folder / "model.keras").write_text("not looked into")
+    page = folder / "pages" / "film.html"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.cheap_prediction"),
+            f"--run_dir={folder}",
+            f"--video={clip_of(folder, 3)}",
+            f"--report={page}",
+        ],
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert "</html>" in page.read_text("utf-8")
+    assert [path.name for path in page.parent.iterdir()] == ["film.html"]
+
+
+def test_a_report_beside_other_outputs(model, folder):
+    page = folder / "film.html"
+    options = predict.Options(report=str(page))
+    path, out = clip_of(folder, 3), folder / "out"
+    predict.predict(
+        model, path, out, outputs=("npy", "report"), options=options
+    )
+    assert "</html>" in page.read_text("utf-8")
+    assert listed(out) == ["maps.npy", "prediction.json"]
+    assert record_of(out)["outputs"] == {
+        "npy": "maps.npy",
+        "report": str(page),
+    }
+    with pytest.raises(ValueError, match="--output is needed"):
+        predict.predict(
+            model, path, None, outputs=("npy", "report"), options=options
+        )
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
