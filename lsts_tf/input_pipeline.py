@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import copy
 import functools
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import dataset
+from lsts_tf import fixations as fixations_lib
 from lsts_tf import maps as maps_lib
 from lsts_tf import parts
 from lsts_tf import preprocess
@@ -206,6 +208,13 @@ class StoredWindows:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def some(self, count: int) -> "StoredWindows":
+        """At most `count` of the windows, at even distances."""
+        part = copy.copy(self)
+        rows = np.linspace(0, len(self) - 1, min(count, len(self)))
+        part.windows = self.windows[rows.astype(int)]
+        return part
+
     def read(
         self, chosen: Windows, flips: np.ndarray | None = None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -242,13 +251,29 @@ class StoredWindows:
             features[stream] = batch
         return features, truth
 
+    def frames(self, chosen: Windows) -> list[tuple[int, int]]:
+        """(video, frame) of each map of windows [B, 2], one after the other."""
+        return [
+            (int(video), int(target) + back)
+            for video, target in chosen
+            for back in range(1 - self._maps, 1)
+        ]
+
+    def fixations(self) -> fixations_lib.FixationSet:
+        """Fixations of all frames that have a map, at the size of the maps."""
+        videos: dict[int, list[tuple]] = {}
+        for video, frame in sorted(set(self.frames(self.windows))):
+            fixated = preprocess.fixations(
+                self._truth.fixations(video, [frame])[0]
+            )
+            row = (frame, np.argwhere(fixated), fixated.shape)
+            videos.setdefault(video, []).append(row)
+        return fixations_lib.FixationSet.of(videos)
+
     def _read_truth(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
         if self._maps == 1:
             return read_truth(self._truth, pairs)
-        frames = [
-            (v, t + back) for v, t in pairs for back in range(1 - self._maps, 1)
-        ]
-        found = read_truth(self._truth, frames)
+        found = read_truth(self._truth, self.frames(np.array(pairs)))
         return found.reshape(len(pairs), -1, *found.shape[1:])
 
     def training(

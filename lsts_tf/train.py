@@ -46,6 +46,7 @@ from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import preprocess
 from lsts_tf import program
+from lsts_tf import scorer as scorer_lib
 from lsts_tf import trainer as trainer_lib
 
 Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
@@ -58,6 +59,8 @@ WARM = 10
 UNFINISHED = ".*.[0-9]*.*"
 # Windows that an error names.
 NAMED = 8
+# Windows of the training set that are scored after each epoch, unchanged.
+WATCHED = 256
 
 
 def claim_run_folder(
@@ -272,6 +275,9 @@ def _train(
         last_step,
         len(validation),
     )
+    watched = None
+    if isinstance(training, input_pipeline.StoredWindows):
+        watched = training.some(WATCHED)
     logs = folder / "logs"
     watch = monitor.Monitor(
         logs if chief else None, first_step=first_step, note=note
@@ -333,9 +339,25 @@ def _train(
                 )
             ends_epoch = step % in_epoch == 0
             if ends_epoch:
+                scorer = None
+                if step == last_step:
+                    # Once, because these need the fixations of all frames.
+                    scorer = scorer_lib.Scorer(
+                        validation.fixations(), seed=settings.seed
+                    )
                 with trainer.averaged():
-                    scores = validate(trainer, validation, settings.batch_size)
+                    seen = {}
+                    if watched:
+                        seen = validate(trainer, watched, settings.batch_size)
+                        # The curve of the loss has every step.
+                        del seen["loss"]
+                    scores = validate(
+                        trainer, validation, settings.batch_size, scorer
+                    )
                     if chief:
+                        watch.scalars(
+                            step, {f"train/{k}": v for k, v in seen.items()}
+                        )
                         _finish_epoch(
                             folder, trainer, watch, scores, step, in_epoch
                         )
@@ -399,13 +421,26 @@ def validate(
     trainer: trainer_lib.Trainer,
     validation: input_pipeline.StoredWindows,
     batch_size: int,
+    scorer: scorer_lib.Scorer | None = None,
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
     Scores are the benchmark's, on maps of 8 bits (see `metrics`). Each
     replica computes its part of each batch, and every worker gets the means.
+
+    Args:
+        trainer: The model.
+        validation: The windows.
+        batch_size: Windows at a time, over all replicas.
+        scorer: Of `validation.fixations()`, for all of the benchmark's
+            metrics; without it those that need no other frames.
     """
-    names = ("loss", *VALIDATION_METRICS)
+    rows: dict[tuple[int, int], int] = {}
+    if scorer is not None:
+        known = scorer.fixations
+        pairs = zip(known.videos.tolist(), known.frames.tolist(), strict=True)
+        rows = {pair: row for row, pair in enumerate(pairs)}
+    names = ("loss", *(scorer.metrics if scorer else VALIDATION_METRICS))
     found = np.zeros((len(names), len(validation)))
     batches = devices.distribute(
         trainer.strategy,
@@ -418,12 +453,24 @@ def validate(
             continue
         annotated = trainer.local(truth)[real]
         # Each frame is scored, of several maps of a window too.
-        frames = metrics.score(
-            preprocess.to_uint8(maps[real]).reshape(-1, *maps.shape[-2:]),
-            annotated[..., 0].reshape(-1, *maps.shape[-2:]),
-            annotated[..., 1].reshape(-1, *maps.shape[-2:]),
-            metrics=VALIDATION_METRICS,
+        levels, density, fixated = (
+            values.reshape(-1, *maps.shape[-2:])
+            for values in (
+                preprocess.to_uint8(maps[real]),
+                annotated[..., 0],
+                annotated[..., 1],
+            )
         )
+        numbers = trainer.local(place)[real]
+        if scorer is None:
+            frames = metrics.score(
+                levels, density, fixated, metrics=VALIDATION_METRICS
+            )
+        else:
+            chosen = validation.frames(validation.windows[numbers])
+            frames = scorer.score(
+                [rows[pair] for pair in chosen], list(levels), list(density)
+            )
         scores = {
             name: np.nanmean(values.reshape(real.sum(), -1), axis=1)
             if maps.ndim == 4
@@ -431,7 +478,7 @@ def validate(
             for name, values in frames.items()
         }
         scores["loss"] = loss[real]
-        found[:, trainer.local(place)[real]] = [scores[n] for n in names]
+        found[:, numbers] = [scores[n] for n in names]
     totals = devices.total(trainer.strategy, found)
     means = map(float, np.nanmean(totals, axis=1))
     return dict(zip(names, means, strict=True))

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import pathlib
 import shutil
 
@@ -255,12 +256,13 @@ def test_a_run_folder_has_everything(trained):
     assert experiment.load(folder / experiment.FLAGFILE) == trained
     epochs = [r["epoch"] for r in run_folder.records(trained)]
     assert epochs == [*range(1, 7)]
-    assert set(run_folder.records(trained)[0]) == {
-        "epoch",
-        "step",
-        "loss",
-        *train.VALIDATION_METRICS,
-    }
+    first, *_, last = run_folder.records(trained)
+    about = {"epoch", "step", "loss"}
+    assert set(first) == about | set(train.VALIDATION_METRICS)
+    # After the last epoch also those that need the fixations of all frames.
+    assert set(last) == about | set(metrics.PROTOCOLS["dhf1k"])
+    assert all(map(math.isfinite, last.values()))
+    assert 0.4 < last["sauc"] < 1
     described = json.loads((folder / "front_end.json").read_text())
     assert described["streams"]["rgb"]["weights"] == "random"
     model = keras.models.load_model(folder / "model.keras", compile=False)
@@ -290,8 +292,10 @@ def test_curves_and_pictures(trained):
         "train/loss",
         "train/gradient_norm",
         "train/learning_rate",
+        "train/cc",
         "validation/loss",
         "validation/cc",
+        "validation/sauc",
         "speed/windows_a_second",
         "speed/share_of_waiting",
         "windows/0",
