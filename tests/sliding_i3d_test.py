@@ -114,6 +114,43 @@ def test_any_window_stride_and_chunk(
     _assert_exact(_push(sliding, video, sizes), expected)
 
 
+@pytest.mark.slow
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.given(
+    window=st.sampled_from((16, 63, 79, 80)),
+    stride=st.sampled_from((1, 2, 3, 4, 8)),
+    more=st.integers(0, 40),
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=3),
+    channels=st.sampled_from((2, 3)),
+)
+def test_long_windows_of_any_length_and_chunk(
+    networks, window, stride, more, sizes, channels
+):
+    network = networks[channels]
+    video = _video(window + more, channels, seed=more)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    ends = list(range(window - 1, len(video), stride))
+    found = _push(sliding, video, sizes)
+    assert len(found) == len(ends)
+    some = sorted({0, len(ends) // 2, len(ends) - 1})
+    expected = _alone(network, video, window, [ends[k] for k in some])
+    _assert_exact(found[some], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [3, 2])
+def test_whole_size_windows_share_exactly(channels):
+    network = i3d.build(channels)
+    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
+    rng = np.random.default_rng(0)
+    shape = (82, 224, 224, channels)
+    video = rng.uniform(-1, 1, shape).astype(np.float32)
+    found = _push(sliding_i3d.SlidingI3D(network, window=79), video, (32,))
+    assert found.shape == (4, 5, 5, 5, 1024)
+    expected = _alone(network, video, 79, [78, 81])
+    _assert_exact(found[[0, 3]], expected)
+
+
 SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
 
 
