@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -958,6 +959,67 @@ def test_a_run_that_was_stopped_goes_on(run, tree, monkeypatch):
     seen = scored_videos(monkeypatch)
     assert same(run(*folders(tree)), want)
     assert [video for video, _ in seen] == [603]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "spoiled",
+    ["maps/0602/0002.png", "annotation/0602/fixation/0002.png"],
+)
+def test_a_run_stopped_at_an_unreadable_file_lists_it_again(
+    run, tree, monkeypatch, spoiled, workers, allowed
+):
+    """The parent is stopped before it hears what the worker could not read."""
+    cut_off(tree / spoiled)
+    original = jobs._Work._results
+
+    def stops(self, function, of):
+        for job, problems in original(self, function, of):
+            if problems:
+                raise KeyboardInterrupt
+            yield job, problems
+
+    monkeypatch.setattr(jobs._Work, "_results", stops)
+    given = (*folders(tree), *["--allow_missing"] * allowed)
+    with pytest.raises(SystemExit) as stopped:
+        run(*given, workers=workers)
+    assert stopped.value.code == 130
+    monkeypatch.setattr(jobs._Work, "_results", original)
+    for _ in range(2):
+        if allowed:
+            scores = run(*given, workers=workers)
+            assert scores["frames"] == 11
+            assert scores["missing"]["unreadable"] == 1
+        else:
+            with pytest.raises(SystemExit) as stopped:
+                run(*given, workers=workers)
+            assert stopped.value.code == 1
+        parts = run.folder / "scores.json.parts"
+        assert not list(parts.glob("*.lacking.npz"))
+
+
+def test_what_is_whole_beside_an_unreadable_file_is_kept(
+    run, tree, monkeypatch
+):
+    cut_off(map_file(tree))
+    run(*folders(tree), "--allow_missing")
+    seen = scored_videos(monkeypatch)
+    run(*folders(tree), "--allow_missing")
+    assert [video for video, _ in seen] == [601]
+
+
+def test_parts_follow_from_all_code_that_makes_scores():
+    """All modules that those of the list import, but the writing of files."""
+    package = pathlib.Path(jobs.__file__).parent
+    found, left = set(), {"jobs"}
+    while left:
+        module = left.pop()
+        found.add(f"{module}.py")
+        text = (package / f"{module}.py").read_text()
+        names = re.findall(r"^ *from lsts_tf import (\w+)", text, re.MULTILINE)
+        left |= {n for n in names if f"{n}.py" not in found}
+    assert found - {"files.py"} == set(jobs._SOURCES)
 
 
 def test_a_repaired_file_is_noticed(run, refused, tree, written):
