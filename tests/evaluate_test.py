@@ -608,6 +608,27 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
         np.testing.assert_allclose(got, values, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(180, 320), (45, 80)])
+def test_a_baseline_may_be_negative(run, written, golden, size):
+    arrays = golden[0]
+    base = cv2.resize(arrays["gt"].mean(axis=0), size[::-1])
+    base = np.log(base + 1) - 10
+    assert base.max() < 0
+    np.save(run.folder / "base.npy", base)
+    run(*folders(written), f"--baseline={run.folder / 'base.npy'}")
+    want = metrics.score(
+        arrays["pred"],
+        fixations=arrays["points"],
+        baseline=np.clip(
+            metrics.resize(base, (180, 320)), base.min(), base.max()
+        ),
+        metrics=("infogain",),
+    )["infogain"]
+    assert np.isfinite(want).sum() > 6
+    got = [float(row["infogain"] or "nan") for row in run.rows()]
+    np.testing.assert_allclose(got, want, atol=1e-12)
+
+
 # === Files that are not as they should be ===
 
 
