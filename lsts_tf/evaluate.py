@@ -620,11 +620,15 @@ def write(
 
 
 def _named(folders: Sequence[str]) -> dict[str, str]:
-    """{name: folder}: the last part of its path, or what was given."""
+    """{name: folder}: the last part of its path, or what was given.
+
+    A path may hold "=" itself, as out/lr=1e-3.
+    """
     result: dict[str, str] = {}
     for text in folders:
         name, given, folder = text.partition("=")
-        if not given:
+        is_path = os.sep in name or (os.altsep or os.sep) in name
+        if not given or is_path or pathlib.Path(text).exists():
             folder = text
             name = pathlib.Path(text).resolve().name
         if name in result or name in (jobs.CENTRE, jobs.OBSERVERS):

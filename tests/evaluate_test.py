@@ -910,6 +910,25 @@ def test_models_are_ranked_on_the_same_frames(run, models):
         assert len(run.rows(f"scores.{name}.csv")) == 11
 
 
+def test_a_path_with_an_equals_sign_is_no_name(run, tree, monkeypatch):
+    (tree / "maps").rename(tree / "lr=1e-3")
+    monkeypatch.chdir(tree)
+    for path in (tree / "lr=1e-3", "./lr=1e-3", "lr=1e-3"):
+        scores = run(f"--predictions={path}", "--annotations=annotation")
+        assert scores["predictions"] == str(pathlib.Path(path))
+        assert scores["frames"] == 12
+
+
+def test_what_stands_before_an_equals_sign_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert evaluate._named(["ours=out/lr=1e-3"]) == {"ours": "out/lr=1e-3"}
+    assert evaluate._named(["c=b"]) == {"c": "b"}
+    assert evaluate._named(["a=b"]) == {"a=b": "a=b"}
+    assert evaluate._named(["out/a=b"]) == {"a=b": "out/a=b"}
+    assert evaluate._named(["/a=b"]) == {"a=b": "/a=b"}
+
+
 def test_models_of_one_name_need_another(refused, models):
     shutil.copytree(models / "maps", models / "more" / "maps")
     message = refused(
