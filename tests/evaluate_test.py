@@ -401,6 +401,23 @@ def test_a_video_of_maps(run, tree):
     assert same(found, want)
 
 
+def test_a_video_of_maps_that_does_not_know_its_length(run, tree):
+    """Matroska estimates the number of frames, here wrongly."""
+    videos = tree / "videos"
+    videos.mkdir()
+    for folder in sorted((tree / "maps").iterdir()):
+        path = videos / f"{folder.name}.mkv"
+        with video_lib.Writer(
+            path, fps=30, size=(320, 180), pixels="gray16"
+        ) as writer:
+            for i, file in enumerate(sorted(folder.iterdir())):
+                map_ = maps.read(file).astype(np.uint16) * 257
+                writer.write(map_, 0.11 * i)
+        assert video_lib.Video(path).num_frames > i + 2
+    annotation = f"--annotations={tree / 'annotation'}"
+    assert run(f"--predictions={videos}", annotation)["frames"] == 12
+
+
 # === Other kinds of ground truth ===
 
 
