@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -229,6 +230,15 @@ def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
     one = open_stores(tmp_path, rgb, stride=1)
     assert one.features["rgb"].root == both.features["rgb"].root
     assert one.geometry["rgb"].first_target == 15
+
+
+def test_manifests_say_what_made_the_store(kept):
+    about = kept.flow.manifest.about
+    assert about["preprocessing"] == flow.describe_gray((112, 112))
+    for store in (kept.truth, kept.flow, *kept.features.values()):
+        versions = store.manifest.about["versions"]
+        assert versions["keras"] == keras.__version__
+        assert set(versions) == {"keras", "lsts_tf", "tensorflow"}
 
 
 def test_stores_of_other_weights_are_refused(tmp_path, extractor):
