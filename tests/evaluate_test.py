@@ -1,6 +1,7 @@
 """Scores of folders of maps: through the program, and piece by piece."""
 
 import csv
+import hashlib
 import json
 import os
 import pathlib
@@ -613,6 +614,11 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
         f"--baseline={run.folder / 'base.npy'}",
     )
     assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
+    for flag, name in (("sauc_map", "negatives.png"), ("baseline", "base.npy")):
+        path = run.folder / name
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        about = {"file": str(path), "sha256": digest}
+        assert scores["fixed_maps"][flag] == about
     want = metrics.score(
         arrays["pred"],
         fixations=arrays["points"],
