@@ -97,6 +97,8 @@ class Extractor:
         self.front_end = front_end
         self.dtype = dtype
         self.flow = flow_lib.Flow(flow)
+        if flow == "dis" and "flow" in streams:
+            _warn_of_dis()
         self.size = size
         self.skips = tuple(skips)
         self.end_point = end_point
@@ -458,6 +460,12 @@ class Stores:
     features: Mapping[str, stores.Store]
     geometry: Mapping[str, windows.Geometry]
     mirrored: bool = False
+
+
+@functools.cache
+def _warn_of_dis() -> None:
+    """Once a process."""
+    logging.warning("--flow=dis is for previews. %s.", flow_lib.DIS_WARNING)
 
 
 def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:

@@ -27,6 +27,11 @@ import numpy as np
 from lsts_tf import parts
 
 METHODS = ("tvl1", "opencv", "dis")
+# A range over clips, least where little moves: docs/performance.md.
+DIS_WARNING = (
+    "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
+    "correlate by 0.04 to 0.87, depending on the clip"
+)
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -70,9 +75,7 @@ def method(name: str) -> Method:
 
     Args:
         name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
-            follows) or "dis" (fast, for previews only: it correlates with
-            TV-L1 by no more than 0.04 to 0.74, and Flow-I3D was trained
-            on TV-L1).
+            follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
 
     Returns:
         A function of two uint8 arrays [h, w] to float32 [h, w, 2], that many
@@ -305,7 +308,7 @@ def kernel() -> Callable[[Any, Any], Any]:
 
 @functools.cache
 def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Compiles the kernel, once a process; XLA then takes ten seconds a size.
+    """Compiles the kernel, once a process and size: 16 to 22 CPU seconds.
 
     It must be called from Python: inside `tf.data.Dataset.map` a compiled
     function silently runs uncompiled, three times slower.

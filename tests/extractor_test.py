@@ -232,6 +232,20 @@ def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
     assert one.geometry["rgb"].first_target == 15
 
 
+def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
+    extractor_lib._warn_of_dis.cache_clear()
+
+    def build(streams, name):
+        extractor_lib.Extractor(streams, window=16, sources=SOURCES, flow=name)
+
+    build(("flow",), "tvl1")
+    build(("rgb",), "dis")
+    assert "DIS" not in caplog.text
+    for _ in range(2):
+        build(("flow",), "dis")
+    assert caplog.text.count("correlate by 0.04 to 0.87") == 1
+
+
 def test_manifests_say_what_made_the_store(kept):
     about = kept.flow.manifest.about
     assert about["preprocessing"] == flow.describe_gray((112, 112))
