@@ -234,7 +234,7 @@ def _score_video(
 
 
 class FilesError(ValueError):
-    """Files are missing, too many, or cannot be read; some of them listed."""
+    """Files are missing, too many, or cannot be read: up to 40 of a kind."""
 
 
 def evaluate_folders(
