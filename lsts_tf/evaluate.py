@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -233,7 +234,7 @@ def _score_video(
 
 
 class FilesError(ValueError):
-    """Files are missing, too many, or cannot be read; all are listed."""
+    """Files are missing, too many, or cannot be read: up to 40 of a kind."""
 
 
 def evaluate_folders(
@@ -620,11 +621,15 @@ def write(
 
 
 def _named(folders: Sequence[str]) -> dict[str, str]:
-    """{name: folder}: the last part of its path, or what was given."""
+    """{name: folder}: the last part of its path, or what was given.
+
+    A path may hold "=" itself, as out/lr=1e-3.
+    """
     result: dict[str, str] = {}
     for text in folders:
         name, given, folder = text.partition("=")
-        if not given:
+        is_path = os.sep in name or (os.altsep or os.sep) in name
+        if not given or is_path or pathlib.Path(text).exists():
             folder = text
             name = pathlib.Path(text).resolve().name
         if name in result or name in (jobs.CENTRE, jobs.OBSERVERS):
@@ -645,16 +650,32 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def _fixed_maps() -> dict[str, str]:
+    """{flag: its file} of those that are given."""
+    names = ("sauc_map", "baseline")
+    return {n: path for n in names if (path := getattr(flags.FLAGS, n))}
+
+
+def _about_fixed_maps() -> dict[str, dict[str, str]]:
+    """{flag: which file it was}, for `scores.json`."""
+    return {
+        name: {
+            "file": path,
+            "sha256": hashlib.sha256(
+                pathlib.Path(path).read_bytes()
+            ).hexdigest(),
+        }
+        for name, path in _fixed_maps().items()
+    }
+
+
 def _scoring(seed: int) -> jobs.Settings:
-    negatives, baseline = (
-        maps_lib.read(path) if path else None
-        for path in (flags.FLAGS.sauc_map, flags.FLAGS.baseline)
-    )
+    found = {n: maps_lib.read(path) for n, path in _fixed_maps().items()}
     return jobs.Settings(
         protocol=flags.FLAGS.protocol,
         seed=seed,
-        negatives=negatives,
-        baseline=baseline,
+        negatives=found.get("sauc_map"),
+        baseline=found.get("baseline"),
     )
 
 
@@ -709,6 +730,8 @@ def main(arguments: Sequence[str]) -> None:
                 settings, model=values.model, scoring=_scoring(settings.seed)
             )
             scores = {"scores": of_run}
+        if about := _about_fixed_maps():
+            result["fixed_maps"] = about
         write(
             path,
             result,

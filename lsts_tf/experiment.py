@@ -144,7 +144,8 @@ class Experiment:
     flow: str = _setting(
         "tvl1",
         "How flow is computed: tvl1 (our compiled TV-L1), opencv (OpenCV's), "
-        "dis (a quick preview; other flow).",
+        "dis (a quick preview: it correlates with TV-L1, on which I3D was "
+        "trained, by 0.04 to 0.87, depending on the clip).",
         choices=("tvl1", "opencv", "dis"),
     )
 

@@ -216,6 +216,9 @@ def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
 
     Returns:
         A line for each damage that is still there.
+
+    Raises:
+        stores.StoreError: There is no store.
     """
     folders = [
         extractor_lib.store_folder(
@@ -224,14 +227,26 @@ def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
         )
         for name in settings.dataset_names
     ]
-    left = []
-    for root in sorted(
+    roots = sorted(
         path.parent
         for folder in folders
         for path in folder.glob("*/manifest.json")
-    ):
+    )
+    if not roots:
+        raise stores.StoreError(
+            "There is no store to verify. Looked in: "
+            f"{', '.join(map(str, folders))}. Check --store_dir and --dataset."
+        )
+    left = []
+    for root in roots:
         kind = stores.TruthStore if root.name == "truth" else stores.Store
-        store = kind.open(root)
+        try:
+            store = kind.open(root)
+        except (stores.StoreError, OSError) as error:
+            # No repair: what the store should be is not known.
+            logging.error("%s", error)
+            left.append(str(error))
+            continue
         damages = store.verify()
         logging.info(
             "%s: %d videos read, %d damages found.",
@@ -304,8 +319,11 @@ def main(_: Sequence[str]) -> None:
             damages = verify(settings, repair=flags.FLAGS.repair)
             if damages:
                 logging.error(
-                    "%d damages. Run the same command with --repair.",
+                    "%d damages%s.",
                     len(damages),
+                    " cannot be repaired"
+                    if flags.FLAGS.repair
+                    else ". Run the same command with --repair",
                 )
                 sys.exit(1)
             if not flags.FLAGS.repair:

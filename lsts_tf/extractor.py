@@ -33,6 +33,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+import lsts_tf
 from lsts_tf import dataset
 from lsts_tf import flow as flow_lib
 from lsts_tf import i3d
@@ -96,6 +97,8 @@ class Extractor:
         self.front_end = front_end
         self.dtype = dtype
         self.flow = flow_lib.Flow(flow)
+        if flow == "dis" and "flow" in streams:
+            _warn_of_dis()
         self.size = size
         self.skips = tuple(skips)
         self.end_point = end_point
@@ -459,6 +462,12 @@ class Stores:
     mirrored: bool = False
 
 
+@functools.cache
+def _warn_of_dis() -> None:
+    """Once a process."""
+    logging.warning("--flow=dis is for previews. %s.", flow_lib.DIS_WARNING)
+
+
 def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
     """Folder of a dataset's stores."""
     return pathlib.Path(root) / dataset_name.replace(":", "-")
@@ -489,7 +498,11 @@ def open_stores(
     truth = stores.TruthStore.create(
         folder / "truth",
         stores.Manifest(
-            kind="truth", dataset=dataset_name, shape=(), dtype="uint8"
+            kind="truth",
+            dataset=dataset_name,
+            shape=(),
+            dtype="uint8",
+            about={"versions": _versions()},
         ),
         verify=True,
     )
@@ -506,6 +519,12 @@ def open_stores(
                 shape=(*parts.half(extractor.size), 2),
                 dtype="float16",
                 details={"flow": extractor.flow.describe()},
+                about={
+                    "versions": _versions(),
+                    "preprocessing": flow_lib.describe_gray(
+                        parts.half(extractor.size)
+                    ),
+                },
             ),
             verify=True,
         )
@@ -530,7 +549,7 @@ def open_stores(
         rules: dict[str, dict[str, str]] = {stream: {}}
         for skip, rule in skips.items():
             rules[parts.name(stream, skip)] = {"skip": skip, "rule": rule}
-        for part, about in rules.items():
+        for part, of_skip in rules.items():
             geometry[part] = chosen
             features[part] = stores.Store.create(
                 folder / place.replace(stream, part, 1),
@@ -539,7 +558,8 @@ def open_stores(
                     dataset=dataset_name,
                     shape=extractor.part_shapes(stream)[part],
                     dtype="float16",
-                    details=details | about,
+                    details=details | of_skip,
+                    about={"versions": _versions()},
                 ),
                 verify=True,
             )
@@ -550,6 +570,15 @@ def open_stores(
         geometry=geometry,
         mirrored=mirrored,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of what computes; no store is refused for another one."""
+    return {
+        "lsts_tf": lsts_tf.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
 
 
 def ready_stores(

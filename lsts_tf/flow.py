@@ -27,6 +27,11 @@ import numpy as np
 from lsts_tf import parts
 
 METHODS = ("tvl1", "opencv", "dis")
+# A range over clips, least where little moves: docs/performance.md.
+DIS_WARNING = (
+    "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
+    "correlate by 0.04 to 0.87, depending on the clip"
+)
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -55,14 +60,22 @@ def gray(
     )
 
 
+def describe_gray(size: tuple[int, int] = parts.FLOW_SIZE) -> str:
+    """What `gray` does, for a manifest.
+
+    >>> describe_gray()
+    'whole frame to grey, then to 112x112 by INTER_AREA, uint8'
+    """
+    rows, columns = size
+    return f"whole frame to grey, then to {rows}x{columns} by INTER_AREA, uint8"
+
+
 def method(name: str) -> Method:
     """Returns a function that computes the flow of one pair of frames.
 
     Args:
         name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
-            follows) or "dis" (fast, for previews only: it correlates with
-            TV-L1 by no more than 0.04 to 0.74, and Flow-I3D was trained
-            on TV-L1).
+            follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
 
     Returns:
         A function of two uint8 arrays [h, w] to float32 [h, w, 2], that many
@@ -295,7 +308,7 @@ def kernel() -> Callable[[Any, Any], Any]:
 
 @functools.cache
 def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Compiles the kernel, once a process; XLA then takes ten seconds a size.
+    """Compiles the kernel, once a process and size: 16 to 22 CPU seconds.
 
     It must be called from Python: inside `tf.data.Dataset.map` a compiled
     function silently runs uncompiled, three times slower.

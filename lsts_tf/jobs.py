@@ -3,7 +3,9 @@
 What has been found out of a video is kept in a folder of parts, whole or
 absent: its fixations, and the scores of each model. A part's name is a hash of
 everything that it follows from, the files' sizes and times among it, so the
-same command goes on where it stopped, and nothing old is taken for new.
+same command goes on where it stopped, and nothing old is taken for new. What
+lacks a file that could not be read has another name, under which nobody looks
+for it later: it is made, and the file named, again.
 
 Two passes: the fixations of all frames first, because the negatives of
 shuffled AUC are drawn from all of them; then the scores. Memory holds a chunk
@@ -43,6 +45,8 @@ from lsts_tf import scores as scores_lib
 CHUNK = 16
 CENTRE = "centre prior"
 OBSERVERS = "one observer by the others"
+# End of the name of a part that lacks what could not be read.
+_LACKING = ".lacking.npz"
 # Part of every hash: a new version of these makes all parts anew.
 _SOURCES = (
     "annotations.py",
@@ -53,6 +57,8 @@ _SOURCES = (
     "metrics.py",
     "predictions.py",
     "scorer.py",
+    "scores.py",
+    "video.py",
 )
 # Where the negatives of shuffled AUC come from.
 _NEGATIVES = {
@@ -144,6 +150,11 @@ class Parts:
         name = hashlib.sha256(text.encode()).hexdigest()[:40]
         return self.folder / f"{kind}-{name}.npz"
 
+    def remove_lacking(self) -> None:
+        """Removes the parts that lack something."""
+        for path in self.folder.glob(f"*{_LACKING}"):
+            path.unlink(missing_ok=True)
+
     def forget(self, used: Iterable[pathlib.Path]) -> None:
         """Removes all parts but these."""
         keep = {path.name for path in used}
@@ -178,6 +189,23 @@ def _save(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
+def _save_found(
+    path: pathlib.Path,
+    arrays: Mapping[str, np.ndarray],
+    problems: Sequence[str],
+) -> None:
+    """Saves a part, under another name if it lacks something.
+
+    The worker chooses the name and not the parent, who may be stopped before
+    it hears of the problems.
+    """
+    _save(_lacking(path) if problems else path, arrays)
+
+
+def _lacking(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(_LACKING)
+
+
 # === What a worker does ===
 
 
@@ -210,7 +238,7 @@ def _collect(job: _FixationJob) -> list[str]:
         points.append(found)
         sizes.append(size)
         frames.append(frame)
-    _save(
+    _save_found(
         job.path,
         {
             "frames": np.array(frames, np.int32),
@@ -220,6 +248,7 @@ def _collect(job: _FixationJob) -> list[str]:
                 [np.zeros((0, 2), np.int16), *points]
             ).astype(np.int16),
         },
+        problems,
     )
     return problems
 
@@ -301,7 +330,7 @@ def _score(job: _ScoreJob) -> list[str]:
             else np.zeros(0)
             for key in names
         }
-        _save(path, table)
+        _save_found(path, table, problems)
     return problems
 
 
@@ -466,7 +495,7 @@ class Evaluation:
         self._workers = workers
         self._allow_missing = allow_missing
         self._used: list[pathlib.Path] = []
-        self._incomplete: list[pathlib.Path] = []
+        self._incomplete: set[pathlib.Path] = set()
         self.problems: list[str] = []
 
     def run(
@@ -488,8 +517,7 @@ class Evaluation:
             video: truth.signature() for video, truth in self._truths.items()
         }
         with contextlib.ExitStack() as stack:
-            # Parts that lack something would be taken for whole next time.
-            stack.callback(self._remove_incomplete)
+            stack.callback(self._parts.remove_lacking)
             work = _Work(stack, self._workers)
             found = self._collect(work, signatures)
             if self.problems and not self._allow_missing:
@@ -501,7 +529,9 @@ class Evaluation:
             )
             self._save_set(found, pathlib.Path(folder))
             truth = hashlib.sha256(
-                json.dumps([list(signatures.items()), self.problems]).encode()
+                json.dumps(
+                    [list(signatures.items()), sorted(self.problems)]
+                ).encode()
             ).hexdigest()
             readable = {
                 video: [f for f in of if f in set(found[video]["frames"])]
@@ -518,9 +548,8 @@ class Evaluation:
         """Removes the parts that this evaluation did not use."""
         self._parts.forget(self._used)
 
-    def _remove_incomplete(self) -> None:
-        for path in self._incomplete:
-            path.unlink(missing_ok=True)
+    def _reload(self, path: pathlib.Path) -> dict[str, np.ndarray]:
+        return _reload(_lacking(path) if path in self._incomplete else path)
 
     def _collect(self, work: "_Work", signatures: Mapping[int, Any]) -> dict:
         jobs = [
@@ -536,8 +565,8 @@ class Evaluation:
         for job, problems in work.done("fixations", _collect, missing):
             self.problems += problems
             if problems:
-                self._incomplete.append(job.path)
-        return {job.video: _reload(job.path) for job in jobs}
+                self._incomplete.add(job.path)
+        return {job.video: self._reload(job.path) for job in jobs}
 
     def _save_set(self, found: Mapping[int, Any], folder: pathlib.Path) -> None:
         parts = [found[video] for video in sorted(found)]
@@ -591,10 +620,10 @@ class Evaluation:
         for job, problems in work.done("scoring", _score, jobs):
             self.problems += problems
             if problems:
-                self._incomplete += [path for _, path in job.models.values()]
+                self._incomplete |= {path for _, path in job.models.values()}
         return _common(
             {
-                name: {video: _reload(path) for video, path in of.items()}
+                name: {v: self._reload(path) for v, path in of.items()}
                 for name, of in files.items()
             }
         )

@@ -130,7 +130,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         MapError: It is none of these, is empty or damaged, or has a value
-            that is not finite.
+            that is not finite or beyond what float32 can hold (3.4e38), so
+            that no sum of a map overflows.
     """
     try:
         if os.fspath(path).lower().endswith(".npy"):
@@ -151,23 +152,38 @@ def read(path: str | os.PathLike) -> np.ndarray:
 
 
 def _read_array(path: str | os.PathLike) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise MapError(
-            path, f"no array of NumPy, or a damaged one ({error})."
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise MapError(path, "an archive; save one array by `np.save`.")
+    array = _load_array(path)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 2 or 0 in array.shape:
         raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
     if array.dtype.kind not in "buif":
         raise MapError(path, f"a map has real numbers, not {array.dtype}.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise MapError(path, "has a value that is NaN or infinite.")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise MapError(path, "has a value that is NaN or infinite.")
+        if np.abs(array).max() > np.finfo(np.float32).max:
+            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
     return array
+
+
+def _load_array(path: str | os.PathLike) -> np.ndarray:
+    try:
+        # Mapped first, because a header may declare any shape, and memory of
+        # it would be taken before it is found that the file is too short.
+        # Damaged shapes may also overflow.
+        with np.errstate(over="raise"):
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # Headers are parsed as Python.
+        raise MapError(
+            path, f"no array of NumPy, or a damaged one ({error})."
+        ) from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise MapError(path, "an archive; save one array by `np.save`.")
+    return np.array(found)
 
 
 def file_name(frame: int) -> str:

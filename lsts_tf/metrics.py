@@ -37,8 +37,9 @@ the benchmark reads, has 256 levels: one joint histogram of prediction and
 density holds all that there is to know of them, and the rest is small tables
 (`_Levels`). Any other map is scored pixel by pixel (`_Pixels`). NumPy arrays
 give float64 from either. 8-bit tensors of Keras take the first way on their
-device, also inside a compiled function, which is how `FrameMean` watches a
-training; the differentiable forms are in `lsts_tf.losses`.
+device, also inside a compiled function; so does `FrameMean`, for who trains by
+`keras.Model.compile` (`lsts_tf.train` calls `score` after each epoch). The
+differentiable forms are in `lsts_tf.losses`.
 """
 
 from collections.abc import Callable
@@ -497,7 +498,7 @@ def _bilinear(map_: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(map_, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-# === The mean over a set, in training ===
+# === The mean over a set, for `keras.Model.compile` ===
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")

@@ -57,7 +57,7 @@ class VideoFile:
 
     Attributes:
         file: The video.
-        frames: Numbers of the frames that it declares.
+        frames: Numbers of its frames; see `video.count_frames`.
     """
 
     file: maps.File
@@ -114,6 +114,8 @@ class Predictions:
     ):
         """Looks for files; does not read maps.
 
+        Only frames of videos whose files estimate their number are counted.
+
         Args:
             folder: Folder of clips.
             videos: Those to look into; all, if none is named.
@@ -142,7 +144,7 @@ class Predictions:
     def _clip(self, file: maps.File) -> Clip | None:
         if not pathlib.Path(file.path).is_dir():
             try:
-                count = _count_frames(file.path)
+                count = video_lib.count_frames(file.path)
             except video_lib.VideoError as error:
                 self.unreadable.append(str(error))
                 return None
@@ -151,8 +153,3 @@ class Predictions:
         self.strays += inside.strays
         self.clashes += inside.clashes
         return FrameFiles({n - 1: f for n, f in inside.entries.items()})
-
-
-def _count_frames(path: str) -> int:
-    video = video_lib.Video(path)
-    return video.num_frames or sum(1 for _ in video)

@@ -48,8 +48,8 @@ class Scorer:
             negatives: A map [H, W] for shuffled AUC: its pixels above zero
                 are the negatives of all frames. Default: see
                 `jobs.Settings`.
-            baseline: A map [H, W] for information gain. Default: the centre
-                prior.
+            baseline: A map [H, W] for information gain, of any range, which
+                it keeps when it is resized. Default: the centre prior.
 
         Raises:
             ValueError: An unknown protocol.
@@ -147,9 +147,13 @@ class Scorer:
             elif self._baseline is None:
                 self._kept[key] = scores.centre_prior(*size)
             else:
-                # Resizing by cubics goes below zero.
-                resized = metrics.resize(self._baseline, size)
-                self._kept[key] = np.maximum(resized, 0.0)
+                # Resizing by cubics leaves the range of the map, which may be
+                # negative: logarithms of densities.
+                self._kept[key] = np.clip(
+                    metrics.resize(self._baseline, size),
+                    self._baseline.min(),
+                    self._baseline.max(),
+                )
         return self._kept[key]
 
 

@@ -84,6 +84,8 @@ class Manifest:
         details: Whatever else decides the numbers (weights and their checksum,
             preprocessing, window, stride, flow method …), as JSON has it.
         format: Version of the code's numbers and of the layout.
+        about: What it may help to know later, such as versions, as JSON has
+            it. No store is refused for it, and no digest holds it.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class Manifest:
     dtype: str
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -106,15 +109,23 @@ class Manifest:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
         # As it will be read again: tuples become lists.
-        object.__setattr__(self, "details", json.loads(_json(self.details)))
+        for name in ("details", "about"):
+            value = json.loads(_json(getattr(self, name)))
+            object.__setattr__(self, name, value)
 
     def text(self) -> str:
         """The manifest as JSON, the same for equal manifests."""
-        return _json(dataclasses.asdict(self), indent=2) + "\n"
+        return _text(dataclasses.asdict(self))
 
     def digest(self) -> str:
-        """SHA-256 of `text`."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """SHA-256 of `text` without what it is `about`."""
+        return hashlib.sha256(_text(self._deciding()).encode()).hexdigest()
+
+    def _deciding(self) -> dict[str, Any]:
+        fields = dataclasses.asdict(self)
+        del fields["about"]
+        # As it is read again.
+        return json.loads(_json(fields))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -130,8 +141,11 @@ class Manifest:
             raise ValueError(f"Not a manifest: {error}") from error
 
     def differences(self, wanted: "Manifest") -> list[str]:
-        """Fields in which this manifest is not `wanted`, one line each."""
-        have, want = (_flat(json.loads(m.text()), "") for m in (self, wanted))
+        """Fields in which this manifest is not `wanted`, one line each.
+
+        What they are `about` may differ.
+        """
+        have, want = (_flat(m._deciding(), "") for m in (self, wanted))
         return [
             f"{key}: {have.get(key, 'absent')!r} there, "
             f"{want.get(key, 'absent')!r} wanted"
@@ -145,6 +159,10 @@ _ABSENT = object()
 
 def _json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, sort_keys=True)
+
+
+def _text(fields: dict[str, Any]) -> str:
+    return _json(fields, indent=2) + "\n"
 
 
 def _flat(value: Any, name: str) -> dict[str, Any]:

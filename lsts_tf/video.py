@@ -201,6 +201,25 @@ def frames(
     yield from Video(path, strict=strict)
 
 
+def count_frames(path: str | os.PathLike) -> int:
+    """Number of frames of a video file.
+
+    It is what the file declares, unless that is an estimate, as in Matroska
+    and WebM: then all frames are decoded and counted.
+
+    Args:
+        path: A video file.
+
+    Raises:
+        VideoError: The file cannot be read as a video; or frames are counted,
+            and some are missing.
+    """
+    film = Video(path)
+    if film.num_frames is None or _is_estimate(film.path):
+        return sum(1 for _ in film)
+    return film.num_frames
+
+
 def _refuse_unreadable(path: pathlib.Path) -> None:
     if not path.exists():
         raise VideoError(path, "no such file.")

@@ -1,9 +1,11 @@
 """Scores of folders of maps: through the program, and piece by piece."""
 
 import csv
+import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -400,6 +402,23 @@ def test_a_video_of_maps(run, tree):
     assert same(found, want)
 
 
+def test_a_video_of_maps_that_does_not_know_its_length(run, tree):
+    """Matroska estimates the number of frames, here wrongly."""
+    videos = tree / "videos"
+    videos.mkdir()
+    for folder in sorted((tree / "maps").iterdir()):
+        path = videos / f"{folder.name}.mkv"
+        with video_lib.Writer(
+            path, fps=30, size=(320, 180), pixels="gray16"
+        ) as writer:
+            for i, file in enumerate(sorted(folder.iterdir())):
+                map_ = maps.read(file).astype(np.uint16) * 257
+                writer.write(map_, 0.11 * i)
+        assert video_lib.Video(path).num_frames > i + 2
+    annotation = f"--annotations={tree / 'annotation'}"
+    assert run(f"--predictions={videos}", annotation)["frames"] == 12
+
+
 # === Other kinds of ground truth ===
 
 
@@ -595,6 +614,11 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
         f"--baseline={run.folder / 'base.npy'}",
     )
     assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
+    for flag, name in (("sauc_map", "negatives.png"), ("baseline", "base.npy")):
+        path = run.folder / name
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        about = {"file": str(path), "sha256": digest}
+        assert scores["fixed_maps"][flag] == about
     want = metrics.score(
         arrays["pred"],
         fixations=arrays["points"],
@@ -605,6 +629,27 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
     for name, values in want.items():
         got = [float(row[name] or "nan") for row in run.rows()]
         np.testing.assert_allclose(got, values, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(180, 320), (45, 80)])
+def test_a_baseline_may_be_negative(run, written, golden, size):
+    arrays = golden[0]
+    base = cv2.resize(arrays["gt"].mean(axis=0), size[::-1])
+    base = np.log(base + 1) - 10
+    assert base.max() < 0
+    np.save(run.folder / "base.npy", base)
+    run(*folders(written), f"--baseline={run.folder / 'base.npy'}")
+    want = metrics.score(
+        arrays["pred"],
+        fixations=arrays["points"],
+        baseline=np.clip(
+            metrics.resize(base, (180, 320)), base.min(), base.max()
+        ),
+        metrics=("infogain",),
+    )["infogain"]
+    assert np.isfinite(want).sum() > 6
+    got = [float(row["infogain"] or "nan") for row in run.rows()]
+    np.testing.assert_allclose(got, want, atol=1e-12)
 
 
 # === Files that are not as they should be ===
@@ -888,6 +933,25 @@ def test_models_are_ranked_on_the_same_frames(run, models):
         assert len(run.rows(f"scores.{name}.csv")) == 11
 
 
+def test_a_path_with_an_equals_sign_is_no_name(run, tree, monkeypatch):
+    (tree / "maps").rename(tree / "lr=1e-3")
+    monkeypatch.chdir(tree)
+    for path in (tree / "lr=1e-3", "./lr=1e-3", "lr=1e-3"):
+        scores = run(f"--predictions={path}", "--annotations=annotation")
+        assert scores["predictions"] == str(pathlib.Path(path))
+        assert scores["frames"] == 12
+
+
+def test_what_stands_before_an_equals_sign_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert evaluate._named(["ours=out/lr=1e-3"]) == {"ours": "out/lr=1e-3"}
+    assert evaluate._named(["c=b"]) == {"c": "b"}
+    assert evaluate._named(["a=b"]) == {"a=b": "a=b"}
+    assert evaluate._named(["out/a=b"]) == {"a=b": "out/a=b"}
+    assert evaluate._named(["/a=b"]) == {"a=b": "/a=b"}
+
+
 def test_models_of_one_name_need_another(refused, models):
     shutil.copytree(models / "maps", models / "more" / "maps")
     message = refused(
@@ -958,6 +1022,67 @@ def test_a_run_that_was_stopped_goes_on(run, tree, monkeypatch):
     seen = scored_videos(monkeypatch)
     assert same(run(*folders(tree)), want)
     assert [video for video, _ in seen] == [603]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "spoiled",
+    ["maps/0602/0002.png", "annotation/0602/fixation/0002.png"],
+)
+def test_a_run_stopped_at_an_unreadable_file_lists_it_again(
+    run, tree, monkeypatch, spoiled, workers, allowed
+):
+    """The parent is stopped before it hears what the worker could not read."""
+    cut_off(tree / spoiled)
+    original = jobs._Work._results
+
+    def stops(self, function, of):
+        for job, problems in original(self, function, of):
+            if problems:
+                raise KeyboardInterrupt
+            yield job, problems
+
+    monkeypatch.setattr(jobs._Work, "_results", stops)
+    given = (*folders(tree), *["--allow_missing"] * allowed)
+    with pytest.raises(SystemExit) as stopped:
+        run(*given, workers=workers)
+    assert stopped.value.code == 130
+    monkeypatch.setattr(jobs._Work, "_results", original)
+    for _ in range(2):
+        if allowed:
+            scores = run(*given, workers=workers)
+            assert scores["frames"] == 11
+            assert scores["missing"]["unreadable"] == 1
+        else:
+            with pytest.raises(SystemExit) as stopped:
+                run(*given, workers=workers)
+            assert stopped.value.code == 1
+        parts = run.folder / "scores.json.parts"
+        assert not list(parts.glob("*.lacking.npz"))
+
+
+def test_what_is_whole_beside_an_unreadable_file_is_kept(
+    run, tree, monkeypatch
+):
+    cut_off(map_file(tree))
+    run(*folders(tree), "--allow_missing")
+    seen = scored_videos(monkeypatch)
+    run(*folders(tree), "--allow_missing")
+    assert [video for video, _ in seen] == [601]
+
+
+def test_parts_follow_from_all_code_that_makes_scores():
+    """All modules that those of the list import, but the writing of files."""
+    package = pathlib.Path(jobs.__file__).parent
+    found, left = set(), {"jobs"}
+    while left:
+        module = left.pop()
+        found.add(f"{module}.py")
+        text = (package / f"{module}.py").read_text()
+        names = re.findall(r"^ *from lsts_tf import (\w+)", text, re.MULTILINE)
+        left |= {n for n in names if f"{n}.py" not in found}
+    assert found - {"files.py"} == set(jobs._SOURCES)
 
 
 def test_a_repaired_file_is_noticed(run, refused, tree, written):

@@ -244,6 +244,28 @@ def test_a_scrub_names_and_mends_what_is_damaged(settings, damaged, whole):
     assert stored(settings) == whole
 
 
+def test_a_damaged_manifest_does_not_stop_the_scrub(
+    settings, damaged, monkeypatch, caplog
+):
+    first = min(damaged.glob("*/manifest.json"))
+    first.write_text("{")
+    found = extract.verify(settings, repair=False)
+    assert len(found) == 2
+    assert f"{first} is damaged" in found[0]
+    assert "truth: video 4: " in found[1]
+    assert exit_code(monkeypatch, settings, "--verify") == 1
+    assert exit_code(monkeypatch, settings, "--verify", "--repair") == 1
+    assert "1 damages cannot be repaired" in caplog.text
+
+
+@pytest.mark.parametrize("options", [(), ("--repair",)])
+def test_a_scrub_of_no_store_is_an_error(
+    settings, cheap, monkeypatch, caplog, options
+):
+    assert exit_code(monkeypatch, settings, "--verify", *options) == 1
+    assert f"no store to verify. Looked in: {settings.store_dir}" in caplog.text
+
+
 def test_damaged_flow_does_not_become_features(settings, damaged):
     features = stores.Store.open(damaged / "flow-window16-stride2-first1")
     features.discard(2)

@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -229,6 +230,29 @@ def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
     one = open_stores(tmp_path, rgb, stride=1)
     assert one.features["rgb"].root == both.features["rgb"].root
     assert one.geometry["rgb"].first_target == 15
+
+
+def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
+    extractor_lib._warn_of_dis.cache_clear()
+
+    def build(streams, name):
+        extractor_lib.Extractor(streams, window=16, sources=SOURCES, flow=name)
+
+    build(("flow",), "tvl1")
+    build(("rgb",), "dis")
+    assert "DIS" not in caplog.text
+    for _ in range(2):
+        build(("flow",), "dis")
+    assert caplog.text.count("correlate by 0.04 to 0.87") == 1
+
+
+def test_manifests_say_what_made_the_store(kept):
+    about = kept.flow.manifest.about
+    assert about["preprocessing"] == flow.describe_gray((112, 112))
+    for store in (kept.truth, kept.flow, *kept.features.values()):
+        versions = store.manifest.about["versions"]
+        assert versions["keras"] == keras.__version__
+        assert set(versions) == {"keras", "lsts_tf", "tensorflow"}
 
 
 def test_stores_of_other_weights_are_refused(tmp_path, extractor):

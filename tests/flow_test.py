@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import re
 import subprocess
 import sys
 
@@ -6,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lsts_tf import experiment
 from lsts_tf import flow
 from lsts_tf import video
 
@@ -154,6 +157,14 @@ def test_an_error_while_reading_comes_through():
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(flow.Flow("dis").pairs(grays()))
+
+
+def test_the_flag_says_how_far_a_preview_is_from_tvl1():
+    fields = dataclasses.fields(experiment.Experiment)
+    (about,) = (f.metadata["help"] for f in fields if f.name == "flow")
+    found = re.compile(r"0\.\d+ to 0\.\d+, depending on the clip")
+    assert found.findall(about) == found.findall(flow.DIS_WARNING)
+    assert len(found.findall(about)) == 1
 
 
 def test_wrong_frames_are_refused():

@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -63,6 +64,85 @@ def test_arrays_keep_their_values(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 4, 1)).astype(np.float16)
     np.save(tmp_path / "a.npy", array)
     np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array[..., 0])
+
+
+def _npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _read_or_refused(path, data):
+    """Whether the file is a map; what it is refused by names it."""
+    path.write_bytes(data)
+    try:
+        found = maps.read(path)
+    except maps.MapError as error:
+        assert path.name in str(error)
+        return False
+    assert isinstance(found, np.ndarray)
+    assert type(found) is np.ndarray
+    return found.ndim == 2
+
+
+# Some headers are read, with a warning, by rules of old versions of Python.
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_of_an_arrays_header_is_an_error_of_the_map(tmp_path):
+    data = _npy(np.arange(12, dtype=np.float32).reshape(3, 4))
+    rng = np.random.default_rng(0)
+    header = len(data) - 48
+    refused = 0
+    for place in range(header):
+        for value in {0, 10, *b"('[{\\9-", *rng.integers(0, 256, 4).tolist()}:
+            changed = bytearray(data)
+            changed[place] = value
+            refused += not _read_or_refused(tmp_path / "a.npy", bytes(changed))
+    assert refused > 500
+    for length in range(len(data)):
+        assert not _read_or_refused(tmp_path / "a.npy", data[:length])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(1000000, 1000000)",
+        "(4294967296, 4294967296)",
+        "(4294967296, 4294967295, 1)",
+        "(9999999999999999999999, 1)",
+        "(-3, -4)",
+        "(" * 300 + "1,1" + ")" * 300,
+    ],
+)
+def test_a_shape_that_the_file_cannot_hold_takes_no_memory(tmp_path, shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
+    header = text.ljust(1013).encode() + b"\n"
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+    tracemalloc.start()
+    try:
+        assert not _read_or_refused(tmp_path / "a.npy", data + bytes(48))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [1e308, -1e39])
+def test_a_value_whose_sums_may_overflow_is_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.full((3, 4), value))
+    with pytest.raises(maps.MapError, match=r"a\.npy: .* float32's range"):
+        maps.read(tmp_path / "a.npy")
+
+
+def test_the_largest_values_are_read(tmp_path):
+    array = np.full((3, 4), np.finfo(np.float32).max)
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array)
+
+
+def test_an_archive_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((3, 4)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(maps.MapError, match="an archive"):
+        maps.read(tmp_path / "a.npy")
 
 
 def test_numbers_and_not_names_order_a_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -254,6 +255,35 @@ def test_manifest_round_trip():
     assert again == MANIFEST
     assert again.digest() == MANIFEST.digest()
     assert MANIFEST.details["first"] == [1, 2]
+
+
+def test_what_a_manifest_is_about_decides_nothing(filled):
+    before = (filled.root / "manifest.json").read_text()
+    fields = {**MANIFEST.__dict__, "about": {"versions": {"keras": "9.9"}}}
+    newer = stores.Manifest(**fields)
+    assert newer.digest() == MANIFEST.digest()
+    assert "9.9" in newer.text()
+    assert stores.Manifest.parse(newer.text()).about == newer.about
+    # Another version goes on with the store; what made it stays there.
+    again = stores.Store.create(filled.root, newer)
+    assert len(again.videos()) == 3
+    assert again.verify() == []
+    assert (filled.root / "manifest.json").read_text() == before
+    # Whatever is written there later, the videos belong to it.
+    (filled.root / "manifest.json").write_text(newer.text())
+    assert stores.Store.open(filled.root).verify() == []
+
+
+def test_a_store_of_before_there_was_something_about_it_is_the_same(filled):
+    """Its file lacks the key; its marks hold the digest of its text."""
+    path = filled.root / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["about"]
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    path.write_text(text)
+    old = stores.Store.create(filled.root, MANIFEST)
+    assert old.manifest.digest() == hashlib.sha256(text.encode()).hexdigest()
+    assert old.verify() == []
 
 
 @pytest.mark.parametrize("change", [{"kind": "maps"}, {"shape": (0, 2)}])

@@ -393,6 +393,21 @@ def test_an_uneven_video_that_ends_too_early(folder):
         list(video.Video(path))
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("steps", [(20, 20, 80), (80, 80, 20)])
+def test_frames_are_counted_where_the_file_only_estimates(
+    folder, suffix, steps
+):
+    """More than its rate and length say, and fewer."""
+    path = folder / f"a{suffix}"
+    pixels = "gray16" if suffix == ".mkv" else "gray"
+    times = np.cumsum(steps * 20) / 1000
+    with video.Writer(path, fps=25, size=(32, 32), pixels=pixels) as writer:
+        for time in times:
+            writer.write(np.zeros((32, 32), video.PIXELS[pixels][0]), time)
+    assert video.count_frames(path) == 60
+
+
 def test_times_that_stand_still_go_on(noisy_avi, monkeypatch):
     def read(path, declared):
         del path, declared
