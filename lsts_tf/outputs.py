@@ -24,6 +24,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -48,6 +49,7 @@ NORMALIZE = ("none", "frame", "clip", "sum")
 MAP_SIZES = ("source", "model")
 
 _HEADER_BYTES = 128
+_PICTURE = re.compile(r"[0-9]{4,}\.png")
 _Kind = type[BaseException] | None
 _Trace = types.TracebackType | None
 
@@ -264,7 +266,8 @@ class Pictures:
     """One grey PNG for each map: `0001.png` is frame 0.
 
     Args:
-        path: The folder; what it held before is replaced.
+        path: The folder; pictures that it held before are replaced. A folder
+            with anything else in it is refused when the block begins.
         fps: Not used.
         size: (width, height) of the frames.
         note: Not shown: these are data.
@@ -296,7 +299,7 @@ class Pictures:
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
         self._levels = _LEVELS[bits]
         self._first, self._step = first, step
-        self._part = _Part(path, job)
+        self._part = _Part(path, job, folder=True)
         self.done = 0
 
     def __enter__(self) -> "Pictures":
@@ -428,13 +431,17 @@ class _Part:
     Args:
         path: The final name.
         job: Text that says what is made; "" if it is never gone on with.
+        folder: Whether it is a folder of pictures.
 
     Attributes:
         hidden: The name until then.
     """
 
-    def __init__(self, path: pathlib.Path, job: str) -> None:
+    def __init__(
+        self, path: pathlib.Path, job: str, *, folder: bool = False
+    ) -> None:
         self._path = path
+        self._folder = folder
         self.hidden = path.with_name(f".{path.name}.part")
         self._job = job
         self._job_file = path.with_name(f"{self.hidden.name}.job")
@@ -445,6 +452,7 @@ class _Part:
             raise files.FileError(
                 self._path, "cannot be written: no such folder."
             )
+        self._refuse_others()
         with contextlib.suppress(OSError):
             known = self._job_file.read_text(encoding="utf-8")
             if self._job and known == self._job and self.hidden.exists():
@@ -456,16 +464,45 @@ class _Part:
 
     def end(self, *, whole: bool) -> None:
         """Give it its name; or keep it for the next time, or not at all."""
-        if whole:
-            # A folder cannot take the place of another one in one step.
-            old = self.hidden.with_name(f"{self.hidden.name}.old")
-            if self._path.is_dir():
-                _delete(old)
-                self._path.rename(old)
-            self.hidden.replace(self._path)
+        placed = False
+        try:
+            if whole:
+                self._place()
+                placed = True
+        finally:
+            if placed or not self._job:
+                self._remove()
+
+    def _place(self) -> None:
+        # Hours may have gone by.
+        self._refuse_others()
+        # A folder cannot take the place of another one in one step.
+        old = self.hidden.with_name(f"{self.hidden.name}.old")
+        if self._path.is_dir():
             _delete(old)
-        if whole or not self._job:
-            self._remove()
+            self._path.rename(old)
+        self.hidden.replace(self._path)
+        _delete(old)
+
+    def _refuse_others(self) -> None:
+        """Nothing is replaced but what an output like this one writes."""
+        if not self._path.exists():
+            return
+        if not self._folder:
+            files.refuse_folder(self._path)
+            return
+        if not self._path.is_dir():
+            raise files.FileError(
+                self._path, "a file stands there; choose another --output."
+            )
+        for path in self._path.iterdir():
+            if not _PICTURE.fullmatch(path.name) or not path.is_file():
+                raise files.FileError(
+                    self._path,
+                    f"this folder holds {path.name!r}, which is no map, and "
+                    "would be replaced; choose another --output, or move the "
+                    "folder away.",
+                )
 
     def _remove(self) -> None:
         _delete(self.hidden)

@@ -197,6 +197,10 @@ def predict(
     if every < 1:
         raise ValueError(f"--every is at least 1. Received: {every}")
     names = list(dict.fromkeys(_ALIASES.get(n, n) for n in outputs))
+    if not names:
+        raise ValueError(
+            f"Name at least one output: {', '.join(KINDS)}. Received: none"
+        )
     if unknown := [n for n in names if n not in KINDS]:
         raise ValueError(
             f"Outputs are {', '.join(KINDS)}. Received: {', '.join(unknown)}"
@@ -233,6 +237,7 @@ class _Job:
 
     def run(self) -> str:
         made = self._make()
+        self._refuse_overlaps()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         if "report" in self.names and self.options.report:
@@ -306,6 +311,33 @@ class _Job:
         if self.folder is None and file:
             raise ValueError("--output is needed: a folder to write to.")
         return (self.folder or pathlib.Path()) / file
+
+    def _refuse_overlaps(self) -> None:
+        """No output takes the place of the source, or of another one."""
+        sources_at = [path.resolve() for path in self.source.paths]
+        inputs = {place for at in sources_at for place in (at, *at.parents)}
+        taken: dict[pathlib.Path, str] = {}
+        if self.folder is not None:
+            record = self.folder / self._record_name
+            taken[record.resolve()] = "the record"
+        for name in self.names:
+            if name == STDOUT:
+                continue
+            place = video_lib.written_as(self._place(name)).resolve()
+            if place in inputs:
+                raise ValueError(
+                    f"The output {name} would replace the video that is read, "
+                    "or the folder it lies in: choose another --output. "
+                    f"Received: {place}"
+                )
+            for other, owner in taken.items():
+                if place in (other, *other.parents) or other in place.parents:
+                    raise ValueError(
+                        f"{owner} and {name} cannot both be written: they "
+                        "have one place. Leave one out, or give the video "
+                        f"another name. Received: {other}, {place}"
+                    )
+            taken[place] = name
 
     def _written(self, name: str) -> str:
         """Where it lies, as seen from the folder if it is in it."""

@@ -325,6 +325,12 @@ def _read_av(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
                 yield image, math.nan if frame.time is None else frame.time
 
 
+def written_as(path: pathlib.Path) -> pathlib.Path:
+    """The name under which `Writer` writes: MP4 needs PyAV."""
+    needs_av = path.suffix.lower() == ".mp4"
+    return path.with_suffix(".webm") if needs_av and av is None else path
+
+
 class Writer:
     """Writes a video file, whole or not at all.
 
@@ -382,8 +388,8 @@ class Writer:
             )
         if av is None and pixels == "gray16":
             raise VideoError(self.path, "FFV1 needs PyAV: `pip install av`.")
-        if av is None and self.path.suffix.lower() == ".mp4":
-            self.path = self.path.with_suffix(".webm")
+        self.path = written_as(self.path)
+        if self.path.suffix != pathlib.Path(path).suffix:
             logging.warning(
                 "PyAV is not installed (`pip install av`), so the video "
                 "becomes VP8: %s",
@@ -407,6 +413,7 @@ class Writer:
         # PyAV would notice only at the first frame.
         if not self.path.parent.is_dir():
             raise VideoError(self.path, "cannot be written: no such folder.")
+        files.refuse_folder(self.path)
         by_opencv = self.path.suffix.lower() == ".webm"
         sink = _OpencvSink if by_opencv else _AvSink
         height, width = self._frame[1][:2]

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import experiment
+from lsts_tf import files
 from lsts_tf import maps as maps_lib
 from lsts_tf import outputs as outputs_lib
 from lsts_tf import predict
@@ -233,6 +234,114 @@ def test_names_that_are_no_output(model, folder):
     with pytest.raises(ValueError, match="--every is at least 1"):
         predict.predict(model, path, folder / "out", every=0)
     assert listed(folder) == [path.name]
+
+
+def test_no_output_at_all(model, folder):
+    path = clip_of(folder, 2)
+    with pytest.raises(ValueError, match="Name at least one output"):
+        predict.predict(model, path, folder / "out", outputs=[])
+    assert listed(folder) == [path.name]
+
+
+class Never:
+    """A predictor that must not be asked."""
+
+    first_map = 78
+    hop = 1
+    note = ""
+
+    def __init__(self, model):
+        self.extractor = model.extractor
+
+    def maps(self, *_, **__):
+        raise AssertionError("Something was predicted.")
+
+
+def contents(folder):
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder): p.read_bytes() for p in found}
+
+
+def test_a_folder_with_anything_else_is_not_replaced(model, folder):
+    path = clip_of(folder, 2, name="holiday.mp4")
+    letters = folder / "holiday" / "letters"
+    letters.mkdir(parents=True)
+    (letters / "to you.txt").write_text("Dear you,")
+    maps = folder / "maps"
+    maps.mkdir()
+    (maps / "0001.png").write_bytes(b"of an earlier run")
+    before = contents(folder)
+    for kind, name in (("dhf1k", "letters"), ("overlay", "holiday")):
+        target = folder if kind == "dhf1k" else folder / "holiday"
+        if kind == "overlay":
+            (target / "overlay.mp4").mkdir()
+            name = "a folder stands there"
+        with pytest.raises(files.FileError, match=f"{name}.*another --output"):
+            predict.predict(Never(model), path, target, outputs=[kind])
+        assert contents(folder) == before
+    predict.predict(model, path, folder, outputs=["maps"])
+    assert listed(maps) == ["0001.png", "0002.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "kind"),
+    [
+        ("0601", ".", "dhf1k"),
+        ("maps", ".", "png8"),
+        ("maps/deep/down", ".", "maps"),
+        ("maps16", "other/..", "png16"),
+    ],
+)
+def test_pictures_that_are_read_are_not_replaced(
+    model, folder, name, output, kind
+):
+    for number in range(3):
+        path = folder / name / f"{number + 1:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture(number))
+    (folder / "other").mkdir()
+    before = contents(folder)
+    with pytest.raises(ValueError, match="would replace the video that is rea"):
+        predict.predict(
+            Never(model),
+            sources.open_source([str(folder / name)]),
+            folder / output,
+            outputs=[kind],
+        )
+    assert contents(folder) == before
+
+
+def test_a_video_that_is_read_is_not_replaced(model, folder, monkeypatch):
+    path = clip_of(folder, 3, name="overlay.mp4")
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+    for source in (path, "overlay.mp4"):
+        with pytest.raises(ValueError, match="would replace the video that"):
+            predict.predict(Never(model), source, folder)
+    options = predict.Options(report="overlay.mp4")
+    with pytest.raises(ValueError, match="would replace the video that"):
+        predict.predict(
+            Never(model), path, None, outputs=["report"], options=options
+        )
+    assert contents(folder) == before
+
+
+def test_two_outputs_do_not_share_a_place(model, folder):
+    path = clip_of(folder, 2, name="maps.mp4")
+    out = folder / "out"
+    with pytest.raises(ValueError, match="png8 and dhf1k cannot both be"):
+        predict.predict(Never(model), path, out, outputs=["maps", "dhf1k"])
+    for page in ("out/prediction.json", "out/maps/page.html"):
+        with pytest.raises(ValueError, match="report cannot both be written"):
+            predict.predict(
+                Never(model),
+                path,
+                out,
+                outputs=["maps", "report"],
+                options=predict.Options(report=str(folder / page)),
+            )
+    assert not out.exists()
+    assert predict.predict(model, path, out, outputs=["png8", "maps"]) == ""
 
 
 def test_standard_output_alone_needs_no_folder(model, folder, monkeypatch):
