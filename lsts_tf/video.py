@@ -37,6 +37,9 @@ FPS_IF_UNKNOWN = 25.0
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
 # and VP9 files decoding went on after far fewer failures than this.
 _MAX_FAILED_READS = 100
+# Bytes of an MPEG-4 frame that says only that nothing changed, at most; one of
+# a single block is larger. DivX and XviD write them, and nothing is decoded.
+_NOT_CODED = 8
 
 # What a video may be written of: type and shape of a frame behind [H, W].
 PIXELS: Mapping[str, tuple[type, tuple[int, ...]]] = {
@@ -155,14 +158,19 @@ class Video:
         self, count: int, lost: int, first_loss: int | None, clock: "_Clock"
     ) -> None:
         declared = self.num_frames or count
-        # Containers without a table of frames estimate their number from
-        # the duration; those estimates are off by one now and then.
-        complete = declared - count <= max(1, declared // 100)
-        if not complete and clock.uneven and _is_estimate(self.path):
-            # The estimate knows one rate only, and this video has many: it is
-            # whole if it lasts to its end.
-            lasts = declared / self.fps
-            complete = lasts - clock.last <= max(1.0, lasts / 100)
+        if count < declared and _is_estimate(self.path):
+            # Containers without a table of frames estimate their number from
+            # the duration; those estimates are off by one now and then.
+            complete = declared - count <= max(1, declared // 100)
+            if not complete and clock.uneven:
+                # The estimate knows one rate only, and this video has many:
+                # it is whole if it lasts to its end.
+                lasts = declared / self.fps
+                complete = lasts - clock.last <= max(1.0, lasts / 100)
+        else:
+            if count < declared:
+                declared = _to_be_shown(self.path, count, declared)
+            complete = count >= declared
         if complete and not lost:
             return
         reason = f"read {count} of {declared} frames"
@@ -272,6 +280,25 @@ def _is_estimate(path: pathlib.Path) -> bool:
         return path.suffix.lower() in (".mkv", ".webm")
     with av.open(os.fspath(path)) as container:
         return not container.streams.video[0].frames
+
+
+def _to_be_shown(path: pathlib.Path, count: int, declared: int) -> int:
+    """How many frames a player shows, by the container's table.
+
+    Less than declared where an edit list leaves some out, or a frame says only
+    that the one before stays. A table that is shorter than `count` is cut off
+    itself.
+    """
+    if av is None:
+        return declared
+    with av.open(os.fspath(path)) as container:
+        stream = container.streams.video[0]
+        least = _NOT_CODED if stream.codec_context.name == "mpeg4" else 0
+        shown = sum(
+            entry.size > least and not entry.is_discard
+            for entry in stream.index_entries
+        )
+    return min(shown, declared) if shown >= count else declared
 
 
 def _decoded(attempts: Iterator[_Read]) -> Iterator[np.ndarray]:
