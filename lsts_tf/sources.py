@@ -226,7 +226,10 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     # Asked for all channels, OpenCV does not turn photographs.
     photograph = path.suffix.lower() in (".jpg", ".jpeg")
     how = cv2.IMREAD_COLOR if photograph else cv2.IMREAD_UNCHANGED
-    image = cv2.imdecode(data, how) if len(data) else None
+    image = None
+    # OpenCV raises for sizes beyond its limits, which a damaged header says.
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(data, how) if len(data) else None
     if image is None:
         raise video_lib.VideoError(path, "no picture, or a damaged one.")
     if image.dtype not in (np.uint8, np.uint16):
