@@ -21,7 +21,6 @@ x264 and x265 programs   `--qpfile` sets the type and QP of whole frames,
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import fractions
 import math
 import os
 from typing import NamedTuple
@@ -30,6 +29,7 @@ import av
 import numpy as np
 
 from lsts_tf import sink
+from lsts_tf import video
 
 BLOCK = 16
 STRENGTH = 8.0
@@ -335,7 +335,8 @@ class Encoder(sink.Sink):
         self._settings = _Settings(size, block, strength, floor)
         self._encoder, needed = CODECS[codec]
         self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
-        self._tick = 1 / fractions.Fraction(fps).limit_denominator(100_000)
+        self._ticks = video.Ticks(fps)
+        self._first = 0.0
         self._options = {
             "crf": str(crf),
             "preset": preset,
@@ -351,12 +352,15 @@ class Encoder(sink.Sink):
         )
         if self.note:
             self._container.metadata["comment"] = self.note
-        stream = self._container.add_stream(self._encoder, rate=1 / self._tick)
+        stream = self._container.add_stream(
+            self._encoder, rate=self._ticks.rate
+        )
         stream.width, stream.height = self._even
         stream.pix_fmt = "yuv420p"
         stream.options = dict(self._options)
         # BT.709, and labelled so; see `video`.
         context = stream.codec_context
+        context.time_base = self._ticks.base
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         if self._encoder == "libx265":
@@ -366,7 +370,8 @@ class Encoder(sink.Sink):
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        del time
+        if not self.count:
+            self._first = time
         width, height = self.size
         padded = np.pad(
             frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
@@ -374,7 +379,7 @@ class Encoder(sink.Sink):
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709"
         )
-        picture.pts, picture.time_base = self.count, self._tick
+        self._ticks.stamp(picture, time - self._first)
         found = rectangles(
             self._settings.offsets(map_),
             size=self._even,

@@ -429,7 +429,7 @@ class Reframe(sink.Sink):
             picture = _cropped(self._frames.get(), place, self.crop)
             if self.note:
                 picture = overlay.annotate(picture, self.note)
-            self._writer.write(picture)
+            self._writer.write(picture, time)
         self._done += 1
 
     def _command(self, time: float, place: tuple[int, int]) -> None:

@@ -534,6 +534,36 @@ class Writer:
             )
 
 
+class Ticks:
+    """Times as an encoder of PyAV counts them.
+
+    Args:
+        fps: Frames a second.
+
+    Attributes:
+        rate: The same as a fraction.
+        base: Seconds of a tick.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self.base = 1 / (self.rate * _TICKS)
+        self._last = -1
+
+    def stamp(self, picture: Any, time: float) -> None:
+        """Give an `av.VideoFrame` its time, in seconds from the first."""
+        rate = float(self.rate)
+        even = round(time * rate)
+        if abs(time - even / rate) <= _ROUNDED:
+            ticks = even * _TICKS
+        else:
+            ticks = round(time * rate * _TICKS)
+        self._last = max(ticks, self._last + 1)
+        picture.pts = self._last
+        picture.duration = _TICKS
+        picture.time_base = self.base
+
+
 class _AvSink:
     """H.264, colours by BT.709 and labelled so, greys at full range; FFV1."""
 
@@ -548,16 +578,14 @@ class _AvSink:
         lossless = pixels == "gray16"
         options = {} if lossless else {"movflags": "faststart"}
         self._container = av.open(os.fspath(path), "w", options=options)
-        rate = fractions.Fraction(fps).limit_denominator(100_000)
-        self._rate = float(rate)
-        self._last = -1
+        self._ticks = Ticks(fps)
         stream = self._container.add_stream(
-            "ffv1" if lossless else "libx264", rate=rate
+            "ffv1" if lossless else "libx264", rate=self._ticks.rate
         )
         stream.width, stream.height = size
         stream.pix_fmt = "gray16le" if lossless else "yuv420p"
         context = stream.codec_context
-        context.time_base = 1 / (rate * _TICKS)
+        context.time_base = self._ticks.base
         if not lossless:
             # Maps are smooth, so that a finer step costs little.
             quality = "20" if pixels == "rgb" else "12"
@@ -571,15 +599,7 @@ class _AvSink:
 
     def write(self, frame: np.ndarray, time: float) -> None:
         picture = self._picture(np.ascontiguousarray(frame))
-        even = round(time * self._rate)
-        if abs(time - even / self._rate) <= _ROUNDED:
-            ticks = even * _TICKS
-        else:
-            ticks = round(time * self._rate * _TICKS)
-        self._last = max(ticks, self._last + 1)
-        picture.pts = self._last
-        picture.duration = _TICKS
-        picture.time_base = self._stream.codec_context.time_base
+        self._ticks.stamp(picture, time)
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Every input, every output, and what goes wrong, with a cheap model."""
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -7,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -458,9 +460,19 @@ def test_uneven_times_are_kept(model, folder):
     times = np.cumsum([0, 33, 67, 33, 200, 16, 17, 500]) / 1000
     path = clip_of(folder, 8, times=times)
     out = folder / "out"
-    wanted = ("overlay", "saliency", "saliency16")
-    assert predict.predict(model, path, out, outputs=wanted) == ""
-    for name in ("overlay.mp4", "saliency.mp4", "saliency16.mkv"):
+    videos = {
+        "overlay": "overlay.mp4",
+        "saliency": "saliency.mp4",
+        "saliency16": "saliency16.mkv",
+        "encoded": "encoded.mp4",
+        "reframed": "reframed.mp4",
+        "report": "page.mp4",
+    }
+    assert predict.predict(model, path, out, outputs=list(videos)) == ""
+    page = (out / "report.html").read_text("utf-8")
+    (movie,) = re.findall('src="data:video/mp4;base64,([^"]*)"', page)
+    (out / "page.mp4").write_bytes(base64.b64decode(movie))
+    for name in videos.values():
         found = [time for _, time in video.Video(out / name).timed()]
         np.testing.assert_allclose(found, times, atol=2e-3)
 
