@@ -21,6 +21,7 @@ x264 and x265 programs   `--qpfile` sets the type and QP of whole frames,
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import math
 import os
 from typing import NamedTuple
@@ -346,10 +347,12 @@ class Encoder(sink.Sink):
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        hidden = self.hidden(self.path)
-        self._container = self.enter(
-            av.open(os.fspath(hidden), "w", options={"movflags": "faststart"})
-        )
+        self._hidden = self.hidden(self.path)
+        with video.naming(self.path):
+            container = av.open(
+                os.fspath(self._hidden), "w", options={"movflags": "faststart"}
+            )
+        self._container = self.enter(_closed(container))
         if self.note:
             self._container.metadata["comment"] = self.note
         stream = self._container.add_stream(
@@ -385,12 +388,29 @@ class Encoder(sink.Sink):
             size=self._even,
             block=self._settings.block,
         )
-        self._container.mux(self._stream.encode(_marked(picture, found)))
+        with video.naming(self.path):
+            self._container.mux(self._stream.encode(_marked(picture, found)))
         self.count += 1
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        self._container.mux(self._stream.encode())
+        with video.naming(self.path):
+            self._container.mux(self._stream.encode())
+            self._container.close()
+        video.check_written(self.path, self.count, at=self._hidden)
+
+
+@contextlib.contextmanager
+def _closed(
+    container: av.container.OutputContainer,
+) -> Iterator[av.container.OutputContainer]:
+    try:
+        yield container
+    finally:
+        # What went wrong first is what the caller has to see; a whole file
+        # has been closed by then.
+        with contextlib.suppress(av.error.FFmpegError):
+            container.close()
 
 
 def _marked(

@@ -434,6 +434,7 @@ class Writer:
         )
         self._count = 0
         self._first = 0.0
+        self._closed = self._whole = False
         self._sink: _AvSink | _OpencvSink
 
     def __enter__(self) -> "Writer":
@@ -446,7 +447,7 @@ class Writer:
         height, width = self._frame[1][:2]
         size = (width + self._pad[1], height + self._pad[0])
         try:
-            with self._telling():
+            with naming(self.path):
                 self._sink = sink(
                     self._temporary, self._fps, size, self._pixels
                 )
@@ -482,9 +483,29 @@ class Writer:
             time = self._count / self._fps
         if not self._count:
             self._first = time
-        with self._telling():
+        with naming(self.path):
             self._sink.write(frame, time - self._first)
         self._count += 1
+
+    def finish(self) -> None:
+        """Closes and checks the file; at the end of the block it is renamed.
+
+        The block does so itself. Before, it is for those who make several
+        files that are to appear together.
+
+        Raises:
+            VideoError: It could not be written whole.
+        """
+        if not self._whole:
+            self._close()
+            check_written(self.path, self._count, at=self._temporary)
+            self._whole = True
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with naming(self.path):
+                self._sink.close()
 
     def __exit__(
         self,
@@ -494,11 +515,11 @@ class Writer:
     ) -> None:
         del error, trace
         try:
-            with self._telling():
-                self._sink.close()
             if kind is None:
-                self._check()
+                self.finish()
                 self._temporary.replace(self.path)
+            else:
+                self._close()
         except BaseException:
             # What went wrong first is what the caller has to see.
             if kind is None:
@@ -506,32 +527,47 @@ class Writer:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Errors of FFmpeg name the file that was wanted."""
-        errors = (av.error.FFmpegError,) if av else ()
-        try:
-            yield
-        except errors as error:
-            raise VideoError(
-                self.path, f"cannot be written ({error.strerror})."
-            ) from error
 
-    def _check(self) -> None:
-        """Counts the frames that can be read: `cv2` drops some silently."""
-        if not self._count:
-            raise VideoError(self.path, "no frame was written to it.")
-        capture = _open_opencv(self._temporary)
-        readable = 0
-        while capture.grab():
-            readable += 1
-        capture.release()
-        if readable != self._count:
-            raise VideoError(
-                self.path,
-                f"{self._count} frames were written and {readable} can be "
-                "read back. Is the disk full?",
-            )
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Errors of FFmpeg in the block become ones that name a file.
+
+    Raises:
+        VideoError: Instead of `av.error.FFmpegError`.
+    """
+    errors = (av.error.FFmpegError,) if av else ()
+    try:
+        yield
+    except errors as error:
+        raise VideoError(
+            path, f"cannot be written ({error.strerror})."
+        ) from error
+
+
+def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
+    """Counts the frames that can be read: `cv2` drops some silently.
+
+    Args:
+        path: The file that was wanted.
+        count: How many frames were written.
+        at: Where it is until then.
+
+    Raises:
+        VideoError: Another number of frames than that, or none.
+    """
+    if not count:
+        raise VideoError(path, "no frame was written to it.")
+    capture = _open_opencv(at)
+    readable = 0
+    while capture.grab():
+        readable += 1
+    capture.release()
+    if readable != count:
+        raise VideoError(
+            path,
+            f"{count} frames were written and {readable} can be read back. "
+            "Is the disk full?",
+        )
 
 
 class Ticks:
