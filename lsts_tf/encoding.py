@@ -211,7 +211,7 @@ class Offsets(sink.Sink):
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._array = self.enter(self.hidden(self.path).open("wb"))
+        self._array = self.stream(self.hidden(self.path).open("wb"))
         self._write_header()
         self._text = self.text(self.path.with_suffix(".txt"))
         self._about = self.text(self.path.with_suffix(".json"))

@@ -16,6 +16,9 @@ Two of them can go on where an interrupted run stopped, if they are told what
 the job is (`job`, any text): `Pictures` and `Array`. They keep what they have
 under a hidden name beside the final one, and say in `done` how many maps
 that is; `go_on` cuts them to one number.
+
+Where several outputs are made, `complete` makes the files of all of them whole
+while they still have hidden names: if one fails, none appears.
 """
 
 from collections.abc import Callable
@@ -75,6 +78,21 @@ class Resumable(Protocol):
 
     def go_on(self, done: int) -> None:
         """Keep the first `done` maps and drop the others."""
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """An output that can be whole before its block ends."""
+
+    def complete(self) -> None:
+        """Flush, close and check; only the final names are missing then."""
+
+
+def complete(made: Sequence[Output]) -> None:
+    """Make all outputs whole that can be so, before any gets its name."""
+    for output in made:
+        if isinstance(output, Completing):
+            output.complete()
 
 
 class Scale:
@@ -183,6 +201,10 @@ class Overlay(sink.Sink):
             picture = overlay.annotate(picture, self.note)
         self._writer.write(picture, time)
 
+    def finish(self) -> None:
+        """See `sink.Sink`."""
+        self._writer.finish()
+
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
         # Of the frame's size before it is stretched, as it is seen.
         size = frame.shape[1], frame.shape[0]
@@ -249,6 +271,10 @@ class Saliency(sink.Sink):
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Take one frame and its map."""
         self._writer.write(self._levels(self._scale(map_)), time)
+
+    def finish(self) -> None:
+        """See `sink.Sink`."""
+        self._writer.finish()
 
 
 def to_uint16(map_: np.ndarray) -> np.ndarray:
@@ -397,17 +423,21 @@ class Array:
         while left:
             left = left[self._file.write(left) :]
 
+    def complete(self) -> None:
+        """See `Completing`."""
+        if not self._file.closed:
+            self._file.seek(0)
+            self._put(self._header())
+            self._file.close()
+
     def __exit__(
         self, kind: _Kind, error: BaseException | None, trace: _Trace
     ) -> None:
-        whole = kind is None
+        whole = False
         try:
-            if whole:
-                self._file.seek(0)
-                self._put(self._header())
-        except BaseException:
-            whole = False
-            raise
+            if kind is None:
+                self.complete()
+                whole = True
         finally:
             self._file.close()
             self._part.end(whole=whole)
@@ -596,6 +626,7 @@ class OverClip:
         self._black = np.broadcast_to(np.uint8(0), (height, width, 3))
         self._stack = contextlib.ExitStack()
         self._low, self._high = np.inf, -np.inf
+        self._complete = False
         self._spool: Any
 
     def __enter__(self) -> "OverClip":
@@ -622,7 +653,14 @@ class OverClip:
             self._stack.__exit__(kind, error, trace)
             return
         with self._stack:
+            self.complete()
+
+    def complete(self) -> None:
+        """See `Completing`."""
+        if not self._complete:
+            self._complete = True
             self._replay()
+            complete(self._wrapped)
 
     def _replay(self) -> None:
         height, width = preprocess.MAP_SIZE

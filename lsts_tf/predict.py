@@ -246,17 +246,21 @@ class _Job:
         started = datetime.datetime.now(datetime.UTC)
         begin = clock.perf_counter()
         with contextlib.ExitStack() as stack:
+            record = None
+            if self.folder is not None:
+                path = self.folder / self._record_name
+                record = stack.enter_context(files.replacing(path))
             for output in made:
                 stack.enter_context(output)
             clip, done, last = self._write(made)
-        seconds = clock.perf_counter() - begin
-        if self.folder is not None:
-            record = self._record(clip, done, last) | {
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(seconds, 3),
-            }
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            files.write_text(self.folder / self._record_name, text + "\n")
+            outputs_lib.complete(made)
+            if record is not None:
+                about = self._record(clip, done, last) | {
+                    "started": started.isoformat(timespec="seconds"),
+                    "seconds": round(clock.perf_counter() - begin, 3),
+                }
+                text = json.dumps(about, indent=2, ensure_ascii=False)
+                record.write_text(text + "\n", encoding="utf-8")
         return self.source.damage
 
     def _make(self) -> list[outputs_lib.Output]:

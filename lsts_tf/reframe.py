@@ -402,6 +402,8 @@ class Reframe(sink.Sink):
             **self._settings,
             "note": self.note,
         }
+        if self._picture:
+            self._writer.finish()
         # The rest of the object that began before the frames.
         self._json.write("],\n" + sink.to_json(about)[1:] + "\n")
 

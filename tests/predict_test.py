@@ -804,6 +804,32 @@ def test_a_disk_that_is_really_full(model, folder, outputs):
         assert listed(out) == []
 
 
+class Unlucky(outputs_lib.Array):
+    """The disk is full when all frames have come."""
+
+    def complete(self):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("normalize", ["none", "clip"])
+@pytest.mark.parametrize("first", [True, False])
+def test_if_finishing_fails_nothing_appears(
+    model, folder, monkeypatch, first, normalize
+):
+    path = clip_of(folder, 3)
+    out = folder / "out"
+    unlucky = predict.KINDS["npy"]._replace(make=Unlucky)
+    monkeypatch.setitem(predict.KINDS, "npy", unlucky)
+    others = [*predict.KINDS]
+    others.remove("npy")
+    others.remove("stdout")
+    wanted = ["npy", *others] if first else [*others, "npy"]
+    options = predict.Options(normalize=normalize)
+    with pytest.raises(OSError, match="No space left"):
+        predict.predict(model, path, out, outputs=wanted, options=options)
+    assert listed(out) == []
+
+
 class Stopped(sources.File):
     """Ctrl-C when a frame is read."""
 
