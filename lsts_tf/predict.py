@@ -46,6 +46,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
 from lsts_tf import reframe
 from lsts_tf import report
+from lsts_tf import sink
 from lsts_tf import sources
 from lsts_tf import video as video_lib
 from lsts_tf import windows
@@ -429,6 +430,8 @@ class _Job:
             unit="frame",
         )
         for map_, (frame, time) in zip(bar, shown, strict=False):
+            if not last:
+                _tell_start(made, clip)
             for output in made:
                 output.write(frame, map_, time)
             done, last = done + 1, time
@@ -481,6 +484,13 @@ class _Job:
             "note": self.predictor.note,
             "damage": self.source.damage,
         }
+
+
+def _tell_start(made: Sequence[outputs_lib.Output], clip: sources.Clip) -> None:
+    """What is known once the first frame has been read."""
+    for output in made:
+        if isinstance(output, sink.Sink):
+            output.start = clip.first_frame or 0, clip.first_time or 0.0
 
 
 def _agree(made: Sequence[outputs_lib.Output], most: int = sys.maxsize) -> int:

@@ -40,6 +40,8 @@ class Sink:
         size: (width, height) of the frames.
         note: What has to be said of the weights, or "".
         count: How many frames came.
+        start: Where the clip begins in the source: number of the frame, and
+            its seconds. Set before the first frame comes, if it is not 0.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Sink:
         self.size = size
         self.note = note
         self.count = 0
+        self.start = (0, 0.0)
         self._files = contextlib.ExitStack()
         self._streams = contextlib.ExitStack()
         self._complete = False
