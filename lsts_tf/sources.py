@@ -212,7 +212,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     """A picture as a frame: uint8 RGB [H, W, 3].
 
     16 bits are rounded to 8, grey becomes colour, what is transparent black;
-    photographs are turned as their EXIF says.
+    JPEG is turned as its EXIF says.
 
     Raises:
         video.VideoError: It cannot be read.

@@ -418,6 +418,25 @@ def test_which_frames_have_maps(model, folder, mode, every):
     np.testing.assert_allclose(times, np.arange(len(frames)) * every / 25)
 
 
+def test_numbers_of_lines_and_pictures(model, folder):
+    path, out = clip_of(folder, 90), folder / "out"
+    predict.predict(
+        model,
+        path,
+        out,
+        outputs=["json", "maps"],
+        first_frames="skip",
+        every=3,
+    )
+    record = record_of(out)
+    lines = (out / "attention.jsonl").read_text().splitlines()
+    numbers = [
+        record["first_map"] + json.loads(line)["frame"] * record["every"] + 1
+        for line in lines
+    ]
+    assert listed(out / "maps") == [f"{number:04d}.png" for number in numbers]
+
+
 def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
     path = clip_of(folder, 95)
     out = folder / "out"
