@@ -63,7 +63,7 @@ class Source(Protocol):
         num_frames: How many there should be; None if nobody knows.
         twice: Whether it can be read again from the start.
         identity: Changes if a file does; "" if it cannot be read again.
-        paths: The files that it is read from, if any.
+        paths: The files that it is read from, which no output may replace.
         damage: After reading: what is wrong with it, or "".
     """
 

@@ -335,6 +335,7 @@ class Counted:
     size = (2, 2)
     num_frames = 40
     identity = damage = ""
+    paths = ()
 
     def __init__(self, *, twice=True):
         self.twice = twice
