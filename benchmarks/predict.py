@@ -168,6 +168,7 @@ class _Memory:
     twice = True
     name = stem = "memory"
     identity = damage = ""
+    paths = ()
     fps = 25.0
 
     def __init__(self, frames: Sequence[np.ndarray]) -> None:

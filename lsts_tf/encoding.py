@@ -21,7 +21,7 @@ x264 and x265 programs   `--qpfile` sets the type and QP of whole frames,
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import fractions
+import contextlib
 import math
 import os
 from typing import NamedTuple
@@ -30,6 +30,7 @@ import av
 import numpy as np
 
 from lsts_tf import sink
+from lsts_tf import video
 
 BLOCK = 16
 STRENGTH = 8.0
@@ -210,7 +211,7 @@ class Offsets(sink.Sink):
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._array = self.enter(self.hidden(self.path).open("wb"))
+        self._array = self.stream(self.hidden(self.path).open("wb"))
         self._write_header()
         self._text = self.text(self.path.with_suffix(".txt"))
         self._about = self.text(self.path.with_suffix(".json"))
@@ -335,7 +336,8 @@ class Encoder(sink.Sink):
         self._settings = _Settings(size, block, strength, floor)
         self._encoder, needed = CODECS[codec]
         self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
-        self._tick = 1 / fractions.Fraction(fps).limit_denominator(100_000)
+        self._ticks = video.Ticks(fps)
+        self._first = 0.0
         self._options = {
             "crf": str(crf),
             "preset": preset,
@@ -345,18 +347,23 @@ class Encoder(sink.Sink):
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        hidden = self.hidden(self.path)
-        self._container = self.enter(
-            av.open(os.fspath(hidden), "w", options={"movflags": "faststart"})
-        )
+        self._hidden = self.hidden(self.path)
+        with video.naming(self.path):
+            container = av.open(
+                os.fspath(self._hidden), "w", options={"movflags": "faststart"}
+            )
+        self._container = self.enter(_closed(container))
         if self.note:
             self._container.metadata["comment"] = self.note
-        stream = self._container.add_stream(self._encoder, rate=1 / self._tick)
+        stream = self._container.add_stream(
+            self._encoder, rate=self._ticks.rate
+        )
         stream.width, stream.height = self._even
         stream.pix_fmt = "yuv420p"
         stream.options = dict(self._options)
         # BT.709, and labelled so; see `video`.
         context = stream.codec_context
+        context.time_base = self._ticks.base
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         if self._encoder == "libx265":
@@ -366,7 +373,8 @@ class Encoder(sink.Sink):
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        del time
+        if not self.count:
+            self._first = time
         width, height = self.size
         padded = np.pad(
             frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
@@ -374,18 +382,35 @@ class Encoder(sink.Sink):
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709"
         )
-        picture.pts, picture.time_base = self.count, self._tick
+        self._ticks.stamp(picture, time - self._first)
         found = rectangles(
             self._settings.offsets(map_),
             size=self._even,
             block=self._settings.block,
         )
-        self._container.mux(self._stream.encode(_marked(picture, found)))
+        with video.naming(self.path):
+            self._container.mux(self._stream.encode(_marked(picture, found)))
         self.count += 1
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        self._container.mux(self._stream.encode())
+        with video.naming(self.path):
+            self._container.mux(self._stream.encode())
+            self._container.close()
+        video.check_written(self.path, self.count, at=self._hidden)
+
+
+@contextlib.contextmanager
+def _closed(
+    container: av.container.OutputContainer,
+) -> Iterator[av.container.OutputContainer]:
+    try:
+        yield container
+    finally:
+        # What went wrong first is what the caller has to see; a whole file
+        # has been closed by then.
+        with contextlib.suppress(av.error.FFmpegError):
+            container.close()
 
 
 def _marked(

@@ -36,13 +36,23 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Yields:
         A hidden name in the same folder, another one for each process.
+
+    Raises:
+        FileError: A folder stands at the final name.
     """
+    refuse_folder(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_folder(path: pathlib.Path) -> None:
+    """Raises FileError if a folder stands where a file is to be made."""
+    if path.is_dir():
+        raise FileError(path, "a folder stands there; choose another --output.")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,9 @@ Two of them can go on where an interrupted run stopped, if they are told what
 the job is (`job`, any text): `Pictures` and `Array`. They keep what they have
 under a hidden name beside the final one, and say in `done` how many maps
 that is; `go_on` cuts them to one number.
+
+Where several outputs are made, `complete` makes the files of all of them whole
+while they still have hidden names: if one fails, none appears.
 """
 
 from collections.abc import Callable
@@ -24,6 +27,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -48,6 +52,7 @@ NORMALIZE = ("none", "frame", "clip", "sum")
 MAP_SIZES = ("source", "model")
 
 _HEADER_BYTES = 128
+_PICTURE = re.compile(r"[0-9]{4,}\.png")
 _Kind = type[BaseException] | None
 _Trace = types.TracebackType | None
 
@@ -73,6 +78,21 @@ class Resumable(Protocol):
 
     def go_on(self, done: int) -> None:
         """Keep the first `done` maps and drop the others."""
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """An output that can be whole before its block ends."""
+
+    def complete(self) -> None:
+        """Flush, close and check; only the final names are missing then."""
+
+
+def complete(made: Sequence[Output]) -> None:
+    """Make all outputs whole that can be so, before any gets its name."""
+    for output in made:
+        if isinstance(output, Completing):
+            output.complete()
 
 
 class Scale:
@@ -181,6 +201,10 @@ class Overlay(sink.Sink):
             picture = overlay.annotate(picture, self.note)
         self._writer.write(picture, time)
 
+    def finish(self) -> None:
+        """See `sink.Sink`."""
+        self._writer.finish()
+
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
         # Of the frame's size before it is stretched, as it is seen.
         size = frame.shape[1], frame.shape[0]
@@ -248,6 +272,10 @@ class Saliency(sink.Sink):
         """Take one frame and its map."""
         self._writer.write(self._levels(self._scale(map_)), time)
 
+    def finish(self) -> None:
+        """See `sink.Sink`."""
+        self._writer.finish()
+
 
 def to_uint16(map_: np.ndarray) -> np.ndarray:
     """A map in [0, 1] as levels 0 … 65,535."""
@@ -264,7 +292,8 @@ class Pictures:
     """One grey PNG for each map: `0001.png` is frame 0.
 
     Args:
-        path: The folder; what it held before is replaced.
+        path: The folder; pictures that it held before are replaced. A folder
+            with anything else in it is refused when the block begins.
         fps: Not used.
         size: (width, height) of the frames.
         note: Not shown: these are data.
@@ -296,7 +325,7 @@ class Pictures:
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
         self._levels = _LEVELS[bits]
         self._first, self._step = first, step
-        self._part = _Part(path, job)
+        self._part = _Part(path, job, folder=True)
         self.done = 0
 
     def __enter__(self) -> "Pictures":
@@ -394,17 +423,21 @@ class Array:
         while left:
             left = left[self._file.write(left) :]
 
+    def complete(self) -> None:
+        """See `Completing`."""
+        if not self._file.closed:
+            self._file.seek(0)
+            self._put(self._header())
+            self._file.close()
+
     def __exit__(
         self, kind: _Kind, error: BaseException | None, trace: _Trace
     ) -> None:
-        whole = kind is None
+        whole = False
         try:
-            if whole:
-                self._file.seek(0)
-                self._put(self._header())
-        except BaseException:
-            whole = False
-            raise
+            if kind is None:
+                self.complete()
+                whole = True
         finally:
             self._file.close()
             self._part.end(whole=whole)
@@ -428,13 +461,17 @@ class _Part:
     Args:
         path: The final name.
         job: Text that says what is made; "" if it is never gone on with.
+        folder: Whether it is a folder of pictures.
 
     Attributes:
         hidden: The name until then.
     """
 
-    def __init__(self, path: pathlib.Path, job: str) -> None:
+    def __init__(
+        self, path: pathlib.Path, job: str, *, folder: bool = False
+    ) -> None:
         self._path = path
+        self._folder = folder
         self.hidden = path.with_name(f".{path.name}.part")
         self._job = job
         self._job_file = path.with_name(f"{self.hidden.name}.job")
@@ -445,6 +482,7 @@ class _Part:
             raise files.FileError(
                 self._path, "cannot be written: no such folder."
             )
+        self._refuse_others()
         with contextlib.suppress(OSError):
             known = self._job_file.read_text(encoding="utf-8")
             if self._job and known == self._job and self.hidden.exists():
@@ -456,16 +494,45 @@ class _Part:
 
     def end(self, *, whole: bool) -> None:
         """Give it its name; or keep it for the next time, or not at all."""
-        if whole:
-            # A folder cannot take the place of another one in one step.
-            old = self.hidden.with_name(f"{self.hidden.name}.old")
-            if self._path.is_dir():
-                _delete(old)
-                self._path.rename(old)
-            self.hidden.replace(self._path)
+        placed = False
+        try:
+            if whole:
+                self._place()
+                placed = True
+        finally:
+            if placed or not self._job:
+                self._remove()
+
+    def _place(self) -> None:
+        # Hours may have gone by.
+        self._refuse_others()
+        # A folder cannot take the place of another one in one step.
+        old = self.hidden.with_name(f"{self.hidden.name}.old")
+        if self._path.is_dir():
             _delete(old)
-        if whole or not self._job:
-            self._remove()
+            self._path.rename(old)
+        self.hidden.replace(self._path)
+        _delete(old)
+
+    def _refuse_others(self) -> None:
+        """Nothing is replaced but what an output like this one writes."""
+        if not self._path.exists():
+            return
+        if not self._folder:
+            files.refuse_folder(self._path)
+            return
+        if not self._path.is_dir():
+            raise files.FileError(
+                self._path, "a file stands there; choose another --output."
+            )
+        for path in self._path.iterdir():
+            if not _PICTURE.fullmatch(path.name) or not path.is_file():
+                raise files.FileError(
+                    self._path,
+                    f"this folder holds {path.name!r}, which is no map, and "
+                    "would be replaced; choose another --output, or move the "
+                    "folder away.",
+                )
 
     def _remove(self) -> None:
         _delete(self.hidden)
@@ -559,6 +626,7 @@ class OverClip:
         self._black = np.broadcast_to(np.uint8(0), (height, width, 3))
         self._stack = contextlib.ExitStack()
         self._low, self._high = np.inf, -np.inf
+        self._complete = False
         self._spool: Any
 
     def __enter__(self) -> "OverClip":
@@ -585,7 +653,14 @@ class OverClip:
             self._stack.__exit__(kind, error, trace)
             return
         with self._stack:
+            self.complete()
+
+    def complete(self) -> None:
+        """See `Completing`."""
+        if not self._complete:
+            self._complete = True
             self._replay()
+            complete(self._wrapped)
 
     def _replay(self) -> None:
         height, width = preprocess.MAP_SIZE

@@ -46,6 +46,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
 from lsts_tf import reframe
 from lsts_tf import report
+from lsts_tf import sink
 from lsts_tf import sources
 from lsts_tf import video as video_lib
 from lsts_tf import windows
@@ -197,6 +198,10 @@ def predict(
     if every < 1:
         raise ValueError(f"--every is at least 1. Received: {every}")
     names = list(dict.fromkeys(_ALIASES.get(n, n) for n in outputs))
+    if not names:
+        raise ValueError(
+            f"Name at least one output: {', '.join(KINDS)}. Received: none"
+        )
     if unknown := [n for n in names if n not in KINDS]:
         raise ValueError(
             f"Outputs are {', '.join(KINDS)}. Received: {', '.join(unknown)}"
@@ -233,6 +238,7 @@ class _Job:
 
     def run(self) -> str:
         made = self._make()
+        self._refuse_overlaps()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         if "report" in self.names and self.options.report:
@@ -241,17 +247,21 @@ class _Job:
         started = datetime.datetime.now(datetime.UTC)
         begin = clock.perf_counter()
         with contextlib.ExitStack() as stack:
+            record = None
+            if self.folder is not None:
+                path = self.folder / self._record_name
+                record = stack.enter_context(files.replacing(path))
             for output in made:
                 stack.enter_context(output)
             clip, done, last = self._write(made)
-        seconds = clock.perf_counter() - begin
-        if self.folder is not None:
-            record = self._record(clip, done, last) | {
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(seconds, 3),
-            }
-            text = json.dumps(record, indent=2, ensure_ascii=False)
-            files.write_text(self.folder / self._record_name, text + "\n")
+            outputs_lib.complete(made)
+            if record is not None:
+                about = self._record(clip, done, last) | {
+                    "started": started.isoformat(timespec="seconds"),
+                    "seconds": round(clock.perf_counter() - begin, 3),
+                }
+                text = json.dumps(about, indent=2, ensure_ascii=False)
+                record.write_text(text + "\n", encoding="utf-8")
         return self.source.damage
 
     def _make(self) -> list[outputs_lib.Output]:
@@ -306,6 +316,33 @@ class _Job:
         if self.folder is None and file:
             raise ValueError("--output is needed: a folder to write to.")
         return (self.folder or pathlib.Path()) / file
+
+    def _refuse_overlaps(self) -> None:
+        """No output takes the place of the source, or of another one."""
+        sources_at = [path.resolve() for path in self.source.paths]
+        inputs = {place for at in sources_at for place in (at, *at.parents)}
+        taken: dict[pathlib.Path, str] = {}
+        if self.folder is not None:
+            record = self.folder / self._record_name
+            taken[record.resolve()] = "the record"
+        for name in self.names:
+            if name == STDOUT:
+                continue
+            place = video_lib.written_as(self._place(name)).resolve()
+            if place in inputs:
+                raise ValueError(
+                    f"The output {name} would replace the video that is read, "
+                    "or the folder it lies in: choose another --output. "
+                    f"Received: {place}"
+                )
+            for other, owner in taken.items():
+                if place in (other, *other.parents) or other in place.parents:
+                    raise ValueError(
+                        f"{owner} and {name} cannot both be written: they "
+                        "have one place. Leave one out, or give the video "
+                        f"another name. Received: {other}, {place}"
+                    )
+            taken[place] = name
 
     def _written(self, name: str) -> str:
         """Where it lies, as seen from the folder if it is in it."""
@@ -393,6 +430,8 @@ class _Job:
             unit="frame",
         )
         for map_, (frame, time) in zip(bar, shown, strict=False):
+            if not last:
+                _tell_start(made, clip)
             for output in made:
                 output.write(frame, map_, time)
             done, last = done + 1, time
@@ -445,6 +484,13 @@ class _Job:
             "note": self.predictor.note,
             "damage": self.source.damage,
         }
+
+
+def _tell_start(made: Sequence[outputs_lib.Output], clip: sources.Clip) -> None:
+    """What is known once the first frame has been read."""
+    for output in made:
+        if isinstance(output, sink.Sink):
+            output.start = clip.first_frame or 0, clip.first_time or 0.0
 
 
 def _agree(made: Sequence[outputs_lib.Output], most: int = sys.maxsize) -> int:

@@ -394,6 +394,7 @@ class Reframe(sink.Sink):
         about = {
             "frames": self.count,
             "fps": self.fps,
+            "start": {"frame": self.start[0], "seconds": self.start[1]},
             "size": list(self.size),
             "aspect": self.aspect,
             "crop": list(self.crop),
@@ -402,6 +403,8 @@ class Reframe(sink.Sink):
             **self._settings,
             "note": self.note,
         }
+        if self._picture:
+            self._writer.finish()
         # The rest of the object that began before the frames.
         self._json.write("],\n" + sink.to_json(about)[1:] + "\n")
 
@@ -429,7 +432,7 @@ class Reframe(sink.Sink):
             picture = _cropped(self._frames.get(), place, self.crop)
             if self.note:
                 picture = overlay.annotate(picture, self.note)
-            self._writer.write(picture)
+            self._writer.write(picture, time)
         self._done += 1
 
     def _command(self, time: float, place: tuple[int, int]) -> None:
@@ -442,8 +445,12 @@ class Reframe(sink.Sink):
         if before is None:
             width, height = self.crop
             name = self.path.with_suffix(".sendcmd").name
+            # Our times, and so the commands', are from the clip's start.
+            first = self.start[0]
+            trim = f"trim=start_frame={first},setpts=PTS-STARTPTS,"
             self._commands.write(
-                f"# ffmpeg -i INPUT -vf \"sendcmd=f='{name}',"
+                f"# ffmpeg -i INPUT {'-an ' if first else ''}-vf "
+                f"\"{trim if first else ''}sendcmd=f='{name}',"
                 f'crop={width}:{height}:{place[0]}:{place[1]}" OUTPUT\n'
             )
         self._commands.write(

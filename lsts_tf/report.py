@@ -210,7 +210,7 @@ class Report(sink.Sink):
         self._end = time + 1 / self.fps
         drawn = self._drawn(frame, map_)
         if self._writer:
-            self._writer.write(drawn)
+            self._writer.write(drawn, time)
         self._stills.add(
             self.count, lambda: _Still(self.count, measures, _jpeg(drawn))
         )

@@ -20,10 +20,13 @@ import types
 from typing import IO
 from typing import Any
 from typing import Self
+from typing import TypeVar
 
 import numpy as np
 
 from lsts_tf import files
+
+_Stream = TypeVar("_Stream", bound=IO)
 
 
 class Sink:
@@ -37,6 +40,8 @@ class Sink:
         size: (width, height) of the frames.
         note: What has to be said of the weights, or "".
         count: How many frames came.
+        start: Where the clip begins in the source: number of the frame, and
+            its seconds. Set before the first frame comes, if it is not 0.
     """
 
     def __init__(
@@ -52,7 +57,10 @@ class Sink:
         self.size = size
         self.note = note
         self.count = 0
+        self.start = (0, 0.0)
         self._files = contextlib.ExitStack()
+        self._streams = contextlib.ExitStack()
+        self._complete = False
 
     def open(self) -> None:
         """Called when the block begins."""
@@ -68,7 +76,10 @@ class Sink:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Called when the block ends well, before files get their names."""
+        """Called once when all frames came, before files get their names.
+
+        What it makes is to be whole then: videos are closed and checked.
+        """
 
     def hidden(self, path: pathlib.Path) -> pathlib.Path:
         """A name to write under until the block ends; see `files`."""
@@ -77,7 +88,12 @@ class Sink:
     def text(self, path: pathlib.Path) -> IO[str]:
         """A text file to write to, which becomes `path` at the end."""
         stream = self.hidden(path).open("w", encoding="utf-8", newline="\n")
-        return self._files.enter_context(stream)
+        return self.stream(stream)
+
+    def stream(self, stream: _Stream) -> _Stream:
+        """An open file, closed after `finish` and before any gets its name."""
+        self._streams.callback(stream.close)
+        return stream
 
     def enter(self, context: contextlib.AbstractContextManager) -> Any:
         """Enters a context that ends with the block."""
@@ -86,6 +102,7 @@ class Sink:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._files = stack
+            self._streams = stack.enter_context(contextlib.ExitStack())
             self.open()
             self._files = stack.pop_all()
         return self
@@ -96,10 +113,25 @@ class Sink:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._files.__exit__(kind, error, trace)
+        if kind is None:
+            with self._files:
+                self.complete()
             return
-        with self._files:
+        # What went wrong first is what the caller has to see.
+        with contextlib.suppress(OSError):
+            self._streams.close()
+        self._files.__exit__(kind, error, trace)
+
+    def complete(self) -> None:
+        """Makes all files whole; after it they only lack their names.
+
+        The end of the block does so itself. Before, it is for those who have
+        several outputs that are to appear together.
+        """
+        if self._complete:
+            return
+        self._complete = True
+        with self._streams:
             self.finish()
 
 

@@ -63,6 +63,7 @@ class Source(Protocol):
         num_frames: How many there should be; None if nobody knows.
         twice: Whether it can be read again from the start.
         identity: Changes if a file does; "" if it cannot be read again.
+        paths: The files that it is read from, which no output may replace.
         damage: After reading: what is wrong with it, or "".
     """
 
@@ -73,6 +74,7 @@ class Source(Protocol):
     num_frames: int | None
     twice: bool
     identity: str
+    paths: Sequence[pathlib.Path]
     damage: str
 
     def __iter__(self) -> Iterator[_Timed]: ...
@@ -128,7 +130,8 @@ class File:
         self.fps = self._video.fps
         self.size = self._video.size
         self.num_frames = self._video.num_frames
-        self.identity = _identity([self._video.path])
+        self.paths: Sequence[pathlib.Path] = (self._video.path,)
+        self.identity = _identity(self.paths)
         self.damage = ""
 
     def __iter__(self) -> Iterator[_Timed]:
@@ -150,8 +153,8 @@ class Images:
     def __init__(
         self, paths: Sequence[pathlib.Path], *, rate: float | None = None
     ) -> None:
-        self._paths = tuple(paths)
-        for path in self._paths:
+        self.paths: Sequence[pathlib.Path] = tuple(paths)
+        for path in self.paths:
             if not path.is_file():
                 raise video_lib.VideoError(path, "no such picture.")
             if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -160,20 +163,20 @@ class Images:
                     "not a picture; several files make a clip only if they "
                     f"are pictures ({', '.join(IMAGE_SUFFIXES)}).",
                 )
-        one = len(self._paths) == 1
-        first = self._paths[0]
+        one = len(self.paths) == 1
+        first = self.paths[0]
         self.name = os.fspath(first if one else first.parent)
         self.stem = first.stem if one else first.parent.name or "images"
         self.fps = video_lib.FPS_IF_UNKNOWN if rate is None else rate
-        self.num_frames: int | None = len(self._paths)
-        self.identity = _identity(self._paths)
+        self.num_frames: int | None = len(self.paths)
+        self.identity = _identity(self.paths)
         self.damage = ""
         height, width = self._first().shape[:2]
         self.size = width, height
 
     def _first(self) -> np.ndarray:
         failure = None
-        for path in self._paths:
+        for path in self.paths:
             try:
                 return read_image(path)
             except video_lib.VideoError as error:
@@ -191,7 +194,7 @@ class Images:
 
     def __iter__(self) -> Iterator[_Timed]:
         failures = []
-        for number, path in enumerate(self._paths):
+        for number, path in enumerate(self.paths):
             try:
                 frame = self._sized(path)
             except video_lib.VideoError as error:
@@ -209,7 +212,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     """A picture as a frame: uint8 RGB [H, W, 3].
 
     16 bits are rounded to 8, grey becomes colour, what is transparent black;
-    photographs are turned as their EXIF says.
+    JPEG is turned as its EXIF says.
 
     Raises:
         video.VideoError: It cannot be read.
@@ -223,7 +226,10 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     # Asked for all channels, OpenCV does not turn photographs.
     photograph = path.suffix.lower() in (".jpg", ".jpeg")
     how = cv2.IMREAD_COLOR if photograph else cv2.IMREAD_UNCHANGED
-    image = cv2.imdecode(data, how) if len(data) else None
+    image = None
+    # OpenCV raises for sizes beyond its limits, which a damaged header says.
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(data, how) if len(data) else None
     if image is None:
         raise video_lib.VideoError(path, "no picture, or a damaged one.")
     if image.dtype not in (np.uint8, np.uint16):
@@ -289,6 +295,7 @@ class Stream:
 
     twice = False
     identity = ""
+    paths: Sequence[pathlib.Path] = ()
     stem = "stdin"
 
     def __init__(
@@ -460,6 +467,7 @@ class Camera:
 
     twice = False
     identity = ""
+    paths: Sequence[pathlib.Path] = ()
 
     def __init__(self, name: str, *, rate: float | None = None) -> None:
         index = name.removeprefix(CAMERA)

@@ -37,6 +37,9 @@ FPS_IF_UNKNOWN = 25.0
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
 # and VP9 files decoding went on after far fewer failures than this.
 _MAX_FAILED_READS = 100
+# Bytes of an MPEG-4 frame that says only that nothing changed, at most; one of
+# a single block is larger. DivX and XviD write them, and nothing is decoded.
+_NOT_CODED = 8
 
 # What a video may be written of: type and shape of a frame behind [H, W].
 PIXELS: Mapping[str, tuple[type, tuple[int, ...]]] = {
@@ -155,14 +158,19 @@ class Video:
         self, count: int, lost: int, first_loss: int | None, clock: "_Clock"
     ) -> None:
         declared = self.num_frames or count
-        # Containers without a table of frames estimate their number from
-        # the duration; those estimates are off by one now and then.
-        complete = declared - count <= max(1, declared // 100)
-        if not complete and clock.uneven and _is_estimate(self.path):
-            # The estimate knows one rate only, and this video has many: it is
-            # whole if it lasts to its end.
-            lasts = declared / self.fps
-            complete = lasts - clock.last <= max(1.0, lasts / 100)
+        if count < declared and _is_estimate(self.path):
+            # Containers without a table of frames estimate their number from
+            # the duration; those estimates are off by one now and then.
+            complete = declared - count <= max(1, declared // 100)
+            if not complete and clock.uneven:
+                # The estimate knows one rate only, and this video has many:
+                # it is whole if it lasts to its end.
+                lasts = declared / self.fps
+                complete = lasts - clock.last <= max(1.0, lasts / 100)
+        else:
+            if count < declared:
+                declared = _to_be_shown(self.path, count, declared)
+            complete = count >= declared
         if complete and not lost:
             return
         reason = f"read {count} of {declared} frames"
@@ -293,6 +301,25 @@ def _is_estimate(path: pathlib.Path) -> bool:
         return not container.streams.video[0].frames
 
 
+def _to_be_shown(path: pathlib.Path, count: int, declared: int) -> int:
+    """How many frames a player shows, by the container's table.
+
+    Less than declared where an edit list leaves some out, or a frame says only
+    that the one before stays. A table that is shorter than `count` is cut off
+    itself.
+    """
+    if av is None:
+        return declared
+    with av.open(os.fspath(path)) as container:
+        stream = container.streams.video[0]
+        least = _NOT_CODED if stream.codec_context.name == "mpeg4" else 0
+        shown = sum(
+            entry.size > least and not entry.is_discard
+            for entry in stream.index_entries
+        )
+    return min(shown, declared) if shown >= count else declared
+
+
 def _decoded(attempts: Iterator[_Read]) -> Iterator[np.ndarray]:
     with contextlib.closing(attempts):  # type: ignore[type-var]
         yield from (read[0] for read in attempts if read is not None)
@@ -342,6 +369,12 @@ def _read_av(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
                 turns = round(getattr(frame, "rotation", 0) / 90)
                 image = np.ascontiguousarray(np.rot90(image, turns))
                 yield image, math.nan if frame.time is None else frame.time
+
+
+def written_as(path: pathlib.Path) -> pathlib.Path:
+    """The name under which `Writer` writes: MP4 needs PyAV."""
+    needs_av = path.suffix.lower() == ".mp4"
+    return path.with_suffix(".webm") if needs_av and av is None else path
 
 
 class Writer:
@@ -401,8 +434,8 @@ class Writer:
             )
         if av is None and pixels == "gray16":
             raise VideoError(self.path, "FFV1 needs PyAV: `pip install av`.")
-        if av is None and self.path.suffix.lower() == ".mp4":
-            self.path = self.path.with_suffix(".webm")
+        self.path = written_as(self.path)
+        if self.path.suffix != pathlib.Path(path).suffix:
             logging.warning(
                 "PyAV is not installed (`pip install av`), so the video "
                 "becomes VP8: %s",
@@ -420,18 +453,20 @@ class Writer:
         )
         self._count = 0
         self._first = 0.0
+        self._closed = self._whole = False
         self._sink: _AvSink | _OpencvSink
 
     def __enter__(self) -> "Writer":
         # PyAV would notice only at the first frame.
         if not self.path.parent.is_dir():
             raise VideoError(self.path, "cannot be written: no such folder.")
+        files.refuse_folder(self.path)
         by_opencv = self.path.suffix.lower() == ".webm"
         sink = _OpencvSink if by_opencv else _AvSink
         height, width = self._frame[1][:2]
         size = (width + self._pad[1], height + self._pad[0])
         try:
-            with self._telling():
+            with naming(self.path):
                 self._sink = sink(
                     self._temporary, self._fps, size, self._pixels
                 )
@@ -467,9 +502,29 @@ class Writer:
             time = self._count / self._fps
         if not self._count:
             self._first = time
-        with self._telling():
+        with naming(self.path):
             self._sink.write(frame, time - self._first)
         self._count += 1
+
+    def finish(self) -> None:
+        """Closes and checks the file; at the end of the block it is renamed.
+
+        The block does so itself. Before, it is for those who make several
+        files that are to appear together.
+
+        Raises:
+            VideoError: It could not be written whole.
+        """
+        if not self._whole:
+            self._close()
+            check_written(self.path, self._count, at=self._temporary)
+            self._whole = True
+
+    def _close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with naming(self.path):
+                self._sink.close()
 
     def __exit__(
         self,
@@ -479,11 +534,11 @@ class Writer:
     ) -> None:
         del error, trace
         try:
-            with self._telling():
-                self._sink.close()
             if kind is None:
-                self._check()
+                self.finish()
                 self._temporary.replace(self.path)
+            else:
+                self._close()
         except BaseException:
             # What went wrong first is what the caller has to see.
             if kind is None:
@@ -491,32 +546,77 @@ class Writer:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Errors of FFmpeg name the file that was wanted."""
-        errors = (av.error.FFmpegError,) if av else ()
-        try:
-            yield
-        except errors as error:
-            raise VideoError(
-                self.path, f"cannot be written ({error.strerror})."
-            ) from error
 
-    def _check(self) -> None:
-        """Counts the frames that can be read: `cv2` drops some silently."""
-        if not self._count:
-            raise VideoError(self.path, "no frame was written to it.")
-        capture = _open_opencv(self._temporary)
-        readable = 0
-        while capture.grab():
-            readable += 1
-        capture.release()
-        if readable != self._count:
-            raise VideoError(
-                self.path,
-                f"{self._count} frames were written and {readable} can be "
-                "read back. Is the disk full?",
-            )
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Errors of FFmpeg in the block become ones that name a file.
+
+    Raises:
+        VideoError: Instead of `av.error.FFmpegError`.
+    """
+    errors = (av.error.FFmpegError,) if av else ()
+    try:
+        yield
+    except errors as error:
+        raise VideoError(
+            path, f"cannot be written ({error.strerror})."
+        ) from error
+
+
+def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
+    """Counts the frames that can be read: `cv2` drops some silently.
+
+    Args:
+        path: The file that was wanted.
+        count: How many frames were written.
+        at: Where it is until then.
+
+    Raises:
+        VideoError: Another number of frames than that, or none.
+    """
+    if not count:
+        raise VideoError(path, "no frame was written to it.")
+    capture = _open_opencv(at)
+    readable = 0
+    while capture.grab():
+        readable += 1
+    capture.release()
+    if readable != count:
+        raise VideoError(
+            path,
+            f"{count} frames were written and {readable} can be read back. "
+            "Is the disk full?",
+        )
+
+
+class Ticks:
+    """Times as an encoder of PyAV counts them.
+
+    Args:
+        fps: Frames a second.
+
+    Attributes:
+        rate: The same as a fraction.
+        base: Seconds of a tick.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self.base = 1 / (self.rate * _TICKS)
+        self._last = -1
+
+    def stamp(self, picture: Any, time: float) -> None:
+        """Give an `av.VideoFrame` its time, in seconds from the first."""
+        rate = float(self.rate)
+        even = round(time * rate)
+        if abs(time - even / rate) <= _ROUNDED:
+            ticks = even * _TICKS
+        else:
+            ticks = round(time * rate * _TICKS)
+        self._last = max(ticks, self._last + 1)
+        picture.pts = self._last
+        picture.duration = _TICKS
+        picture.time_base = self.base
 
 
 class _AvSink:
@@ -533,16 +633,14 @@ class _AvSink:
         lossless = pixels == "gray16"
         options = {} if lossless else {"movflags": "faststart"}
         self._container = av.open(os.fspath(path), "w", options=options)
-        rate = fractions.Fraction(fps).limit_denominator(100_000)
-        self._rate = float(rate)
-        self._last = -1
+        self._ticks = Ticks(fps)
         stream = self._container.add_stream(
-            "ffv1" if lossless else "libx264", rate=rate
+            "ffv1" if lossless else "libx264", rate=self._ticks.rate
         )
         stream.width, stream.height = size
         stream.pix_fmt = "gray16le" if lossless else "yuv420p"
         context = stream.codec_context
-        context.time_base = 1 / (rate * _TICKS)
+        context.time_base = self._ticks.base
         if not lossless:
             # Maps are smooth, so that a finer step costs little.
             quality = "20" if pixels == "rgb" else "12"
@@ -556,15 +654,7 @@ class _AvSink:
 
     def write(self, frame: np.ndarray, time: float) -> None:
         picture = self._picture(np.ascontiguousarray(frame))
-        even = round(time * self._rate)
-        if abs(time - even / self._rate) <= _ROUNDED:
-            ticks = even * _TICKS
-        else:
-            ticks = round(time * self._rate * _TICKS)
-        self._last = max(ticks, self._last + 1)
-        picture.pts = self._last
-        picture.duration = _TICKS
-        picture.time_base = self._stream.codec_context.time_base
+        self._ticks.stamp(picture, time)
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:

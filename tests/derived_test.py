@@ -10,11 +10,139 @@ import pytest
 from lsts_tf import attention
 from lsts_tf import encoding
 from lsts_tf import predict
+from lsts_tf import sources
 from lsts_tf import video
 from tests import cheap_prediction
 
 SIZE = (96, 54)
 COUNT = 40
+NAMES = ("json", "roi", "encoded", "reframed", "report")
+FILES = [
+    *("attention.jsonl", "encoded.mp4", "prediction.json"),
+    *("reframed.csv", "reframed.json", "reframed.mp4", "reframed.sendcmd"),
+    *("report.html", "roi.addroi", "roi.json", "roi.npy", "roi.txt"),
+    "summary.json",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cheap_prediction.predictor()
+
+
+def film(path, count, size=SIZE):
+    rng = np.random.default_rng(0)
+    width, height = size
+    with video.Writer(path, fps=25, size=size) as writer:
+        for i in range(count):
+            frame = rng.integers(0, 80, (height, width, 3), np.uint8)
+            cv2.circle(frame, (10 + 2 * i, 27), 9, (250, 200, 10), -1)
+            writer.write(frame)
+    return path
+
+
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_whole(out, count, size, crop):
+    assert listed(out) == FILES
+    lines = (out / "attention.jsonl").read_text().splitlines()
+    frames = [json.loads(line)["frame"] for line in lines]
+    assert frames == list(range(count))
+    width, height = size
+    grid = -(-height // 16), -(-width // 16)
+    assert np.load(out / "roi.npy").shape == (count, *grid)
+    assert (out / "roi.txt").read_text().count(" P 0\n") == count
+    path = json.loads((out / "reframed.json").read_text())["path"]
+    assert len(path) == count
+    even = width + width % 2, height + height % 2
+    for name, wanted in (("encoded.mp4", even), ("reframed.mp4", crop)):
+        found = video.Video(out / name)
+        assert found.size == wanted
+        assert len(list(found)) == count
+    assert f"{count} frames" in (out / "report.html").read_text("utf-8")
+    record = json.loads((out / "prediction.json").read_text("utf-8"))
+    assert record["frames"] == count
+
+
+@pytest.mark.parametrize("count", [1, 79])
+def test_a_clip_of_one_frame_and_of_one_window(model, tmp_path, count):
+    path, out = film(tmp_path / "in.mp4", count), tmp_path / "out"
+    assert predict.predict(model, path, out, outputs=NAMES) == ""
+    assert_whole(out, count, SIZE, (30, 54))
+
+
+def test_an_odd_size(model, tmp_path):
+    size = 67, 35
+    path = tmp_path / "odd.mkv"
+    with video.Writer(path, fps=25, size=size, pixels="gray16") as writer:
+        for level in (0, 30_000, 65_535):
+            picture = np.full(size[::-1], level, np.uint16)
+            picture[9:20, 40:50] = 20_000
+            writer.write(picture)
+    out = tmp_path / "out"
+    assert predict.predict(model, path, out, outputs=NAMES) == ""
+    assert_whole(out, 3, size, (20, 34))
+
+
+def test_of_a_truncated_clip_all_that_came(model, tmp_path):
+    path, out = tmp_path / "in.avi", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(path), fourcc, 25, SIZE)
+    for _ in range(120):
+        writer.write(rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8))
+    writer.release()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4])
+    damage = predict.predict(model, path, out, outputs=NAMES)
+    count = len(list(video.frames(path, strict=False)))
+    assert 79 < count < 119
+    assert f"read {count} of 120 frames" in damage
+    assert f"from frame {count}" in damage
+    assert_whole(out, count, SIZE, (30, 54))
+
+
+class Stopped(sources.File):
+    """Ctrl-C when a frame is read."""
+
+    def __iter__(self):
+        for number, timed in enumerate(super().__iter__()):
+            if number == 100:
+                raise KeyboardInterrupt
+            yield timed
+
+
+def test_an_interrupt_leaves_nothing(model, tmp_path):
+    path, out = film(tmp_path / "in.mp4", 120), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(model, Stopped(path), out, outputs=NAMES)
+    assert listed(out) == []
+
+
+def test_a_pixel_cannot_be_reframed(model, tmp_path):
+    path, out = tmp_path / "in.mkv", tmp_path / "out"
+    with video.Writer(path, fps=25, size=(1, 1), pixels="gray16") as writer:
+        writer.write(np.zeros((1, 1), np.uint16))
+    with pytest.raises(
+        ValueError, match=r"at least 2 x 2 pixels. Received: 1 x 1"
+    ):
+        predict.predict(model, path, out, outputs=NAMES)
+    assert not out.exists()
+    wanted = [name for name in NAMES if name != "reframed"]
+    assert predict.predict(model, path, out, outputs=wanted) == ""
+    assert len(list(video.Video(out / "encoded.mp4"))) == 1
+
+
+def test_the_crop_knows_where_the_clip_begins(model, tmp_path):
+    path, out = film(tmp_path / "in.mp4", 30), tmp_path / "out"
+    predict.predict(model, path, out, outputs=["reframed"], start="0.8")
+    about = json.loads((out / "reframed.json").read_text())
+    assert about["start"] == {"frame": 20, "seconds": pytest.approx(0.8)}
+    assert about["path"][0]["time"] == 0
+    commands = (out / "reframed.sendcmd").read_text()
+    assert "trim=start_frame=20,setpts=PTS-STARTPTS" in commands
 
 
 def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):

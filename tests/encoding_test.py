@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from lsts_tf import encoding
+from lsts_tf import video
+from tests import video_test
 
 SIZE = (320, 192)
 # libx264 without its own ideas of which blocks deserve bits.
@@ -290,6 +292,31 @@ def test_an_encoded_clip_is_an_mp4_of_a_known_codec(tmp_path):
             )
     with pytest.raises(ValueError, match=r"\.mp4"):
         encoding.Encoder(path=tmp_path / "a.mkv", fps=25, size=SIZE)
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path):
+    """At any moment: while frames come, and at the end."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (54, 96, 3), np.uint8)
+    path = tmp_path / "a film.mp4"
+    for count in (5, 200):
+        with (
+            pytest.raises(
+                video.VideoError,
+                match=r"a film.mp4: cannot be written .File too large",
+            ),
+            video_test.limited(3_000),
+            encoding.Encoder(path=path, fps=25, size=(96, 54)) as output,
+        ):
+            for number in range(count):
+                output.write(frame, np.zeros((36, 64)), number / 25)
+        assert list(tmp_path.iterdir()) == []
+    with (
+        pytest.raises(video.VideoError, match="no frame was written to it"),
+        encoding.Encoder(path=path, fps=25, size=(96, 54)),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ffmpeg_takes_the_filter(tmp_path):

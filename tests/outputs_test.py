@@ -211,6 +211,35 @@ def test_an_error_leaves_what_was_there(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_what_is_not_ours_stays(tmp_path, name):
+    path = tmp_path / name
+    if ALL[name] is outputs.Pictures:
+        path.write_text("a letter")
+    else:
+        path.mkdir()
+    with (
+        pytest.raises(files.FileError, match="stands there; choose another"),
+        made(ALL[name], path),
+    ):
+        pass
+    assert listed(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("job", ["", "a job"])
+def test_what_comes_into_a_folder_while_maps_are_made_stays(tmp_path, job):
+    path = tmp_path / "maps"
+    path.mkdir()
+    output = made(outputs.Pictures, path, job=job)
+    refusal = pytest.raises(files.FileError, match=r"'a.txt', which is no map")
+    with refusal, output:
+        output.write(FRAME, maps_of(1)[0], 0.0)
+        (path / "a.txt").write_text("a letter")
+    assert (path / "a.txt").read_text() == "a letter"
+    kept = [".maps.part", ".maps.part.job"] if job else []
+    assert listed(tmp_path) == [*kept, "maps"]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_folder_that_does_not_exist(tmp_path, name):
     path = tmp_path / "missing" / name
     with (

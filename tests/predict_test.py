@@ -1,5 +1,6 @@
 """Every input, every output, and what goes wrong, with a cheap model."""
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -7,6 +8,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import experiment
+from lsts_tf import files
 from lsts_tf import maps as maps_lib
 from lsts_tf import outputs as outputs_lib
 from lsts_tf import predict
@@ -235,6 +238,114 @@ def test_names_that_are_no_output(model, folder):
     assert listed(folder) == [path.name]
 
 
+def test_no_output_at_all(model, folder):
+    path = clip_of(folder, 2)
+    with pytest.raises(ValueError, match="Name at least one output"):
+        predict.predict(model, path, folder / "out", outputs=[])
+    assert listed(folder) == [path.name]
+
+
+class Never:
+    """A predictor that must not be asked."""
+
+    first_map = 78
+    hop = 1
+    note = ""
+
+    def __init__(self, model):
+        self.extractor = model.extractor
+
+    def maps(self, *_, **__):
+        raise AssertionError("Something was predicted.")
+
+
+def contents(folder):
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder): p.read_bytes() for p in found}
+
+
+def test_a_folder_with_anything_else_is_not_replaced(model, folder):
+    path = clip_of(folder, 2, name="holiday.mp4")
+    letters = folder / "holiday" / "letters"
+    letters.mkdir(parents=True)
+    (letters / "to you.txt").write_text("Dear you,")
+    maps = folder / "maps"
+    maps.mkdir()
+    (maps / "0001.png").write_bytes(b"of an earlier run")
+    before = contents(folder)
+    for kind, name in (("dhf1k", "letters"), ("overlay", "holiday")):
+        target = folder if kind == "dhf1k" else folder / "holiday"
+        if kind == "overlay":
+            (target / "overlay.mp4").mkdir()
+            name = "a folder stands there"
+        with pytest.raises(files.FileError, match=f"{name}.*another --output"):
+            predict.predict(Never(model), path, target, outputs=[kind])
+        assert contents(folder) == before
+    predict.predict(model, path, folder, outputs=["maps"])
+    assert listed(maps) == ["0001.png", "0002.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "kind"),
+    [
+        ("0601", ".", "dhf1k"),
+        ("maps", ".", "png8"),
+        ("maps/deep/down", ".", "maps"),
+        ("maps16", "other/..", "png16"),
+    ],
+)
+def test_pictures_that_are_read_are_not_replaced(
+    model, folder, name, output, kind
+):
+    for number in range(3):
+        path = folder / name / f"{number + 1:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture(number))
+    (folder / "other").mkdir()
+    before = contents(folder)
+    with pytest.raises(ValueError, match="would replace the video that is rea"):
+        predict.predict(
+            Never(model),
+            sources.open_source([str(folder / name)]),
+            folder / output,
+            outputs=[kind],
+        )
+    assert contents(folder) == before
+
+
+def test_a_video_that_is_read_is_not_replaced(model, folder, monkeypatch):
+    path = clip_of(folder, 3, name="overlay.mp4")
+    before = contents(folder)
+    monkeypatch.chdir(folder)
+    for source in (path, "overlay.mp4"):
+        with pytest.raises(ValueError, match="would replace the video that"):
+            predict.predict(Never(model), source, folder)
+    options = predict.Options(report="overlay.mp4")
+    with pytest.raises(ValueError, match="would replace the video that"):
+        predict.predict(
+            Never(model), path, None, outputs=["report"], options=options
+        )
+    assert contents(folder) == before
+
+
+def test_two_outputs_do_not_share_a_place(model, folder):
+    path = clip_of(folder, 2, name="maps.mp4")
+    out = folder / "out"
+    with pytest.raises(ValueError, match="png8 and dhf1k cannot both be"):
+        predict.predict(Never(model), path, out, outputs=["maps", "dhf1k"])
+    for page in ("out/prediction.json", "out/maps/page.html"):
+        with pytest.raises(ValueError, match="report cannot both be written"):
+            predict.predict(
+                Never(model),
+                path,
+                out,
+                outputs=["maps", "report"],
+                options=predict.Options(report=str(folder / page)),
+            )
+    assert not out.exists()
+    assert predict.predict(model, path, out, outputs=["png8", "maps"]) == ""
+
+
 def test_standard_output_alone_needs_no_folder(model, folder, monkeypatch):
     monkeypatch.chdir(folder)
     path = clip_of(folder, 3)
@@ -307,6 +418,25 @@ def test_which_frames_have_maps(model, folder, mode, every):
     np.testing.assert_allclose(times, np.arange(len(frames)) * every / 25)
 
 
+def test_numbers_of_lines_and_pictures(model, folder):
+    path, out = clip_of(folder, 90), folder / "out"
+    predict.predict(
+        model,
+        path,
+        out,
+        outputs=["json", "maps"],
+        first_frames="skip",
+        every=3,
+    )
+    record = record_of(out)
+    lines = (out / "attention.jsonl").read_text().splitlines()
+    numbers = [
+        record["first_map"] + json.loads(line)["frame"] * record["every"] + 1
+        for line in lines
+    ]
+    assert listed(out / "maps") == [f"{number:04d}.png" for number in numbers]
+
+
 def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
     path = clip_of(folder, 95)
     out = folder / "out"
@@ -349,9 +479,19 @@ def test_uneven_times_are_kept(model, folder):
     times = np.cumsum([0, 33, 67, 33, 200, 16, 17, 500]) / 1000
     path = clip_of(folder, 8, times=times)
     out = folder / "out"
-    wanted = ("overlay", "saliency", "saliency16")
-    assert predict.predict(model, path, out, outputs=wanted) == ""
-    for name in ("overlay.mp4", "saliency.mp4", "saliency16.mkv"):
+    videos = {
+        "overlay": "overlay.mp4",
+        "saliency": "saliency.mp4",
+        "saliency16": "saliency16.mkv",
+        "encoded": "encoded.mp4",
+        "reframed": "reframed.mp4",
+        "report": "page.mp4",
+    }
+    assert predict.predict(model, path, out, outputs=list(videos)) == ""
+    page = (out / "report.html").read_text("utf-8")
+    (movie,) = re.findall('src="data:video/mp4;base64,([^"]*)"', page)
+    (out / "page.mp4").write_bytes(base64.b64decode(movie))
+    for name in videos.values():
         found = [time for _, time in video.Video(out / name).timed()]
         np.testing.assert_allclose(found, times, atol=2e-3)
 
@@ -681,6 +821,32 @@ def test_a_disk_that_is_really_full(model, folder, outputs):
         with pytest.raises((OSError, ValueError), match="No space left"):
             predict.predict(model, path, out, outputs=outputs)
         assert listed(out) == []
+
+
+class Unlucky(outputs_lib.Array):
+    """The disk is full when all frames have come."""
+
+    def complete(self):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("normalize", ["none", "clip"])
+@pytest.mark.parametrize("first", [True, False])
+def test_if_finishing_fails_nothing_appears(
+    model, folder, monkeypatch, first, normalize
+):
+    path = clip_of(folder, 3)
+    out = folder / "out"
+    unlucky = predict.KINDS["npy"]._replace(make=Unlucky)
+    monkeypatch.setitem(predict.KINDS, "npy", unlucky)
+    others = [*predict.KINDS]
+    others.remove("npy")
+    others.remove("stdout")
+    wanted = ["npy", *others] if first else [*others, "npy"]
+    options = predict.Options(normalize=normalize)
+    with pytest.raises(OSError, match="No space left"):
+        predict.predict(model, path, out, outputs=wanted, options=options)
+    assert listed(out) == []
 
 
 class Stopped(sources.File):

@@ -176,9 +176,10 @@ def test_cuts_are_where_the_colours_change():
     assert found == [True, False, False, True, False, True]
 
 
-def reframed(folder, clip, *, size=SIZE, fps=25, **options):
+def reframed(folder, clip, *, size=SIZE, fps=25, start=(0, 0.0), **options):
     path = folder / "reframed.mp4"
     with reframe.Reframe(path=path, fps=fps, size=size, **options) as output:
+        output.start = start
         for i, (frame, map_) in enumerate(clip):
             output.write(frame, map_, i / fps)
     return path
@@ -300,28 +301,34 @@ def test_ffmpeg_crops_as_we_do(tmp_path, fps):
     assert_left_edges(by_commands(source, path), x)
 
 
-def test_the_command_in_the_file_works(tmp_path):
+@pytest.mark.parametrize("start", [0, 30])
+def test_the_command_in_the_file_works(tmp_path, start):
+    """Also for a clip that begins later: its times are its own."""
     program = shutil.which("ffmpeg")
     if not program:
         pytest.skip("No ffmpeg here: apt-get install ffmpeg")
     source = tmp_path / "in.mp4"
     with video.Writer(source, fps=25, size=SIZE) as writer:
-        for _ in range(50):
+        for _ in range(start + 50):
             writer.write(ramp())
     where = np.linspace(0.2, 0.8, 50)
     path = reframed(
-        tmp_path, [(ramp(), spot(x)) for x in where], stiffness=0.01
+        tmp_path,
+        [(ramp(), spot(x)) for x in where],
+        stiffness=0.01,
+        start=(start, start / 25),
     )
     line = path.with_suffix(".sendcmd").read_text().splitlines()[0]
     command = line.removeprefix("# ")
     command = command.replace("INPUT", "in.mp4").replace("OUTPUT", "out.mp4")
-    assert command.startswith("ffmpeg -i in.mp4 -vf ")
+    assert command.startswith("ffmpeg -i in.mp4 ")
     subprocess.run(
         ["sh", "-c", command.replace("ffmpeg", "ffmpeg -v warning", 1)],
         check=True,
         cwd=tmp_path,
     )
     about = json.loads(path.with_suffix(".json").read_text())
+    assert about["start"] == {"frame": start, "seconds": start / 25}
     x = np.array([row["x"] for row in about["path"]])
     assert_left_edges(video.frames(tmp_path / "out.mp4"), x)
 

@@ -3,6 +3,8 @@ import itertools
 import os
 import pathlib
 import signal
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -89,6 +91,20 @@ def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
     assert [int(f[0, 0, 0]) for f in frames_of(source)] == [0, 1, 3]
     assert "frame 2" in source.damage and "2.png" in source.damage
     assert "1 of 4" in source.damage
+
+
+def test_a_header_of_an_impossible_size_is_damage(tmp_path):
+    write(tmp_path / "1.png", np.zeros((4, 6, 3), np.uint8))
+    data = (tmp_path / "1.png").read_bytes()
+    head = b"IHDR" + struct.pack(">II", 100_000, 100_000) + data[24:29]
+    huge = tmp_path / "2.png"
+    checksum = struct.pack(">I", zlib.crc32(head))
+    huge.write_bytes(data[:12] + head + checksum + data[33:])
+    with pytest.raises(video.VideoError, match=r"2\.png: no picture, or a dam"):
+        sources.read_image(huge)
+    source = sources.open_source([str(tmp_path)])
+    assert len(list(source)) == 1
+    assert "frame 1 (counted from 0)" in source.damage
 
 
 def test_a_picture_of_another_size_is_damage(tmp_path):
@@ -319,6 +335,7 @@ class Counted:
     size = (2, 2)
     num_frames = 40
     identity = damage = ""
+    paths = ()
 
     def __init__(self, *, twice=True):
         self.twice = twice

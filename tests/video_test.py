@@ -301,12 +301,91 @@ def test_a_size_that_changes_is_an_error(noisy_avi, monkeypatch):
         list(film)
 
 
-def test_an_estimated_number_may_be_off_by_one(noisy_avi):
-    film = video.Video(noisy_avi)
-    film.num_frames = 121
-    assert len(list(film)) == 120
-    film.num_frames = None
-    assert len(list(film)) == 120
+def repacked(path, target, change=None, **options):
+    """The same video in another container, or its packets changed."""
+    with (
+        av.open(os.fspath(path)) as source,
+        av.open(os.fspath(target), "w", options=options) as container,
+    ):
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = (p for p in source.demux(video=0) if p.size)
+        for number, packet in enumerate(packets):
+            changed = change(number, packet) if change else packet
+            changed.stream = stream
+            container.mux(changed)
+    return target
+
+
+def test_an_estimated_number_may_be_off_by_one(noisy_avi, folder):
+    estimated = folder / "a.mkv"
+    with video.Writer(
+        estimated, fps=30, size=(8, 8), pixels="gray16"
+    ) as writer:
+        for level in range(120):
+            writer.write(np.full((8, 8), level, np.uint16))
+    for path in (estimated, noisy_avi):
+        film = video.Video(path)
+        film.num_frames = None
+        assert len(list(film)) == 120
+    film = video.Video(estimated)
+    for declared in (120, 121):
+        film.num_frames = declared
+        assert len(list(film)) == 120
+    film.num_frames = 125
+    with pytest.raises(video.TruncatedVideoError, match="120 of 125 frames"):
+        list(film)
+
+
+def test_a_table_of_frames_is_no_estimate(noisy_avi, folder):
+    """A single frame that is missing is said, in AVI and MP4."""
+    first = repacked(
+        noisy_avi, folder / "a.mp4", movflags="faststart", use_editlist="0"
+    )
+    for path in (noisy_avi, first):
+        with av.open(os.fspath(path)) as container:
+            packets = [p for p in container.demux(video=0) if p.size]
+            end = max(p.pos for p in packets)
+        path.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(
+            video.TruncatedVideoError,
+            match=r"read 119 of 120 .* from frame 119 ",
+        ):
+            list(video.Video(path))
+
+
+def test_frames_that_an_edit_leaves_out_are_not_missing(folder):
+    path = folder / "a.mp4"
+    with video.Writer(path, fps=25, size=SIZE) as writer:
+        for number in range(100):
+            writer.write(numbered(number))
+    data = path.read_bytes()
+    # The edit list: one entry, of a duration, from a time of the medium on.
+    at = data.index(b"elst") + 16
+    start = int.from_bytes(data[at : at + 4], "big")
+    with av.open(os.fspath(path)) as container:
+        ticks = 40 / 25 / container.streams.video[0].time_base
+    later = (start + int(ticks)).to_bytes(4, "big")
+    path.write_bytes(data[:at] + later + data[at + 4 :])
+    assert numbers(path) == list(range(40, 100))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(video.TruncatedVideoError, match=r"of 60 frames"):
+        list(video.Video(path))
+
+
+def test_mpeg4_may_say_that_nothing_changed(noisy_avi, folder):
+    def still(number, packet):
+        if number != 118:
+            return packet
+        # P, no second more, marker, time 0 of five bits, marker, not coded.
+        one = av.Packet(b"\0\0\1\xb6" + bytes([0b01010000, 0b01000111]))
+        one.pts, one.dts = packet.pts, packet.dts
+        one.time_base = packet.time_base
+        return one
+
+    path = repacked(noisy_avi, folder / "still.avi", still)
+    film = video.Video(path)
+    assert film.num_frames == 120
+    assert len(list(film)) == 119
 
 
 def test_av1_is_read_by_pyav(folder):
