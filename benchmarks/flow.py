@@ -4,7 +4,8 @@
 
 CPU time is that of the process, because wall-clock time says nothing on a
 shared machine. The methods take turns pair by pair, so that a busy neighbour
-meets all of them. Prints one table for each part.
+meets all of them. Prints one table for each part. --save and --other compare
+with another version of OpenCV, which needs an environment of its own.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ _VIDEO = flags.DEFINE_string("video", None, "A real video.", required=True)
 _START = flags.DEFINE_integer("start", 0, "First frame.")
 _PAIRS = flags.DEFINE_integer("pairs", 24, "How many pairs of frames.")
 _STEP = flags.DEFINE_integer("step", 1, "Take every n-th frame.")
+_SAVE = flags.DEFINE_string(
+    "save", None, "File (.npz) for the flows of this process' OpenCV."
+)
+_OTHER = flags.DEFINE_string(
+    "other", None, "Such a file, of the same pairs by another OpenCV."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "How often the turns are taken.")
 
 # DHF1K has 582,605 frames in 1,000 videos; the first of each has no flow.
@@ -87,6 +94,11 @@ def _differences(flows: dict[str, np.ndarray]) -> None:
     print("\nagainst opencv: end-point difference in px, correlation")
     print("method       mean   median      p99    corr   mean |flow|")
     want = flows["opencv"]
+    if _SAVE.value:
+        np.savez(_SAVE.value, flows=want, version=cv2.__version__)
+    if _OTHER.value:
+        with np.load(_OTHER.value) as other:
+            flows = {**flows, f"cv {other['version']}": other["flows"]}
     for name, got in flows.items():
         error = np.linalg.norm(got - want, axis=-1)
         correlation = np.corrcoef(got.ravel(), want.ravel())[0, 1]
