@@ -505,12 +505,20 @@ def _finish_epoch(
     # A run that was killed after this line says it again.
     before = [r for r in map(json.loads, lines) if r["step"] < step]
     records = [*before, {"epoch": epoch, "step": step, **scores}]
-    best = max((r["cc"] for r in before), default=-math.inf)
     with checkpoints.writing(folder):
         save_model(trainer.model, folder / "model.keras")
-        if not scores["cc"] <= best:
+        if _is_best(scores["cc"], [r["cc"] for r in before]):
             save_model(trainer.model, folder / "best.keras")
         files.write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def _is_best(score: float, before: Sequence[float]) -> bool:
+    """Whether a score is above all before it that are numbers.
+
+    Where none is, the newest counts, so that there always is a best one.
+    """
+    numbers = [value for value in before if not math.isnan(value)]
+    return not numbers or score > max(numbers)
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -195,6 +196,36 @@ def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
     assert tiny_training.weights(tiny.run_dir)
     newest = tf.train.latest_checkpoint(f"{tiny.run_dir}/checkpoints")
     assert newest.endswith("step-6")
+
+
+@pytest.mark.parametrize(
+    ("scores", "saved"),
+    [
+        ([0.1, 0.3, 0.2, 0.3], [5, 10]),
+        ([0.1, math.nan, 0.05, 0.2], [5, 20]),
+        ([math.nan, math.nan, 0.1, math.nan], [5, 10, 15]),
+    ],
+)
+def test_a_score_that_is_no_number_is_never_the_best(
+    tiny, monkeypatch, scores, saved
+):
+    steps = []
+    each = iter(scores)
+
+    def validate(trainer, windows, *_):
+        of_validation = len(windows) < 30
+        return {"loss": 0.0, "cc": next(each) if of_validation else 0.0}
+
+    def save_model(model, path):
+        if path.name == "best.keras":
+            # One record for each epoch of five steps before this one.
+            done = tiny_records(tiny) if steps else []
+            steps.append(5 * (1 + len(done)))
+
+    monkeypatch.setattr(train, "validate", validate)
+    monkeypatch.setattr(train, "save_model", save_model)
+    assert train.run(tiny) == 0
+    assert steps == saved
 
 
 def full(*_, **__):
