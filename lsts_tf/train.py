@@ -373,8 +373,7 @@ def _train(
             stops = asked and step < last_step
             if ends_epoch or stops or step % settings.checkpoint_steps == 0:
                 # First what was logged: a checkpoint says that it was.
-                with checkpoints.writing(logs):
-                    watch.flush()
+                watch.flush()
                 saved.save(step)
             if stops:
                 received = signals.received or signal.SIGTERM
