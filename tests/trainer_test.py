@@ -159,6 +159,40 @@ def test_a_stop_reaches_everybody(small, mirrored):
     assert trainer.train_step(second, stop=15)["stop"] > 0
 
 
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_gradient_that_overflows_on_one_replica_is_skipped_by_all(
+    small, mirrored, monkeypatch, replica
+):
+    settings = dataclasses.replace(small, precision="mixed_float16")
+    trainer = make(settings, mirrored)
+    gradients = trainer._of_whole
+
+    def overflow(*arguments):
+        loss, found = gradients(*arguments)
+        context = tf.distribute.get_replica_context()
+        here = context.replica_id_in_sync_group == replica
+        return loss, [tf.where(here, np.inf, g) for g in found]
+
+    monkeypatch.setattr(trainer, "_gradients", overflow)
+    before = [v.numpy() for v in trainer.model.trainable_variables]
+    (batch,) = devices.distribute(mirrored, batches(settings, 1))
+    assert trainer.train_step(batch)["gradient_norm"] == np.inf
+    for value, variable in zip(
+        before, trainer.model.trainable_variables, strict=True
+    ):
+        for copy in variable.value.values:
+            np.testing.assert_array_equal(copy.numpy(), value)
+    scales = [float(v) for v in trainer.optimizer.dynamic_scale.value.values]
+    assert scales == [2.0**14] * 2
+
+
+def test_the_norm_is_of_the_gradient_without_loss_scaling(small):
+    (batch,) = read_whole(batches(small, 1))
+    half = dataclasses.replace(small, precision="mixed_float16")
+    norms = [make(s).train_step(batch)["gradient_norm"] for s in (small, half)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
