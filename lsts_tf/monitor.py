@@ -41,6 +41,9 @@ class Monitor:
 
     Everything that writes, from here to `close`, raises
     `checkpoints.StoppedError` where it cannot.
+
+    Attributes:
+        has_graph: Whether there is something under Graphs already.
     """
 
     def __init__(
@@ -49,11 +52,12 @@ class Monitor:
         self._note = note
         self._folder = folder
         self._failed = False
+        self.has_graph = False
         with self._writing():
             self._writer = tf.summary.create_noop_writer()
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                _keep_until(folder, first_step)
+                self.has_graph = _keep_until(folder, first_step)
                 self._writer = tf.summary.create_file_writer(str(folder))
 
     @contextlib.contextmanager
@@ -88,7 +92,9 @@ class Monitor:
             for name, value in values.items()
         }
         with self._writing(step):
-            hparams.hparams(shown, trial_id="run", start_time_secs=0.0)
+            # TensorBoard takes runs of one trial for repetitions of it.
+            trial = str((self._folder or pathlib.Path()).resolve())
+            hparams.hparams(shown, trial_id=trial, start_time_secs=0.0)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Log the distribution of arrays by name."""
@@ -98,6 +104,7 @@ class Monitor:
 
     def graph(self, graph: tf.Graph) -> None:
         """Show a function's operations under Graphs."""
+        self.has_graph = True
         with self._writing(0):
             tf.summary.graph(graph)
 
@@ -216,15 +223,15 @@ def environment() -> str:
     return "\n".join(found)
 
 
-def _keep_until(folder: pathlib.Path, step: int) -> None:
+def _keep_until(folder: pathlib.Path, step: int) -> bool:
     """Leave of the events those up to `step`, each once, in one file.
 
     A killed run has logged more than its last checkpoint knows, and says it
-    again when it goes on.
+    again when it goes on. Returns whether a graph is among them.
     """
     paths = sorted(folder.glob("*tfevents*"))
     if not paths:
-        return
+        return False
     name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
     seen: set[Any] = set()
     with (
@@ -245,6 +252,7 @@ def _keep_until(folder: pathlib.Path, step: int) -> None:
     for path in paths:
         if path.name != name:
             path.unlink()
+    return any(what == "graph_def" for _, what, _ in seen)
 
 
 def _is_said_again(event: event_pb2.Event, step: int) -> bool:

@@ -321,7 +321,7 @@ def _train(
         )
         for batch in clock.waiting(batches):
             profile.before(step)
-            if chief and settings.graph and step == 0:
+            if chief and settings.graph and not watch.has_graph:
                 watch.graph(trainer.graph(batch))
             values = trainer.train_step(batch, stop=signals.received or 0)
             asked = values.pop("stop") > 0
@@ -337,6 +337,7 @@ def _train(
                     | {"train/learning_rate": rate}
                     | clock.read(),
                 )
+            clock.pause()
             ends_epoch = step % in_epoch == 0
             if ends_epoch:
                 scorer = None
@@ -527,18 +528,28 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
 
 
 class _Clock:
-    """Windows a second, and the share of time spent waiting for data."""
+    """Windows a second, and the share of time spent waiting for data.
+
+    From a pause until the next batch is asked for, no time passes.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._start = time.perf_counter()
+        self._paused: float | None = None
         self._waited = 0.0
         self._steps = 0
+
+    def pause(self) -> None:
+        self._paused = time.perf_counter()
 
     def waiting(self, batches: Any) -> Iterator[Any]:
         iterator = iter(batches)
         while True:
             before = time.perf_counter()
+            if self._paused is not None:
+                self._start += before - self._paused
+                self._paused = None
             try:
                 batch = next(iterator)
             except StopIteration:

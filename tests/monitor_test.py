@@ -1,9 +1,11 @@
 import contextlib
+import pathlib
 import resource
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 import tensorflow as tf
 
 from lsts_tf import checkpoints
@@ -70,6 +72,35 @@ def test_settings_and_histograms(tmp_path):
     watch.close()
     assert steps(tmp_path, "d1/kernel") == [3]
     assert "_hparams_/session_start_info" in load(tmp_path).Tags()["tensors"]
+
+
+def trial(folder):
+    """What TensorBoard takes this run for a repetition of."""
+    watch = monitor.Monitor(folder, first_step=0)
+    watch.settings(0, {"loss": "mse"})
+    watch.close()
+    content = load(folder).SummaryMetadata("_hparams_/session_start_info")
+    plugin = plugin_data_pb2.HParamsPluginData.FromString(
+        content.plugin_data.content
+    )
+    return plugin.session_start_info.group_name
+
+
+def test_each_run_is_a_trial_of_its_own(tmp_path, monkeypatch):
+    first = trial(tmp_path / "a")
+    assert first != trial(tmp_path / "b")
+    # The same one when it goes on, from another folder, too.
+    monkeypatch.chdir(tmp_path)
+    assert trial(pathlib.Path("a")) == first
+
+
+def test_a_graph_is_known_to_be_there(tmp_path):
+    for has in (False, True):
+        watch = monitor.Monitor(tmp_path, first_step=0)
+        assert watch.has_graph is has
+        watch.graph(tf.Graph())
+        assert watch.has_graph
+        watch.close()
 
 
 @contextlib.contextmanager

@@ -325,6 +325,55 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
     assert not pathlib.Path(tiny.store_dir).exists()
 
 
+def stores_line(settings):
+    (line,) = [k for k in forecast.lines(settings) if k.startswith("stores:")]
+    return line
+
+
+def test_live_features_store_flows_of_validation_only(tiny, monkeypatch):
+    monkeypatch.setattr(forecast, "_GB", 1)
+    live = dataclasses.replace(
+        tiny, streams=("flow",), features="live", flow_weights=("random",)
+    )
+    lines = [
+        stores_line(dataclasses.replace(live, train_videos=train_videos))
+        for train_videos in ("1-2", "1-5")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):
+    short = dataclasses.replace(tiny, epochs=1)
+    assert train.run(short) == 0
+    assert not run_folder.curves(short).Tags()["graph"]
+    longer = dataclasses.replace(tiny, epochs=2, graph=True)
+    assert train.run(longer) == 0
+    assert run_folder.curves(longer).Tags()["graph"]
+
+
+def test_the_clock_stands_while_it_is_paused(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now)
+    clock = train._Clock(batch_size=6)
+
+    def data():
+        nonlocal now
+        while True:
+            now += 1.0
+            yield None
+
+    for step, _ in zip(range(4), clock.waiting(data()), strict=False):
+        now += 2.0
+        if step == 1:
+            clock.pause()
+            now += 100.0
+        if step == 3:
+            break
+    values = clock.read()
+    assert values["speed/windows_a_second"] == pytest.approx(6 / 3)
+    assert values["speed/share_of_waiting"] == pytest.approx(1 / 3)
+
+
 def start_tiny(log, *arguments, **environment):
     with log.open("w") as file:
         return subprocess.Popen(
