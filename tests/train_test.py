@@ -168,6 +168,28 @@ def tiny(monkeypatch, tmp_path):
     return tiny_training.settings(tmp_path, deterministic=False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step_and_gives_its_code(
+    tiny, monkeypatch, number
+):
+    step = train.trainer_lib.Trainer.train_step
+
+    def asked_in_the_seventh(self, batch, **keywords):
+        if int(self.step.numpy()) == 6:
+            signal.raise_signal(number)
+        return step(self, batch, **keywords)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(
+        train.trainer_lib.Trainer, "train_step", asked_in_the_seventh
+    )
+    assert train.run(tiny) == 128 + number
+    newest = tf.train.latest_checkpoint(f"{tiny.run_dir}/checkpoints")
+    assert newest.endswith("step-7")
+    assert tiny_records(tiny) == [5]
+    assert signal.getsignal(number) == before
+
+
 def tiny_records(settings):
     return [r["step"] for r in run_folder.records(settings)]
 

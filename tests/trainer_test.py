@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lsts_tf import decoder
 from lsts_tf import devices
 from lsts_tf import experiment
 from lsts_tf import trainer as trainer_lib
@@ -130,6 +131,27 @@ def test_the_average_follows_the_weights(small):
 
 def read_whole(read):
     return devices.distribute(tf.distribute.get_strategy(), read)
+
+
+def test_a_checkpoint_holds_which_channels_dropout_takes(
+    small, monkeypatch, tmp_path
+):
+    """What follows it is what followed it."""
+    monkeypatch.setattr(decoder, "DROPOUT_FILTERS", 4)
+    settings = dataclasses.replace(small, dropout=0.5)
+    trainer = make(settings)
+    train(trainer, settings, 2)
+    path = trainer.checkpoint().write(str(tmp_path / "step"))
+    want = train(trainer, settings, 2)
+    again = make(dataclasses.replace(settings, seed=5))
+    again.checkpoint().read(path).assert_existing_objects_matched()
+    assert train(again, settings, 2) == pytest.approx(want, rel=1e-5)
+    # Other channels would be seen.
+    again.checkpoint().read(path).assert_existing_objects_matched()
+    for variable in again.model.variables:
+        if "seed_generator" in variable.path:
+            variable.assign(variable + 1)
+    assert train(again, settings, 2) != pytest.approx(want, rel=1e-5)
 
 
 def test_no_average_by_default(small):
