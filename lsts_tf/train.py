@@ -123,6 +123,13 @@ def run(settings: experiment.Experiment) -> int:
         tf.config.experimental.enable_op_determinism()
     # Several workers find each other before anything else.
     strategy = devices.choose_strategy(settings.strategy)
+    with devices.together(strategy):
+        return _run(settings, strategy)
+
+
+def _run(
+    settings: experiment.Experiment, strategy: tf.distribute.Strategy
+) -> int:
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=devices.is_chief(strategy))
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
@@ -300,7 +307,6 @@ def _train(
         contextlib.closing(watch),
         contextlib.closing(profile),
         _Signals() as signals,
-        devices.together(trainer.strategy),
         tqdm.tqdm(
             total=last_step,
             initial=first_step,

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from lsts_tf import checkpoints
 from lsts_tf import dataset
+from lsts_tf import devices
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import train
@@ -323,6 +324,16 @@ def test_a_recipe_of_everything(tiny):
     # Cosine ends with --epochs, so that is part of the experiment.
     with pytest.raises(ValueError, match="--epochs"):
         train.run(dataclasses.replace(recipe, epochs=3))
+
+
+def test_a_worker_that_is_lost_before_the_first_step(tiny, monkeypatch):
+    def lost(*_):
+        raise tf.errors.UnavailableError(None, None, "Connection reset")
+
+    monkeypatch.setattr(devices, "worker_count", lambda _: 2)
+    monkeypatch.setattr(devices, "total", lost)
+    with pytest.raises(devices.WorkerLostError, match="Connection reset"):
+        train.run(tiny)
 
 
 def test_flips_have_a_store_of_their_own(tiny):
