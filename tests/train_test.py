@@ -265,6 +265,8 @@ def full_for_tensorflow(*_, **__):
         (tf.train.CheckpointManager, "save", full_for_tensorflow),
         (train, "save_model", full),
         (files, "write_text", full),
+        (tf.summary, "scalar", full_for_tensorflow),
+        (tf.summary, "image", full_for_tensorflow),
     ],
 )
 def test_a_full_disk_ends_clearly_and_loses_nothing(
