@@ -234,7 +234,8 @@ class Experiment:
     accumulate: int = _setting(
         1,
         "Micro-batches in which a replica computes its part of a step, to "
-        "save memory; the result is that of the whole batch.",
+        "save memory; without --dropout the result is that of the whole batch "
+        "up to rounding.",
         at_least=1,
     )
     epochs: int = _setting(

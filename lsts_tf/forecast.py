@@ -180,7 +180,10 @@ def _disk(
         wanted += number["training"] * record * copies
     if "flow" in settings.streams:
         flow = 2 * 2 * math.prod(parts.half(size))
-        wanted += sum(n - 1 for each in frames.values() for n in each) * flow
+        kept = [*frames["validation"]]
+        if settings.features == "stored":
+            kept += frames["training"]
+        wanted += sum(n - 1 for n in kept) * flow
     each = data.parts if isinstance(data, dataset.Joint) else (data,)
     folders = [
         extractor_lib.store_folder(pathlib.Path(settings.store_dir), one.name)

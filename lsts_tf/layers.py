@@ -64,7 +64,7 @@ class GaussianBlur(keras.layers.Layer):
 
     At the edges it averages what is inside, so a constant map stays constant
     and what is in [0, 1] stays there. What is learnt is the logarithm of the
-    ratio to the initial width, so weight decay draws it back to that. Taps
+    ratio to the initial width, so RMSProp's L2 term draws it to that. Taps
     reach as far as three standard deviations; of a learnt width, of twice the
     initial one.
 

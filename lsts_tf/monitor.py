@@ -6,8 +6,10 @@ model says they look, and that drawn over the frame. Frames are uint8 RGB
 """
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import itertools
 import os
 import pathlib
@@ -22,6 +24,7 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams import api as hparams
 import tensorflow as tf
 
+from lsts_tf import checkpoints
 from lsts_tf import dataset
 from lsts_tf import files
 from lsts_tf import overlay
@@ -35,28 +38,51 @@ class Monitor:
         first_step: Step that the run starts from or goes on at. What was
             logged after it, before a kill, is removed from the files.
         note: Said on every picture, such as "random I3D weights".
+
+    Everything that writes, from here to `close`, raises
+    `checkpoints.StoppedError` where it cannot.
+
+    Attributes:
+        has_graph: Whether there is something under Graphs already.
     """
 
     def __init__(
         self, folder: pathlib.Path | None, *, first_step: int, note: str = ""
     ) -> None:
         self._note = note
-        if folder is None:
+        self._folder = folder
+        self._failed = False
+        self.has_graph = False
+        with self._writing():
             self._writer = tf.summary.create_noop_writer()
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        _keep_until(folder, first_step)
-        self._writer = tf.summary.create_file_writer(str(folder))
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.has_graph = _keep_until(folder, first_step)
+                self._writer = tf.summary.create_file_writer(str(folder))
+
+    @contextlib.contextmanager
+    def _writing(self, step: int | None = None) -> Iterator[None]:
+        """What is logged inside is of this step."""
+        try:
+            with checkpoints.writing(self._folder or pathlib.Path()):
+                if step is None:
+                    yield
+                else:
+                    with self._writer.as_default(step=step):
+                        yield
+        except checkpoints.StoppedError:
+            self._failed = True
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by name."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Log a text, shown line by line."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             tf.summary.text(name, f"```\n{text}\n```")
 
     def settings(self, step: int, values: Mapping[str, Any]) -> None:
@@ -65,18 +91,21 @@ class Monitor:
             name: ",".join(value) if isinstance(value, tuple) else value
             for name, value in values.items()
         }
-        with self._writer.as_default(step=step):
-            hparams.hparams(shown, trial_id="run", start_time_secs=0.0)
+        with self._writing(step):
+            # TensorBoard takes runs of one trial for repetitions of it.
+            trial = str((self._folder or pathlib.Path()).resolve())
+            hparams.hparams(shown, trial_id=trial, start_time_secs=0.0)
 
     def histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Log the distribution of arrays by name."""
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             for name, value in values.items():
                 tf.summary.histogram(name, value)
 
     def graph(self, graph: tf.Graph) -> None:
         """Show a function's operations under Graphs."""
-        with self._writer.as_default(step=0):
+        self.has_graph = True
+        with self._writing(0):
             tf.summary.graph(graph)
 
     def pictures(
@@ -88,18 +117,22 @@ class Monitor:
     ) -> None:
         """Log a picture for each frame; the same frames over a whole run."""
         each = zip(frames, truths, predictions, strict=True)
-        with self._writer.as_default(step=step):
+        with self._writing(step):
             for number, (frame, truth, prediction) in enumerate(each):
                 image = picture(frame, truth, prediction, note=self._note)
                 tf.summary.image(f"windows/{number}", image[None])
 
     def flush(self) -> None:
         """Bring to disk what was logged."""
-        self._writer.flush()
+        with self._writing():
+            self._writer.flush()
 
     def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()
+        """Flush and close; nothing where writing has failed already."""
+        if self._failed:
+            return
+        with self._writing():
+            self._writer.close()
 
 
 def picture(
@@ -167,7 +200,8 @@ class Profile:
         """Write what was profiled."""
         if self._runs:
             self._runs = False
-            tf.profiler.experimental.stop()
+            with checkpoints.writing(self._folder):
+                tf.profiler.experimental.stop()
 
 
 def environment() -> str:
@@ -189,15 +223,15 @@ def environment() -> str:
     return "\n".join(found)
 
 
-def _keep_until(folder: pathlib.Path, step: int) -> None:
+def _keep_until(folder: pathlib.Path, step: int) -> bool:
     """Leave of the events those up to `step`, each once, in one file.
 
     A killed run has logged more than its last checkpoint knows, and says it
-    again when it goes on.
+    again when it goes on. Returns whether a graph is among them.
     """
     paths = sorted(folder.glob("*tfevents*"))
     if not paths:
-        return
+        return False
     name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
     seen: set[Any] = set()
     with (
@@ -218,6 +252,7 @@ def _keep_until(folder: pathlib.Path, step: int) -> None:
     for path in paths:
         if path.name != name:
             path.unlink()
+    return any(what == "graph_def" for _, what, _ in seen)
 
 
 def _is_said_again(event: event_pb2.Event, step: int) -> bool:

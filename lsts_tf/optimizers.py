@@ -113,6 +113,9 @@ def halving(
 
 SCHEDULES = ("constant", "halving", "cosine")
 OPTIMIZERS = ("rmsprop", "adamw")
+# Keras searches the names for this pattern. What `tuned_i3d` trains of a
+# kernel is its change.
+_NO_KERNEL = r"^(?!.*(kernel|change)(:\d+)?$)"
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
@@ -225,9 +228,11 @@ def make(
 
     Args:
         name: "rmsprop": `weight_decay` is an L2 term in each gradient, as in
-            PyTorch's rule. "adamw": it is decoupled, and spares biases and
-            BatchNorm (Loshchilov & Hutter, arXiv 1711.05101). Its epsilon is
-            1e-8, since gradients of a mean over 230,400 pixels are small.
+            PyTorch's rule. "adamw": it is decoupled (Loshchilov & Hutter,
+            arXiv 1711.05101), and of kernels only, I3D's trained ones
+            included: it spares biases, BatchNorm, the blur's width and the
+            centre prior. Its epsilon is 1e-8, since gradients of a mean over
+            230,400 pixels are small.
         learning_rate: a float or a `LearningRateSchedule`.
         weight_decay: not negative.
 
@@ -243,5 +248,5 @@ def make(
     optimizer = keras.optimizers.AdamW(
         learning_rate, weight_decay=weight_decay, epsilon=1e-8
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    optimizer.exclude_from_weight_decay(var_names=[_NO_KERNEL])
     return optimizer

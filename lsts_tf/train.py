@@ -123,6 +123,13 @@ def run(settings: experiment.Experiment) -> int:
         tf.config.experimental.enable_op_determinism()
     # Several workers find each other before anything else.
     strategy = devices.choose_strategy(settings.strategy)
+    with devices.together(strategy):
+        return _run(settings, strategy)
+
+
+def _run(
+    settings: experiment.Experiment, strategy: tf.distribute.Strategy
+) -> int:
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=devices.is_chief(strategy))
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
@@ -300,7 +307,6 @@ def _train(
         contextlib.closing(watch),
         contextlib.closing(profile),
         _Signals() as signals,
-        devices.together(trainer.strategy),
         tqdm.tqdm(
             total=last_step,
             initial=first_step,
@@ -321,7 +327,7 @@ def _train(
         )
         for batch in clock.waiting(batches):
             profile.before(step)
-            if chief and settings.graph and step == 0:
+            if chief and settings.graph and not watch.has_graph:
                 watch.graph(trainer.graph(batch))
             values = trainer.train_step(batch, stop=signals.received or 0)
             asked = values.pop("stop") > 0
@@ -337,6 +343,7 @@ def _train(
                     | {"train/learning_rate": rate}
                     | clock.read(),
                 )
+            clock.pause()
             ends_epoch = step % in_epoch == 0
             if ends_epoch:
                 scorer = None
@@ -373,8 +380,7 @@ def _train(
             stops = asked and step < last_step
             if ends_epoch or stops or step % settings.checkpoint_steps == 0:
                 # First what was logged: a checkpoint says that it was.
-                with checkpoints.writing(logs):
-                    watch.flush()
+                watch.flush()
                 saved.save(step)
             if stops:
                 received = signals.received or signal.SIGTERM
@@ -505,12 +511,20 @@ def _finish_epoch(
     # A run that was killed after this line says it again.
     before = [r for r in map(json.loads, lines) if r["step"] < step]
     records = [*before, {"epoch": epoch, "step": step, **scores}]
-    best = max((r["cc"] for r in before), default=-math.inf)
     with checkpoints.writing(folder):
         save_model(trainer.model, folder / "model.keras")
-        if not scores["cc"] <= best:
+        if _is_best(scores["cc"], [r["cc"] for r in before]):
             save_model(trainer.model, folder / "best.keras")
         files.write_text(path, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def _is_best(score: float, before: Sequence[float]) -> bool:
+    """Whether a score is above all before it that are numbers.
+
+    Where none is, the newest counts, so that there always is a best one.
+    """
+    numbers = [value for value in before if not math.isnan(value)]
+    return not numbers or score > max(numbers)
 
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
@@ -520,18 +534,28 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
 
 
 class _Clock:
-    """Windows a second, and the share of time spent waiting for data."""
+    """Windows a second, and the share of time spent waiting for data.
+
+    From a pause until the next batch is asked for, no time passes.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._start = time.perf_counter()
+        self._paused: float | None = None
         self._waited = 0.0
         self._steps = 0
+
+    def pause(self) -> None:
+        self._paused = time.perf_counter()
 
     def waiting(self, batches: Any) -> Iterator[Any]:
         iterator = iter(batches)
         while True:
             before = time.perf_counter()
+            if self._paused is not None:
+                self._start += before - self._paused
+                self._paused = None
             try:
                 batch = next(iterator)
             except StopIteration:

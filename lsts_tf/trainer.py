@@ -148,8 +148,9 @@ class Trainer:
             stop: Not 0: all workers shall stop after this step.
 
         Returns:
-            The loss, and the gradient's norm (mean over replicas), both
-            before the update; `stop`, not 0 if a worker said so.
+            The loss, and the gradient's norm without loss scaling, both
+            before the update; `stop`, not 0 if a worker said so. The norm
+            with several replicas is the mean of those of their parts.
         """
         found = self._train(batch, tf.constant(float(stop)))
         names = ("loss", "gradient_norm", "stop")
@@ -215,8 +216,12 @@ class Trainer:
         )
         features = self._encode(inputs)
         loss, gradients = self._gradients(features, truth, windows)
+        scale = self.optimizer.scale_loss(tf.constant(1.0))
+        norm = tf.linalg.global_norm(gradients) / scale
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = _agreed(gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return loss, tf.linalg.global_norm(gradients), tf.identity(stop)
+        return loss, norm, tf.identity(stop)
 
     def _of_whole(
         self, features: Mapping[str, Any], truth: Any, windows: Any
@@ -242,6 +247,21 @@ class Trainer:
     ) -> tuple[Any, Any]:
         maps = self.model(inputs, training=False)
         return maps, self.losses(truth, maps)
+
+
+def _agreed(gradients: Sequence[Any]) -> list[Any]:
+    """Gradients that are infinite on every replica if they are on one.
+
+    Keras' loss scaling lets each replica skip a step by its own part of the
+    gradient, before the parts are summed: the others would apply the sum.
+    """
+    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
+    overflows = tf.cast(~tf.reduce_all(finite), tf.float32)
+    context = tf.distribute.get_replica_context()
+    somewhere = context.all_reduce(tf.distribute.ReduceOp.SUM, overflows) > 0
+    return [
+        tf.where(somewhere, tf.constant(np.inf, g.dtype), g) for g in gradients
+    ]
 
 
 def _tuned(

@@ -5,31 +5,90 @@ import tensorflow as tf
 from lsts_tf import checkpoints
 
 
-def test_the_newest_damaged_checkpoint_is_skipped(tmp_path):
-    variable = tf.Variable(0.0)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(v=variable), str(tmp_path), max_to_keep=3
-    )
-    for step in (1, 2):
-        variable.assign(step)
-        manager.save(checkpoint_number=step)
-    (data,) = tmp_path.glob("ckpt-2.data*")
-    data.write_bytes(data.read_bytes()[:3])
-    variable.assign(9.0)
-    checkpoints.restore(manager)
-    assert float(variable) == 1
-    (data,) = tmp_path.glob("ckpt-1.data*")
-    data.write_bytes(b"")
-    with pytest.raises(
-        checkpoints.StoppedError, match="None of the checkpoints"
-    ):
-        checkpoints.restore(manager)
-
-
 def make(folder, variable, **keywords):
     return checkpoints.Checkpoints(
         folder, tf.train.Checkpoint(v=variable), keep=2, **keywords
     )
+
+
+def cut(folder, step, size):
+    (data,) = folder.glob(f"step-{step}.data*")
+    data.write_bytes(data.read_bytes()[:size])
+
+
+def kept(folder):
+    return {p.stem for p in folder.glob("*.index")}
+
+
+def test_the_newest_damaged_checkpoint_is_skipped(tmp_path):
+    variable = tf.Variable(0.0)
+    saved = make(tmp_path, variable)
+    for step in (1, 2):
+        variable.assign(step)
+        saved.save(step)
+    cut(tmp_path, 2, 3)
+    variable.assign(9.0)
+    make(tmp_path, variable).restore()
+    assert float(variable) == 1
+    cut(tmp_path, 1, 0)
+    with pytest.raises(
+        checkpoints.StoppedError, match="None of the checkpoints"
+    ):
+        make(tmp_path, variable).restore()
+
+
+def test_a_damaged_checkpoint_takes_nobodys_place(tmp_path):
+    variable = tf.Variable(0.0)
+    saved = make(tmp_path, variable)
+    for step in (1, 3):
+        saved.save(step)
+    cut(tmp_path, 3, 0)
+    again = make(tmp_path, variable)
+    again.restore()
+    again.save(2)
+    assert kept(tmp_path) == {"step-1", "step-2"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'model_checkpoint_path: "st',
+        b'model_checkpoint_path: "step-9"\n',
+        b"\xff\xfe",
+        None,
+    ],
+)
+def test_the_files_say_which_checkpoints_there_are(tmp_path, content):
+    """Whatever became of TensorFlow's list of them."""
+    variable = tf.Variable(0.0)
+    saved = make(tmp_path, variable)
+    for step in (9, 10):
+        variable.assign(step)
+        saved.save(step)
+    listed = tmp_path / "checkpoint"
+    if content is None:
+        listed.unlink()
+    else:
+        listed.write_bytes(content)
+    reader = make(tmp_path, variable, writes=False)
+    variable.assign(0.0)
+    reader.restore()
+    assert float(variable) == 10
+    again = make(tmp_path, variable)
+    again.restore()
+    assert tf.train.latest_checkpoint(tmp_path) == str(tmp_path / "step-10")
+    again.save(11)
+    assert kept(tmp_path) == {"step-10", "step-11"}
+
+
+def test_a_damaged_list_of_no_checkpoints(tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"")
+    variable = tf.Variable(4.0)
+    saved = make(tmp_path, variable)
+    saved.restore()
+    saved.save(1)
+    assert kept(tmp_path) == {"step-1"}
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -41,7 +100,7 @@ def test_the_newest_are_kept(tmp_path):
     variable.assign(9.0)
     make(tmp_path, variable).restore()
     assert float(variable) == 3
-    assert {p.stem for p in tmp_path.glob("*.index")} == {"step-2", "step-3"}
+    assert kept(tmp_path) == {"step-2", "step-3"}
 
 
 def test_only_one_process_leaves_files(tmp_path):
@@ -64,6 +123,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
     (tmp_path / "step-2_temp").mkdir()
     (tmp_path / "step-2_temp" / "part-00000-of-00001.index").write_bytes(b"x")
     (tmp_path / "step-2.index.tempstate123").write_bytes(b"x")
+    (tmp_path / ".checkpoint.123").write_bytes(b"x")
     make(tmp_path, variable).restore()
     assert sorted(tmp_path.iterdir()) == before
     np.testing.assert_array_equal(variable, 4.0)

@@ -1,7 +1,14 @@
+import contextlib
+import pathlib
+import resource
+
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 import tensorflow as tf
 
+from lsts_tf import checkpoints
 from lsts_tf import monitor
 
 
@@ -65,6 +72,70 @@ def test_settings_and_histograms(tmp_path):
     watch.close()
     assert steps(tmp_path, "d1/kernel") == [3]
     assert "_hparams_/session_start_info" in load(tmp_path).Tags()["tensors"]
+
+
+def trial(folder):
+    """What TensorBoard takes this run for a repetition of."""
+    watch = monitor.Monitor(folder, first_step=0)
+    watch.settings(0, {"loss": "mse"})
+    watch.close()
+    content = load(folder).SummaryMetadata("_hparams_/session_start_info")
+    plugin = plugin_data_pb2.HParamsPluginData.FromString(
+        content.plugin_data.content
+    )
+    return plugin.session_start_info.group_name
+
+
+def test_each_run_is_a_trial_of_its_own(tmp_path, monkeypatch):
+    first = trial(tmp_path / "a")
+    assert first != trial(tmp_path / "b")
+    # The same one when it goes on, from another folder, too.
+    monkeypatch.chdir(tmp_path)
+    assert trial(pathlib.Path("a")) == first
+
+
+def test_a_graph_is_known_to_be_there(tmp_path):
+    for has in (False, True):
+        watch = monitor.Monitor(tmp_path, first_step=0)
+        assert watch.has_graph is has
+        watch.graph(tf.Graph())
+        assert watch.has_graph
+        watch.close()
+
+
+@contextlib.contextmanager
+def full_disk(size=2000):
+    """Files cannot become longer than this."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda watch: [watch.text(k, "a", "b" * 3000) for k in range(99)],
+        lambda watch: [watch.scalars(k, {"loss": 1.0}) for k in range(9999)],
+        lambda watch: (watch.text(1, "a", "b" * 3000), watch.flush()),
+        lambda watch: (watch.text(1, "a", "b" * 3000), watch.close()),
+    ],
+)
+def test_a_full_disk_ends_clearly(tmp_path, write):
+    """And only once: closing does not speak over the first failure."""
+    watch = monitor.Monitor(tmp_path, first_step=0)
+    with full_disk():
+        with pytest.raises(checkpoints.StoppedError, match=str(tmp_path)):
+            write(watch)
+        watch.close()
+
+
+def test_a_full_disk_when_a_run_goes_on(tmp_path):
+    log(tmp_path, 0, 99).close()
+    with full_disk(), pytest.raises(checkpoints.StoppedError):
+        monitor.Monitor(tmp_path, first_step=90)
 
 
 def test_nothing_is_written_without_a_folder(tmp_path):

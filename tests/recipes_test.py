@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from lsts_tf import dataset
+from lsts_tf import decoder
 from lsts_tf import evaluate
+from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import i3d
+from lsts_tf import optimizers
 from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
@@ -104,6 +107,39 @@ def test_a_recipe_goes_the_whole_way(small, name):
     assert straight.shape == scored.shape == (20, 360, 640)
     difference = preprocess.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
+
+
+def decayed(model):
+    """Variables that AdamW moves without any gradient."""
+    optimizer = optimizers.make("adamw", 0.5, weight_decay=0.1)
+    variables = model.trainable_variables
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer.build(variables)
+    optimizer.apply([np.zeros(v.shape) for v in variables], variables)
+    return {v.path for v in variables if np.any(v.numpy() != 1)}
+
+
+def test_adamw_decays_kernels_alone():
+    settings = experiment.Experiment(window=16, **RECIPES["plus_skip"])
+    size = parts.parse_size(settings.input_size)
+    model = decoder.build(
+        **settings.decoder_arguments(),
+        feature_shape=i3d.feature_shape(settings.window, *size),
+        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+    )
+    found = {v.path for v in model.trainable_variables}
+    assert {"blur/log_ratio", "prior/log_odds"} <= found
+    assert decayed(model) == {p for p in found if p.endswith("/kernel")}
+
+
+def test_adamw_decays_the_changes_of_trained_kernels():
+    tail = tuned_i3d.build(
+        i3d.build(3, height=64, width=64), "Mixed_5c", frames=16, rate=0.1
+    )
+    found = {v.path for v in tail.trainable_variables}
+    assert found
+    assert decayed(tail) == found
 
 
 def test_descriptions_say_what_is_not_usual(small):

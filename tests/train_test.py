@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from lsts_tf import checkpoints
 from lsts_tf import dataset
+from lsts_tf import devices
 from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import train
@@ -167,6 +169,28 @@ def tiny(monkeypatch, tmp_path):
     return tiny_training.settings(tmp_path, deterministic=False)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step_and_gives_its_code(
+    tiny, monkeypatch, number
+):
+    step = train.trainer_lib.Trainer.train_step
+
+    def asked_in_the_seventh(self, batch, **keywords):
+        if int(self.step.numpy()) == 6:
+            signal.raise_signal(number)
+        return step(self, batch, **keywords)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(
+        train.trainer_lib.Trainer, "train_step", asked_in_the_seventh
+    )
+    assert train.run(tiny) == 128 + number
+    newest = tf.train.latest_checkpoint(f"{tiny.run_dir}/checkpoints")
+    assert newest.endswith("step-7")
+    assert tiny_records(tiny) == [5]
+    assert signal.getsignal(number) == before
+
+
 def tiny_records(settings):
     return [r["step"] for r in run_folder.records(settings)]
 
@@ -197,6 +221,36 @@ def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
     assert newest.endswith("step-6")
 
 
+@pytest.mark.parametrize(
+    ("scores", "saved"),
+    [
+        ([0.1, 0.3, 0.2, 0.3], [5, 10]),
+        ([0.1, math.nan, 0.05, 0.2], [5, 20]),
+        ([math.nan, math.nan, 0.1, math.nan], [5, 10, 15]),
+    ],
+)
+def test_a_score_that_is_no_number_is_never_the_best(
+    tiny, monkeypatch, scores, saved
+):
+    steps = []
+    each = iter(scores)
+
+    def validate(trainer, windows, *_):
+        of_validation = len(windows) < 30
+        return {"loss": 0.0, "cc": next(each) if of_validation else 0.0}
+
+    def save_model(model, path):
+        if path.name == "best.keras":
+            # One record for each epoch of five steps before this one.
+            done = tiny_records(tiny) if steps else []
+            steps.append(5 * (1 + len(done)))
+
+    monkeypatch.setattr(train, "validate", validate)
+    monkeypatch.setattr(train, "save_model", save_model)
+    assert train.run(tiny) == 0
+    assert steps == saved
+
+
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -211,6 +265,8 @@ def full_for_tensorflow(*_, **__):
         (tf.train.CheckpointManager, "save", full_for_tensorflow),
         (train, "save_model", full),
         (files, "write_text", full),
+        (tf.summary, "scalar", full_for_tensorflow),
+        (tf.summary, "image", full_for_tensorflow),
     ],
 )
 def test_a_full_disk_ends_clearly_and_loses_nothing(
@@ -272,6 +328,16 @@ def test_a_recipe_of_everything(tiny):
         train.run(dataclasses.replace(recipe, epochs=3))
 
 
+def test_a_worker_that_is_lost_before_the_first_step(tiny, monkeypatch):
+    def lost(*_):
+        raise tf.errors.UnavailableError(None, None, "Connection reset")
+
+    monkeypatch.setattr(devices, "worker_count", lambda _: 2)
+    monkeypatch.setattr(devices, "total", lost)
+    with pytest.raises(devices.WorkerLostError, match="Connection reset"):
+        train.run(tiny)
+
+
 def test_flips_have_a_store_of_their_own(tiny):
     assert train.run(dataclasses.replace(tiny, flip=True, epochs=1)) == 0
     root = pathlib.Path(tiny.store_dir) / "tiny-1.0.0"
@@ -292,6 +358,55 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
         assert word in told
     assert not pathlib.Path(tiny.run_dir).exists()
     assert not pathlib.Path(tiny.store_dir).exists()
+
+
+def stores_line(settings):
+    (line,) = [k for k in forecast.lines(settings) if k.startswith("stores:")]
+    return line
+
+
+def test_live_features_store_flows_of_validation_only(tiny, monkeypatch):
+    monkeypatch.setattr(forecast, "_GB", 1)
+    live = dataclasses.replace(
+        tiny, streams=("flow",), features="live", flow_weights=("random",)
+    )
+    lines = [
+        stores_line(dataclasses.replace(live, train_videos=train_videos))
+        for train_videos in ("1-2", "1-5")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):
+    short = dataclasses.replace(tiny, epochs=1)
+    assert train.run(short) == 0
+    assert not run_folder.curves(short).Tags()["graph"]
+    longer = dataclasses.replace(tiny, epochs=2, graph=True)
+    assert train.run(longer) == 0
+    assert run_folder.curves(longer).Tags()["graph"]
+
+
+def test_the_clock_stands_while_it_is_paused(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(train.time, "perf_counter", lambda: now)
+    clock = train._Clock(batch_size=6)
+
+    def data():
+        nonlocal now
+        while True:
+            now += 1.0
+            yield None
+
+    for step, _ in zip(range(4), clock.waiting(data()), strict=False):
+        now += 2.0
+        if step == 1:
+            clock.pause()
+            now += 100.0
+        if step == 3:
+            break
+    values = clock.read()
+    assert values["speed/windows_a_second"] == pytest.approx(6 / 3)
+    assert values["speed/share_of_waiting"] == pytest.approx(1 / 3)
 
 
 def start_tiny(log, *arguments, **environment):

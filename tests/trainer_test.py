@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lsts_tf import decoder
 from lsts_tf import devices
 from lsts_tf import experiment
 from lsts_tf import trainer as trainer_lib
@@ -132,6 +133,27 @@ def read_whole(read):
     return devices.distribute(tf.distribute.get_strategy(), read)
 
 
+def test_a_checkpoint_holds_which_channels_dropout_takes(
+    small, monkeypatch, tmp_path
+):
+    """What follows it is what followed it."""
+    monkeypatch.setattr(decoder, "DROPOUT_FILTERS", 4)
+    settings = dataclasses.replace(small, dropout=0.5)
+    trainer = make(settings)
+    train(trainer, settings, 2)
+    path = trainer.checkpoint().write(str(tmp_path / "step"))
+    want = train(trainer, settings, 2)
+    again = make(dataclasses.replace(settings, seed=5))
+    again.checkpoint().read(path).assert_existing_objects_matched()
+    assert train(again, settings, 2) == pytest.approx(want, rel=1e-5)
+    # Other channels would be seen.
+    again.checkpoint().read(path).assert_existing_objects_matched()
+    for variable in again.model.variables:
+        if "seed_generator" in variable.path:
+            variable.assign(variable + 1)
+    assert train(again, settings, 2) != pytest.approx(want, rel=1e-5)
+
+
 def test_no_average_by_default(small):
     trainer = make(small)
     before = weights(trainer)
@@ -157,6 +179,40 @@ def test_a_stop_reaches_everybody(small, mirrored):
     first, second = devices.distribute(mirrored, batches(small, 2))
     assert trainer.train_step(first)["stop"] == 0
     assert trainer.train_step(second, stop=15)["stop"] > 0
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_gradient_that_overflows_on_one_replica_is_skipped_by_all(
+    small, mirrored, monkeypatch, replica
+):
+    settings = dataclasses.replace(small, precision="mixed_float16")
+    trainer = make(settings, mirrored)
+    gradients = trainer._of_whole
+
+    def overflow(*arguments):
+        loss, found = gradients(*arguments)
+        context = tf.distribute.get_replica_context()
+        here = context.replica_id_in_sync_group == replica
+        return loss, [tf.where(here, np.inf, g) for g in found]
+
+    monkeypatch.setattr(trainer, "_gradients", overflow)
+    before = [v.numpy() for v in trainer.model.trainable_variables]
+    (batch,) = devices.distribute(mirrored, batches(settings, 1))
+    assert trainer.train_step(batch)["gradient_norm"] == np.inf
+    for value, variable in zip(
+        before, trainer.model.trainable_variables, strict=True
+    ):
+        for copy in variable.value.values:
+            np.testing.assert_array_equal(copy.numpy(), value)
+    scales = [float(v) for v in trainer.optimizer.dynamic_scale.value.values]
+    assert scales == [2.0**14] * 2
+
+
+def test_the_norm_is_of_the_gradient_without_loss_scaling(small):
+    (batch,) = read_whole(batches(small, 1))
+    half = dataclasses.replace(small, precision="mixed_float16")
+    norms = [make(s).train_step(batch)["gradient_norm"] for s in (small, half)]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
 
 
 @pytest.mark.parametrize(
