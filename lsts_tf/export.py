@@ -77,7 +77,7 @@ class Parity(NamedTuple):
 
 
 def compare(got: np.ndarray, want: np.ndarray) -> Parity:
-    """Compares maps, float [N, H, W].
+    """Compares maps, float [..., H, W].
 
     Raises:
         ValueError: They have different shapes.
@@ -87,9 +87,10 @@ def compare(got: np.ndarray, want: np.ndarray) -> Parity:
             "Only maps of one shape can be compared. "
             f"Received: {got.shape} and {want.shape}"
         )
+    size = want.shape[-2:]
     points = [
-        np.stack(np.unravel_index(np.argmax(flat, axis=1), want.shape[1:]))
-        for flat in (m.reshape(len(m), -1) for m in (got, want))
+        np.stack(np.unravel_index(np.argmax(flat, axis=1), size))
+        for flat in (m.reshape(-1, size[0] * size[1]) for m in (got, want))
     ]
     shifts = np.hypot(*(points[0] - points[1]))
     return Parity(float(np.abs(got - want).max()), float(shifts.max()))
@@ -318,11 +319,13 @@ def _features(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
 def _of_features(
     predictor: predictor_lib.Predictor, features: Mapping[str, np.ndarray]
 ) -> np.ndarray:
+    """Maps [N, 360, 640], or [N, hop, 360, 640] of several a window."""
     each = (
         dict(zip(features, some, strict=True))
         for some in zip(*features.values(), strict=True)
     )
-    return np.stack(list(predictor.of_features(each)))
+    maps = np.stack(list(predictor.of_windows(each)))
+    return maps if predictor.hop > 1 else maps[:, 0]
 
 
 def _frames(count: int = 2) -> np.ndarray:

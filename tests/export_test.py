@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import lsts_tf
+from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import export
 from lsts_tf import predictor as predictor_lib
@@ -305,6 +306,25 @@ def test_what_stops_frames_is_said(predictor, what, message):
     # The features of the model that is there.
     extractor.streams = ("rgb",)
     assert set(graph.functions()) == {"features"}
+
+
+def test_several_maps_of_a_window_at_once(predictor, tmp_path):
+    """Frames stop it, features do not."""
+    several = predictor_lib.Predictor(
+        decoder.build(
+            ("rgb",), feature_shape=predictor.extractor.feature_shape, targets=8
+        ),
+        predictor.extractor,
+    )
+    record = export.export(several, tmp_path / "saved")
+    assert set(record["signatures"]) == {"features"}
+    assert "8 maps of a window" in record["left_out"][serving.FRAMES]
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    rgb = features(several, 3)
+    got = loaded.signatures["features"](rgb=tf.constant(rgb))["saliency"]
+    want = np.stack(list(several.of_windows({"rgb": f} for f in rgb)))
+    assert got.shape == want.shape == (3, 8, 360, 640)
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_comparing_finds_what_moved():
