@@ -213,6 +213,13 @@ def _tflite(
     graph: serving.Graph,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
+    if predictor.extractor.end_point != parts.MAIN:
+        raise ValueError(
+            "LiteRT has no pooling over time, and the decoder of a finetuned "
+            "model holds blocks of I3D that pool. Received: a model tuned "
+            f"behind {predictor.extractor.end_point}; export it by "
+            "--format=saved_model."
+        )
     decoder = graph.features(batch=1)
     _convert(decoder, graph.variables, folder / DECODER)
     features = _features(predictor)

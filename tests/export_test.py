@@ -327,6 +327,15 @@ def test_several_maps_of_a_window_at_once(predictor, tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_a_finetuned_decoder_is_not_for_litert(
+    predictor, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(predictor.extractor, "end_point", "MaxPool3d_5a_2x2")
+    with pytest.raises(ValueError, match="behind MaxPool3d_5a_2x2"):
+        export.export(predictor, tmp_path / "lite", file_format="tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_comparing_finds_what_moved():
     want = np.zeros((2, 5, 6))
     want[:, 1, 1] = 1
