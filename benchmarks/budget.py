@@ -1,19 +1,36 @@
-"""Disk that DHF1K needs, by count: the figures in WORKSPACE.md.
+"""Disk and time that DHF1K needs, by count: the figures in WORKSPACE.md.
 
-python -m benchmarks.budget
+    python -m benchmarks.budget
+    python -m benchmarks.budget --rgb=0.932 --flow=0.923 --tvl1=0.0497
+
+Hours follow from the seconds a frame that `benchmarks.extract` and
+`benchmarks.flow` measured.
 """
 
 import pathlib
 
+from absl import app
+from absl import flags
+
 from lsts_tf import windows
+
+SECONDS = {
+    what: flags.DEFINE_float(what, None, f"Seconds a frame of {meaning}.")
+    for what, meaning in {
+        "rgb": "I3D, RGB",
+        "flow": "I3D, flow",
+        "tvl1": "TV-L1",
+    }.items()
+}
 
 COUNTS = pathlib.Path(__file__).parents[1] / "tests" / "dhf1k_n_frames.txt"
 FLOW_BYTES = 112 * 112 * 2 * 2
 FEATURE_BYTES = 5 * 5 * 5 * 1024 * 2
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Print the figures."""
+    del argv
     counts = [int(line) for line in COUNTS.read_text().split()]
     annotated = counts[:700]
     print(f"frames, all videos              {sum(counts):>12,}")
@@ -32,7 +49,14 @@ def main() -> None:
                 f"{stream:<4} features, {name:<15} {number:>8,} windows "
                 f"{number * FEATURE_BYTES / 1e9:6.1f} GB"
             )
+    for what, flag in SECONDS.items():
+        if flag.value is None:
+            continue
+        # The first frame of a video has no flow.
+        frames = sum(counts) - (len(counts) if what == "tvl1" else 0)
+        hours = frames * flag.value / 3600
+        print(f"{what:<4} of all videos: {frames:,} frames {hours:12.1f} hours")
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)
