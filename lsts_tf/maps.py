@@ -230,8 +230,8 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
 
     Args:
         data: The file.
-        how: For `cv2.imdecode`: IMREAD_GRAYSCALE or IMREAD_UNCHANGED, for
-            which 8 grey bits are the same.
+        how: For `cv2.imdecode`. A grey PNG of 8 bits comes as [H, W] whatever
+            it is.
 
     Returns:
         What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey

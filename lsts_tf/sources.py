@@ -27,6 +27,7 @@ from absl import logging
 import cv2
 import numpy as np
 
+from lsts_tf import maps
 from lsts_tf import video as video_lib
 
 STDIN = "-"
@@ -218,7 +219,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
         video.VideoError: It cannot be read.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise video_lib.VideoError(
             path, f"cannot be read ({error.strerror})."
@@ -226,10 +227,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     # Asked for all channels, OpenCV does not turn photographs.
     photograph = path.suffix.lower() in (".jpg", ".jpeg")
     how = cv2.IMREAD_COLOR if photograph else cv2.IMREAD_UNCHANGED
-    image = None
-    # OpenCV raises for sizes beyond its limits, which a damaged header says.
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(data, how) if len(data) else None
+    image = maps.decode(data, how)
     if image is None:
         raise video_lib.VideoError(path, "no picture, or a damaged one.")
     if image.dtype not in (np.uint8, np.uint16):
