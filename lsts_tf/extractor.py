@@ -46,6 +46,8 @@ from lsts_tf import windows
 
 # Frames that are prepared and pushed at a time.
 CHUNK = 8
+# Frames of a step of I3D where that is on a GPU; see docs/performance.md.
+_GPU_CHUNK = 32
 # File of a run folder: what its features come from.
 DESCRIPTION = "front_end.json"
 
@@ -384,6 +386,9 @@ class Extractor:
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype=self.dtype,
+                chunk=_GPU_CHUNK
+                if tf.config.list_logical_devices("GPU")
+                else CHUNK,
                 # Nothing to convert: it would be half of the tracing time.
                 compile=functools.partial(tf.function, autograph=False),
             )

@@ -120,7 +120,7 @@ class Flow:
             workers: How many calls are under way at a time; one a core and
                 one more by default.
             batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
-                256 on an accelerator by default. The other methods have 1.
+                64 on an accelerator by default. The other methods have 1.
 
         Raises:
             ValueError: An unknown method, no worker, or an empty batch.
@@ -285,6 +285,10 @@ _TVL1: dict[str, Any] = {
 }
 
 
+# What a GPU need not wait for (docs/performance.md); the numbers are the same.
+_BURST = 5
+
+
 def _tvl1() -> Method:
     compiled = _compiled_tvl1()
 
@@ -294,7 +298,7 @@ def _tvl1() -> Method:
     return compute
 
 
-def kernel() -> Callable[[Any, Any], Any]:
+def kernel() -> Callable[..., Any]:
     """Returns the method "tvl1" as Keras operations, to be put in a graph.
 
     Returns:
@@ -315,12 +319,13 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     """
     import keras
 
+    often = functools.partial(kernel(), burst=_BURST)
     if keras.backend.backend() == "jax":
-        return importlib.import_module("jax").jit(kernel())
+        return importlib.import_module("jax").jit(often)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(kernel(), jit_compile=True, autograph=False)
+        return tf.function(often, jit_compile=True, autograph=False)
     raise ImportError(
         "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
         f"Received: {keras.backend.backend()!r}; use the method 'opencv'."
@@ -331,7 +336,8 @@ def _default_batch() -> int:
     import keras
 
     devices = keras.distribution.list_devices()
-    return 1 if all("cpu" in name.lower() for name in devices) else 256
+    # A batch takes as long as its slowest pair, and 64 fit a GPU's cache.
+    return 1 if all("cpu" in name.lower() for name in devices) else 64
 
 
 def _opencv() -> Method:

@@ -39,7 +39,6 @@ import warnings
 from absl import logging
 import keras
 import numpy as np
-import tensorflow as tf
 
 CHANNELS: Mapping[str, int] = {"rgb": 3, "flow": 2}
 RANDOM = "random"
@@ -255,6 +254,9 @@ def _arrays(
     prefix: pathlib.Path, source: str, variables: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of `variables` from a checkpoint, shaped like them."""
+    # Here because random weights need no TensorFlow, nor do the networks.
+    import tensorflow as tf
+
     _check_files(prefix)
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -399,6 +401,7 @@ def _fetch_module(handle: str, cache: pathlib.Path) -> pathlib.Path:
         # is out of date.
         warnings.filterwarnings("ignore", "pkg_resources is deprecated")
         import tensorflow_hub as hub
+    import tensorflow as tf
 
     chosen = "TFHUB_CACHE_DIR" in os.environ
     os.environ.setdefault("TFHUB_CACHE_DIR", str(cache / "tfhub_modules"))
@@ -496,6 +499,8 @@ def _masked_crcs(data: pathlib.Path, sizes: Sequence[int]) -> list[int]:
     TensorFlow has no crc32c in Python, but a TFRecord is eight bytes of
     length, four of crc, the content, and four bytes of just this crc.
     """
+    import tensorflow as tf
+
     records = data.with_name("crc.tfrecord")
     with data.open("rb") as file, tf.io.TFRecordWriter(str(records)) as writer:
         for size in sizes:

@@ -1080,6 +1080,7 @@ class SlidingI3D:
         skips: Sequence[str] = (),
         end_point: str = parts.MAIN,
         dtype: str = "float32",
+        chunk: int = _CHUNK,
         compile: Callable[[Callable], Callable] | None = None,
     ):
         """Lays out the computation for a network's weights as they are now.
@@ -1095,6 +1096,8 @@ class SlidingI3D:
           skips: end points that are wanted besides, some of `parts.SKIPS`.
           end_point: whose activations are the features; pooled if Mixed_5c.
           dtype: "float32", or "bfloat16" for a coarser, faster front end.
+          chunk: frames computed at once where so many are there, else 8, or
+            one window's. More are faster on a GPU and need more memory.
           compile: wraps a function of arrays, for instance `tf.function` or
             `jax.jit`; None runs operation by operation.
 
@@ -1102,10 +1105,10 @@ class SlidingI3D:
           ValueError: a size below 1, an unknown front end or skip, a skip
             behind the end point, or a lookahead without "continuous".
         """
-        if min(window, stride) < 1:
+        if min(window, stride, chunk) < 1:
             raise ValueError(
-                "A window and its stride have at least one frame. "
-                f"Received: window={window}, stride={stride}"
+                "A window, its stride and a chunk have at least one frame. "
+                f"Received: window={window}, stride={stride}, chunk={chunk}"
             )
         if front_end not in FRONT_ENDS:
             raise ValueError(
@@ -1155,8 +1158,11 @@ class SlidingI3D:
         self._weights = [
             ops.convert_to_tensor(array, dtype) for array in plan.weights
         ]
-        # Two sizes, so that few functions are made, each in some seconds.
-        self._chunks = (max(1, _CHUNK // stride), 1)
+        # Few sizes, so that few functions are made, each in some seconds. The
+        # one between is for live streams, which do not wait for a large one.
+        frames = {chunk, min(chunk, _CHUNK), 1}
+        sizes = {max(1, count // stride) for count in frames}
+        self._chunks = tuple(sorted(sizes, reverse=True))
         self.reset()
 
     def _last_track(self, plan: _Plan) -> Track:
@@ -1243,7 +1249,7 @@ class SlidingI3D:
     def push(self, frames: np.ndarray) -> np.ndarray:
         """Takes the next frames; returns what they complete.
 
-        Any n gives the same features; multiples of 8 are the fastest.
+        Any n gives the same features; multiples of `chunk` are the fastest.
 
         Args:
           frames: float32 [n, height, width, channels] in [-1, 1], n >= 0.

@@ -62,6 +62,7 @@ def flow(
     epsilon: float = 0.01,
     inner: int = 30,
     outer: int = 10,
+    burst: int = 1,
 ) -> Tensor:
     """Computes the motion from one image to the next, for N pairs.
 
@@ -85,10 +86,21 @@ def flow(
             the square of this, in pixels.
         inner: Most steps between two median filters.
         outer: Most median filters in a warp.
+        burst: Of many pairs, how many steps are taken between two looks at
+            whether any of them goes on; a divisor of `inner`. The numbers
+            are the same; a GPU waits for the processor at each look.
 
     Returns:
         float32 [N, H, W, 2]: (x, y) in pixels.
+
+    Raises:
+        ValueError: A burst that is no divisor of `inner`.
     """
+    if inner % burst:
+        raise ValueError(
+            "A burst must be a divisor of the inner steps. "
+            f"Received: burst={burst}, inner={inner}"
+        )
     levels = _pyramid(first, second, scales, scale_step)
     u1 = u2 = ops.zeros_like(levels[-1][0])
     for image, moved in reversed(levels):
@@ -106,6 +118,7 @@ def flow(
             warps=warps,
             inner=inner,
             outer=outer,
+            burst=burst,
             step=functools.partial(
                 _step,
                 limit=np.float32(lambda_ * theta),
@@ -147,6 +160,7 @@ def _solve_level(
     warps: int,
     inner: int,
     outer: int,
+    burst: int,
     step: Callable[..., tuple[tuple, Tensor]],
     enough: np.float32,
 ) -> tuple[Tensor, Tensor]:
@@ -174,6 +188,12 @@ def _solve_level(
             still = ops.logical_and(active, error > enough)
             return (index + 1, still, *keep(active, new, state))
 
+        def iterate_often(*state: Tensor) -> tuple:
+            # A pair that is done within a burst is left as it is.
+            return ops.fori_loop(
+                0, burst, lambda _, state: iterate(*state), state
+            )
+
         def smooth_then_iterate(
             index: Tensor, active: Tensor, u1: Tensor, u2: Tensor, *dual: Tensor
         ) -> tuple:
@@ -184,7 +204,7 @@ def _solve_level(
                 lambda index, active, *_: ops.logical_and(
                     index < inner, ops.any(active)
                 ),
-                iterate,
+                iterate if alone or burst == 1 else iterate_often,
                 (0, active, u1, u2, *dual),
             )[1:]
             return (index + 1, *state)

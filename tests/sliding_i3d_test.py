@@ -1,9 +1,10 @@
+import importlib
+
 import hypothesis
 import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from lsts_tf import i3d
 from lsts_tf import i3d_weights
@@ -41,6 +42,12 @@ def _alone(network, video, window, ends):
     """Features of windows by their last frames, each by the plain network."""
     clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
     return np.asarray(i3d.pool(network.predict_on_batch(clips)))
+
+
+def _compile(function):
+    if keras.backend.backend() == "jax":
+        return importlib.import_module("jax").jit(function)
+    return importlib.import_module("tensorflow").function(function)
 
 
 def _push(sliding, video, sizes):
@@ -235,6 +242,22 @@ def test_a_recorded_video_may_wait_for_whole_chunks(
     _assert_exact(np.concatenate(found), expected)
 
 
+def test_a_step_may_have_more_frames(networks):
+    video = _video(45, 3)
+    usual = sliding_i3d.SlidingI3D(networks[3], window=16)
+    large = sliding_i3d.SlidingI3D(networks[3], window=16, chunk=24)
+    expected = usual.push(video)
+    _assert_exact(_push(large, video, (24, 8, 7)), expected)
+    large.reset()
+    waiting = [
+        large.push_parts(video[k : k + 9], wait=True)["Mixed_5c"]
+        for k in range(0, 45, 9)
+    ]
+    assert [len(part) for part in waiting] == [0, 0, 9, 0, 0]
+    found = np.concatenate([*waiting, large.finish()])
+    _assert_exact(found, expected)
+
+
 def test_reset_forgets_the_video(networks):
     sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
     video = _video(18, 3)
@@ -249,7 +272,7 @@ def test_compiled_functions_give_the_same(networks):
     video = _video(34, 2)
     plain = sliding_i3d.SlidingI3D(networks[2], window=16, stride=2)
     compiled = sliding_i3d.SlidingI3D(
-        networks[2], window=16, stride=2, compile=tf.function
+        networks[2], window=16, stride=2, compile=_compile
     )
     expected = plain.push(video)
     _assert_exact(_push(compiled, video, (8, 9)), expected)

@@ -43,8 +43,8 @@ def moving_pair(height, width, dx, dy, seed=0):
 
 
 @functools.cache
-def compiled():
-    kernel = tvl1.flow
+def compiled(burst=1):
+    kernel = functools.partial(tvl1.flow, burst=burst)
     if keras.backend.backend() == "jax":
         import jax
 
@@ -197,6 +197,9 @@ def test_no_pair_depends_on_the_others():
     for order in ([2, 0, 1], [1, 1, 1]):
         again = np.asarray(compiled()(first[order], second[order]))
         np.testing.assert_array_equal(again, together[order])
+    # A burst goes on for pairs that are done, and leaves them as they are.
+    often = compiled(burst=5)(first, second)
+    np.testing.assert_array_equal(np.asarray(often), together)
     # Alone it is other machine code, which rounds differently.
     for index, (a, b) in enumerate(pairs):
         alone = np.asarray(compiled()(a[None], b[None]))[0]
@@ -229,3 +232,9 @@ def test_small_images_have_fewer_levels():
     assert sizes(112, 112) == [(n, n) for n in (112, 90, 72, 58, 46)]
     assert sizes(20, 60) == [(20, 60), (16, 48)]
     assert sizes(7, 9) == [(7, 9)]
+
+
+def test_bursts_divide_the_steps():
+    image = np.zeros((1, 20, 20), np.uint8)
+    with pytest.raises(ValueError, match="burst=7, inner=30"):
+        tvl1.flow(image, image, burst=7)
