@@ -1,8 +1,10 @@
 """What the documentation lets its readers type: commands, flags and code."""
 
+from collections.abc import Iterator
 import pathlib
 import re
 import shlex
+from typing import Any
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -29,6 +31,25 @@ def blocks(page: pathlib.Path, language: str = "") -> list[str]:
     """Texts of the fenced blocks of a language."""
     found = _FENCED.findall(page.read_text(encoding="utf-8"))
     return [text for tag, text in found if tag == language]
+
+
+def run_python(
+    name: str, *, replace: tuple[str, str] = ("", ""), **names: Any
+) -> Iterator[dict[str, Any]]:
+    """Runs a page's blocks of Python one after the other, as one program.
+
+    Args:
+        name: Of the page, as README.md or predict.md.
+        replace: A word of the blocks, and what stands in its place.
+        **names: What the blocks take for granted.
+
+    Yields:
+        All names after each block; what is changed there holds for the next.
+    """
+    (page,) = (p for p in PAGES if p.name == name)
+    for code in blocks(page, "python"):
+        exec(compile(code.replace(*replace), str(page), "exec"), names)
+        yield names
 
 
 def prose(page: pathlib.Path) -> str:
