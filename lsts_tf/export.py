@@ -286,7 +286,7 @@ def run_tflite(
     path: pathlib.Path, inputs: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Answers of a LiteRT file, [N, 360, 640], to inputs of N, one by one."""
-    with _deprecated_interpreter():
+    with deprecated_interpreter():
         interpreter = tf.lite.Interpreter(str(path))
     call = interpreter.get_signature_runner("serving_default")
     count = len(next(iter(inputs.values())))
@@ -298,7 +298,7 @@ def run_tflite(
 
 
 @contextlib.contextmanager
-def _deprecated_interpreter() -> Iterator[None]:
+def deprecated_interpreter() -> Iterator[None]:
     """TensorFlow 2.21 still brings the interpreter, and warns of its end.
 
     Its successor, ai_edge_litert, reads the same files; it would be another

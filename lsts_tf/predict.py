@@ -111,11 +111,13 @@ class Kind(NamedTuple):
         file: Its name in the output folder; {video} is the video's.
         make: Its class.
         options: Fields of `Options`, and "numbers" and "job", that it takes.
+        beside: Names of the other files that it writes in the same folder.
     """
 
     file: str
     make: Callable[..., Any]
     options: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 _DRAWN = ("view", "alpha")
@@ -139,8 +141,18 @@ KINDS: Mapping[str, Kind] = {
     ),
     "dhf1k": Kind("{video}", outputs_lib.Pictures, (*_MAPS, "numbers", "job")),
     STDOUT: Kind("", outputs_lib.Raw, (*_MAPS, "stream")),
-    "json": Kind("attention.jsonl", attention.JsonLines, ("areas", "regions")),
-    "roi": Kind("roi.npy", encoding.Offsets, _BLOCKS),
+    "json": Kind(
+        "attention.jsonl",
+        attention.JsonLines,
+        ("areas", "regions"),
+        beside=("summary.json",),
+    ),
+    "roi": Kind(
+        "roi.npy",
+        encoding.Offsets,
+        _BLOCKS,
+        beside=("roi.json", "roi.txt", "roi.addroi"),
+    ),
     "encoded": Kind(
         "encoded.mp4", encoding.Encoder, (*_BLOCKS, "codec", "crf")
     ),
@@ -148,6 +160,7 @@ KINDS: Mapping[str, Kind] = {
         "reframed.mp4",
         reframe.Reframe,
         ("aspect", "stiffness", "lookahead", "ease", "cut"),
+        beside=("reframed.json", "reframed.csv", "reframed.sendcmd"),
     ),
     "report": Kind("report.html", report.Report, ("areas", "alpha", "about")),
 }
@@ -317,32 +330,52 @@ class _Job:
             raise ValueError("--output is needed: a folder to write to.")
         return (self.folder or pathlib.Path()) / file
 
+    def _places(self, name: str) -> list[pathlib.Path]:
+        """All files, or the folder, that an output writes; resolved."""
+        if name == STDOUT:
+            return []
+        main = video_lib.written_as(self._place(name))
+        beside = [main.with_name(other) for other in KINDS[name].beside]
+        return [path.resolve() for path in (main, *beside)]
+
     def _refuse_overlaps(self) -> None:
-        """No output takes the place of the source, or of another one."""
-        sources_at = [path.resolve() for path in self.source.paths]
-        inputs = {place for at in sources_at for place in (at, *at.parents)}
-        taken: dict[pathlib.Path, str] = {}
+        """No output takes the place of what is read, or of another one."""
+        read = {
+            path.resolve(): "the video that is" for path in self.source.paths
+        }
+        if self.options.areas:
+            areas = pathlib.Path(self.options.areas).resolve()
+            read[areas] = "the areas of interest that are"
+        inputs = {
+            place: what
+            for at, what in read.items()
+            for place in (at, *at.parents)
+        }
+        written = {name: self._places(name) for name in self.names}
         if self.folder is not None:
             record = self.folder / self._record_name
-            taken[record.resolve()] = "the record"
-        for name in self.names:
-            if name == STDOUT:
-                continue
-            place = video_lib.written_as(self._place(name)).resolve()
-            if place in inputs:
-                raise ValueError(
-                    f"The output {name} would replace the video that is read, "
-                    "or the folder it lies in: choose another --output. "
-                    f"Received: {place}"
-                )
-            for other, owner in taken.items():
-                if place in (other, *other.parents) or other in place.parents:
+            written = {"the record": [record.resolve()], **written}
+        taken: dict[pathlib.Path, str] = {}
+        for name, places in written.items():
+            for place in places:
+                if place in inputs:
                     raise ValueError(
-                        f"{owner} and {name} cannot both be written: they "
-                        "have one place. Leave one out, or give the video "
-                        f"another name. Received: {other}, {place}"
+                        f"{name} would replace {inputs[place]} "
+                        "read, or the folder it lies in: choose another "
+                        f"--output. Received: {place}"
                     )
-            taken[place] = name
+                for other, owner in taken.items():
+                    if (
+                        place in (other, *other.parents)
+                        or other in place.parents
+                    ):
+                        raise ValueError(
+                            f"{owner} and {name} cannot both be written: they "
+                            "have one place. Leave one out, or give the video "
+                            "or the report another name. "
+                            f"Received: {other}, {place}"
+                        )
+            taken |= dict.fromkeys(places, name)
 
     def _written(self, name: str) -> str:
         """Where it lies, as seen from the folder if it is in it."""

@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import signal
+import struct
 import sys
 import threading
 import time as clock
@@ -212,8 +213,8 @@ class Images:
 def read_image(path: pathlib.Path) -> np.ndarray:
     """A picture as a frame: uint8 RGB [H, W, 3].
 
-    16 bits are rounded to 8, grey becomes colour, what is transparent black;
-    JPEG is turned as its EXIF says.
+    16 bits are rounded to 8, grey becomes colour, what is transparent black.
+    JPEG, PNG, WebP and TIFF are turned as their EXIF says.
 
     Raises:
         video.VideoError: It cannot be read.
@@ -224,7 +225,7 @@ def read_image(path: pathlib.Path) -> np.ndarray:
         raise video_lib.VideoError(
             path, f"cannot be read ({error.strerror})."
         ) from error
-    # Asked for all channels, OpenCV does not turn photographs.
+    # Asked for all channels, OpenCV turns TIFF, and nothing else.
     photograph = path.suffix.lower() in (".jpg", ".jpeg")
     how = cv2.IMREAD_COLOR if photograph else cv2.IMREAD_UNCHANGED
     image = maps.decode(data, how)
@@ -234,6 +235,8 @@ def read_image(path: pathlib.Path) -> np.ndarray:
         raise video_lib.VideoError(
             path, f"a picture has 8 or 16 bits, not {image.dtype}."
         )
+    if not photograph:
+        image = _upright(image, data)
     if image.ndim == 2:
         image = image[..., None]
     colour, alpha = image[..., :3], None
@@ -248,6 +251,48 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     if colour.shape[-1] == 1:
         return np.repeat(colour, 3, axis=-1)
     return np.ascontiguousarray(colour[..., ::-1])
+
+
+def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
+    """A PNG or WebP, turned as its EXIF says; other pictures as they are.
+
+    Args:
+        image: [H, W] or [H, W, C], as it is stored.
+        data: The file.
+    """
+    # Few have EXIF, and only OpenCV's decoder finds where it is.
+    if not any(mark in data for mark in (b"eXIf", b"EXIF")):
+        return image
+    _, kinds, chunks = cv2.imdecodeWithMetadata(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    for kind, chunk in zip(np.ravel(kinds), chunks, strict=True):
+        if kind == cv2.IMAGE_METADATA_EXIF:
+            turn = _orientation(np.asarray(chunk, np.uint8).tobytes())
+            if turn > 4:
+                image = image.swapaxes(0, 1)
+            # By what rows and columns are mirrored then.
+            rows, columns = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(turn - 1) % 4]
+            return image[::rows, ::columns]
+    return image
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF's tag 274, 1 … 8; 1 (upright) where it is missing or damaged."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    with contextlib.suppress(struct.error):
+        if order:
+            (start,) = struct.unpack_from(f"{order}I", exif, 4)
+            (count,) = struct.unpack_from(f"{order}H", exif, start)
+            for entry in range(count):
+                tag, kind, number, value = struct.unpack_from(
+                    f"{order}HHIH", exif, start + 2 + 12 * entry
+                )
+                is_orientation = (tag, kind, number) == (274, 3, 1)
+                if is_orientation and 1 <= value <= 8:
+                    return value
+    return 1
 
 
 def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -10,6 +10,7 @@ import pytest
 
 from lsts_tf import attention
 from lsts_tf import files
+from tests import pages
 
 SIZE = (1280, 720)
 SHAPE = (360, 640)
@@ -448,3 +449,22 @@ def test_only_so_many_regions_are_written(tmp_path):
         attention.JsonLines(
             path=tmp_path / "a.jsonl", fps=25, size=SIZE, regions=-1
         )
+
+
+def test_the_page(tmp_path):
+    """Its code runs, its line is one of ours, its areas can be read."""
+    (found,) = pages.run_python("attention.md")
+    assert found["measure"](found["map_"], 0.04).jump == 0
+    (page,) = (p for p in pages.PAGES if p.name == "attention.md")
+    line, areas = map(json.loads, pages.blocks(page)[1:])
+    path = write(tmp_path / "areas.json", areas)
+    read = attention.read_areas(path, SIZE)
+    assert [area.name for area in read] == ["logo", "face"]
+    measure = attention.Measurer(size=SIZE, areas=read[:1])
+    ours = attention.to_record(0, measure(box(10, 20, 30, 40), 0.0), 3)
+    assert line.keys() == ours.keys()
+    assert line["areas"].keys() == ours["areas"].keys()
+    assert line["regions"][0].keys() == ours["regions"][0].keys()
+    text = pages.prose(page)
+    for key in ours:
+        assert f"`{key}`" in text

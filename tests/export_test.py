@@ -1,25 +1,34 @@
 """What is exported answers as the model does, and stands there whole."""
 
+import collections
 import hashlib
+import io
+import itertools
 import json
 import pathlib
 import subprocess
 import sys
 import types
+import urllib.request
 
 from absl import logging
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 
 import lsts_tf
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import export
+from lsts_tf import i3d
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import serving
 from lsts_tf import windows
+from tests import fake_front_end
+from tests import pages
 from tests import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -134,22 +143,102 @@ def test_frames_may_be_squeezed_by_the_client(signatures, clips, maps):
     close("squeezed", got, maps[:1, -1])
 
 
-def test_a_request_as_tensorflow_serving_reads_it(signatures, clips, maps):
-    """The page's JSON, read as the server does, without a server."""
-    page = (ROOT / "docs" / "export.md").read_text()
-    assert '{"signature_name": "last", "inputs": {"frames": ' in page
-    text = json.dumps(
-        {"signature_name": "last", "inputs": {"frames": clips[:1].tolist()}}
-    )
-    request = json.loads(text)
-    call = getattr(signatures, request["signature_name"])
+def answer(signatures, name, values):
+    """As the server does: by name, and of the type that is said there."""
+    call = getattr(signatures, name)
     specs = call.structured_input_signature[1]
-    assert specs.keys() == request["inputs"].keys()
-    tensors = {
-        name: tf.constant(value, specs[name].dtype)
-        for name, value in request["inputs"].items()
+    assert specs.keys() == values.keys()
+    return call(
+        **{n: tf.constant(v, specs[n].dtype) for n, v in values.items()}
+    )
+
+
+def rest(signatures):
+    """In the place of `urlopen`, with a server behind it."""
+
+    def urlopen(request):
+        where = "http://localhost:8501/v1/models/lsts:predict"
+        assert (request.full_url, request.get_method()) == (where, "POST")
+        body = json.loads(request.data)
+        found = answer(signatures, body["signature_name"], body["inputs"])
+        # Of an only output there is no name.
+        (found,) = found.values()
+        return io.BytesIO(
+            json.dumps({"outputs": found.numpy().tolist()}).encode()
+        )
+
+    return urlopen
+
+
+def grpc(signatures):
+    """In the place of the modules that gRPC needs, with a server behind it."""
+
+    class Stub:
+        def __init__(self, channel):
+            assert channel == "localhost:8500"
+
+        def Predict(self, request, timeout):
+            assert request.model_spec.name == "lsts" and timeout > 0
+            found = answer(
+                signatures,
+                request.model_spec.signature_name,
+                {n: tf.make_ndarray(v) for n, v in request.inputs.items()},
+            )
+            return types.SimpleNamespace(
+                outputs={n: tf.make_tensor_proto(v) for n, v in found.items()}
+            )
+
+    def channel(where, options):
+        # A clip is larger than gRPC's limit.
+        assert ("grpc.max_receive_message_length", -1) in options
+        return where
+
+    def message():
+        return types.SimpleNamespace(
+            model_spec=types.SimpleNamespace(),
+            inputs=collections.defaultdict(tensor_pb2.TensorProto),
+        )
+
+    apis = types.SimpleNamespace(
+        predict_pb2=types.SimpleNamespace(PredictRequest=message),
+        prediction_service_pb2_grpc=types.SimpleNamespace(
+            PredictionServiceStub=Stub
+        ),
+    )
+    return {
+        "grpc": types.SimpleNamespace(insecure_channel=channel),
+        "tensorflow_serving": types.ModuleType("tensorflow_serving"),
+        "tensorflow_serving.apis": apis,
     }
-    close("request", call(**tensors)["saliency"], maps[:1, -1])
+
+
+def test_the_pages_code(
+    exported, signatures, tflite, clips, maps, tmp_path, monkeypatch
+):
+    """Of SavedModel, both kinds of requests, and LiteRT, on nine frames."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "workspace" / "exported"
+    place.mkdir(parents=True)
+    (place / "lsts").symlink_to(exported[0].parent)
+    (place / "lite").symlink_to(tflite)
+    monkeypatch.setattr(urllib.request, "urlopen", rest(signatures))
+    lite = types.SimpleNamespace(interpreter=tf.lite)
+    for name, module in {**grpc(signatures), "ai_edge_litert": lite}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    blocks = pages.run_python("export.md", replace=("79", str(tiny_run.WINDOW)))
+    names = next(blocks)
+    assert names["frames"].shape == (1, tiny_run.WINDOW, 360, 640, 3)
+    of_black = names["saliency"].numpy()
+    assert of_black.shape == (1, 360, 640)
+    # Smaller ones: text of a whole window of them is long.
+    names["frames"] = clips[:1]
+    for kind in ("rest", "grpc"):
+        next(blocks)
+        close(kind, names["saliency"], maps[:1, -1])
+    with export.deprecated_interpreter():
+        next(blocks)
+    np.testing.assert_allclose(names["saliency"], of_black, atol=CLOSE)
+    assert next(blocks, None) is None
 
 
 def test_the_record_beside_it(exported):
@@ -248,9 +337,120 @@ def test_the_record_beside_litert(folder, tflite):
     assert [p.name for p in tflite.parent.iterdir()] == ["lite"]
 
 
+class Light(fake_front_end.Extractor):
+    """Two layers in the place of I3D, and differences in that of TV-L1."""
+
+    def __init__(self, streams):
+        super().__init__(streams, window=16, size=(64, 64))
+        self.flow = Differences()
+        channels = {"rgb": 3, "flow": 2}
+        self.networks = {s: two_layers(channels[s]) for s in streams}
+
+    @property
+    def feature_shape(self):
+        return (3, 6, 6, 8)
+
+    def encode_parts(self, stream, clip):
+        found = self.networks[stream](self._in_range(stream, clip)[None])
+        return {stream: i3d.pool(found)[0]}
+
+
+def two_layers(channels):
+    """float [B, 16, 64, 64, channels] to [B, 8, 8, 8, 8]; frames differ."""
+    x = signals = keras.Input((None, 64, 64, channels))
+    x = keras.layers.Conv3D(
+        8, (3, 7, 7), (1, 8, 8), padding="same", activation="relu"
+    )(x)
+    x = keras.layers.MaxPooling3D((3, 3, 3), (2, 1, 1), padding="same")(x)
+    return keras.Model(signals, x)
+
+
+def motion(first, second):
+    """Tells which frame is the earlier one; exact, unlike any real flow.
+
+    float32 [h, w] of 0 … 255 to [h, w, 2], pixels a frame.
+    """
+    return tf.stack([second - first, second / 2 - first], axis=-1) / 16
+
+
+class Differences:
+    """As `flow.Flow`."""
+
+    name = "tvl1"
+
+    def pairs(self, grays, *, chunk=None):  # noqa: ARG002
+        for pair in itertools.pairwise(grays):
+            yield motion(*(tf.cast(g, tf.float32) for g in pair)).numpy()
+
+    def describe(self):
+        return {"method": "differences"}
+
+
+@pytest.fixture(scope="module")
+def light():
+    extractor = Light(("rgb", "flow"))
+    model = decoder.build(
+        extractor.streams, feature_shape=extractor.feature_shape, seed=0
+    )
+    tiny_run.calibrate(model, extractor)
+    return predictor_lib.Predictor(model, extractor)
+
+
+def test_flow_of_every_frame_inside_the_graph(light, tmp_path, monkeypatch):
+    """Grey frames, pairs, mirroring and windows of both streams.
+
+    That TV-L1 is the same in a graph: tests/tvl1_test.py, and slow below.
+    """
+
+    def in_graph(first, second):
+        pair = (tf.cast(g, tf.float32) for g in (first, second))
+        return tf.cast(motion(*pair), tf.float16)
+
+    monkeypatch.setattr(serving, "_motion", in_graph)
+    record = export.export(light, tmp_path / "out")
+    assert set(record["parity"]) == {"features", "last"}
+    loaded = tf.saved_model.load(str(tmp_path / "out"))
+    # Mirrored to the end; and two frames that have a window of their own.
+    for count in (2, 18):
+        clip = tiny_run.frames(count)
+        frames = tf.constant(clip[None])
+        want = light(clip)
+        every = loaded.signatures["serving_default"](frames=frames)["saliency"]
+        close(f"{count} frames with flow", every[0], want)
+        last = loaded.signatures["last"](frames=frames)["saliency"]
+        close("the last", last, want[-1:])
+    assert np.abs(want[0] - want[-1]).max() > 0.01
+
+
+def test_flow_in_litert(light, tmp_path):
+    """A window of both streams: each input by its name, of its range."""
+    record = export.export(light, tmp_path / "lite", file_format="tflite")
+    inputs = record["signatures"]["window.tflite"]["inputs"]
+    assert inputs["rgb"]["shape"] == [1, 16, 64, 64, 3]
+    assert inputs["flow"]["shape"] == [1, 16, 32, 32, 2]
+    assert inputs["flow"]["dtype"] == "float32"
+    rng = np.random.default_rng(5)
+    signals = {
+        "rgb": rng.integers(0, 256, (16, 64, 64, 3), np.uint8),
+        # Beyond the range that I3D sees, too.
+        "flow": rng.normal(0, 15, (16, 32, 32, 2)).astype(np.float32),
+    }
+    got = export.run_tflite(
+        tmp_path / "lite" / "window.tflite",
+        {name: signal[None] for name, signal in signals.items()},
+    )
+    features = {
+        name: light.extractor.encode_parts(name, signal)[name].numpy()
+        for name, signal in signals.items()
+    }
+    close(
+        "window.tflite, flow", got, np.stack([*light.of_features([features])])
+    )
+
+
 @pytest.mark.slow
 def test_flow_inside_the_graph(tmp_path):
-    """TV-L1 of frames as they come, mirrored, in both streams' windows."""
+    """I3D and TV-L1 themselves, mirrored, in both streams' windows."""
     tiny_run.make(tmp_path / "run", ("rgb", "flow"))
     predictor = predictor_lib.Predictor.load(tmp_path / "run")
     record = export.export(predictor, tmp_path / "out")

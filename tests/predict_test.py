@@ -333,17 +333,72 @@ def test_two_outputs_do_not_share_a_place(model, folder):
     out = folder / "out"
     with pytest.raises(ValueError, match="png8 and dhf1k cannot both be"):
         predict.predict(Never(model), path, out, outputs=["maps", "dhf1k"])
-    for page in ("out/prediction.json", "out/maps/page.html"):
-        with pytest.raises(ValueError, match="report cannot both be written"):
+    clashes = {
+        "prediction.json": "the record",
+        "maps/page.html": "png8",
+        "overlay.mp4": "overlay",
+        "../out/summary.json": "json",
+        "attention.jsonl/page.html": "json",
+        **dict.fromkeys(["roi.json", "roi.txt", "roi.addroi"], "roi"),
+    }
+    for page, owner in clashes.items():
+        what = f"^{owner} and report cannot both be written.*report another"
+        with pytest.raises(ValueError, match=what):
             predict.predict(
                 Never(model),
                 path,
                 out,
-                outputs=["maps", "report"],
-                options=predict.Options(report=str(folder / page)),
+                outputs=["maps", "overlay", "json", "roi", "report"],
+                options=predict.Options(report=str(out / page)),
             )
+    with pytest.raises(ValueError, match="report and reframed cannot both"):
+        predict.predict(
+            Never(model),
+            path,
+            out,
+            outputs=["report", "reframed"],
+            options=predict.Options(report=str(out / "reframed.csv")),
+        )
     assert not out.exists()
     assert predict.predict(model, path, out, outputs=["png8", "maps"]) == ""
+
+
+def test_a_video_with_the_name_of_another_file(model, folder):
+    """In DHF1K's layout its folder would be where that file lies."""
+    path = clip_of(folder, 2, name="summary.json.mp4")
+    with pytest.raises(ValueError, match="json and dhf1k cannot both be"):
+        predict.predict(
+            Never(model), path, folder / "out", outputs=["json", "dhf1k"]
+        )
+    assert listed(folder) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["summary.json", "prediction.json"])
+def test_areas_that_are_read_are_not_replaced(model, folder, name):
+    path, out = clip_of(folder, 2), folder / "out"
+    out.mkdir()
+    corners = [[0, 0], [1, 0], [0, 1]]
+    areas = {"unit": "fractions", "areas": {"a": corners}}
+    (out / name).write_text(json.dumps(areas))
+    before = contents(folder)
+    options = predict.Options(areas=str(out / name))
+    with pytest.raises(ValueError, match="would replace the areas of interest"):
+        predict.predict(
+            Never(model), path, out, outputs=["json"], options=options
+        )
+    assert contents(folder) == before
+
+
+def test_the_files_that_are_written_are_those_that_are_known(model, folder):
+    """Otherwise another output could take the place of one."""
+    path, out = clip_of(folder, 3), folder / "out"
+    names = [name for name in predict.KINDS if name != predict.STDOUT]
+    predict.predict(model, path, out, outputs=names)
+    kinds = [predict.KINDS[name] for name in names]
+    known = {
+        n.format(video=path.stem) for k in kinds for n in (k.file, *k.beside)
+    }
+    assert set(listed(out)) == known | {predict.RECORD}
 
 
 def test_standard_output_alone_needs_no_folder(model, folder, monkeypatch):

@@ -3,6 +3,7 @@
 import doctest
 import functools
 import itertools
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from lsts_tf import extractor as extractor_lib
 from lsts_tf import flow
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import video
+from tests import pages
 from tests import tiny_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -245,7 +247,9 @@ def test_the_examples_in_the_documentation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # One model for all pages.
     load = functools.cache(predictor_lib.Predictor.load)
-    monkeypatch.setattr(predictor_lib.Predictor, "load", load)
+    monkeypatch.setattr(
+        predictor_lib.Predictor, "load", lambda run: load(os.path.realpath(run))
+    )
     tiny_run.make(pathlib.Path("workspace/runs/rgb"))
     clip = tiny_run.frames(3, 90, 160)
     with video.Writer("in.mp4", fps=25, size=(160, 90)) as writer:
@@ -261,3 +265,15 @@ def test_the_examples_in_the_documentation(tmp_path, monkeypatch):
     assert page.failed == strings.failed == 0
     assert page.attempted > 10
     assert strings.attempted > 3
+    pathlib.Path("workspace/sample").mkdir()
+    pathlib.Path("workspace/sample/run").symlink_to("../runs/rgb")
+    (found,) = pages.run_python("predict.md")
+    assert found["damage"] == ""
+    assert np.load("out/maps.npy").shape == (3, 360, 640)
+    assert video.Video("out/overlay.mp4").num_frames == 3
+    few = clip[:2]
+    (found,) = pages.run_python("README.md", frames=few, camera=iter(few))
+    assert found["maps"].shape == (2, 360, 640)
+    # The last one; a stream cannot be mirrored before it has come.
+    want = found["predictor"](few, first_frames="repeat")[-1]
+    np.testing.assert_allclose(found["saliency"], want, atol=1e-4)

@@ -83,6 +83,127 @@ def test_depths_and_alpha(tmp_path):
         np.testing.assert_array_equal(found[name], 77)
 
 
+def exif(turn, order="<"):
+    """EXIF with two tags, the second of which is the orientation."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    entry = f"{order}HHIHH"
+    tags = ((0x0100, 3, 1, 7, 0), (0x0112, 3, 1, turn, 0))
+    return b"".join(
+        [
+            mark + struct.pack(f"{order}IH", 8, len(tags)),
+            *(struct.pack(entry, *tag) for tag in tags),
+            bytes(4),
+        ]
+    )
+
+
+def with_exif(suffix, image, about):
+    done, data = cv2.imencodeWithMetadata(
+        suffix,
+        image,
+        [cv2.IMAGE_METADATA_EXIF],
+        [np.frombuffer(about, np.uint8)],
+        [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [],
+    )
+    assert done
+    return np.asarray(data).tobytes()
+
+
+def seen(image, turn):
+    """What orientation says, word by word: where row 0 and column 0 are."""
+    first = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[turn]
+    if first[0] in ("left", "right"):
+        image = np.stack([*image], axis=1)
+    if "bottom" in first:
+        image = image[::-1]
+    if "right" in first:
+        image = image[:, ::-1]
+    return image
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_are_turned_as_exif_says(tmp_path, turn):
+    rng = np.random.default_rng(turn)
+    rgb = rng.integers(0, 256, (8, 24, 3), np.uint8)
+    alpha = np.full((8, 24, 1), 255, np.uint8)
+    alpha[:2] = 0
+    grey = np.repeat(rgb[..., :1], 3, axis=-1)
+    bgr = rgb[..., ::-1]
+    order = "<>"[turn % 2]
+    files = {
+        "rgb.png": (bgr, rgb),
+        "rgb.webp": (bgr, rgb),
+        "grey.png": (grey[..., 0], grey),
+        "deep.png": (bgr.astype(np.uint16) * 257, rgb),
+        "alpha.png": (np.dstack([bgr, alpha]), rgb * (alpha > 0)),
+    }
+    for name, (image, want) in files.items():
+        path = tmp_path / name
+        path.write_bytes(with_exif(path.suffix, image, exif(turn, order)))
+        found = sources.read_image(path)
+        np.testing.assert_array_equal(found, seen(want, turn), name)
+        assert found.flags.c_contiguous
+        # As OpenCV turns it where it does so by itself.
+        if name.startswith("rgb"):
+            by_opencv = cv2.imread(os.fspath(path))[..., ::-1]
+            np.testing.assert_array_equal(found, by_opencv)
+    # JPEG is lossy: a smooth picture.
+    slope = np.add.outer(np.arange(0, 128, 16), np.arange(0, 120, 5))
+    smooth = np.repeat(slope.astype(np.uint8)[..., None], 3, axis=-1)
+    path = tmp_path / "smooth.jpg"
+    path.write_bytes(with_exif(".jpg", smooth, exif(turn, order)))
+    found = sources.read_image(path).astype(int)
+    assert np.abs(found - seen(smooth, turn)).max() < 8
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_tiff_is_turned_by_its_own_tag(tmp_path, turn):
+    pixels = np.random.default_rng(turn).integers(0, 256, (4, 6), np.uint8)
+    # Width, height, bits, no compression, black is zero, where, turn, one
+    # channel, rows and bytes of the only strip.
+    size = {256: 6, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 274: turn}
+    tags = {**size, 277: 1, 278: 4, 279: 24}
+    path = tmp_path / "1.tiff"
+    path.write_bytes(
+        b"".join(
+            [
+                b"II*\0" + struct.pack("<I", 8 + 24) + pixels.tobytes(),
+                struct.pack("<H", len(tags)),
+                *(struct.pack("<HHII", t, 3, 1, v) for t, v in tags.items()),
+                bytes(4),
+            ]
+        )
+    )
+    want = seen(np.repeat(pixels[..., None], 3, axis=-1), turn)
+    np.testing.assert_array_equal(sources.read_image(path), want)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        exif(0),
+        exif(9),
+        exif(6)[:20],
+        exif(6)[:4] + b"\xff" * 4 + exif(6)[8:],
+        b"something else",
+    ],
+)
+def test_damaged_exif_turns_nothing(tmp_path, about):
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    path = tmp_path / "1.png"
+    path.write_bytes(with_exif(".png", image, about))
+    np.testing.assert_array_equal(sources.read_image(path)[..., ::-1], image)
+
+
 def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
     for number in range(4):
         write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))

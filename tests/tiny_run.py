@@ -32,12 +32,12 @@ def make(folder, streams=("rgb",)):
     model = decoder.build(
         streams, feature_shape=extractor.feature_shape, seed=0
     )
-    _calibrate(model, extractor)
+    calibrate(model, extractor)
     model.save(folder / "model.keras")
     return settings
 
 
-def _calibrate(model, extractor):
+def calibrate(model, extractor):
     """Give BatchNorm the statistics of some features, so that maps differ."""
     batches = [
         layer

@@ -216,6 +216,21 @@ def test_finds_a_known_translation_as_opencv_does(motion):
     assert np.linalg.norm(got - want, axis=-1).mean() < 0.02
 
 
+def test_a_graph_without_xla_finds_the_same():
+    """As exported models hold it: any TensorFlow runs that."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("A graph without XLA is TensorFlow's.")
+    import tensorflow as tf
+
+    first, second = moving_pair(21, 26, 1.0, -0.5)
+    plain = tf.function(tvl1.flow, autograph=False)
+    got = np.asarray(plain(first[None], second[None]))
+    want = np.asarray(compiled()(first[None], second[None]))
+    assert np.abs(want).max() > 0.5
+    # Rounding may end a warp an iteration earlier or later.
+    assert np.abs(got - want).mean() < 1e-3
+
+
 def test_identical_and_constant_images_do_not_move():
     image = texture(21, 26)
     flat = np.full((21, 26), 200, np.uint8)
