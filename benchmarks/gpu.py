@@ -1,7 +1,7 @@
 """What the networks, the flow and the metrics cost on a GPU, under JAX.
 
     export KERAS_BACKEND=jax
-    python -m benchmarks.gpu --parts=device,flow,metrics,train,i3d
+    python -m benchmarks.gpu --parts=device,metrics,train,layers,i3d
     python -m benchmarks.gpu --parts=sliding --precisions=float32,tf32,bfloat16
     python -m benchmarks.gpu --parts=flow --video=clip.avi --other=opencv.npz
 
@@ -29,9 +29,13 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from absl import app
 from absl import flags
-import jax
 import keras
 import numpy as np
+
+try:
+    import jax
+except ImportError:  # `main` says so.
+    jax = None
 
 from lsts_tf import decoder
 from lsts_tf import flow
@@ -45,7 +49,9 @@ from lsts_tf import sliding_i3d
 from lsts_tf import video
 
 _PARTS = flags.DEFINE_list(
-    "parts", ["device", "flow", "metrics", "train", "i3d", "sliding"], "Which."
+    "parts",
+    ["device", "flow", "metrics", "train", "layers", "i3d", "sliding"],
+    "Which.",
 )
 _PRECISIONS = flags.DEFINE_list(
     "precisions", ["float32", "tf32", "bfloat16"], "Of train, i3d, sliding."
@@ -295,6 +301,47 @@ def one_decoder(name: str, batch: int, dtype: str) -> None:
     )
 
 
+def layers() -> None:
+    """Prints milliseconds of each layer of the decoder, batches of 32."""
+    model = decoder.build(
+        ("rgb",),
+        feature_shape=i3d.feature_shape(79),
+        map_size=preprocess.MAP_SIZE,
+    )
+    rng = np.random.default_rng(0)
+    for name in set(_PRECISIONS.value) - {"bfloat16"}:
+        for layer in filter(lambda layer: layer.weights, model.layers):
+            x = rng.normal(size=(32, *layer.input.shape[1:]))
+            with precision(name):
+                one_layer(name, layer, jax.device_put(x.astype(np.float32)))
+
+
+def one_layer(name: str, layer: keras.Layer, x: Any) -> None:
+    """Prints a line of `layers`."""
+    weights, fixed = (
+        [v.value for v in variables]
+        for variables in (
+            layer.trainable_variables,
+            layer.non_trainable_variables,
+        )
+    )
+
+    def total(weights: Any, x: Any) -> Any:
+        y, _ = layer.stateless_call(weights, fixed, x)
+        return keras.ops.sum(keras.ops.square(y))
+
+    cells = []
+    for part, function in {
+        "forward": total,
+        "gradient by input": jax.grad(total, 1),
+        "gradient by weights": jax.grad(total, 0),
+    }.items():
+        compiled = jax.jit(function)
+        seconds, _ = timed(lambda: compiled(weights, x))  # noqa: B023
+        cells.append(f"{part} {1e3 * seconds:6.2f}")
+    print(f"{name:8s} {layer.name:10s} ms: {', '.join(cells)}", flush=True)
+
+
 # === I3D ===
 
 
@@ -411,11 +458,12 @@ def sliding() -> None:
 def main(argv: list[str]) -> None:
     """Runs the parts."""
     del argv
-    if keras.backend.backend() != "jax":
+    if jax is None or keras.backend.backend() != "jax":
         raise app.UsageError(
-            "This measures Keras on JAX. Set KERAS_BACKEND=jax. Received: "
-            f"{keras.backend.backend()!r}; on TensorFlow the other benchmarks "
-            "run on a GPU as they are."
+            "This measures Keras on JAX: install jax[cuda13] and set "
+            f"KERAS_BACKEND=jax. Received: {keras.backend.backend()!r}, JAX "
+            f"{'is not' if jax is None else 'is'} there. On TensorFlow the "
+            "other benchmarks run on a GPU as they are."
         )
     chosen = jax.devices()[0]
     print(f"{chosen.device_kind}, JAX {jax.__version__}, {keras.__version__=}")
@@ -424,6 +472,7 @@ def main(argv: list[str]) -> None:
         "flow": flows,
         "metrics": scores,
         "train": train,
+        "layers": layers,
         "i3d": alone,
         "sliding": sliding,
     }
