@@ -164,6 +164,25 @@ def main(_):
         contenders[f"{metric}, 8 bits"] = lambda metric=metric: metrics.score(
             bytes_, truth, fixations, **given, metrics=[metric]
         )
+    # As a training's validation computes them, on one thread too. Here because
+    # `benchmarks.gpu` takes scenes from this module without TensorFlow.
+    import tensorflow as tf
+
+    from lsts_tf import train
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    on_device = tf.function(
+        lambda *maps: metrics.score(
+            *maps, metrics=train.VALIDATION_METRICS, dtype="float64"
+        ),
+        autograph=False,
+    )
+    tensors = [tf.constant(x) for x in (bytes_, truth, maps[0])]
+    contenders["those of validation, 8 bits"] = lambda: metrics.score(
+        bytes_, truth, maps[0], metrics=train.VALIDATION_METRICS
+    )
+    contenders["those of validation, on tensors"] = lambda: on_device(*tensors)
     seconds = {name: [] for name in contenders}
     plain_seconds = []
     for i in range(_ROUNDS.value):

@@ -42,7 +42,6 @@ from lsts_tf import files
 from lsts_tf import forecast
 from lsts_tf import input_pipeline
 from lsts_tf import joint
-from lsts_tf import metrics
 from lsts_tf import monitor
 from lsts_tf import preprocess
 from lsts_tf import program
@@ -431,8 +430,9 @@ def validate(
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
-    Scores are the benchmark's, on maps of 8 bits (see `metrics`). Each
-    replica computes its part of each batch, and every worker gets the means.
+    Scores are the benchmark's, on maps of 8 bits (see `metrics`), computed on
+    the devices, or by a scorer on the host. Each replica computes its part of
+    each batch, and every worker gets the means.
 
     Args:
         trainer: The model.
@@ -452,39 +452,33 @@ def validate(
         trainer.strategy,
         lambda part: validation.in_order(batch_size, part=part),
     )
-    for (features, truth), weight, place in batches:
-        maps, loss = trainer.predict((features, truth))
+    for batch, weight, place in batches:
+        if scorer is None:
+            scores = trainer.scores(batch, VALIDATION_METRICS)
+        else:
+            maps, loss = trainer.predict(batch)
+            scores = {"loss": loss}
         real = trainer.local(weight) > 0
         if not real.any():
             continue
-        annotated = trainer.local(truth)[real]
-        # Each frame is scored, of several maps of a window too.
-        levels, density, fixated = (
-            values.reshape(-1, *maps.shape[-2:])
-            for values in (
-                preprocess.to_uint8(maps[real]),
-                annotated[..., 0],
-                annotated[..., 1],
-            )
-        )
         numbers = trainer.local(place)[real]
-        if scorer is None:
-            frames = metrics.score(
-                levels, density, fixated, metrics=VALIDATION_METRICS
+        scores = {name: values[real] for name, values in scores.items()}
+        if scorer is not None:
+            # Each frame is scored, of several maps of a window too.
+            levels, density = (
+                values[real].reshape(-1, *maps.shape[-2:])
+                for values in (
+                    preprocess.to_uint8(maps),
+                    trainer.local(batch[1])[..., 0],
+                )
             )
-        else:
             chosen = validation.frames(validation.windows[numbers])
-            frames = scorer.score(
+            scores |= scorer.score(
                 [rows[pair] for pair in chosen], list(levels), list(density)
             )
-        scores = {
-            name: np.nanmean(values.reshape(real.sum(), -1), axis=1)
-            if maps.ndim == 4
-            else values
-            for name, values in frames.items()
-        }
-        scores["loss"] = loss[real]
-        found[:, numbers] = [scores[n] for n in names]
+        for row, name in enumerate(names):
+            each = scores[name].reshape(len(numbers), -1)
+            found[row, numbers] = np.nanmean(each, axis=1)
     totals = devices.total(trainer.strategy, found)
     means = map(float, np.nanmean(totals, axis=1))
     return dict(zip(names, means, strict=True))
