@@ -9,14 +9,16 @@ batch; inside of a piece everything is computed again on the way back. So
 * the result is that of the whole batch up to rounding, however many
   micro-batches there are;
 * it costs one more forward pass;
-* memory is what crosses the cuts for the batch (5 MB a window of the paper's
-  decoder, of 27 MB), and one piece's inside for a micro-batch.
+* memory is what crosses the cuts for the batch, with some slopes (8 MB a
+  window of the paper's decoder, of 27 MB), and one piece's inside for a
+  micro-batch: see `peak_bytes`.
 
 On the way back a BatchNorm's mean and variance are inputs with gradients of
 their own, summed over all micro-batches and replicas before they flow on.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -580,20 +582,66 @@ def _model(
     return keras.Model([known[n] for n in reads], [known[n] for n in makes])
 
 
-def window_bytes(model: keras.Model) -> tuple[int, int]:
-    """What a window takes: kept all the time, and inside the largest piece."""
-    kept, largest = 0, 0
-    for piece in _cut(keras.models.clone_model(model)):
-        outputs = sum(
-            math.prod(shape) * tf.as_dtype(dtype).size
-            for shape, dtype in piece.specs
+def peak_bytes(model: keras.Model, *, windows: int, micro: int) -> int:
+    """Most bytes of activations and their slopes at once, by count.
+
+    Follows what is alive while each piece is worked on. What crosses the cuts
+    is there for all windows, and so are its slopes on the way back; while the
+    micro-batches' results are put together they are there twice. Inside of a
+    piece are a micro-batch's activations and as much for their slopes.
+
+    The convolutions' own scratch memory is not in it, nor the model's inputs.
+
+    Args:
+        model: As for `Accumulation`.
+        windows: Windows of a replica's part of a batch.
+        micro: Windows of a micro-batch.
+    """
+    pieces = _cut(keras.models.clone_model(model))
+    size = {
+        name: _bytes(shape, dtype)
+        for piece in pieces
+        for name, (shape, dtype) in zip(piece.outputs, piece.specs, strict=True)
+    }
+
+    def total(names: Iterable[str]) -> int:
+        # Without the model's inputs, which no piece makes.
+        return sum(size.get(name, 0) for name in set(names))
+
+    peak = 0
+    kept: set[str] = set()
+    for piece in pieces[:-1]:
+        inside = _inside(piece, total(piece.needs))
+        peak = max(
+            peak,
+            windows * total([*kept, *piece.outputs]) + micro * inside // 2,
+            windows * (total(kept) + 2 * total(piece.outputs)),
         )
-        # What comes in and goes out, and its slope.
-        inner = 2 * outputs + sum(
-            math.prod(tensor.shape[1:]) * tf.as_dtype(tensor.dtype).size
-            for operation in (piece.model.operations if piece.model else ())
-            for tensor in keras.tree.flatten(operation.output)
+        kept |= {*piece.outputs}
+    slopes: set[str] = set()
+    for place, piece in reversed([*enumerate(pieces)]):
+        kept = {name for p in pieces[: place + 1] for name in p.needs}
+        there = total(kept) + total(slopes)
+        found = total(piece.needs)
+        inside = _inside(piece, found)
+        peak = max(
+            peak,
+            windows * (there + found) + micro * inside,
+            windows * (there + 2 * found),
         )
-        largest = max(largest, inner)
-        kept += outputs
-    return kept, largest
+        slopes = (slopes - {*piece.outputs}) | {*piece.needs}
+    return peak
+
+
+def _inside(piece: _Piece, entering: int) -> int:
+    """Bytes of a window's activations in a piece, and of their slopes."""
+    made = sum(
+        _bytes(tensor.shape[1:], tensor.dtype)
+        for operation in (piece.model.operations if piece.model else ())
+        for tensor in keras.tree.flatten(operation.output)
+    )
+    return 2 * (entering + made)
+
+
+def _bytes(shape: Sequence[int], dtype: str) -> int:
+    return math.prod(shape) * tf.as_dtype(dtype).size

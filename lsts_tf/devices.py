@@ -13,20 +13,30 @@ The environment variable TF_CONFIG tells a worker of the others:
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
+import faulthandler
 import functools
 import json
 import os
+import socket
+import time
 from typing import Any
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
 from lsts_tf import input_pipeline
 
+# Seconds that workers wait for each other at the start.
+START = 600.0
+# Seconds between two lines that say for whom.
+REMIND = 30.0
+
 
 class WorkerLostError(RuntimeError):
-    """Another worker ended, so this one cannot go on."""
+    """Another worker ended or did not start, so this one cannot go on."""
 
 
 @functools.cache
@@ -40,7 +50,11 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
     first one's.
 
     Raises:
-        ValueError: "multi_worker" without a TF_CONFIG.
+        ValueError: "multi_worker" without a TF_CONFIG, or with one that does
+            not say which worker this is.
+        WorkerLostError: Another worker did not start within `START` seconds,
+            or ended while they were being connected.
+        OSError: This worker's port is taken.
     """
     workers = _workers()
     if name == "multi_worker" or (name == "auto" and workers > 1):
@@ -51,12 +65,120 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
                 "['host0:5000', 'host1:5000']}, 'task': {'type': 'worker', "
                 f"'index': 0}}. Received: {os.environ.get('TF_CONFIG', '')!r}"
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _connect()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
     found = gpus or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([d.name for d in found])
+
+
+def _connect() -> tf.distribute.Strategy:
+    """A strategy over the workers of TF_CONFIG, once all have started."""
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    addresses = {
+        f"{kind} {number}": address
+        for kind in ("chief", "worker")
+        for number, address in enumerate(
+            resolver.cluster_spec().as_dict().get(kind, ())
+        )
+    }
+    here = f"{resolver.task_type} {resolver.task_id}"
+    if here not in addresses:
+        raise ValueError(
+            "The task in TF_CONFIG must be a chief or a worker of its cluster, "
+            f"one of {', '.join(addresses)}. Received: {here}"
+        )
+    meet(addresses, here)
+    # TensorFlow holds Python's lock until all are connected, so no signal and
+    # no other thread is heard: only this watchdog can end the process, with a
+    # traceback, if a worker is lost on the way.
+    logging.info("Connecting the workers, for at most %g s.", START)
+    faulthandler.dump_traceback_later(START, exit=True)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise _lost(error) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def meet(
+    addresses: Mapping[str, str], here: str, *, limit: float | None = None
+) -> None:
+    """Wait until each worker has been reached at its address.
+
+    Each listens at its own until it has reached all others; then TensorFlow
+    does. Without this a worker that does not start is waited for without a
+    word, and without an end.
+
+    Args:
+        addresses: "host:port" of each worker, by its name.
+        here: Name of this one.
+        limit: Seconds to wait; None is `START`.
+
+    Raises:
+        WorkerLostError: Some were not reached in time.
+        OSError: This worker's port is taken.
+    """
+    limit = START if limit is None else limit
+    start = told = time.monotonic()
+    left = {name: a for name, a in addresses.items() if name != here}
+    try:
+        listening = socket.create_server(_parse(addresses[here], local=True))
+    except OSError as error:
+        error.add_note(
+            f"{here} listens at {addresses[here]}, as TF_CONFIG says. Does an "
+            "earlier run of it still live?"
+        )
+        raise
+    with listening:
+        while True:
+            left = {n: a for n, a in left.items() if not _answers(a)}
+            waited = time.monotonic() - start
+            if not left:
+                logging.info("All %d workers have started.", len(addresses))
+                return
+            names = ", ".join(f"{n} at {a}" for n, a in left.items())
+            if waited > limit:
+                raise WorkerLostError(
+                    f"All workers must start within {limit:g} seconds. Not "
+                    f"reached: {names}. See why they did not start, or whether "
+                    "TF_CONFIG's addresses are right, and start all of them "
+                    "again by the same command."
+                )
+            if told == start or time.monotonic() - told > REMIND:
+                told = time.monotonic()
+                logging.warning(
+                    "%s waits for %s; gives up in %.0f s.",
+                    here,
+                    names,
+                    limit - waited,
+                )
+            time.sleep(min(1.0, limit / 10))
+
+
+def _parse(address: str, *, local: bool = False) -> tuple[str, int]:
+    """(host, port) of "host:port"; `local`: of any of this machine's hosts."""
+    host, _, port = address.rpartition(":")
+    return ("" if local else host.strip("[]")), int(port)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with socket.create_connection(_parse(address), timeout=1.0) as reached:
+            # Where nobody listens, a port may be connected with itself.
+            return reached.getsockname() != reached.getpeername()
+    except OSError:
+        return False
+
+
+def _lost(error: tf.errors.OpError) -> WorkerLostError:
+    return WorkerLostError(
+        f"Another worker ended: {str(error).splitlines()[0]} Start all "
+        "of them again by the same command; they go on from the last "
+        "checkpoint."
+    )
 
 
 def _workers() -> int:
@@ -159,8 +281,4 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     ) as error:
         if worker_count(strategy) == 1:
             raise
-        raise WorkerLostError(
-            f"Another worker ended: {str(error).splitlines()[0]} Start all "
-            "of them again by the same command; they go on from the last "
-            "checkpoint."
-        ) from error
+        raise _lost(error) from error

@@ -201,7 +201,7 @@ def _fill_by_beam(
         _work(settings, part),
         _frames(part),
         arguments=beam_args,
-        scratch=part.kept.truth.root.parent,
+        kept=part.kept,
         purpose=part.split,
     )
 

@@ -868,16 +868,27 @@ def missing_bytes(
     data: dataset.Dataset, numbers: Iterable[int], kept: Stores
 ) -> int:
     """Bytes of the flows and features that the stores lack, by count."""
-    needed = 0
-    for number in numbers:
-        frames = data.frame_counts[number]
-        if kept.flow is not None and number not in kept.flow:
-            needed += (frames - 1) * kept.flow.record_bytes
-        for part, store in kept.features.items():
-            if number not in store:
-                count = len(kept.geometry[part].targets(frames))
-                needed += count * store.record_bytes
-    return needed
+    return sum(
+        size
+        for number in numbers
+        for _, size in missing_files(number, data.frame_counts[number], kept)
+    )
+
+
+def missing_files(
+    number: int, frames: int, kept: Stores
+) -> list[tuple[stores.Store, int]]:
+    """The flow and feature stores that lack a video, and its bytes in each."""
+    wanted = []
+    if kept.flow is not None and number not in kept.flow:
+        # One frame does not move, and has a record all the same.
+        count = max(frames - 1, 1)
+        wanted.append((kept.flow, count * kept.flow.record_bytes))
+    for part, store in kept.features.items():
+        if number not in store:
+            count = len(kept.geometry[part].targets(frames))
+            wanted.append((store, count * store.record_bytes))
+    return wanted
 
 
 def require_disk(kept: Stores, needed: int, videos: int) -> None:

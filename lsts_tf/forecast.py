@@ -49,9 +49,10 @@ def step_bytes(
     """Memory of a training step, predicted from the layers.
 
     All outputs of the layers stay until the way back; a window's target and
-    features come on top. With accumulation only what crosses from one
-    BatchNorm to the next stays, and the largest piece between two of them for
-    a micro-batch.
+    features come on top. With accumulation see `accumulation.peak_bytes`.
+    Not counted are what TensorFlow frees early, the convolutions' scratch
+    memory, and what the allocator keeps of freed memory, which no layer
+    tells: docs/performance.md says how far that goes.
 
     Args:
         model: The decoder.
@@ -74,9 +75,10 @@ def step_bytes(
             for t in keras.tree.flatten(layer.output)
         )
         return fixed + batch_size * (inner + target)
-    kept, largest = accumulation.window_bytes(model)
     micro = batch_size // accumulate
-    return fixed + batch_size * (features + kept) + micro * (largest + target)
+    peak = accumulation.peak_bytes(model, windows=batch_size, micro=micro)
+    # The truth of the batch is 8-bit, that of a micro-batch float32.
+    return fixed + batch_size * (features + target // 4) + micro * target + peak
 
 
 def tensor_bytes(tensor: Any) -> int:

@@ -317,6 +317,27 @@ class _Folder:
         )
         return tuple(sorted(int(match[1]) for match in found if match))
 
+    def begun(self) -> dict[int, int]:
+        """Bytes written so far of each video that a process is writing.
+
+        Those of the larger file where two processes write the same video. A
+        process that died may have left its file behind (see `create`).
+        """
+        found: dict[int, int] = {}
+        name = re.compile(
+            rf"(\d{{4,}}){re.escape(self._suffix + _TEMPORARY)}.*"
+        )
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                match = name.fullmatch(entry.name)
+                if not match:
+                    continue
+                # It may have been committed or dropped since.
+                with contextlib.suppress(FileNotFoundError):
+                    video, size = int(match[1]), entry.stat().st_size
+                    found[video] = max(found.get(video, 0), size)
+        return found
+
     def length(self, video: int) -> int:
         """Number of records of a video."""
         return len(self._mark(video).crc32)

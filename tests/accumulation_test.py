@@ -213,19 +213,20 @@ def test_half_precision(monkeypatch):
     assert all(np.isfinite(g).all() for g in gradients)
 
 
-def test_what_a_window_takes():
-    """By hand, of the paper's decoder: what enters its BatchNorms."""
+def test_what_a_batch_takes():
+    """By hand, of the paper's decoder, on the way back through D5.
+
+    What entered the BatchNorms as far as D5's, its own slope, and twice that
+    of what it makes its maps from: by micro-batch, and put together.
+    """
     model = decoder.build(("rgb",), seed=0)
-    kept, largest = accumulation.window_bytes(model)
-    floats = (
-        5 * 5 * 512
-        + 10 * 10 * 512
-        + 30 * 20 * 256
-        + 30 * 40 * 128
-        + 90 * 80 * 64
-        + 90 * 160 * 16
-        + 180 * 320 * 4
-        + 360 * 640
-    )
-    assert kept == 4 * floats
-    assert kept < largest < 4 * kept
+    d4, d5 = 90 * 80 * 64, 90 * 160 * 16
+    before = 5 * 5 * 512 + 10 * 10 * 512 + 30 * 20 * 256 + 30 * 40 * 128
+    counted = 4 * (before + d4 + d5 + 2 * d4)
+    peak = accumulation.peak_bytes(model, windows=128, micro=8)
+    assert peak == 128 * counted
+    # In large micro-batches it is the inside of a piece that counts.
+    d5_uncut = 90 * 161 * 16
+    inside = 2 * 4 * (2 * d4 + d5_uncut + 2 * d5)
+    peak = accumulation.peak_bytes(model, windows=128, micro=64)
+    assert peak == 128 * (counted - 4 * d4) + 64 * inside

@@ -1,4 +1,10 @@
+"""Strategies, parts of a batch, and workers that wait for each other."""
+
+import contextlib
 import json
+import socket
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +61,80 @@ def test_several_workers_need_to_know_each_other(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps({"task": {}}))
     with pytest.raises(ValueError, match="'cluster'"):
         devices.choose_strategy.__wrapped__("multi_worker")
+
+
+def test_a_worker_needs_a_place_in_the_cluster(monkeypatch):
+    config = {
+        "cluster": {"worker": ["a:5000", "b:5000"]},
+        "task": {"type": "worker", "index": 2},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match=r"worker 1\. Received: worker 2"):
+        devices.choose_strategy.__wrapped__("multi_worker")
+
+
+def free_addresses(count):
+    """Addresses of workers on this machine, by name."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return {
+            f"worker {number}": f"localhost:{free.getsockname()[1]}"
+            for number, free in enumerate(sockets)
+        }
+
+
+def test_workers_wait_until_all_have_started(caplog):
+    addresses = free_addresses(3)
+    met = []
+
+    def start(name):
+        devices.meet(addresses, name, limit=60)
+        # From here on TensorFlow listens there.
+        port = int(addresses[name].rpartition(":")[2])
+        with socket.create_server(("", port)):
+            met.append(name)
+            everybody.wait(60)
+
+    everybody = threading.Event()
+    threads = [threading.Thread(target=start, args=(n,)) for n in addresses]
+    *early, late = threads
+    for thread in early:
+        thread.start()
+    waits_for = f"waits for worker 2 at {addresses['worker 2']}"
+    deadline = time.monotonic() + 30
+    while waits_for not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert waits_for in caplog.text
+    assert met == []
+    late.start()
+    while len(met) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    everybody.set()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(met) == sorted(addresses)
+
+
+def test_a_worker_that_does_not_start_is_named():
+    addresses = free_addresses(2)
+    with pytest.raises(
+        devices.WorkerLostError,
+        match=rf"Not reached: worker 1 at {addresses['worker 1']}\.",
+    ):
+        devices.meet(addresses, "worker 0", limit=0.1)
+
+
+def test_a_port_that_is_taken():
+    addresses = free_addresses(2)
+    port = int(addresses["worker 0"].rpartition(":")[2])
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(OSError, match="in use") as caught,
+    ):
+        devices.meet(addresses, "worker 0")
+    assert "an earlier run" in caught.value.__notes__[0]
 
 
 def test_a_lost_worker_is_only_lost_where_there_are_several():

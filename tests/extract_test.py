@@ -7,8 +7,10 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 
 from absl import flags
+import numpy as np
 import pytest
 
 from lsts_tf import cluster
@@ -337,6 +339,81 @@ def test_beam_finds_the_same_and_does_nothing_twice(
     extract.extract(settings, ["train"], runner="beam")
     assert sorted(begun) == list(NUMBERS)
     assert stored(settings) == whole
+
+
+def test_the_bar_moves_while_beam_works(settings, cheap, monkeypatch):
+    """Each video waits until the bar has shown the one before it."""
+    monkeypatch.setattr(cluster, "LOOK", 0.01)
+    shown = {number: threading.Event() for number in NUMBERS}
+    finish = extractor_lib.Progress.finish
+
+    def see(progress, outcome):
+        finish(progress, outcome)
+        shown[outcome.video].set()
+
+    monkeypatch.setattr(extractor_lib.Progress, "finish", see)
+    stored_before = []
+    original = extractor_lib.extract_video
+
+    def extract_video(video, *arguments, **keywords):
+        if not all(shown[n].wait(30) for n in stored_before):
+            raise TimeoutError(f"{stored_before} were not shown in time.")
+        original(video, *arguments, **keywords)
+        stored_before.append(video.number)
+
+    monkeypatch.setattr(extractor_lib, "extract_video", extract_video)
+    extract.extract(settings, ["train"], runner="beam")
+    assert sorted(stored_before) == list(NUMBERS)
+
+
+def test_what_others_store_is_seen_on_the_disk(settings, cheap, capsys):
+    """A video's flow is one of three files that are missing."""
+    part = open_part(settings)
+    watch = cluster.Watch({1: 20, 2: 20}, part.kept)
+    advanced = []
+
+    class Progress(extractor_lib.Progress):
+        def advance(self, video, part):
+            super().advance(video, part)
+            advanced.append((video, part))
+
+    with Progress({1: 20, 2: 20}, purpose="test") as progress:
+        watch.look(progress)
+        assert advanced == []
+        flow = np.ones((19, 112, 112, 2), np.float16)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            part.kept.flow.writer(2, count=19) as writer,
+        ):
+            writer.append(flow[:10])
+            watch.look(progress)
+            raise KeyboardInterrupt
+        (found,) = advanced
+        assert found == (2, pytest.approx(10 / 19 / 3, rel=0.01))
+        # Its worker was lost, and what it had begun.
+        watch.look(progress)
+        assert advanced[1:] == [(2, -found[1])]
+        with part.kept.flow.writer(2, count=19) as writer:
+            writer.append(flow)
+        watch.look(progress)
+        assert advanced[2:] == [(2, 1 / 3)]
+        extract.extract(
+            dataclasses.replace(settings, train_videos="1"), ["train"]
+        )
+        watch.look(progress)
+    told = capsys.readouterr().err
+    assert "26/40 frames" in told
+    assert "1/2 videos" in told
+    assert "<" in told.rpartition("26/40 frames")[2]
+
+
+def open_part(settings):
+    """The training split: its data and stores."""
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+    return extract._open_part(
+        settings, "train", "train", data, NUMBERS, extractor
+    )
 
 
 def test_beam_names_what_failed(settings, cheap, monkeypatch):

@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import signal
 
+from absl import flags
 import keras
 import numpy as np
 import pytest
@@ -13,10 +15,13 @@ from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import evaluate
 from lsts_tf import experiment
+from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import i3d
+from lsts_tf import maps
 from lsts_tf import optimizers
 from lsts_tf import parts
+from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import train
@@ -107,6 +112,71 @@ def test_a_recipe_goes_the_whole_way(small, name):
     assert straight.shape == scored.shape == (20, 360, 640)
     difference = preprocess.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
+
+
+@pytest.fixture
+def run_program():
+    """Runs `main` of a program here, by its command line."""
+    handler = signal.getsignal(signal.SIGTERM)
+    before = set(flags.FLAGS)
+
+    def run(program, *arguments):
+        experiment.define_flags()
+        if program is train:
+            flags.DEFINE_boolean("dry_run", False, "As `train` has it.")
+        else:
+            program.define_flags()
+        try:
+            program.main(flags.FLAGS([program.__name__, *arguments]))
+        except SystemExit as error:
+            assert error.code == 0
+        finally:
+            flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
+            flags.FLAGS.unparse_flags()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_programs_of_another_size_and_window(
+    small, run_program, sample_data, tmp_path
+):
+    settings = dataclasses.replace(
+        small, streams=("rgb", "flow"), input_size="64x96", window=12
+    )
+    settings.save(tmp_path / "other.flags")
+    flagfile = f"--flagfile={tmp_path / 'other.flags'}"
+    run_program(extract, flagfile)
+    stores = pathlib.Path(settings.store_dir) / "dhf1k-1.0.0"
+    made = {path.name for path in stores.iterdir()}
+    assert made >= {"flow-64x96", "rgb-window12-64x96", "flow-window12-64x96"}
+    run_program(train, flagfile)
+    run = pathlib.Path(settings.run_dir)
+    of_run = f"--flagfile={run / 'experiment.flags'}"
+    run_program(evaluate, of_run)
+    # Nothing was made anew by another name.
+    assert {path.name for path in stores.iterdir()} == made
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["frames"] == 20
+    # Two streams need one frame more than a window has.
+    assert scores["first_frames"]["number"] == 12
+    clip = sample_data / "raw" / "video" / "701.AVI"
+    output = tmp_path / "out"
+    run_program(
+        predict, of_run, f"--video={clip}", "--end=5f", f"--output={output}"
+    )
+    pictures = sorted((output / "maps").iterdir())
+    assert len(pictures) == 5
+    assert maps.read_grey(pictures[0]).shape == (360, 640)
+    # Another window beside it, of the same flows.
+    flows = (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns
+    run_program(extract, of_run, "--window=9", "--split=val")
+    more = {path.name for path in stores.iterdir()} - made
+    assert more == {
+        "rgb-window9-64x96-stride2-first1",
+        "flow-window9-64x96-stride2-first1",
+    }
+    assert (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns == flows
 
 
 def decayed(model):

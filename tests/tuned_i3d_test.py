@@ -53,14 +53,19 @@ def test_untrained_it_is_i3d(network, ends, first, before):
     assert kept == {"published", "scale", "offset"}
 
 
-def gradients(model, x):
+def gradient_function(model):
     @tf.function
     def compute(x):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(model(x, training=True)))
         return tape.gradient(loss, model.trainable_variables)
 
-    return [np.asarray(g) for g in compute(tf.constant(x))]
+    return compute
+
+
+def gradients(model, x):
+    found = gradient_function(model)(tf.constant(x))
+    return [np.asarray(g) for g in found]
 
 
 def test_rematerialising_changes_no_gradient(network, ends):
@@ -71,6 +76,19 @@ def test_rematerialising_changes_no_gradient(network, ends):
     for one, two in zip(plain, again, strict=True):
         assert np.abs(one).max() > 0
         np.testing.assert_allclose(two, one, atol=1e-5 * np.abs(one).max())
+
+
+def test_rematerialising_convolves_once_more_on_the_way_back(network):
+    """Each of the 12 convolutions; otherwise all activations were kept."""
+
+    def convolutions(**arguments):
+        model = build(network, "Mixed_5b", **arguments)
+        spec = tf.TensorSpec((2, *model.input_shape[1:]))
+        graph = gradient_function(model).get_concrete_function(spec).graph
+        return sum(o.type == "Conv3D" for o in graph.get_operations())
+
+    assert convolutions(rematerialise=False) == 12
+    assert convolutions() == 24
 
 
 def test_half_precision_has_gradients(network):
