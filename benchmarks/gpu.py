@@ -65,7 +65,9 @@ _CHUNKS = flags.DEFINE_list("chunks", ["8", "32"], "Frames a step of sliding.")
 _FRONT_ENDS = flags.DEFINE_list(
     "front_ends", list(sliding_i3d.FRONT_ENDS), "Of sliding."
 )
-_FRAMES = flags.DEFINE_integer("clip_frames", 440, "At most so many, of flow.", 2)
+_FRAMES = flags.DEFINE_integer(
+    "clip_frames", 440, "At most so many, of flow.", 2
+)
 _PAIRS = flags.DEFINE_list("pairs", ["32", "64", "256"], "A call, of flow.")
 _BURSTS = flags.DEFINE_list(
     "bursts", ["1", "5"], "Steps of flow between two looks at who goes on."
