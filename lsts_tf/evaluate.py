@@ -95,7 +95,11 @@ def evaluate_run(
         short=settings.short_clips,
     )
     scorer = scorer_lib.Scorer(
-        _fixations_of_store(kept.truth, videos),
+        fixations_lib.FixationSet.of_maps(
+            (video, frame, kept.truth.fixations(video, [frame])[0])
+            for video in videos
+            for frame in range(kept.truth.length(video))
+        ),
         protocol=scoring.protocol,
         seed=scoring.seed,
         negatives=scoring.negatives,
@@ -191,19 +195,6 @@ def maps_of_store(
     for (_, frames), saliency in zip(hops, each, strict=True):
         found.extend(preprocess.to_uint8(saliency[-len(frames) :]))
     return np.stack([found[0]] * hops[0][1].start + found)
-
-
-def _fixations_of_store(
-    store: Any, videos: Sequence[int]
-) -> fixations_lib.FixationSet:
-    def rows(video: int) -> Iterator[tuple]:
-        for frame in range(store.length(video)):
-            fixated = store.fixations(video, [frame])[0]
-            yield frame, np.argwhere(fixated), fixated.shape
-
-    return fixations_lib.FixationSet.of(
-        {video: list(rows(video)) for video in videos}
-    )
 
 
 def _score_video(

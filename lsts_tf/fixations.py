@@ -5,6 +5,7 @@ order of videos and frames. Fixations are int16 [N, 2], (row, column), each
 pixel once.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import pathlib
@@ -69,6 +70,17 @@ class FixationSet:
                 empty + [points for _, _, points, _ in rows]
             ).astype(np.int16),
         )
+
+    @classmethod
+    def of_maps(
+        cls, maps: Iterable[tuple[int, int, np.ndarray]]
+    ) -> "FixationSet":
+        """Of (video, frame, [H, W] that is not 0 where somebody looked)."""
+        videos: dict[int, list[tuple]] = {}
+        for video, frame, fixated in maps:
+            row = (frame, np.argwhere(fixated), fixated.shape)
+            videos.setdefault(video, []).append(row)
+        return cls.of(videos)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes it, for `load` in other processes."""

@@ -261,14 +261,14 @@ class StoredWindows:
 
     def fixations(self) -> fixations_lib.FixationSet:
         """Fixations of all frames that have a map, at the size of the maps."""
-        videos: dict[int, list[tuple]] = {}
-        for video, frame in sorted(set(self.frames(self.windows))):
-            fixated = preprocess.fixations(
-                self._truth.fixations(video, [frame])[0]
+        return fixations_lib.FixationSet.of_maps(
+            (
+                video,
+                frame,
+                preprocess.fixations(self._truth.fixations(video, [frame])[0]),
             )
-            row = (frame, np.argwhere(fixated), fixated.shape)
-            videos.setdefault(video, []).append(row)
-        return fixations_lib.FixationSet.of(videos)
+            for video, frame in sorted(set(self.frames(self.windows)))
+        )
 
     def _read_truth(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
         if self._maps == 1:

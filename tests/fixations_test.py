@@ -52,3 +52,15 @@ def test_nobody_looked_anywhere(tmp_path):
     empty = fixations.FixationSet.of({1: [(0, np.zeros((0, 2)), (4, 4))]})
     empty.save(tmp_path)
     assert fixations.FixationSet.load(tmp_path)[0].shape == (0, 2)
+
+
+def test_of_maps_of_several_sizes():
+    maps = [np.zeros((4, 5), np.uint8), np.zeros((3, 7), np.uint8)]
+    maps[0][1, 2] = maps[1][2, 6] = 255
+    found = fixations.FixationSet.of_maps(
+        [(7, 1, maps[1]), (7, 0, maps[0]), (2, 3, np.zeros((4, 5)))]
+    )
+    assert found.videos.tolist() == [2, 7, 7]
+    assert found.frames.tolist() == [3, 0, 1]
+    assert [found[row].tolist() for row in range(3)] == [[], [[1, 2]], [[2, 6]]]
+    assert found.size(2) == (3, 7)
