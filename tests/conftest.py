@@ -63,7 +63,7 @@ def sample_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("sample")
     sample.write(
         root / "raw",
-        train=16,
+        train=11,
         validation=4,
         test=4,
         unannotated=1,
@@ -98,7 +98,7 @@ def sample_settings(sample_data):
         lr_halving_steps=50,
         batch_size=4,
         ema=0.9,
-        epochs=6,
+        epochs=9,
         checkpoint_steps=20,
         log_steps=1,
         image_windows=2,

@@ -9,10 +9,10 @@ from unittest import mock
 
 from absl import app
 from absl import flags
-from absl.testing import flagsaver
 import pytest
 
 from lsts_tf import experiment
+from tests import flag_scope
 from tests import pages
 
 PYTHON = ".venv/bin/python"
@@ -70,16 +70,11 @@ def take(tmp_path, monkeypatch):
         """Names of all flags of the program."""
         given[:] = [flagfile(a) for a in command.arguments]
         path = str(path_of(command.module))
-        # What is imported may define flags of its own, which have to stay.
-        parsed = flags.FLAGS.is_parsed()
-        with mock.patch.dict(os.environ), flagsaver.flagsaver():
+        with mock.patch.dict(os.environ), flag_scope.defined():
             try:
                 runpy.run_path(path, run_name="__main__")
             except Taken as taken:
                 return taken.args[0]
-            finally:
-                if not parsed:
-                    flags.FLAGS.unparse_flags()
         raise AssertionError(f"{command.module} read no flags.")
 
     return start

@@ -11,9 +11,7 @@ import subprocess
 import sys
 import types
 
-from absl import flags
 from absl import logging
-from absl.testing import flagsaver
 import cv2
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from lsts_tf import jobs
 from lsts_tf import maps
 from lsts_tf import metrics
 from lsts_tf import video as video_lib
+from tests import flag_scope
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
 
@@ -88,11 +87,9 @@ class Program:
 
     def __call__(self, *arguments, output="scores.json", workers=1):
         """Returns scores.json."""
-        values = flags.FLAGS
-        if "predictions" not in values:
-            experiment.define_flags()
-            evaluate.define_flags()
-        with flagsaver.flagsaver():
+        with flag_scope.defined(
+            experiment.define_flags, evaluate.define_flags
+        ) as values:
             rest = values(
                 [
                     "evaluate",

@@ -28,6 +28,7 @@ from lsts_tf import train
 from lsts_tf import tuned_i3d
 from lsts_tf import windows
 from tests import fake_front_end
+from tests import flag_scope
 
 RECIPES = {
     "plus_skip": {
@@ -118,21 +119,17 @@ def test_a_recipe_goes_the_whole_way(small, name):
 def run_program():
     """Runs `main` of a program here, by its command line."""
     handler = signal.getsignal(signal.SIGTERM)
-    before = set(flags.FLAGS)
+
+    def dry_run():
+        flags.DEFINE_boolean("dry_run", False, "As `train` has it.")
 
     def run(program, *arguments):
-        experiment.define_flags()
-        if program is train:
-            flags.DEFINE_boolean("dry_run", False, "As `train` has it.")
-        else:
-            program.define_flags()
-        try:
-            program.main(flags.FLAGS([program.__name__, *arguments]))
-        except SystemExit as error:
-            assert error.code == 0
-        finally:
-            flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
-            flags.FLAGS.unparse_flags()
+        own = dry_run if program is train else program.define_flags
+        with flag_scope.defined(experiment.define_flags, own) as values:
+            try:
+                program.main(values([program.__name__, *arguments]))
+            except SystemExit as error:
+                assert error.code == 0
 
     yield run
     signal.signal(signal.SIGTERM, handler)
