@@ -4,11 +4,12 @@ r"""Where people look in any video: an overlay to watch, maps, and more.
         --video=in.mp4 --output=out
 
 reads a video file, pictures (`--video=FOLDER`, or several names behind the
-flags), a camera (`--video=camera:0`) or a pipe (`--video=-`), and writes what
-`--outputs` names, all in one pass, and `prediction.json`, which says what it
-was made with. See docs/predict.md. The program leaves with 0; with 1 when
-nothing could be done; with 3 when frames of the video are missing, after
-writing all that could be decoded.
+flags), a camera (`--video=camera:0`), a pipe (`--video=-`) or a video of the
+run's dataset (`--video=dataset:601`), and writes what `--outputs` names, all
+in one pass, and `prediction.json`, which says what it was made with. See
+docs/predict.md. The program leaves with 0; with 1 when nothing could be done;
+with 3 when frames of the video are missing, after writing all that could be
+decoded.
 """
 
 from collections.abc import Callable
@@ -55,6 +56,7 @@ INCOMPLETE = 3
 RECORD = "prediction.json"
 DEFAULT = ("overlay", "maps")
 STDOUT = "stdout"
+DATASET = "dataset:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -545,8 +547,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "video",
         [],
-        "Video file, folder of pictures, camera:0, or - for standard input. "
-        "Several pictures may also stand behind the flags.",
+        "Video file, folder of pictures, camera:0, - for standard input, or "
+        "dataset:601, a video of the run's dataset. Several pictures may also "
+        "stand behind the flags.",
     )
     flags.DEFINE_string("output", None, "Folder to write to.")
     flags.DEFINE_list(
@@ -634,6 +637,49 @@ def _about(settings: experiment.Experiment, model: str) -> dict[str, str]:
     return {"run": settings.run_dir, "model": model, "sha256": checksum}
 
 
+def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
+    """A video of the run's dataset: the frames that `evaluate` scores.
+
+    Args:
+        settings: The run's.
+        text: The number of one video, as `--test_videos` names it: "601", or
+            "ucf_sports:601" where there are several datasets.
+
+    Raises:
+        ValueError: Not one number, a dataset that has not been built or lacks
+            the video, or frames that cannot be decoded.
+    """
+    # Its library takes seconds to import.
+    from lsts_tf import dataset
+
+    named = windows.parse_videos(text, settings.dataset_names)
+    if sum(map(len, named.values())) != 1:
+        raise ValueError(
+            f"{DATASET} takes the number of one video. Received: {text!r}"
+        )
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
+    (local,) = (n for numbers in named.values() for n in numbers)
+    (number,) = data.numbers(named)
+    video = next(data.videos([number]), None)
+    if video is None:
+        have = sorted(data.frame_counts)
+        raise dataset.DatasetError(
+            f"Dataset {data.name} has no video {text}. It has {len(have)}, "
+            f"from {have[0]} to {have[-1]}."
+        )
+    digest = hashlib.sha256()
+    for jpeg in video.jpegs:
+        digest.update(jpeg)
+    return sources.Frames(
+        video.frames,
+        name=f"{DATASET}{text}",
+        stem=str(local),
+        fps=video.fps,
+        num_frames=video.num_frames,
+        identity=f"{data.name} {number} {digest.hexdigest()}",
+    )
+
+
 def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
@@ -646,12 +692,17 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
     stream = None
     if STDOUT in outputs:
         stream = outputs_lib.claim_stdout()
-    source = sources.open_source(
-        [*values.video, *names],
-        size=values.size,
-        rate=values.rate,
-        pixel_format=values.pixel_format,
-    )
+    names = [*values.video, *names]
+    source: sources.Source
+    if len(names) == 1 and names[0].startswith(DATASET):
+        source = of_dataset(settings, names[0].removeprefix(DATASET))
+    else:
+        source = sources.open_source(
+            names,
+            size=values.size,
+            rate=values.rate,
+            pixel_format=values.pixel_format,
+        )
     model = predictor_lib.Predictor.load(settings.run_dir, model=values.model)
     model.batch = values.batch
     return predict(

@@ -328,6 +328,46 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
+class Frames:
+    """Frames that another reader has, which starts anew each time.
+
+    Args:
+        read: Gives them from the first on: uint8 RGB [H, W, 3] each.
+        name: What they are called.
+        stem: The name without what is around it.
+        fps: Frames a second.
+        num_frames: How many there are.
+        identity: Changes if the frames do.
+    """
+
+    twice = True
+    paths: Sequence[pathlib.Path] = ()
+    damage = ""
+
+    def __init__(
+        self,
+        read: Callable[[], Iterator[np.ndarray]],
+        *,
+        name: str,
+        stem: str,
+        fps: float,
+        num_frames: int,
+        identity: str,
+    ) -> None:
+        self._read = read
+        self.name = name
+        self.stem = stem
+        self.fps = fps
+        self.num_frames: int | None = num_frames
+        self.identity = identity
+        height, width = next(read()).shape[:2]
+        self.size = width, height
+
+    def __iter__(self) -> Iterator[_Timed]:
+        for number, frame in enumerate(self._read()):
+            yield frame, number / self.fps
+
+
 class Stream:
     """Uncompressed video from a pipe: raw, or with Y4M's headers.
 

@@ -23,7 +23,6 @@ from lsts_tf import metrics
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
-from lsts_tf import sources
 from lsts_tf import train
 from lsts_tf import video as video_lib
 from lsts_tf import windows
@@ -90,9 +89,8 @@ def test_the_table_announces_random_weights(scores):
 
 
 def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
-    """The same frames: through the stores, and through the program."""
+    """A video of the dataset: through the stores, and through the program."""
     data = dataset.Dataset(trained.dataset, trained.data_dir)
-    (video,) = data.videos([601])
     kept = extractor_lib.ready_stores(
         pathlib.Path(trained.store_dir),
         data,
@@ -102,14 +100,11 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
         purpose="test",
     )
     scored = evaluate.maps_of_store(predictor, kept, 601)
-    # The dataset's frames, which are not quite those of the film.
-    for number, frame in enumerate(video.frames()):
-        maps.write_png(tmp_path / f"{number}.png", frame)
     predict.predict(
         predictor,
-        sources.open_source([str(tmp_path)]),
+        predict.of_dataset(trained, "601"),
         tmp_path / "out",
-        outputs=["npy", "maps"],
+        outputs=["npy", "dhf1k"],
         options=predict.Options(map_size="model"),
         first_frames="copy",
     )
@@ -121,9 +116,40 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     assert np.abs(difference).mean() < 0.1
     for number, map_ in enumerate(straight):
         written = maps.read_grey(
-            tmp_path / "out" / "maps" / maps.file_name(number)
+            tmp_path / "out" / "0601" / maps.file_name(number)
         )
         np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
+
+
+def test_a_video_of_the_dataset_is_named_by_its_number(trained):
+    data = dataset.Dataset(trained.dataset, trained.data_dir)
+    (video,) = data.videos([601])
+    source = predict.of_dataset(trained, "dhf1k:601")
+    assert source.name == "dataset:dhf1k:601"
+    assert (source.stem, source.size) == ("601", (640, 360))
+    assert (source.num_frames, source.fps) == (20, 30)
+    assert source.identity == predict.of_dataset(trained, "601").identity
+    assert source.identity != predict.of_dataset(trained, "602").identity
+    for _ in range(2):
+        found = list(source)
+        for frame, (read, _) in zip(video.frames(), found, strict=True):
+            np.testing.assert_array_equal(read, frame)
+        times = [time for _, time in found]
+        np.testing.assert_allclose(times, np.arange(20) / 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("601-602", "one video"),
+        ("", "one video"),
+        ("ucf_sports:1", "must be of dhf1k"),
+        ("999", "no video 999"),
+    ],
+)
+def test_a_video_that_the_dataset_lacks(trained, text, message):
+    with pytest.raises(ValueError, match=message):
+        predict.of_dataset(trained, text)
 
 
 FRAMES = 4
