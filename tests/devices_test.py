@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +15,7 @@ import tensorflow as tf
 
 from lsts_tf import devices
 from lsts_tf import input_pipeline
+from tests import pages
 
 
 def read(part):
@@ -124,6 +128,35 @@ def test_a_worker_that_does_not_start_is_named():
         match=rf"Not reached: worker 1 at {addresses['worker 1']}\.",
     ):
         devices.meet(addresses, "worker 0", limit=0.1)
+
+
+def test_a_worker_that_is_lost_while_tensorflow_connects():
+    """Its place answers, and says nothing: the watchdog ends the process."""
+    here, other = free_addresses(2).values()
+    port = int(other.rpartition(":")[2])
+    code = (
+        "from lsts_tf import devices\n"
+        "devices.START = 3.0\n"
+        "devices.choose_strategy('multi_worker')\n"
+    )
+    cluster = {"worker": [here, other]}
+    task = {"type": "worker", "index": 0}
+    with socket.create_server(("", port)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            capture_output=True,
+            cwd=pages.ROOT,
+            env={
+                **os.environ,
+                "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
+            },
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert "Timeout (0:00:03)!" in done.stderr
+    assert "choose_strategy" in done.stderr
 
 
 def test_a_port_that_is_taken():
