@@ -29,6 +29,8 @@ import keras
 from keras import ops
 import tensorflow as tf
 
+from lsts_tf import tuned_i3d
+
 # Tensors by the name of what they are in the model: [n, b, ...], n
 # micro-batches of b windows.
 Tensors = dict[str, Any]
@@ -635,12 +637,40 @@ def peak_bytes(model: keras.Model, *, windows: int, micro: int) -> int:
 
 def _inside(piece: _Piece, entering: int) -> int:
     """Bytes of a window's activations in a piece, and of their slopes."""
-    made = sum(
-        _bytes(tensor.shape[1:], tensor.dtype)
-        for operation in (piece.model.operations if piece.model else ())
-        for tensor in keras.tree.flatten(operation.output)
-    )
-    return 2 * (entering + made)
+    made, inside = _made(piece.model) if piece.model else (0, 0)
+    return 2 * (entering + made + inside)
+
+
+def activation_bytes(model: keras.Model) -> int:
+    """Bytes of all that the layers of a model make of one window.
+
+    Its inputs are among it. Of blocks that are computed again on the way back
+    the inside counts only of the largest one, with its slopes.
+    """
+    made, inside = _made(model)
+    return made + 2 * inside
+
+
+def _made(model: keras.Model) -> tuple[int, int]:
+    """(bytes of the outputs of all layers, the most inside of one of them)."""
+    made, inside = 0, 0
+    for operation in model.operations:
+        if isinstance(operation, keras.Model):
+            # Its inputs are what a layer outside has made, its outputs what
+            # its own last layers make.
+            there, within = _made(operation)
+            made += there - sum(map(_bytes_of, operation.inputs))
+            inside = max(inside, within)
+            continue
+        made += sum(map(_bytes_of, keras.tree.flatten(operation.output)))
+        if isinstance(operation, tuned_i3d.Block):
+            within = operation.inner_bytes(operation.input.shape)
+            inside = max(inside, within)
+    return made, inside
+
+
+def _bytes_of(tensor: Any) -> int:
+    return _bytes(tensor.shape[1:], tensor.dtype)
 
 
 def _bytes(shape: Sequence[int], dtype: str) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import math
 import pathlib
 import resource
+import shutil
 import statistics
 import time
-from typing import Any
 
 import keras
 import numpy as np
@@ -65,26 +65,19 @@ def step_bytes(
         Bytes, of TensorFlow's tensors alone.
     """
     weights = 4 * sum(math.prod(v.shape) for v in model.trainable_variables)
-    fixed = weights * (2 + SLOTS[optimizer] + bool(ema))
+    still = 4 * sum(math.prod(v.shape) for v in model.non_trainable_variables)
+    fixed = weights * (2 + SLOTS[optimizer] + bool(ema)) + still
     target = 4 * 2 * math.prod(preprocess.MAP_SIZE)
-    features = sum(tensor_bytes(t) for t in model.inputs)
     if accumulate == 1:
-        inner = sum(
-            tensor_bytes(t)
-            for layer in model.operations
-            for t in keras.tree.flatten(layer.output)
-        )
+        inner = accumulation.activation_bytes(model)
         return fixed + batch_size * (inner + target)
     micro = batch_size // accumulate
     peak = accumulation.peak_bytes(model, windows=batch_size, micro=micro)
     # The truth of the batch is 8-bit, that of a micro-batch float32.
+    features = sum(
+        math.prod(t.shape[1:]) * tf.as_dtype(t.dtype).size for t in model.inputs
+    )
     return fixed + batch_size * (features + target // 4) + micro * target + peak
-
-
-def tensor_bytes(tensor: Any) -> int:
-    """Bytes of one window's part of a symbolic tensor."""
-    size = math.prod(n for n in tensor.shape if n is not None)
-    return size * tf.as_dtype(tensor.dtype).size
 
 
 def lines(settings: experiment.Experiment) -> Iterator[str]:
@@ -152,6 +145,13 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
         f"replicas, {predicted / _GB:.2f} GB a step on each by its layers"
     )
     seconds = measure(trainer, settings)
+    encoding = 0.0
+    if settings.features == "live":
+        rows = settings.batch_size // replicas
+        encoding = rows * sum(
+            live_seconds(stream, settings) for stream in settings.streams
+        )
+    seconds += encoding
     yield (
         f"memory: {peak_bytes() / _GB:.2f} GB at most in this process, after "
         f"{1 + TIMED} steps on made-up features"
@@ -159,7 +159,12 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
     yield (
         f"time: {seconds:.2f} s a step, {settings.batch_size / seconds:.1f} "
         f"windows a second, {steps * seconds / 3600:.2f} hours for all steps; "
-        "features, reading and validation come on top"
+        + (
+            f"{encoding:.2f} s of a step are I3D's, by one window; flow, "
+            "reading and validation come on top"
+            if settings.features == "live"
+            else "features, reading and validation come on top"
+        )
     )
 
 
@@ -202,6 +207,11 @@ def _disk(
         f"{', '.join(map(str, folders))} have {there / _GB:.2f} GB, of this or "
         "other experiments"
     )
+    root = pathlib.Path(settings.store_dir).absolute()
+    while not root.exists():
+        root = root.parent
+    free = shutil.disk_usage(root).free
+    yield f"disk: {free / _GB:.2f} GB free at {root}"
 
 
 def measure(
@@ -222,6 +232,34 @@ def measure(
     for batch in devices.distribute(trainer.strategy, read):
         start = time.perf_counter()
         trainer.train_step(batch)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def live_seconds(
+    stream: str, settings: experiment.Experiment, *, timed: int = TIMED
+) -> float:
+    """Seconds of I3D for a window of live features, the median of `timed`.
+
+    Up to where the decoder, or the part of I3D that is trained, begins.
+    """
+    size = parts.parse_size(settings.input_size)
+    first = settings.finetune_from
+    channels = i3d_weights.CHANNELS[stream]
+    network = i3d.build(
+        channels,
+        end_point=parts.stem(first) if first else parts.MAIN,
+        height=size[0],
+        width=size[1],
+    )
+    call = tf.function(network, autograph=False)
+    rng = np.random.default_rng(0)
+    shape = (1, settings.window, *size, channels)
+    clip = tf.constant(rng.uniform(-1, 1, shape), tf.float32)
+    seconds = []
+    for _ in range(1 + timed):
+        start = time.perf_counter()
+        call(clip).numpy()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

@@ -10,6 +10,7 @@ What lies in front of these layers stays frozen: its activations are the
 features, [steps, rows, columns, channels] of each window, without pooling.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -112,6 +113,26 @@ class Block(keras.layers.Layer):
             ops.cast(unit[what], x.dtype) for what in ("scale", "offset")
         )
         return ops.relu(y * scale + offset)
+
+    def inner_bytes(self, input_shape: Any) -> int:
+        """Bytes of what the units inside make of one window.
+
+        Args:
+            input_shape: [..., steps, rows, columns, channels] in front.
+        """
+        elements = 0
+        for chain in self._chains:
+            *size, depth = input_shape[-4:]
+            for part in chain:
+                size = [
+                    -(-n // step)
+                    for n, step in zip(size, part.stride, strict=True)
+                ]
+                if isinstance(part, i3d.Conv):
+                    depth = part.filters
+                elements += math.prod(size) * depth
+        # float32, float16, bfloat16.
+        return elements * (4 if self.compute_dtype == "float32" else 2)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from lsts_tf import accumulation
 from lsts_tf import decoder
+from lsts_tf import i3d
+from lsts_tf import tuned_i3d
 
 TABLE = (
     decoder.Deconvolution("d1", 6, (3, 3), (2, 2)),
@@ -230,3 +232,20 @@ def test_what_a_batch_takes():
     inside = 2 * 4 * (2 * d4 + d5_uncut + 2 * d5)
     peak = accumulation.peak_bytes(model, windows=128, micro=64)
     assert peak == 128 * (counted - 4 * d4) + 64 * inside
+
+
+def test_what_trained_layers_of_i3d_take():
+    """Blocks' outputs, and once the inside of the larger block, twice."""
+    network = i3d.build(3, height=64, width=64)
+    tuned = tuned_i3d.build(network, "Mixed_5b", frames=16, rate=0.1)
+    outputs = 832 + 832 + 1024
+    inside = 384 + (192 + 384) + (48 + 128) + (832 + 128)
+    counted = 4 * 8 * (outputs + 2 * inside) + 4 * 1024
+    assert accumulation.activation_bytes(tuned) == counted
+    # In a decoder they come on top of it; what they read is its input then.
+    shape = tuned.output_shape[1:]
+    alone = decoder.build(("rgb",), feature_shape=shape)
+    both = decoder.build(("rgb",), feature_shape=shape, tuned={"rgb": tuned})
+    found = accumulation.activation_bytes(both)
+    more = 4 * 8 * (outputs + 2 * inside)
+    assert found == accumulation.activation_bytes(alone) + more

@@ -354,10 +354,28 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
     told = "\n".join(forecast.lines(tiny))
     assert "training: 30 windows of 4 frames in 5 videos" in told
     assert "steps: 20, 5 an epoch of 6 windows" in told
-    for word in ("stores:", "model:", "memory:", "time:"):
+    for word in ("stores:", "disk:", "model:", "memory:", "time:"):
         assert word in told
+    assert "I3D's" not in told
     assert not pathlib.Path(tiny.run_dir).exists()
     assert not pathlib.Path(tiny.store_dir).exists()
+
+
+def test_a_dry_run_of_live_features_times_i3d(tiny, monkeypatch):
+    monkeypatch.setattr(forecast, "live_seconds", lambda *_: 100.0)
+    live = dataclasses.replace(tiny, features="live", rgb_weights=("random",))
+    (told,) = [k for k in forecast.lines(live) if k.startswith("time:")]
+    assert f"{100 * live.batch_size:.2f} s of a step are I3D's" in told
+    seconds = float(told.split()[1])
+    assert 0 < seconds - 100 * live.batch_size < 100
+
+
+@pytest.mark.parametrize("first", ["", "Mixed_5b"])
+def test_live_features_take_the_time_of_i3d(tiny, first):
+    live = dataclasses.replace(
+        tiny, features="live", window=9, input_size="32", finetune_from=first
+    )
+    assert 0 < forecast.live_seconds("rgb", live, timed=1) < 60
 
 
 def stores_line(settings):
