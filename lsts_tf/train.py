@@ -300,6 +300,8 @@ def _train(
         count=settings.profile_steps if chief else 0,
     )
     clock = _Clock(settings.batch_size)
+    # Scores in float64 take more memory than a training step of a window.
+    at_once = settings.batch_size // settings.accumulate
     step = first_step
     with (
         contextlib.closing(saved),
@@ -354,12 +356,10 @@ def _train(
                 with trainer.averaged():
                     seen = {}
                     if watched:
-                        seen = validate(trainer, watched, settings.batch_size)
+                        seen = validate(trainer, watched, at_once)
                         # The curve of the loss has every step.
                         del seen["loss"]
-                    scores = validate(
-                        trainer, validation, settings.batch_size, scorer
-                    )
+                    scores = validate(trainer, validation, at_once, scorer)
                     if chief:
                         watch.scalars(
                             step, {f"train/{k}": v for k, v in seen.items()}

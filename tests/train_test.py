@@ -251,6 +251,22 @@ def test_a_score_that_is_no_number_is_never_the_best(
     assert steps == saved
 
 
+def test_validation_takes_no_more_windows_at_once_than_a_step(
+    tiny, monkeypatch
+):
+    sizes = set()
+    original = train.validate
+
+    def validate(trainer, windows, at_once, *others):
+        sizes.add(at_once)
+        return original(trainer, windows, at_once, *others)
+
+    monkeypatch.setattr(train, "validate", validate)
+    halves = dataclasses.replace(tiny, accumulate=2, epochs=1)
+    assert train.run(halves) == 0
+    assert sizes == {tiny.batch_size // 2}
+
+
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
