@@ -23,6 +23,9 @@ SECONDS = {
     }.items()
 }
 
+TRAIN = flags.DEFINE_float("train", None, "Windows a second of training.")
+EPOCHS = flags.DEFINE_integer("epochs", 10, "Of training.")
+
 COUNTS = pathlib.Path(__file__).parents[1] / "tests" / "dhf1k_n_frames.txt"
 FLOW_BYTES = 112 * 112 * 2 * 2
 FEATURE_BYTES = 5 * 5 * 5 * 1024 * 2
@@ -56,6 +59,11 @@ def main(argv: list[str]) -> None:
         frames = sum(counts) - (len(counts) if what == "tvl1" else 0)
         hours = frames * flag.value / 3600
         print(f"{what:<4} of all videos: {frames:,} frames {hours:12.1f} hours")
+    if TRAIN.value is not None:
+        of_rgb = windows.Geometry.of(("rgb",))
+        number = EPOCHS.value * windows.num_windows(counts[:500], of_rgb)
+        hours = number / TRAIN.value / 3600
+        print(f"training of rgb: {number:,} windows {hours:16.1f} hours")
 
 
 if __name__ == "__main__":

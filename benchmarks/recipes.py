@@ -1,7 +1,7 @@
 """What each recipe makes of the same clips, steps and seeds.
 
     make demo                                  # the clips and their flows
-    python -m benchmarks.recipes               # 18 runs of LSTS-Flow
+    python -m benchmarks.recipes               # 21 runs of LSTS-Flow
     python -m benchmarks.recipes --recipes=paper --seeds=0 --epochs=1  # a check
 
 Trains on the sample's training clips, one 79-frame window each, and scores the
@@ -36,6 +36,13 @@ RECIPES = {
     "halved": (
         "paper, rate halved each 50 steps",
         (*PAPER, "--lr_halving_steps=50"),
+    ),
+    "mse": (
+        "MSE, RMSProp at 1e-3",
+        (
+            *("--loss=mse", "--learning_rate=1e-3", "--ema=0"),
+            "--lr_halving_steps=0",
+        ),
     ),
     "kld": (
         "KLD - CC",
