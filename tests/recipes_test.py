@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from dhf1k import dhf1k_dataset_builder
 from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import evaluate
@@ -24,9 +25,11 @@ from lsts_tf import parts
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
+from lsts_tf import sample
 from lsts_tf import train
 from lsts_tf import tuned_i3d
 from lsts_tf import windows
+from tests import clip_folders
 from tests import fake_front_end
 from tests import flag_scope
 
@@ -174,6 +177,75 @@ def test_programs_of_another_size_and_window(
         "flow-window9-64x96-stride2-first1",
     }
     assert (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns == flows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("window", "size", "steps"),
+    [(32, "224x384", (5, 10)), (64, "224", (5, 5))],
+)
+def test_programs_with_i3d_itself(
+    sample_settings, run_program, tmp_path, window, size, steps
+):
+    """Extract, train, evaluate and predict; random weights."""
+    frames = window + 8
+    sample.write(tmp_path / "raw", train=1, validation=1, test=1, frames=frames)
+    clip_folders.build(
+        dhf1k_dataset_builder.Builder, tmp_path / "raw", tmp_path / "tfds"
+    )
+    settings = dataclasses.replace(
+        sample_settings,
+        run_dir=str(tmp_path / "run"),
+        data_dir=str(tmp_path / "tfds"),
+        store_dir=str(tmp_path / "stores"),
+        streams=("rgb",),
+        window=window,
+        input_size=size,
+        train_stride=4,
+        val_stride=8,
+        batch_size=2,
+        epochs=1,
+    )
+    settings.save(tmp_path / "other.flags")
+    flagfile = f"--flagfile={tmp_path / 'other.flags'}"
+    run_program(extract, flagfile, "--split=train")
+    store = f"rgb-window{window}{'' if size == '224' else '-' + size}"
+    stores = pathlib.Path(settings.store_dir) / "dhf1k-1.0.0"
+    assert {p.name for p in stores.iterdir()} >= {f"{store}-stride4-first0"}
+    run_program(train, flagfile)
+    of_run = f"--flagfile={pathlib.Path(settings.run_dir, 'experiment.flags')}"
+    run_program(evaluate, of_run)
+    scores = json.loads(
+        pathlib.Path(settings.run_dir, "scores.json").read_text()
+    )
+    assert scores["frames"] == frames
+    assert scores["first_frames"]["number"] == window - 1
+    feature = np.load(stores / f"{store}" / "0601.npy", mmap_mode="r")[0]
+    assert feature.shape[1:3] == steps
+    output = tmp_path / "out"
+    run_program(
+        predict,
+        of_run,
+        "--video=dataset:601",
+        "--first_frames=copy",
+        "--outputs=npy",
+        f"--output={output}",
+    )
+    straight = np.load(output / "maps.npy")
+    assert straight.shape == (frames, 360, 640)
+    predictor = predictor_lib.Predictor.load(settings.run_dir)
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    kept = extractor_lib.ready_stores(
+        pathlib.Path(settings.store_dir),
+        data,
+        [601],
+        predictor.extractor,
+        stride=1,
+        purpose="test",
+    )
+    scored = evaluate.maps_of_store(predictor, kept, 601)
+    difference = preprocess.to_uint8(straight).astype(int) - scored
+    assert np.abs(difference).max() <= 2
 
 
 def decayed(model):
