@@ -13,8 +13,9 @@ frames. All of them score by the benchmark's definitions (see `metrics`) and
 beside a centre prior. Written are
 
     {"protocol", "seed", "frames", "overall": {metric: {"mean", "ci95",
-     "n_valid", "mean_of_videos"}}, "first_frames": {"number", "first",
-     "rest"}, "by_video": {video: {metric: mean}}, "centre_prior": ..., ...}
+     "n_valid", "mean_of_videos", "mean_of_videos_ci95"}}, "statistic",
+     "first_frames": {"number", "first", "rest"}, "by_video": {video: {metric:
+     mean}}, "centre_prior": ..., ...}
 
 (of several folders the best, with all in "models", and "comparison"), a table
 of each frame beside it, and pictures where `--plots` says.
@@ -306,7 +307,9 @@ def evaluate_folders(
     }
     if len(reports) == 1:
         return next(iter(reports.values())), scores
-    comparison = scores_lib.compare(scores, seed=scoring.seed)
+    comparison = scores_lib.compare(
+        scores, seed=scoring.seed, statistic=scoring.statistic
+    )
     best = next(iter(comparison.values()))["ranking"][0]
     return {
         **reports[best],
@@ -427,6 +430,7 @@ def report(
         "seed": seed,
         "frames": len(ours.frame),
         "overall": ours.summary(seed=seed),
+        "statistic": scoring.statistic,
         "first_frames": {
             "number": first_frames,
             **({"filled_by": filled_by} if filled_by else {}),
@@ -474,7 +478,7 @@ def table_rows(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The report's means, for the terminal."""
-    lines = [scores_lib.table(table_rows(result))]
+    lines = [scores_lib.table(table_rows(result), result["statistic"])]
     for metric, found in result.get("comparison", {}).items():
         chance = [
             f"{p['better']} > {p['worse']}: p = {p['p_holm']:.4f}"

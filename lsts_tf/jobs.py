@@ -72,6 +72,12 @@ _NOTES = {
     "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
     "mean_of_videos",
 }
+# Which mean is a protocol's figure; see `scores.STATISTICS`.
+_STATISTICS = {
+    "dhf1k": "mean",
+    "paper": "mean",
+    "aim": "mean_of_videos",
+}
 # One thread each, before NumPy and OpenCV are loaded in a worker.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -104,6 +110,11 @@ class Settings:
     def note(self) -> str:
         """What must stand beside scores of this protocol, or ""."""
         return _NOTES[self.protocol]
+
+    @property
+    def statistic(self) -> str:
+        """Which mean is the figure that is shown, ranked and tested."""
+        return _STATISTICS[self.protocol]
 
     @property
     def other_fixations(self) -> str:

@@ -597,6 +597,14 @@ def test_aim_has_no_shuffled_auc(run, written):
     scores = run(*folders(written), "--protocol=aim")
     assert tuple(scores["overall"]) == metrics.PROTOCOLS["aim"]
     assert scores["other_fixations"] == "none"
+    assert scores["statistic"] == "mean_of_videos"
+    # The table is that of the challenge's figure.
+    cc = scores["overall"]["cc"]
+    assert f"{cc['mean']:.4f}" != f"{cc['mean_of_videos']:.4f}"
+    assert run.text.splitlines()[0].startswith("mean of videos")
+    assert f"{cc['mean_of_videos']:.4f}" in run.text.splitlines()[1]
+    low, high = cc["mean_of_videos_ci95"]
+    assert f"{low:.4f}..{high:.4f}" in run.text
 
 
 def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
@@ -928,6 +936,36 @@ def test_models_are_ranked_on_the_same_frames(run, models):
     assert cv2.imread(str(run.folder / "plots" / "models.png")) is not None
     for name in ("noise", "ours", "truth"):
         assert len(run.rows(f"scores.{name}.csv")) == 11
+
+
+def test_models_are_ranked_by_the_figure_of_the_protocol(run, tmp_path):
+    """One is right in a long video, the other in a short one."""
+    rng = np.random.default_rng(0)
+    for video, length in ((1, 4), (2, 1)):
+        for frame in range(length):
+            points = rng.integers(8, [28, 56], (5, 2))
+            fixated = np.zeros((36, 64), np.uint8)
+            fixated[tuple(points.T)] = 255
+            truth = density.density_map(fixated, sigma=3, shift=0)
+            noise = rng.integers(0, 256, (36, 64), np.uint8)
+            for place, map_ in {
+                f"truth/{video:04d}/maps": truth,
+                f"truth/{video:04d}/fixation": fixated,
+                f"long/{video:04d}": truth if video == 1 else 255 - truth,
+                f"short/{video:04d}": noise if video == 1 else truth,
+            }.items():
+                folder = tmp_path / place
+                folder.mkdir(parents=True, exist_ok=True)
+                maps.write_png(folder / maps.file_name(frame), map_)
+    given = (
+        f"--annotations={tmp_path / 'truth'}",
+        f"--compare={tmp_path / 'long'},{tmp_path / 'short'}",
+    )
+    for protocol, best in (("dhf1k", "long"), ("aim", "short")):
+        scores = run(*given, f"--protocol={protocol}")
+        assert scores["best"] == best
+        assert scores["comparison"]["auc_judd"]["ranking"][0] == best
+        assert run.text.splitlines()[1].startswith(best)
 
 
 def test_a_path_with_an_equals_sign_is_no_name(run, tree, monkeypatch):
