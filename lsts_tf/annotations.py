@@ -412,6 +412,11 @@ def _records(path: pathlib.Path) -> Iterable[tuple[str, Any]]:
             yield f"line {reader.line_num}", row
 
 
+def is_list(path: str | os.PathLike) -> bool:
+    """Whether it is a list of points, by its name, and no folder."""
+    return pathlib.Path(path).suffix.lower() in (".json", ".csv")
+
+
 def open_annotations(
     path: str | os.PathLike,
     *,
@@ -422,7 +427,7 @@ def open_annotations(
     videos: frozenset[int] = frozenset(),
 ) -> Folder | Points:
     """DHF1K's folders, or a list of points; see `Folder` and `Points`."""
-    if pathlib.Path(path).suffix.lower() in (".json", ".csv"):
+    if is_list(path):
         return Points(
             path, size=size, recipe=recipe, sigma=sigma, videos=videos
         )

@@ -202,6 +202,7 @@ def _summary_table(
             cell = _number(found[statistic])
             if ci95:
                 cell += "<br><small>{:.4f}-{:.4f}</small>".format(*ci95)
+            cell += f"<br><small>n = {found['n_valid']}</small>"
             cells.append(cell)
         lines.append([html.escape(title), *cells])
     return _table([_TITLES[statistic], *metrics], lines)

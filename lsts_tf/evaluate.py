@@ -61,6 +61,37 @@ if TYPE_CHECKING:
 CENTRE_TITLE = "centre prior"
 # How many lines of each kind of problem are shown.
 _SHOWN = 40
+# How many flags an error names.
+_NAMED = 5
+# Flags that one of the ways to score alone reads. Given with another one they
+# would do nothing, which nobody expects who gives them.
+_OF_A_RUN = (
+    "model",
+    *(
+        field.name
+        for field in dataclasses.fields(experiment.Experiment)
+        if field.name != "seed"
+    ),
+)
+_OF_FOLDERS = (
+    "annotations",
+    "videos",
+    "allow_missing",
+    "workers",
+    "first_frames_count",
+    "fixations",
+    "density",
+    "sigma",
+    "map_size",
+)
+_OF_POINTS = ("density", "sigma", "map_size")
+_OF_ANNOTATED_FILES = ("fixations",)
+# Maps that a protocol has no metric for.
+_OF_OTHER_PROTOCOLS = {
+    "dhf1k": (),
+    "paper": ("baseline",),
+    "aim": ("sauc_map", "baseline"),
+}
 
 
 # === A run: maps from a model ===
@@ -664,10 +695,27 @@ def _about_fixed_maps() -> dict[str, dict[str, str]]:
     }
 
 
+def _refuse_idle(names: Sequence[str], why: str) -> None:
+    """Raises ValueError if a flag is given that is not read."""
+    given = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if not given:
+        return
+    received = ", ".join(given[:_NAMED])
+    if len(given) > _NAMED:
+        received += f" and {len(given) - _NAMED} more"
+    raise ValueError(f"{why} Received: {received}, which would do nothing.")
+
+
 def _scoring(seed: int) -> jobs.Settings:
+    protocol = flags.FLAGS.protocol
+    _refuse_idle(
+        _OF_OTHER_PROTOCOLS[protocol],
+        f"--protocol={protocol} has no metric that looks at every map: "
+        "--sauc_map is of shuffled AUC, --baseline of information gain.",
+    )
     found = {n: maps_lib.read(path) for n, path in _fixed_maps().items()}
     return jobs.Settings(
-        protocol=flags.FLAGS.protocol,
+        protocol=protocol,
         seed=seed,
         negatives=found.get("sauc_map"),
         baseline=found.get("baseline"),
@@ -682,6 +730,23 @@ def _folders_of_flags(
         raise ValueError(
             "--predictions and --compare need --annotations, a folder of "
             "DHF1K's layout or a file of points."
+        )
+    _refuse_idle(
+        _OF_A_RUN,
+        "--predictions and --compare score folders, with nothing of a run but "
+        "--seed. Score the run by itself, or the maps that it predicted.",
+    )
+    if annotations_lib.is_list(values.annotations):
+        _refuse_idle(
+            _OF_ANNOTATED_FILES,
+            "Points are their own fixations; --fixations is of folders in "
+            "DHF1K's layout.",
+        )
+    else:
+        _refuse_idle(
+            _OF_POINTS,
+            "Folders in DHF1K's layout have density maps; --density, --sigma "
+            "and --map_size are of points.",
         )
     videos = windows.parse_ranges(values.videos)
     annotations = annotations_lib.open_annotations(
@@ -717,6 +782,11 @@ def main(arguments: Sequence[str]) -> None:
             path = pathlib.Path(values.output or "scores.json")
             result, scores = _folders_of_flags(_named(folders), path)
         else:
+            _refuse_idle(
+                _OF_FOLDERS,
+                "A run is scored on its own dataset, all of --test_videos; "
+                "maps in folders are by --predictions or --compare.",
+            )
             settings = experiment.from_flags(values)
             path = pathlib.Path(
                 values.output or f"{settings.run_dir}/scores.json"

@@ -338,18 +338,20 @@ def table(
 
     Returns:
         One line a row; means with four digits, "-" for none. Below the first
-        row stands its 95 % interval, if it has one. The head says so if they
-        are not the means over frames.
+        row stands its 95 % interval, if it has one, and below each how many
+        frames count, unless they are as many as in the row above. The head
+        says so if the means are not those over frames.
 
     Raises:
         ValueError: Another statistic.
     """
     _check_statistic(statistic)
     names = list(next(iter(rows.values())))
-    interval = "95 % interval"
+    interval, valid = "95 % interval", "valid frames"
     head = "" if statistic == "mean" else statistic.replace("_", " ")
     width = max(map(len, [*rows, interval, head]))
     lines = [f"{head:<{width}}" + "".join(f"{n:>17}" for n in names)]
+    shown: list[int | None] = [None] * len(names)
     for number, (title, summary) in enumerate(rows.items()):
         cells = ""
         for name in names:
@@ -365,4 +367,9 @@ def table(
                 for r in ranges
             )
             lines.append(f"{interval:<{width}}{cells}")
+        counts = [summary.get(name, {}).get("n_valid") for name in names]
+        if counts != shown and any(n is not None for n in counts):
+            cells = "".join(f"{'-' if n is None else n:>17}" for n in counts)
+            lines.append(f"{valid:<{width}}{cells}")
+            shown = counts
     return "\n".join(lines)

@@ -94,7 +94,7 @@ class Program:
                 [
                     "evaluate",
                     f"--output={self.folder / output}",
-                    f"--workers={workers}",
+                    *([f"--workers={workers}"] if workers else []),
                     *map(str, arguments),
                 ]
             )
@@ -118,13 +118,13 @@ def run(tmp_path, capsys):
 def refused(run, monkeypatch):
     """What the program says when it stops; no result may be written."""
 
-    def call(*arguments):
+    def call(*arguments, workers=1):
         lines = []
         monkeypatch.setattr(
             logging, "error", lambda text, *rest: lines.append(text % rest)
         )
         with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
+            run(*arguments, workers=workers)
         assert stopped.value.code == 1
         left = {path.name for path in run.folder.iterdir()}
         assert left <= {"scores.json.parts"}
@@ -274,6 +274,25 @@ def test_tables_pictures_and_page(run, written):
     assert "0.5441" in page  # CC of the golden set.
 
 
+def test_the_page_shows_the_figure_and_how_many_frames_count():
+    from lsts_tf import charts
+    from lsts_tf import scores as scores_lib
+
+    of_frames = scores_lib.Scores(
+        video=np.array([1, 1, 1, 2]),
+        frame=np.array([0, 1, 2, 0]),
+        values={"cc": np.array([0.2, 0.2, np.nan, 0.8])},
+    )
+    rows = {"ours": of_frames.summary()}
+    by_frames = charts._page({"statistic": "mean"}, rows, [])
+    by_videos = charts._page({"statistic": "mean_of_videos"}, rows, [])
+    assert "mean over frames" in by_frames
+    assert "0.4000" in by_frames
+    assert "mean of videos" in by_videos
+    assert "0.5000" in by_videos
+    assert "n = 3" in by_frames
+
+
 # === Runs and folders meet in one scorer ===
 
 
@@ -328,7 +347,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
     monkeypatch.setattr(
         evaluate, "maps_of_store", lambda *given: found[given[-1]]
     )
-    of_run = run("--seed=4", output="run.json")
+    of_run = run("--seed=4", output="run.json", workers=None)
     of_folder = run(*folders(written), "--seed=4", "--first_frames_count=2")
     assert of_run["note"] == Model.note
     assert of_run["first_frames"].pop("filled_by") == "copy of the first map"
@@ -892,6 +911,74 @@ def test_a_hint_for_the_folder_above(refused, tree):
     shutil.rmtree(tree / "maps" / "0602")
     message = refused(folders(tree)[0], f"--annotations={tree}")
     assert f"Did you mean {tree / 'annotation'}?" in message
+
+
+# === Flags that would do nothing ===
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--videos=601", "--noallow_missing"), "--videos, --allow_missing,"),
+        (("--workers=2",), "--workers"),
+        (("--first_frames_count=78",), "--first_frames_count"),
+        (("--annotations=a",), "--predictions"),
+    ],
+)
+def test_a_run_refuses_what_only_folders_read(refused, given, says):
+    message = refused(*given, workers=None)
+    assert says in message
+    assert "--test_videos" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--model=best",), "--model"),
+        (("--run_dir=r", "--data_dir=d"), "--run_dir, --data_dir"),
+        (("--map_size=640x360",), "--map_size"),
+        (("--sauc_map=x.png", "--protocol=aim"), "--sauc_map"),
+        (("--baseline=x.png", "--protocol=paper"), "--baseline"),
+    ],
+)
+def test_folders_refuse_what_is_not_read(refused, written, given, says):
+    message = refused(*folders(written), *given)
+    assert f"Received: {says}" in message
+
+
+def test_points_refuse_what_only_files_read(refused, observed, tmp_path):
+    write_points(tmp_path / "p.csv", observed[1])
+    message = refused(
+        f"--predictions={observed[0]}",
+        f"--annotations={tmp_path / 'p.csv'}",
+        "--fixations=png",
+    )
+    assert "Received: --fixations" in message
+
+
+def test_many_flags_are_not_all_named(refused, written):
+    names = ("run_dir", "data_dir", "store_dir", "rgb_weights", "flow_weights")
+    message = refused(
+        *folders(written), *(f"--{n}=x" for n in names), "--batch_size=2"
+    )
+    assert "and 1 more" in message
+
+
+def test_it_is_known_of_each_flag_who_reads_it():
+    """Whoever adds one says whether a run or folders read it, or both."""
+    both = {"output", "predictions", "compare", "protocol", "per_frame"}
+    both |= {"plots", "sauc_map", "baseline"}
+    with flag_scope.defined(evaluate.define_flags) as values:
+        own = {
+            flag.name
+            for flag in values.flags_by_module_dict()[evaluate.__name__]
+        }
+    assert own == {*both, *evaluate._OF_FOLDERS, "model"}
+    assert not both & {*evaluate._OF_FOLDERS, *evaluate._OF_A_RUN}
+    needs = {"sauc_map": "sauc", "baseline": "infogain"}
+    for protocol, names in metrics.PROTOCOLS.items():
+        idle = {flag for flag, name in needs.items() if name not in names}
+        assert set(evaluate._OF_OTHER_PROTOCOLS[protocol]) == idle
 
 
 # === Several models ===

@@ -101,7 +101,9 @@ def test_table_shows_every_row():
     lines = text.splitlines()
     assert lines[0].split() == ["cc"]
     assert lines[1].split() == ["ours", "0.5000"]
-    assert lines[2].split() == ["none", "-"]
+    assert lines[2].split() == ["valid", "frames", "1"]
+    assert lines[3].split() == ["none", "-"]
+    assert len(lines) == 4
 
 
 def test_the_interval_stands_below_the_first_row():
@@ -109,7 +111,25 @@ def test_the_interval_stands_below_the_first_row():
     lines = scores.table({"ours": two, "other": two}).splitlines()
     low, high = two["cc"]["ci95"]
     assert lines[2].split() == ["95", "%", "interval", f"{low:.4f}..{high:.4f}"]
-    assert len(lines) == 4
+    assert lines[3].split() == ["valid", "frames", "4"]
+    # As many as above: they need no line of their own.
+    assert len(lines) == 5
+
+
+def test_the_table_says_how_many_frames_count():
+    rows = {
+        "ours": make([0.5, np.nan], [1, 1]).summary(),
+        "the same": make([0.5, np.nan], [1, 1]).summary(),
+        "more": make([0.5, 0.5], [1, 1]).summary(),
+    }
+    lines = [line.split() for line in scores.table(rows).splitlines()[1:]]
+    assert lines == [
+        ["ours", "0.5000"],
+        ["valid", "frames", "1"],
+        ["the", "same", "0.5000"],
+        ["more", "0.5000"],
+        ["valid", "frames", "2"],
+    ]
 
 
 def test_the_table_shows_the_statistic_that_is_asked_for():
