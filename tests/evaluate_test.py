@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lsts_tf import annotations
 from lsts_tf import density
 from lsts_tf import evaluate
 from lsts_tf import experiment
@@ -562,6 +563,8 @@ def test_points_and_observers(run, observed, tmp_path):
         ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
         ("video,frame,x,y\n", "no frame"),
         (b"\xff\xfe\x00", "damaged"),
+        ("video,frame,x,y,observer\n1,1,2,2,a\n1,1,3,3,\n", "line 3 without"),
+        ("video,frame,x,y,observer\n1,1,2,2,\n1,1,3,3,a\n", "line 2 without"),
     ],
 )
 def test_a_list_of_points_that_makes_no_sense(
@@ -572,6 +575,39 @@ def test_a_list_of_points_that_makes_no_sense(
     message = refused(f"--predictions={observed[0]}", f"--annotations={path}")
     assert says in message
     assert "points.csv" in message
+
+
+@pytest.mark.parametrize(
+    "point", [{"frame": 1.9}, {"video": 0.5}, {"frame": True}, {"frame": 1e999}]
+)
+def test_numbers_of_frames_are_whole(tmp_path, point):
+    path = tmp_path / "points.json"
+    path.write_text(json.dumps([{"video": 1, "frame": 1, "x": 2, "y": 3}]))
+    assert annotations.Points(path).clips[1].last == 0
+    path.write_text(
+        json.dumps([{"video": 1, "frame": 1.0, "x": 2, "y": 3, **point}])
+    )
+    with pytest.raises(maps.MapError, match=r"fixation 1: .* whole numbers"):
+        annotations.Points(path)
+
+
+def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("video,frame,x,y,observer\n1,1,2,3,a\n1,2,,,\n")
+    (clip,) = annotations.Points(path).clips.values()
+    assert clip.observers
+    assert [len(clip.by_observer(frame)) for frame in (0, 1)] == [1, 0]
+
+
+def test_dhf1k_recipe_has_one_size(refused, observed, tmp_path):
+    write_points(tmp_path / "p.csv", observed[1])
+    message = refused(
+        f"--predictions={observed[0]}",
+        f"--annotations={tmp_path / 'p.csv'}",
+        "--map_size=320x180",
+    )
+    assert "640x360. Received: 320x180" in message
+    assert "--density=gaussian" in message
 
 
 def test_dhf1k_recipe_has_one_sigma(refused, observed, tmp_path):
@@ -1205,6 +1241,22 @@ def test_parts_follow_from_all_code_that_makes_scores():
         names = re.findall(r"^ *from lsts_tf import (\w+)", text, re.MULTILINE)
         left |= {n for n in names if f"{n}.py" not in found}
     assert found - {"files.py"} == set(jobs._SOURCES)
+
+
+def test_frames_are_looked_up_once_a_video():
+    """And not once a frame, which is quadratic."""
+
+    class Part(dict):
+        asked = 0
+
+        def __getitem__(self, name):
+            self.asked += 1
+            return super().__getitem__(name)
+
+    part = Part(frames=np.arange(0, 30, 2))
+    found = jobs._readable({7: range(20)}, {7: part})
+    assert found == {7: list(range(0, 20, 2))}
+    assert part.asked == 1
 
 
 def test_a_repaired_file_is_noticed(run, refused, tree, written):
