@@ -41,6 +41,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf import annotations as annotations_lib
+from lsts_tf import cores
 from lsts_tf import density as density_lib
 from lsts_tf import experiment
 from lsts_tf import files
@@ -570,7 +571,10 @@ def define_flags() -> None:
         "Score without files that are missing or cannot be read.",
     )
     flags.DEFINE_integer(
-        "workers", 0, "Processes; 0: as many as cores.", lower_bound=0
+        "workers",
+        0,
+        "Processes; 0: as many as cores that may be used.",
+        lower_bound=0,
     )
     flags.DEFINE_integer(
         "first_frames_count",
@@ -765,7 +769,7 @@ def _folders_of_flags(
         videos=videos,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or os.cpu_count() or 1,
+        workers=values.workers or cores.usable(),
     )
 
 

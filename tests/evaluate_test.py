@@ -252,6 +252,17 @@ def test_workers_find_the_same(run, written):
     assert same(one, two)
 
 
+def test_by_default_as_many_workers_as_cores_that_may_be_used(
+    refused, written, monkeypatch
+):
+    def scored(*given, workers, **options):
+        raise ValueError(f"{workers} workers")
+
+    monkeypatch.setattr(evaluate.cores, "usable", lambda: 7)
+    monkeypatch.setattr(evaluate, "evaluate_folders", scored)
+    assert refused(*folders(written), workers=None) == "7 workers"
+
+
 def test_tables_pictures_and_page(run, written):
     plots = run.folder / "plots"
     run(
