@@ -258,7 +258,10 @@ def _score_video(
 
 
 class FilesError(ValueError):
-    """Files are missing, too many, or cannot be read: up to 40 of a kind."""
+    """Files are missing, too many, or cannot be read: up to 40 of a kind.
+
+    Where there are more, they are all in a file, which the message names.
+    """
 
 
 def evaluate_folders(
@@ -267,6 +270,7 @@ def evaluate_folders(
     *,
     scoring: jobs.Settings,
     parts: pathlib.Path,
+    listed: pathlib.Path,
     videos: frozenset[int] = frozenset(),
     first_frames: int = 78,
     allow_missing: bool = False,
@@ -279,6 +283,8 @@ def evaluate_folders(
         annotations: Where people looked.
         scoring: How to score.
         parts: Folder for what is found on the way; see `jobs`.
+        listed: File for the names of all files that something is wrong with,
+            if they are too many for a message. An older one is removed.
         videos: Those to score; all that are annotated, if none is named.
         first_frames: How many frames of each video are also scored apart.
         allow_missing: Whether to go on with the frames that all models have
@@ -296,8 +302,10 @@ def evaluate_folders(
         name: predictions_lib.Predictions(folder, videos)
         for name, folder in models.items()
     }
+    listed.unlink(missing_ok=True)
     frames, problems = _matched(folders, annotations)
-    _refuse_or_warn(problems, allow_missing)
+    _list_if_many(listed, problems)
+    _refuse_or_warn(problems, allow_missing, listed)
     if not any(frames.values()):
         raise FilesError("No frame has both a map and an annotation.")
     work = jobs.Evaluation(
@@ -309,7 +317,8 @@ def evaluate_folders(
     )
     scores = work.run({n: f.clips for n, f in folders.items()}, frames)
     problems["unreadable"] += work.problems
-    _refuse_or_warn({"unreadable": work.problems}, allow_missing)
+    _list_if_many(listed, problems)
+    _refuse_or_warn({"unreadable": work.problems}, allow_missing, listed)
     work.forget_others()
     centre = scores.pop(jobs.CENTRE)
     observers = scores.pop(jobs.OBSERVERS, None)
@@ -416,8 +425,24 @@ def _ranges(frames: set[int]) -> str:
     return f"frames {', '.join(parts)}"
 
 
+def _list_if_many(
+    path: pathlib.Path, problems: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes all lines of all kinds, if a message does not hold them."""
+    if all(len(found) <= _SHOWN for found in problems.values()):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for kind, found in problems.items():
+        if found:
+            lines += [f"{kind} ({len(found)}):", *(f"  {x}" for x in found)]
+    files.write_text(path, "\n".join([*lines, ""]))
+
+
 def _refuse_or_warn(
-    problems: Mapping[str, Sequence[str]], allow_missing: bool
+    problems: Mapping[str, Sequence[str]],
+    allow_missing: bool,
+    listed: pathlib.Path,
 ) -> None:
     lines = []
     for kind, found in problems.items():
@@ -426,7 +451,9 @@ def _refuse_or_warn(
         lines.append(f"{kind} ({len(found)}):")
         lines += [f"  {line}" for line in found[:_SHOWN]]
         if len(found) > _SHOWN:
-            lines.append(f"  ... and {len(found) - _SHOWN} more")
+            lines.append(
+                f"  ... and {len(found) - _SHOWN} more, which are in {listed}"
+            )
     if not lines:
         return
     text = "\n".join(lines)
@@ -766,6 +793,7 @@ def _folders_of_flags(
         annotations,
         scoring=_scoring(values.seed),
         parts=path.with_name(f"{path.name}.parts"),
+        listed=path.with_name(f"{path.stem}.problems.txt"),
         videos=videos,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,

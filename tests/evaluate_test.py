@@ -900,6 +900,39 @@ def test_several_problems_are_all_listed(refused, tree):
     assert "video 0603: frames 9" in message
 
 
+def test_problems_that_a_message_does_not_hold_are_in_a_file(
+    run, tree, monkeypatch
+):
+    """Those found before anything is read, and those that are found later."""
+    monkeypatch.setattr(evaluate, "_SHOWN", 1)
+    listed = run.folder / "scores.problems.txt"
+    lines = []
+    for name in ("error", "warning"):
+        monkeypatch.setattr(
+            logging, name, lambda text, *rest: lines.append(text % rest)
+        )
+    for video in (601, 602):
+        map_file(tree, video, 2).unlink()
+        cut_off(map_file(tree, video, 3))
+    with pytest.raises(SystemExit):
+        run(*folders(tree))
+    assert f"... and 1 more, which are in {listed}" in lines[-1]
+    text = listed.read_text()
+    assert text.startswith("missing (2):\n")
+    assert "video 0601: frames 2" in text
+    assert "video 0602: frames 2" in text
+    assert "unreadable" not in text
+    run(*folders(tree), "--allow_missing")
+    text = listed.read_text()
+    assert "missing (2):" in text
+    assert "unreadable (2):" in text
+    # What is mended is listed no more.
+    for path in (tree / "maps").glob("060[12]/*.png"):
+        shutil.copy(map_file(tree, 603, 1), path)
+    run(*folders(tree), "--allow_missing", "--videos=603")
+    assert not listed.exists()
+
+
 @pytest.mark.parametrize("name", ["removed", "cut off", "NaN", "one too many"])
 def test_allow_missing_goes_on_and_says_how_many(run, tree, written, name):
     SPOILERS[name][0](map_file(tree))
