@@ -667,7 +667,9 @@ class _Baseline:
     """A baseline map, whose logarithm is taken only where it is asked for."""
 
     def __init__(self, map_: np.ndarray):
-        self._map = map_.ravel()
+        # Of integers only the fixated pixels are made floats.
+        is_float = map_.dtype.kind == "f"
+        self._map = _in_range(map_) if is_float else map_.ravel()
         self._low = float(self._map.min())
         self._constant = self._low == float(self._map.max())
         self._total = float(self._map.sum(dtype=np.float64))
