@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from lsts_tf import annotations
+from lsts_tf import cores as cores_lib
 from lsts_tf import density
 from lsts_tf import maps
 
@@ -134,7 +135,7 @@ def main(_):
     """Writes the frames, scores them, prints the figures."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    cores = os.cpu_count()
+    cores = cores_lib.usable()
     total = _VIDEOS.value * _LENGTH.value
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)

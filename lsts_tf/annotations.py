@@ -288,8 +288,9 @@ class Points:
             path: CSV with a head line, or JSON: a list of objects, or an
                 object with that list as "fixations". Both have video, frame
                 (from 1), x and y (pixels; 0, 0 is the upper left one) and
-                perhaps observer. A frame without x and y is one that nobody
-                looked at; so are those between that are not mentioned.
+                perhaps observer, all points or none. A frame without x and y
+                is one that nobody looked at; so are those between that are
+                not mentioned.
             size: (H, W) of the maps.
             recipe: "dhf1k" or "gaussian"; see `density.density_map`.
             sigma: Of "gaussian", in pixels.
@@ -297,7 +298,8 @@ class Points:
 
         Raises:
             maps.MapError: It cannot be read; the message names the line.
-            ValueError: An unknown recipe, or DHF1K's with another sigma.
+            ValueError: An unknown recipe, or DHF1K's with another sigma or
+                size.
         """
         if recipe not in RECIPES or not sigma > 0:
             raise ValueError(
@@ -309,6 +311,13 @@ class Points:
                 f"DHF1K's recipe has sigma {density_lib.SIGMA:.4f}. Received: "
                 f"{sigma}. Another one goes with --density=gaussian."
             )
+        if recipe == "dhf1k" and tuple(size) != density_lib.SIZE:
+            # Its Gaussians are so many pixels wide, whatever they cover.
+            raise ValueError(
+                "DHF1K's recipe is one for maps of {1}x{0}. Received: "
+                "{3}x{2}. Another size goes with --density=gaussian and a "
+                "--sigma of its own.".format(*density_lib.SIZE, *size)
+            )
         self._about = {
             "annotations": str(path),
             "fixations": "points",
@@ -319,6 +328,7 @@ class Points:
         shift = density_lib.SHIFT if recipe == "dhf1k" else 0
         self.outside = 0
         self._names: dict[str, int] = {}
+        self._unnamed = ""
         # Four numbers a point, not objects: DHF1K has millions of points.
         rows: dict[int, array.array] = {}
         last: dict[int, int] = {}
@@ -366,21 +376,39 @@ class Points:
 
     def _point(self, path: pathlib.Path, place: str, row: Any) -> tuple:
         try:
-            video, frame = int(row["video"]), int(row["frame"])
+            video, frame = _whole(row["video"]), _whole(row["frame"])
             x, y = (_pixel(row.get(name)) for name in ("x", "y"))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             frame = 0
         if frame < 1 or video < 0 or (x is None) != (y is None):
             raise maps.MapError(
                 path,
-                f"{place}: a point has a video, a frame from 1 and x and y. "
-                f"Received: {row!r}",
+                f"{place}: a point has a video, a frame from 1 and x and y; "
+                f"the first two are whole numbers. Received: {row!r}",
             )
         name = row.get("observer")
         observer = -1
         if name not in (None, ""):
             observer = self._names.setdefault(str(name), len(self._names))
+        elif x is not None:
+            self._unnamed = self._unnamed or place
+        if self._names and self._unnamed:
+            # Together they would be taken for one more observer.
+            raise maps.MapError(
+                path,
+                "all points say who looked, or none does. Received: "
+                f"{self._unnamed} without an observer, others with one. Name "
+                "all, or remove the observers.",
+            )
         return video, frame - 1, y, x, observer
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or (
+        isinstance(value, float) and not value.is_integer()
+    ):
+        raise ValueError(value)
+    return int(value)
 
 
 def _pixel(value: Any) -> int | None:
@@ -412,6 +440,11 @@ def _records(path: pathlib.Path) -> Iterable[tuple[str, Any]]:
             yield f"line {reader.line_num}", row
 
 
+def is_list(path: str | os.PathLike) -> bool:
+    """Whether it is a list of points, by its name, and no folder."""
+    return pathlib.Path(path).suffix.lower() in (".json", ".csv")
+
+
 def open_annotations(
     path: str | os.PathLike,
     *,
@@ -422,7 +455,7 @@ def open_annotations(
     videos: frozenset[int] = frozenset(),
 ) -> Folder | Points:
     """DHF1K's folders, or a list of points; see `Folder` and `Points`."""
-    if pathlib.Path(path).suffix.lower() in (".json", ".csv"):
+    if is_list(path):
         return Points(
             path, size=size, recipe=recipe, sigma=sigma, videos=videos
         )

@@ -22,6 +22,7 @@ import numpy as np
 from lsts_tf import scores as scores_lib
 
 _MANY = 60
+_TITLES = {"mean": "mean over frames", "mean_of_videos": "mean of videos"}
 _STYLE = """
 body { font: 15px/1.5 sans-serif; margin: 2em auto; max-width: 75em; }
 table { border-collapse: collapse; margin: 1em 0; }
@@ -56,7 +57,7 @@ def write(
         "over_time.png": _over_time(models),
     }
     if len(models) > 1:
-        pictures["models.png"] = _models(rows)
+        pictures["models.png"] = _models(rows, result["statistic"])
     paths = []
     for name, figure in pictures.items():
         paths.append(folder / name)
@@ -133,13 +134,14 @@ def _over_time(models: Mapping[str, scores_lib.Scores]) -> Any:
     return figure
 
 
-def _models(rows: Mapping[str, Mapping[str, Any]]) -> Any:
+def _models(rows: Mapping[str, Mapping[str, Any]], statistic: str) -> Any:
     """Means of all rows with their intervals."""
     metrics = list(next(iter(rows.values())))
     figure, axes = _figure(len(metrics), 0.5 + 0.25 * len(rows))
     for metric, ax in zip(metrics, axes, strict=True):
         for place, summary in enumerate(rows.values()):
-            mean, ci95 = summary[metric]["mean"], summary[metric]["ci95"]
+            mean = summary[metric][statistic]
+            ci95 = summary[metric][scores_lib.STATISTICS[statistic]]
             if mean is None:
                 continue
             spread = [[0.0], [0.0]]
@@ -152,7 +154,7 @@ def _models(rows: Mapping[str, Mapping[str, Any]]) -> Any:
         ax.set_yticks(range(len(rows)), list(rows))
         ax.invert_yaxis()
         ax.set_xlabel(metric)
-    axes[0].set_title("mean over frames, 95 % interval over videos")
+    axes[0].set_title(f"{_TITLES[statistic]}, 95 % interval over videos")
     return figure
 
 
@@ -172,7 +174,7 @@ def _page(
     ]
     if result.get("note"):
         parts.append(f"<p><strong>{html.escape(result['note'])}</strong></p>")
-    parts.append(_summary_table(rows))
+    parts.append(_summary_table(rows, result["statistic"]))
     for metric, found in result.get("comparison", {}).items():
         parts.append(_pair_table(metric, found["pairs"]))
     for path in pictures:
@@ -187,20 +189,23 @@ def _page(
     return "\n".join(parts) + "</html>\n"
 
 
-def _summary_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _summary_table(
+    rows: Mapping[str, Mapping[str, Any]], statistic: str
+) -> str:
     metrics = list(next(iter(rows.values())))
     lines = []
     for title, summary in rows.items():
         cells = []
         for name in metrics:
             found = summary[name]
-            ci95 = found["ci95"]
-            cell = _number(found["mean"])
+            ci95 = found[scores_lib.STATISTICS[statistic]]
+            cell = _number(found[statistic])
             if ci95:
                 cell += "<br><small>{:.4f}-{:.4f}</small>".format(*ci95)
+            cell += f"<br><small>n = {found['n_valid']}</small>"
             cells.append(cell)
         lines.append([html.escape(title), *cells])
-    return _table(["", *metrics], lines)
+    return _table([_TITLES[statistic], *metrics], lines)
 
 
 def _pair_table(metric: str, pairs: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,9 @@ import numpy as np
 # Half of the peak at 15 pixels from the centre: a full width of 30 pixels.
 SIGMA = 30 / (2 * math.sqrt(2 * math.log(2)))
 
+# (H, W) of the released maps, which the recipe was found on.
+SIZE = (360, 640)
+
 # The released maps peak two pixels right of and below each fixated pixel. It
 # looks like an indexing slip of the benchmark's own program, but it is in
 # every released map, so it is in ours.

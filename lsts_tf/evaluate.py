@@ -13,8 +13,9 @@ frames. All of them score by the benchmark's definitions (see `metrics`) and
 beside a centre prior. Written are
 
     {"protocol", "seed", "frames", "overall": {metric: {"mean", "ci95",
-     "n_valid", "mean_of_videos"}}, "first_frames": {"number", "first",
-     "rest"}, "by_video": {video: {metric: mean}}, "centre_prior": ..., ...}
+     "n_valid", "mean_of_videos", "mean_of_videos_ci95"}}, "statistic",
+     "first_frames": {"number", "first", "rest"}, "by_video": {video: {metric:
+     mean}}, "centre_prior": ..., ...}
 
 (of several folders the best, with all in "models", and "comparison"), a table
 of each frame beside it, and pictures where `--plots` says.
@@ -40,6 +41,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf import annotations as annotations_lib
+from lsts_tf import cores
 from lsts_tf import density as density_lib
 from lsts_tf import experiment
 from lsts_tf import files
@@ -60,6 +62,37 @@ if TYPE_CHECKING:
 CENTRE_TITLE = "centre prior"
 # How many lines of each kind of problem are shown.
 _SHOWN = 40
+# How many flags an error names.
+_NAMED = 5
+# Flags that one of the ways to score alone reads. Given with another one they
+# would do nothing, which nobody expects who gives them.
+_OF_A_RUN = (
+    "model",
+    *(
+        field.name
+        for field in dataclasses.fields(experiment.Experiment)
+        if field.name != "seed"
+    ),
+)
+_OF_FOLDERS = (
+    "annotations",
+    "videos",
+    "allow_missing",
+    "workers",
+    "first_frames_count",
+    "fixations",
+    "density",
+    "sigma",
+    "map_size",
+)
+_OF_POINTS = ("density", "sigma", "map_size")
+_OF_ANNOTATED_FILES = ("fixations",)
+# Maps that a protocol has no metric for.
+_OF_OTHER_PROTOCOLS = {
+    "dhf1k": (),
+    "paper": ("baseline",),
+    "aim": ("sauc_map", "baseline"),
+}
 
 
 # === A run: maps from a model ===
@@ -225,7 +258,10 @@ def _score_video(
 
 
 class FilesError(ValueError):
-    """Files are missing, too many, or cannot be read: up to 40 of a kind."""
+    """Files are missing, too many, or cannot be read: up to 40 of a kind.
+
+    Where there are more, they are all in a file, which the message names.
+    """
 
 
 def evaluate_folders(
@@ -234,6 +270,7 @@ def evaluate_folders(
     *,
     scoring: jobs.Settings,
     parts: pathlib.Path,
+    listed: pathlib.Path,
     videos: frozenset[int] = frozenset(),
     first_frames: int = 78,
     allow_missing: bool = False,
@@ -246,6 +283,8 @@ def evaluate_folders(
         annotations: Where people looked.
         scoring: How to score.
         parts: Folder for what is found on the way; see `jobs`.
+        listed: File for the names of all files that something is wrong with,
+            if they are too many for a message. An older one is removed.
         videos: Those to score; all that are annotated, if none is named.
         first_frames: How many frames of each video are also scored apart.
         allow_missing: Whether to go on with the frames that all models have
@@ -263,8 +302,10 @@ def evaluate_folders(
         name: predictions_lib.Predictions(folder, videos)
         for name, folder in models.items()
     }
+    listed.unlink(missing_ok=True)
     frames, problems = _matched(folders, annotations)
-    _refuse_or_warn(problems, allow_missing)
+    _list_if_many(listed, problems)
+    _refuse_or_warn(problems, allow_missing, listed)
     if not any(frames.values()):
         raise FilesError("No frame has both a map and an annotation.")
     work = jobs.Evaluation(
@@ -276,7 +317,8 @@ def evaluate_folders(
     )
     scores = work.run({n: f.clips for n, f in folders.items()}, frames)
     problems["unreadable"] += work.problems
-    _refuse_or_warn({"unreadable": work.problems}, allow_missing)
+    _list_if_many(listed, problems)
+    _refuse_or_warn({"unreadable": work.problems}, allow_missing, listed)
     work.forget_others()
     centre = scores.pop(jobs.CENTRE)
     observers = scores.pop(jobs.OBSERVERS, None)
@@ -306,7 +348,9 @@ def evaluate_folders(
     }
     if len(reports) == 1:
         return next(iter(reports.values())), scores
-    comparison = scores_lib.compare(scores, seed=scoring.seed)
+    comparison = scores_lib.compare(
+        scores, seed=scoring.seed, statistic=scoring.statistic
+    )
     best = next(iter(comparison.values()))["ranking"][0]
     return {
         **reports[best],
@@ -381,8 +425,24 @@ def _ranges(frames: set[int]) -> str:
     return f"frames {', '.join(parts)}"
 
 
+def _list_if_many(
+    path: pathlib.Path, problems: Mapping[str, Sequence[str]]
+) -> None:
+    """Writes all lines of all kinds, if a message does not hold them."""
+    if all(len(found) <= _SHOWN for found in problems.values()):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for kind, found in problems.items():
+        if found:
+            lines += [f"{kind} ({len(found)}):", *(f"  {x}" for x in found)]
+    files.write_text(path, "\n".join([*lines, ""]))
+
+
 def _refuse_or_warn(
-    problems: Mapping[str, Sequence[str]], allow_missing: bool
+    problems: Mapping[str, Sequence[str]],
+    allow_missing: bool,
+    listed: pathlib.Path,
 ) -> None:
     lines = []
     for kind, found in problems.items():
@@ -391,7 +451,9 @@ def _refuse_or_warn(
         lines.append(f"{kind} ({len(found)}):")
         lines += [f"  {line}" for line in found[:_SHOWN]]
         if len(found) > _SHOWN:
-            lines.append(f"  ... and {len(found) - _SHOWN} more")
+            lines.append(
+                f"  ... and {len(found) - _SHOWN} more, which are in {listed}"
+            )
     if not lines:
         return
     text = "\n".join(lines)
@@ -427,6 +489,7 @@ def report(
         "seed": seed,
         "frames": len(ours.frame),
         "overall": ours.summary(seed=seed),
+        "statistic": scoring.statistic,
         "first_frames": {
             "number": first_frames,
             **({"filled_by": filled_by} if filled_by else {}),
@@ -474,7 +537,7 @@ def table_rows(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The report's means, for the terminal."""
-    lines = [scores_lib.table(table_rows(result))]
+    lines = [scores_lib.table(table_rows(result), result["statistic"])]
     for metric, found in result.get("comparison", {}).items():
         chance = [
             f"{p['better']} > {p['worse']}: p = {p['p_holm']:.4f}"
@@ -535,7 +598,10 @@ def define_flags() -> None:
         "Score without files that are missing or cannot be read.",
     )
     flags.DEFINE_integer(
-        "workers", 0, "Processes; 0: as many as cores.", lower_bound=0
+        "workers",
+        0,
+        "Processes; 0: as many as cores that may be used.",
+        lower_bound=0,
     )
     flags.DEFINE_integer(
         "first_frames_count",
@@ -660,10 +726,27 @@ def _about_fixed_maps() -> dict[str, dict[str, str]]:
     }
 
 
+def _refuse_idle(names: Sequence[str], why: str) -> None:
+    """Raises ValueError if a flag is given that is not read."""
+    given = [f"--{name}" for name in names if flags.FLAGS[name].present]
+    if not given:
+        return
+    received = ", ".join(given[:_NAMED])
+    if len(given) > _NAMED:
+        received += f" and {len(given) - _NAMED} more"
+    raise ValueError(f"{why} Received: {received}, which would do nothing.")
+
+
 def _scoring(seed: int) -> jobs.Settings:
+    protocol = flags.FLAGS.protocol
+    _refuse_idle(
+        _OF_OTHER_PROTOCOLS[protocol],
+        f"--protocol={protocol} has no metric that looks at every map: "
+        "--sauc_map is of shuffled AUC, --baseline of information gain.",
+    )
     found = {n: maps_lib.read(path) for n, path in _fixed_maps().items()}
     return jobs.Settings(
-        protocol=flags.FLAGS.protocol,
+        protocol=protocol,
         seed=seed,
         negatives=found.get("sauc_map"),
         baseline=found.get("baseline"),
@@ -679,6 +762,23 @@ def _folders_of_flags(
             "--predictions and --compare need --annotations, a folder of "
             "DHF1K's layout or a file of points."
         )
+    _refuse_idle(
+        _OF_A_RUN,
+        "--predictions and --compare score folders, with nothing of a run but "
+        "--seed. Score the run by itself, or the maps that it predicted.",
+    )
+    if annotations_lib.is_list(values.annotations):
+        _refuse_idle(
+            _OF_ANNOTATED_FILES,
+            "Points are their own fixations; --fixations is of folders in "
+            "DHF1K's layout.",
+        )
+    else:
+        _refuse_idle(
+            _OF_POINTS,
+            "Folders in DHF1K's layout have density maps; --density, --sigma "
+            "and --map_size are of points.",
+        )
     videos = windows.parse_ranges(values.videos)
     annotations = annotations_lib.open_annotations(
         values.annotations,
@@ -693,10 +793,11 @@ def _folders_of_flags(
         annotations,
         scoring=_scoring(values.seed),
         parts=path.with_name(f"{path.name}.parts"),
+        listed=path.with_name(f"{path.stem}.problems.txt"),
         videos=videos,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or os.cpu_count() or 1,
+        workers=values.workers or cores.usable(),
     )
 
 
@@ -713,6 +814,11 @@ def main(arguments: Sequence[str]) -> None:
             path = pathlib.Path(values.output or "scores.json")
             result, scores = _folders_of_flags(_named(folders), path)
         else:
+            _refuse_idle(
+                _OF_FOLDERS,
+                "A run is scored on its own dataset, all of --test_videos; "
+                "maps in folders are by --predictions or --compare.",
+            )
             settings = experiment.from_flags(values)
             path = pathlib.Path(
                 values.output or f"{settings.run_dir}/scores.json"

@@ -16,14 +16,13 @@ import functools
 import importlib
 import importlib.metadata
 import itertools
-import os
-import sys
 import threading
 from typing import Any
 
 import cv2
 import numpy as np
 
+from lsts_tf import cores
 from lsts_tf import parts
 
 METHODS = ("tvl1", "opencv", "dis")
@@ -130,7 +129,7 @@ class Flow:
         self.name = name
         # One caller more than cores: while one is between two pairs, every
         # core still has a call that has begun.
-        self.workers = _cores() + 1 if workers is None else workers
+        self.workers = cores.usable() + 1 if workers is None else workers
         if name != "tvl1":
             batch = 1
         self.batch = _default_batch() if batch is None else batch
@@ -261,14 +260,6 @@ def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
             "Grey frames have one size. "
             f"Received: {list(current.shape)} after {list(previous.shape)}"
         )
-
-
-def _cores() -> int:
-    """The cores that this process may use, not those of the machine."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    else:  # noqa: RET505 - mypy checks one system's branch only
-        return os.cpu_count() or 1
 
 
 # DualTVL1's defaults, the same in OpenCV 3, 4 and 5.

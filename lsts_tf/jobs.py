@@ -72,6 +72,12 @@ _NOTES = {
     "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
     "mean_of_videos",
 }
+# Which mean is a protocol's figure; see `scores.STATISTICS`.
+_STATISTICS = {
+    "dhf1k": "mean",
+    "paper": "mean",
+    "aim": "mean_of_videos",
+}
 # One thread each, before NumPy and OpenCV are loaded in a worker.
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -104,6 +110,11 @@ class Settings:
     def note(self) -> str:
         """What must stand beside scores of this protocol, or ""."""
         return _NOTES[self.protocol]
+
+    @property
+    def statistic(self) -> str:
+        """Which mean is the figure that is shown, ranked and tested."""
+        return _STATISTICS[self.protocol]
 
     @property
     def other_fixations(self) -> str:
@@ -533,12 +544,12 @@ class Evaluation:
                     [list(signatures.items()), sorted(self.problems)]
                 ).encode()
             ).hexdigest()
-            readable = {
-                video: [f for f in of if f in set(found[video]["frames"])]
-                for video, of in frames.items()
-            }
             result = self._score(
-                work, models, readable, truth, pathlib.Path(folder)
+                work,
+                models,
+                _readable(frames, found),
+                truth,
+                pathlib.Path(folder),
             )
             if self.problems and not self._allow_missing:
                 return {}
@@ -707,6 +718,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _readable(
+    frames: Mapping[int, Sequence[int]], found: Mapping[int, Any]
+) -> dict[int, list[int]]:
+    """Those of each video's frames whose fixations could be read."""
+    # Once a video: a set for each frame would be quadratic.
+    read = {
+        video: set(part["frames"].tolist()) for video, part in found.items()
+    }
+    return {
+        video: [frame for frame in of if frame in read[video]]
+        for video, of in frames.items()
+    }
 
 
 def _reload(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -76,6 +76,8 @@ _ROUNDED_UP = {"octave": (3, 6, 7), "matlab": (3,)}
 _STEPS = 10
 _EPSILON = 2.0**-52
 _JITTER = 1e-7
+# A map whose largest value is a power of two beyond this one is scaled.
+_SAFE = 400
 _LEVELS = 256
 _BUCKETS = 1 << 16
 # The buckets of the thresholds, to within one.
@@ -106,7 +108,8 @@ def score(
     """Scores of a batch of frames by several metrics at once.
 
     Maps of another size than the ground truth are resized to it, by `resize`
-    for "dhf1k" and bilinearly for the other protocols, which do so.
+    for "dhf1k" and bilinearly for the other protocols, which do so. Tensors
+    are not resized.
 
     Args:
         pred: predicted maps `[B, H, W]` or `[B, H, W, 1]`. uint8 takes the
@@ -664,7 +667,9 @@ class _Baseline:
     """A baseline map, whose logarithm is taken only where it is asked for."""
 
     def __init__(self, map_: np.ndarray):
-        self._map = map_.ravel()
+        # Of integers only the fixated pixels are made floats.
+        is_float = map_.dtype.kind == "f"
+        self._map = _in_range(map_) if is_float else map_.ravel()
         self._low = float(self._map.min())
         self._constant = self._low == float(self._map.max())
         self._total = float(self._map.sum(dtype=np.float64))
@@ -1187,6 +1192,15 @@ def _score_tensors(
                 f"{map_.dtype}. Round them, convert them to NumPy to score "
                 "them exactly, or take the functions of `lsts_tf.losses`."
             )
+    given = {
+        "density": density,
+        "fixations": fixations,
+        "other": other,
+        "baseline": baseline,
+    }
+    for name, map_ in given.items():
+        if map_ is not None:
+            _check_tensor(name, map_, pred)
     batch, pixels = ops.shape(pred)[0], pred.shape[1] * pred.shape[2]
     levels = ops.reshape(ops.cast(pred, "int32"), (-1, pixels))
     offsets = ops.expand_dims(ops.arange(batch, dtype="int32"), -1)
@@ -1246,6 +1260,30 @@ def _score_tensors(
     return {name: _DEFINITIONS[name](source, options) for name in names}
 
 
+def _check_tensor(name: str, map_: Any, pred: Any) -> None:
+    """Raises ValueError if a map has not the size of the prediction.
+
+    As far as sizes are known when a function is compiled.
+    """
+    want, has = tuple(pred.shape), tuple(map_.shape)
+    if len(want) == 4 and want[-1] == 1:
+        want = want[:-1]
+    if len(has) == 4 and has[-1] == 1:
+        has = has[:-1]
+    if name == "baseline" and len(has) == 2:
+        has = (None, *has)
+    fits = len(want) == len(has) == 3 and all(
+        None in pair or pair[0] == pair[1]
+        for pair in zip(want, has, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"Tensors have the shape [B, H, W] of `pred`, {list(pred.shape)}. "
+            f"Received: `{name}` {list(map_.shape)}. They are not resized; "
+            "resize them, or give arrays."
+        )
+
+
 # === Any other maps: pixel by pixel ===
 
 
@@ -1258,12 +1296,12 @@ class _Pixels:
         self._frame = frame
         self._thresholds = _thresholds(thresholds)
         self.pixels = frame.pred.size
-        self._values = frame.pred.astype(np.float64).ravel()
+        self._values = _in_range(frame.pred)
         self.pred, self._about = _moments(self._values)
 
     @functools.cached_property
     def _density(self) -> np.ndarray:
-        return self._frame.density.astype(np.float64).ravel()
+        return _in_range(self._frame.density)
 
     @functools.cached_property
     def _density_moments(self) -> tuple[_Moments, np.ndarray]:
@@ -1378,13 +1416,29 @@ class _Pixels:
         return (values - low) / (high - low)
 
 
+def _in_range(map_: np.ndarray) -> np.ndarray:
+    """A map's values as float64, whose squares do not leave float64 either.
+
+    No metric asks for a map's scale, and a power of two changes no digit.
+    """
+    values = map_.astype(np.float64).ravel()
+    # Smaller types cannot leave it.
+    if map_.dtype.kind != "f" or map_.dtype.itemsize < values.itemsize:
+        return values
+    largest = max(-values.min(), values.max())
+    exponent = int(np.frexp(largest)[1])
+    if largest == 0 or not np.isfinite(largest) or abs(exponent) < _SAFE:
+        return values
+    return np.ldexp(values, -exponent)
+
+
 def _moments(values: np.ndarray) -> tuple[_Moments, np.ndarray]:
     """Moments, and the values less their mean."""
     total = values.sum()
     if not np.isfinite(total):
         raise ValueError(
-            "Maps must be finite. Received a map with NaN or infinity, or a "
-            "sum that overflows. Find out where it comes from."
+            "Maps must be finite. Received a map with NaN or infinity. Find "
+            "out where it comes from."
         )
     about = values - total / values.size
     moments = _Moments(

@@ -3,9 +3,10 @@
 Scores are kept for each frame; NaN means that a metric is not defined there
 (see `metrics`) and is left out of its mean. The benchmark's figure is the
 mean over all frames of all videos ("overall"); the mean of the videos' means
-stands beside it. Frames of one video are alike, so confidence intervals come
-from drawing whole videos; so do the tests of whether one model is better
-than another, on the same frames and the same draws.
+stands beside it, and is the figure of other protocols (`STATISTICS`). Frames
+of one video are alike, so confidence intervals come from drawing whole videos;
+so do the tests of whether one model is better than another, on the same
+frames and the same draws.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ import numpy as np
 RESAMPLES = 1000
 # Of the tests, whose least p is 1 / (COMPARISONS + 1).
 COMPARISONS = 10_000
+# Which mean a figure is: {its key in a summary: that of its interval}.
+STATISTICS = {"mean": "ci95", "mean_of_videos": "mean_of_videos_ci95"}
 # Metrics of which less is better.
 LESS_IS_BETTER = frozenset({"kld"})
 
@@ -60,18 +63,21 @@ class Scores:
         )
 
     def summary(self, *, seed: int = 0) -> dict[str, dict[str, Any]]:
-        """{metric: mean over frames, 95 % interval, valid frames}.
+        """{metric: both means, their 95 % intervals, valid frames}.
 
-        The interval is the percentile bootstrap over videos; with fewer than
-        two videos it is None. A mean of nothing is None, as in JSON.
+        The intervals are the percentile bootstrap over videos; with fewer than
+        two videos they are None. A mean of nothing is None, as in JSON.
         """
         return {
             name: {
                 "mean": _mean(values),
-                "ci95": self._interval(values, seed),
+                "ci95": self._interval(values, seed, "mean"),
                 "n_valid": int(np.isfinite(values).sum()),
                 "mean_of_videos": _mean(
                     np.array([_nan(m) for m in self._by_video(values)])
+                ),
+                "mean_of_videos_ci95": self._interval(
+                    values, seed, "mean_of_videos"
                 ),
             }
             for name, values in self.values.items()
@@ -132,12 +138,10 @@ class Scores:
         ]
 
     def _interval(
-        self, values: np.ndarray, seed: int
+        self, values: np.ndarray, seed: int, statistic: str
     ) -> tuple[float, float] | None:
-        valid = np.isfinite(values)
-        _, place = np.unique(self.video, return_inverse=True)
-        sums = np.bincount(place, np.where(valid, values, 0.0))
-        counts = np.bincount(place, valid)
+        videos, place = np.unique(self.video, return_inverse=True)
+        sums, counts = _parts(values, place, len(videos), statistic)
         if (counts > 0).sum() < 2:
             return None
         rng = np.random.default_rng(seed)
@@ -149,19 +153,20 @@ class Scores:
 
 
 def compare(
-    models: Mapping[str, Scores], *, seed: int = 0
+    models: Mapping[str, Scores], *, seed: int = 0, statistic: str = "mean"
 ) -> dict[str, dict[str, Any]]:
     """Which model is better, metric by metric, and whether that is chance.
 
-    Differences are of the means over the frames where both are defined. The
-    p value is that of a paired bootstrap: whole videos are drawn, the same for
-    both models; it is twice the share of draws in which the difference has
-    the other sign, at most 1. It is corrected for the number of pairs by
-    Holm's rule.
+    Differences are of the means over the frames where both are defined, or
+    of the means of the videos over these frames. The p value is that of a
+    paired bootstrap: whole videos are drawn, the same for both models; it is
+    twice the share of draws in which the difference has the other sign, at
+    most 1. It is corrected for the number of pairs by Holm's rule.
 
     Args:
         models: {name: scores} of the same frames in the same order.
         seed: Of the draws.
+        statistic: Which mean is ranked and tested, one of `STATISTICS`.
 
     Returns:
         {metric: {"ranking": names, the best first, "pairs": [{"better",
@@ -170,8 +175,10 @@ def compare(
         are no "ci95" and "p" (None).
 
     Raises:
-        ValueError: Fewer than two models, or of different frames.
+        ValueError: Fewer than two models, or of different frames, or another
+            statistic.
     """
+    _check_statistic(statistic)
     tables = list(models.values())
     if len(tables) < 2 or any(
         not np.array_equal(getattr(t, key), getattr(tables[0], key))
@@ -192,7 +199,9 @@ def compare(
     for metric in tables[0].values:
         sign = -1.0 if metric in LESS_IS_BETTER else 1.0
         means = {
-            name: _nan(_mean(table.values[metric]))
+            name: _nan(
+                _figure(table.values[metric], place, len(videos), statistic)
+            )
             for name, table in models.items()
         }
         ranking = sorted(
@@ -208,7 +217,7 @@ def compare(
                 {
                     "better": better,
                     "worse": worse,
-                    **_tested(difference, sign, place, weights),
+                    **_tested(difference, sign, place, weights, statistic),
                 }
             )
         _correct(pairs)
@@ -216,19 +225,46 @@ def compare(
     return result
 
 
+def _parts(
+    values: np.ndarray, place: np.ndarray, size: int, statistic: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each video a sum and a count [size], whose quotient is a mean.
+
+    Sums over some videos, divided, are the mean of the frames of these videos,
+    or of the means of those in which a frame is defined.
+    """
+    valid = np.isfinite(values)
+    sums = np.bincount(place, np.where(valid, values, 0.0), size)
+    counts = np.bincount(place, valid, size)
+    if statistic == "mean_of_videos":
+        return sums / np.maximum(counts, 1.0), (counts > 0).astype(np.float64)
+    return sums, counts
+
+
+def _figure(
+    values: np.ndarray, place: np.ndarray, size: int, statistic: str
+) -> float | None:
+    if statistic == "mean":
+        return _mean(values)
+    means, counts = _parts(values, place, size, statistic)
+    return _mean(means[counts > 0])
+
+
 def _tested(
-    difference: np.ndarray, sign: float, place: np.ndarray, weights: np.ndarray
+    difference: np.ndarray,
+    sign: float,
+    place: np.ndarray,
+    weights: np.ndarray,
+    statistic: str,
 ) -> dict[str, Any]:
     """Mean, interval and p value of a difference of frames [N]."""
-    valid = np.isfinite(difference)
     size = weights.shape[1]
-    sums = np.bincount(place, np.where(valid, difference, 0.0), size)
-    counts = np.bincount(place, valid, size)
+    sums, counts = _parts(difference, place, size, statistic)
     found: dict[str, Any] = {
-        "difference": _mean(difference),
+        "difference": _figure(difference, place, size, statistic),
         "ci95": None,
         "p": None,
-        "frames": int(valid.sum()),
+        "frames": int(np.isfinite(difference).sum()),
     }
     if (counts > 0).sum() < 2:
         return found
@@ -257,6 +293,14 @@ def _correct(pairs: list[dict[str, Any]]) -> None:
         pair.setdefault("p_holm", None)
 
 
+def _check_statistic(statistic: str) -> None:
+    if statistic not in STATISTICS:
+        raise ValueError(
+            f"A statistic is one of {', '.join(STATISTICS)}. "
+            f"Received: {statistic!r}"
+        )
+
+
 def _mean(values: np.ndarray) -> float | None:
     valid = values[np.isfinite(values)]
     return float(valid.mean()) if len(valid) else None
@@ -282,31 +326,50 @@ def centre_prior(height: int, width: int) -> np.ndarray:
     return np.outer(bell(height), bell(width))
 
 
-def table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def table(
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    statistic: str = "mean",
+) -> str:
     """A table for the terminal.
 
     Args:
         rows: {name of a row: summary}.
+        statistic: Which mean it shows, one of `STATISTICS`.
 
     Returns:
         One line a row; means with four digits, "-" for none. Below the first
-        row stands its 95 % interval, if it has one.
+        row stands its 95 % interval, if it has one, and below each how many
+        frames count, unless they are as many as in the row above. The head
+        says so if the means are not those over frames.
+
+    Raises:
+        ValueError: Another statistic.
     """
+    _check_statistic(statistic)
     names = list(next(iter(rows.values())))
-    interval = "95 % interval"
-    width = max(map(len, [*rows, interval]))
-    lines = [" " * width + "".join(f"{n:>17}" for n in names)]
+    interval, valid = "95 % interval", "valid frames"
+    head = "" if statistic == "mean" else statistic.replace("_", " ")
+    width = max(map(len, [*rows, interval, head]))
+    lines = [f"{head:<{width}}" + "".join(f"{n:>17}" for n in names)]
+    shown: list[int | None] = [None] * len(names)
     for number, (title, summary) in enumerate(rows.items()):
         cells = ""
         for name in names:
-            mean = summary.get(name, {}).get("mean")
+            mean = summary.get(name, {}).get(statistic)
             cells += f"{'-' if mean is None else f'{mean:.4f}':>17}"
         lines.append(f"{title:<{width}}{cells}")
-        ranges = [summary.get(name, {}).get("ci95") for name in names]
+        ranges = [
+            summary.get(name, {}).get(STATISTICS[statistic]) for name in names
+        ]
         if number == 0 and any(ranges):
             cells = "".join(
                 f"{'{:.4f}..{:.4f}'.format(*r) if r else '-':>17}"
                 for r in ranges
             )
             lines.append(f"{interval:<{width}}{cells}")
+        counts = [summary.get(name, {}).get("n_valid") for name in names]
+        if counts != shown and any(n is not None for n in counts):
+            cells = "".join(f"{'-' if n is None else n:>17}" for n in counts)
+            lines.append(f"{valid:<{width}}{cells}")
+            shown = counts
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Density maps against DHF1K's own, and against the recipe in plain words."""
 
 import math
+import pathlib
 
 import cv2
 import hypothesis
@@ -23,6 +24,18 @@ def blurred_slowly(fixations):
     if not fixations.any():
         return total
     return total / total.max() * 255
+
+
+@pytest.mark.parametrize("frame", ["0001", "0007", "0013", "0019"])
+def test_official_maps_among_the_golden_values(frame):
+    """Four of those below, which the repository holds."""
+    folder = pathlib.Path(__file__).parent / "metrics_golden" / "cases"
+    with np.load(folder / f"dhf1k_601_{frame}.npz") as data:
+        official, points = data["gt"], data["fixations"]
+    assert official.shape == density.SIZE
+    fixations = np.zeros(official.shape, bool)
+    fixations[tuple(points.T)] = True
+    np.testing.assert_array_equal(density.density_map(fixations), official)
 
 
 def test_official_maps_are_reproduced_bit_for_bit(shared):

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lsts_tf import annotations
 from lsts_tf import density
 from lsts_tf import evaluate
 from lsts_tf import experiment
@@ -94,7 +95,7 @@ class Program:
                 [
                     "evaluate",
                     f"--output={self.folder / output}",
-                    f"--workers={workers}",
+                    *([f"--workers={workers}"] if workers else []),
                     *map(str, arguments),
                 ]
             )
@@ -118,13 +119,13 @@ def run(tmp_path, capsys):
 def refused(run, monkeypatch):
     """What the program says when it stops; no result may be written."""
 
-    def call(*arguments):
+    def call(*arguments, workers=1):
         lines = []
         monkeypatch.setattr(
             logging, "error", lambda text, *rest: lines.append(text % rest)
         )
         with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
+            run(*arguments, workers=workers)
         assert stopped.value.code == 1
         left = {path.name for path in run.folder.iterdir()}
         assert left <= {"scores.json.parts"}
@@ -251,6 +252,17 @@ def test_workers_find_the_same(run, written):
     assert same(one, two)
 
 
+def test_by_default_as_many_workers_as_cores_that_may_be_used(
+    refused, written, monkeypatch
+):
+    def scored(*given, workers, **options):
+        raise ValueError(f"{workers} workers")
+
+    monkeypatch.setattr(evaluate.cores, "usable", lambda: 7)
+    monkeypatch.setattr(evaluate, "evaluate_folders", scored)
+    assert refused(*folders(written), workers=None) == "7 workers"
+
+
 def test_tables_pictures_and_page(run, written):
     plots = run.folder / "plots"
     run(
@@ -272,6 +284,25 @@ def test_tables_pictures_and_page(run, written):
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
     assert "0.5441" in page  # CC of the golden set.
+
+
+def test_the_page_shows_the_figure_and_how_many_frames_count():
+    from lsts_tf import charts
+    from lsts_tf import scores as scores_lib
+
+    of_frames = scores_lib.Scores(
+        video=np.array([1, 1, 1, 2]),
+        frame=np.array([0, 1, 2, 0]),
+        values={"cc": np.array([0.2, 0.2, np.nan, 0.8])},
+    )
+    rows = {"ours": of_frames.summary()}
+    by_frames = charts._page({"statistic": "mean"}, rows, [])
+    by_videos = charts._page({"statistic": "mean_of_videos"}, rows, [])
+    assert "mean over frames" in by_frames
+    assert "0.4000" in by_frames
+    assert "mean of videos" in by_videos
+    assert "0.5000" in by_videos
+    assert "n = 3" in by_frames
 
 
 # === Runs and folders meet in one scorer ===
@@ -328,7 +359,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
     monkeypatch.setattr(
         evaluate, "maps_of_store", lambda *given: found[given[-1]]
     )
-    of_run = run("--seed=4", output="run.json")
+    of_run = run("--seed=4", output="run.json", workers=None)
     of_folder = run(*folders(written), "--seed=4", "--first_frames_count=2")
     assert of_run["note"] == Model.note
     assert of_run["first_frames"].pop("filled_by") == "copy of the first map"
@@ -543,6 +574,8 @@ def test_points_and_observers(run, observed, tmp_path):
         ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
         ("video,frame,x,y\n", "no frame"),
         (b"\xff\xfe\x00", "damaged"),
+        ("video,frame,x,y,observer\n1,1,2,2,a\n1,1,3,3,\n", "line 3 without"),
+        ("video,frame,x,y,observer\n1,1,2,2,\n1,1,3,3,a\n", "line 2 without"),
     ],
 )
 def test_a_list_of_points_that_makes_no_sense(
@@ -553,6 +586,39 @@ def test_a_list_of_points_that_makes_no_sense(
     message = refused(f"--predictions={observed[0]}", f"--annotations={path}")
     assert says in message
     assert "points.csv" in message
+
+
+@pytest.mark.parametrize(
+    "point", [{"frame": 1.9}, {"video": 0.5}, {"frame": True}, {"frame": 1e999}]
+)
+def test_numbers_of_frames_are_whole(tmp_path, point):
+    path = tmp_path / "points.json"
+    path.write_text(json.dumps([{"video": 1, "frame": 1, "x": 2, "y": 3}]))
+    assert annotations.Points(path).clips[1].last == 0
+    path.write_text(
+        json.dumps([{"video": 1, "frame": 1.0, "x": 2, "y": 3, **point}])
+    )
+    with pytest.raises(maps.MapError, match=r"fixation 1: .* whole numbers"):
+        annotations.Points(path)
+
+
+def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("video,frame,x,y,observer\n1,1,2,3,a\n1,2,,,\n")
+    (clip,) = annotations.Points(path).clips.values()
+    assert clip.observers
+    assert [len(clip.by_observer(frame)) for frame in (0, 1)] == [1, 0]
+
+
+def test_dhf1k_recipe_has_one_size(refused, observed, tmp_path):
+    write_points(tmp_path / "p.csv", observed[1])
+    message = refused(
+        f"--predictions={observed[0]}",
+        f"--annotations={tmp_path / 'p.csv'}",
+        "--map_size=320x180",
+    )
+    assert "640x360. Received: 320x180" in message
+    assert "--density=gaussian" in message
 
 
 def test_dhf1k_recipe_has_one_sigma(refused, observed, tmp_path):
@@ -597,6 +663,14 @@ def test_aim_has_no_shuffled_auc(run, written):
     scores = run(*folders(written), "--protocol=aim")
     assert tuple(scores["overall"]) == metrics.PROTOCOLS["aim"]
     assert scores["other_fixations"] == "none"
+    assert scores["statistic"] == "mean_of_videos"
+    # The table is that of the challenge's figure.
+    cc = scores["overall"]["cc"]
+    assert f"{cc['mean']:.4f}" != f"{cc['mean_of_videos']:.4f}"
+    assert run.text.splitlines()[0].startswith("mean of videos")
+    assert f"{cc['mean_of_videos']:.4f}" in run.text.splitlines()[1]
+    low, high = cc["mean_of_videos_ci95"]
+    assert f"{low:.4f}..{high:.4f}" in run.text
 
 
 def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
@@ -826,6 +900,39 @@ def test_several_problems_are_all_listed(refused, tree):
     assert "video 0603: frames 9" in message
 
 
+def test_problems_that_a_message_does_not_hold_are_in_a_file(
+    run, tree, monkeypatch
+):
+    """Those found before anything is read, and those that are found later."""
+    monkeypatch.setattr(evaluate, "_SHOWN", 1)
+    listed = run.folder / "scores.problems.txt"
+    lines = []
+    for name in ("error", "warning"):
+        monkeypatch.setattr(
+            logging, name, lambda text, *rest: lines.append(text % rest)
+        )
+    for video in (601, 602):
+        map_file(tree, video, 2).unlink()
+        cut_off(map_file(tree, video, 3))
+    with pytest.raises(SystemExit):
+        run(*folders(tree))
+    assert f"... and 1 more, which are in {listed}" in lines[-1]
+    text = listed.read_text()
+    assert text.startswith("missing (2):\n")
+    assert "video 0601: frames 2" in text
+    assert "video 0602: frames 2" in text
+    assert "unreadable" not in text
+    run(*folders(tree), "--allow_missing")
+    text = listed.read_text()
+    assert "missing (2):" in text
+    assert "unreadable (2):" in text
+    # What is mended is listed no more.
+    for path in (tree / "maps").glob("060[12]/*.png"):
+        shutil.copy(map_file(tree, 603, 1), path)
+    run(*folders(tree), "--allow_missing", "--videos=603")
+    assert not listed.exists()
+
+
 @pytest.mark.parametrize("name", ["removed", "cut off", "NaN", "one too many"])
 def test_allow_missing_goes_on_and_says_how_many(run, tree, written, name):
     SPOILERS[name][0](map_file(tree))
@@ -886,6 +993,74 @@ def test_a_hint_for_the_folder_above(refused, tree):
     assert f"Did you mean {tree / 'annotation'}?" in message
 
 
+# === Flags that would do nothing ===
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--videos=601", "--noallow_missing"), "--videos, --allow_missing,"),
+        (("--workers=2",), "--workers"),
+        (("--first_frames_count=78",), "--first_frames_count"),
+        (("--annotations=a",), "--predictions"),
+    ],
+)
+def test_a_run_refuses_what_only_folders_read(refused, given, says):
+    message = refused(*given, workers=None)
+    assert says in message
+    assert "--test_videos" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("--model=best",), "--model"),
+        (("--run_dir=r", "--data_dir=d"), "--run_dir, --data_dir"),
+        (("--map_size=640x360",), "--map_size"),
+        (("--sauc_map=x.png", "--protocol=aim"), "--sauc_map"),
+        (("--baseline=x.png", "--protocol=paper"), "--baseline"),
+    ],
+)
+def test_folders_refuse_what_is_not_read(refused, written, given, says):
+    message = refused(*folders(written), *given)
+    assert f"Received: {says}" in message
+
+
+def test_points_refuse_what_only_files_read(refused, observed, tmp_path):
+    write_points(tmp_path / "p.csv", observed[1])
+    message = refused(
+        f"--predictions={observed[0]}",
+        f"--annotations={tmp_path / 'p.csv'}",
+        "--fixations=png",
+    )
+    assert "Received: --fixations" in message
+
+
+def test_many_flags_are_not_all_named(refused, written):
+    names = ("run_dir", "data_dir", "store_dir", "rgb_weights", "flow_weights")
+    message = refused(
+        *folders(written), *(f"--{n}=x" for n in names), "--batch_size=2"
+    )
+    assert "and 1 more" in message
+
+
+def test_it_is_known_of_each_flag_who_reads_it():
+    """Whoever adds one says whether a run or folders read it, or both."""
+    both = {"output", "predictions", "compare", "protocol", "per_frame"}
+    both |= {"plots", "sauc_map", "baseline"}
+    with flag_scope.defined(evaluate.define_flags) as values:
+        own = {
+            flag.name
+            for flag in values.flags_by_module_dict()[evaluate.__name__]
+        }
+    assert own == {*both, *evaluate._OF_FOLDERS, "model"}
+    assert not both & {*evaluate._OF_FOLDERS, *evaluate._OF_A_RUN}
+    needs = {"sauc_map": "sauc", "baseline": "infogain"}
+    for protocol, names in metrics.PROTOCOLS.items():
+        idle = {flag for flag, name in needs.items() if name not in names}
+        assert set(evaluate._OF_OTHER_PROTOCOLS[protocol]) == idle
+
+
 # === Several models ===
 
 
@@ -928,6 +1103,36 @@ def test_models_are_ranked_on_the_same_frames(run, models):
     assert cv2.imread(str(run.folder / "plots" / "models.png")) is not None
     for name in ("noise", "ours", "truth"):
         assert len(run.rows(f"scores.{name}.csv")) == 11
+
+
+def test_models_are_ranked_by_the_figure_of_the_protocol(run, tmp_path):
+    """One is right in a long video, the other in a short one."""
+    rng = np.random.default_rng(0)
+    for video, length in ((1, 4), (2, 1)):
+        for frame in range(length):
+            points = rng.integers(8, [28, 56], (5, 2))
+            fixated = np.zeros((36, 64), np.uint8)
+            fixated[tuple(points.T)] = 255
+            truth = density.density_map(fixated, sigma=3, shift=0)
+            noise = rng.integers(0, 256, (36, 64), np.uint8)
+            for place, map_ in {
+                f"truth/{video:04d}/maps": truth,
+                f"truth/{video:04d}/fixation": fixated,
+                f"long/{video:04d}": truth if video == 1 else 255 - truth,
+                f"short/{video:04d}": noise if video == 1 else truth,
+            }.items():
+                folder = tmp_path / place
+                folder.mkdir(parents=True, exist_ok=True)
+                maps.write_png(folder / maps.file_name(frame), map_)
+    given = (
+        f"--annotations={tmp_path / 'truth'}",
+        f"--compare={tmp_path / 'long'},{tmp_path / 'short'}",
+    )
+    for protocol, best in (("dhf1k", "long"), ("aim", "short")):
+        scores = run(*given, f"--protocol={protocol}")
+        assert scores["best"] == best
+        assert scores["comparison"]["auc_judd"]["ranking"][0] == best
+        assert run.text.splitlines()[1].startswith(best)
 
 
 def test_a_path_with_an_equals_sign_is_no_name(run, tree, monkeypatch):
@@ -1080,6 +1285,22 @@ def test_parts_follow_from_all_code_that_makes_scores():
         names = re.findall(r"^ *from lsts_tf import (\w+)", text, re.MULTILINE)
         left |= {n for n in names if f"{n}.py" not in found}
     assert found - {"files.py"} == set(jobs._SOURCES)
+
+
+def test_frames_are_looked_up_once_a_video():
+    """And not once a frame, which is quadratic."""
+
+    class Part(dict):
+        asked = 0
+
+        def __getitem__(self, name):
+            self.asked += 1
+            return super().__getitem__(name)
+
+    part = Part(frames=np.arange(0, 30, 2))
+    found = jobs._readable({7: range(20)}, {7: part})
+    assert found == {7: list(range(0, 20, 2))}
+    assert part.asked == 1
 
 
 def test_a_repaired_file_is_noticed(run, refused, tree, written):

@@ -48,6 +48,30 @@ def test_interval_needs_two_videos_and_repeats():
     assert two.summary(seed=3) == two.summary(seed=3)
 
 
+def test_the_mean_of_videos_has_an_interval_of_its_own():
+    """Videos count alike, however many frames they have."""
+    level = np.random.default_rng(0).normal(size=40)
+    # The first is as long as the others together, and far from them.
+    level[0] = 9
+    video = np.repeat(np.arange(40), [390, *[10] * 39])
+    summary = make(level[video], video).summary()["cc"]
+    assert summary["mean_of_videos"] == pytest.approx(level.mean())
+    low, high = summary["mean_of_videos_ci95"]
+    half = 1.96 * level.std(ddof=1) / np.sqrt(40)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+    assert low < level.mean() < high
+    assert summary["ci95"][1] - summary["ci95"][0] > 2 * (high - low)
+
+
+def test_a_video_without_a_valid_frame_is_no_video():
+    values = [1, 1, 5, np.nan, np.nan]
+    lacking = make(values, [1, 1, 2, 2, 3]).summary()["cc"]
+    assert lacking["mean_of_videos"] == 3
+    assert lacking["mean_of_videos_ci95"] == (1, 5)
+    one = make([1, 3, np.nan], [1, 1, 2]).summary()["cc"]
+    assert one["mean_of_videos_ci95"] is None
+
+
 def test_by_video_and_parts():
     joined = scores.Scores.joined(
         [make([1, 3], [9, 9], [0, 1]), make([5], [2], [0])]
@@ -77,7 +101,9 @@ def test_table_shows_every_row():
     lines = text.splitlines()
     assert lines[0].split() == ["cc"]
     assert lines[1].split() == ["ours", "0.5000"]
-    assert lines[2].split() == ["none", "-"]
+    assert lines[2].split() == ["valid", "frames", "1"]
+    assert lines[3].split() == ["none", "-"]
+    assert len(lines) == 4
 
 
 def test_the_interval_stands_below_the_first_row():
@@ -85,7 +111,36 @@ def test_the_interval_stands_below_the_first_row():
     lines = scores.table({"ours": two, "other": two}).splitlines()
     low, high = two["cc"]["ci95"]
     assert lines[2].split() == ["95", "%", "interval", f"{low:.4f}..{high:.4f}"]
-    assert len(lines) == 4
+    assert lines[3].split() == ["valid", "frames", "4"]
+    # As many as above: they need no line of their own.
+    assert len(lines) == 5
+
+
+def test_the_table_says_how_many_frames_count():
+    rows = {
+        "ours": make([0.5, np.nan], [1, 1]).summary(),
+        "the same": make([0.5, np.nan], [1, 1]).summary(),
+        "more": make([0.5, 0.5], [1, 1]).summary(),
+    }
+    lines = [line.split() for line in scores.table(rows).splitlines()[1:]]
+    assert lines == [
+        ["ours", "0.5000"],
+        ["valid", "frames", "1"],
+        ["the", "same", "0.5000"],
+        ["more", "0.5000"],
+        ["valid", "frames", "2"],
+    ]
+
+
+def test_the_table_shows_the_statistic_that_is_asked_for():
+    summary = make([1, 2, 3, 9], [1, 1, 1, 2]).summary()
+    lines = scores.table({"ours": summary}, "mean_of_videos").splitlines()
+    low, high = summary["cc"]["mean_of_videos_ci95"]
+    assert lines[0].split() == ["mean", "of", "videos", "cc"]
+    assert lines[1].split() == ["ours", "5.5000"]
+    assert lines[2].split()[-1] == f"{low:.4f}..{high:.4f}"
+    with pytest.raises(ValueError, match="'median'"):
+        scores.table({"ours": summary}, "median")
 
 
 # === Comparisons ===
@@ -169,6 +224,30 @@ def test_holm_corrects_for_the_number_of_pairs():
     assert holm[0] == pytest.approx(min(1, 3 * p[0]))
     assert holm[1] == pytest.approx(min(1, max(holm[0], 2 * p[1])))
     assert holm[2] == pytest.approx(min(1, max(holm[1], p[2])))
+
+
+def test_the_means_of_videos_may_rank_otherwise():
+    """b is better in one long video, a in each of the others."""
+    video = np.repeat(np.arange(20), [400, *[10] * 19])
+    rng = np.random.default_rng(0)
+    level = rng.normal(size=20)[video]
+    better = np.where(video == 0, 0.5, -0.3 + 0.01 * rng.normal(size=20)[video])
+    two = {
+        "a": make(level, video),
+        "b": make(level + better, video),
+    }
+    assert scores.compare(two)["cc"]["ranking"] == ["b", "a"]
+    found = scores.compare(two, statistic="mean_of_videos")["cc"]
+    assert found["ranking"] == ["a", "b"]
+    (pair,) = found["pairs"]
+    means = [better[video == one].mean() for one in range(20)]
+    assert pair["difference"] == pytest.approx(-np.mean(means))
+    low, high = pair["ci95"]
+    assert 0 < low < pair["difference"] < high
+    assert pair["p"] < 0.001
+    assert pair["frames"] == 590
+    with pytest.raises(ValueError, match="'median'"):
+        scores.compare(two, statistic="median")
 
 
 def test_one_video_has_no_test():
