@@ -30,6 +30,7 @@ from absl import logging
 import cv2
 import numpy as np
 
+from lsts_tf import cores
 from lsts_tf import density
 from lsts_tf import files
 
@@ -111,7 +112,7 @@ def write(
         )
     write_one = functools.partial(_write_clip, output, frames=frames, seed=seed)
     began = time.monotonic()
-    with futures.ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with futures.ThreadPoolExecutor(workers or cores.usable()) as pool:
         pending = [pool.submit(write_one, number) for number in missing]
         try:
             for done, future in enumerate(futures.as_completed(pending), 1):
