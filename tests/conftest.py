@@ -30,6 +30,23 @@ def pytest_configure(config):
     )
 
 
+# Files that take longest begin first, so that all workers end together.
+LONG = (
+    "end_to_end_test",
+    "train_test",
+    "sliding_i3d_test",
+    "extractor_test",
+    "export_test",
+    "extract_test",
+    "recipes_test",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
