@@ -138,7 +138,7 @@ class Experiment:
     )
     front_end_dtype: str = _setting(
         "float32",
-        "Arithmetic of I3D.",
+        "Arithmetic of I3D; bfloat16 goes with --features=stored.",
         choices=("float32", "bfloat16"),
     )
     flow: str = _setting(
@@ -319,6 +319,14 @@ class Experiment:
             raise ValueError(
                 "--features=live computes each window alone, so it goes with "
                 f"--front_end=window. Received: {self.front_end!r}"
+            )
+        # Windows alone are float32: trained on these, the model would be
+        # scored and served on the shared computation's bfloat16.
+        if self.features == "live" and self.front_end_dtype != "float32":
+            raise ValueError(
+                "--features=live computes each window alone, which is done in "
+                "float32, so it goes with --front_end_dtype=float32. Received: "
+                f"{self.front_end_dtype!r}. Take --features=stored for it."
             )
         if self.ema >= 1:
             raise ValueError(f"--ema must be below 1. Received: {self.ema}")

@@ -125,6 +125,17 @@ def test_a_missing_flagfile_says_how_to_make_one(tmp_path):
         experiment.load(tmp_path / "no.flags")
 
 
+@pytest.mark.parametrize(
+    "other", [{"front_end": "continuous"}, {"front_end_dtype": "bfloat16"}]
+)
+def test_live_features_are_those_of_windows_alone(other):
+    """What trains would not be what is scored and served."""
+    (value,) = other.values()
+    with pytest.raises(ValueError, match=f"alone.* Received: '{value}'"):
+        experiment.Experiment(features="live", **other)
+    assert experiment.Experiment(features="stored", **other)
+
+
 def test_targets_do_not_exceed_the_window():
     with pytest.raises(ValueError, match="no more than --window=8"):
         experiment.Experiment(window=8, targets=16)
