@@ -13,6 +13,7 @@ Only programs import this module; libraries take plain arguments.
 
 import dataclasses
 import pathlib
+import shlex
 from typing import Any
 
 from absl import flags
@@ -437,17 +438,43 @@ class Experiment:
 
     def flagfile_text(self) -> str:
         """The record as lines of a flagfile."""
-        lines = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                value = ",".join(value)
-            elif isinstance(value, bool):
-                value = str(value).lower()
-            elif isinstance(value, float):
-                value = repr(value)
-            lines.append(f"--{field.name}={value}\n")
-        return "".join(lines)
+        return "".join(
+            f"{self._flag(field)}\n" for field in dataclasses.fields(self)
+        )
+
+    def _flag(self, field: dataclasses.Field) -> str:
+        """One setting as a flag."""
+        value = getattr(self, field.name)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        elif isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, float):
+            value = repr(value)
+        return f"--{field.name}={value}"
+
+    def command(self, program: str) -> str:
+        """What to type to run a program on this experiment, for messages.
+
+        By the flagfile of the run folder, if there is one, and whatever else
+        was said besides; all of it if there is none.
+
+        Args:
+            program: A verb, such as "extract".
+        """
+        path = pathlib.Path(self.run_dir) / FLAGFILE
+        flagfile, known = [f"--flagfile={path}"], Experiment()
+        try:
+            known = load(path)
+        except (OSError, flags.Error):
+            flagfile = []
+        more = [
+            self._flag(field)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(known, field.name)
+        ]
+        words = ["python", "-m", f"lsts_tf.{program}", *flagfile, *more]
+        return shlex.join(words)
 
     def save(self, path: pathlib.Path) -> None:
         """Write the record to `path` as a flagfile, whole or not at all."""

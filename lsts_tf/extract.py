@@ -141,6 +141,7 @@ def _open_part(
         extractor=extractor,
         stride=stride,
         short=settings.short_clips,
+        command=settings.command("extract"),
     )
     return _Part(
         split=title,
@@ -169,6 +170,7 @@ def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
         front_end=settings.front_end_arguments(),
         stride=part.stride,
         short=settings.short_clips,
+        command=settings.command("extract"),
     )
 
 
@@ -241,7 +243,7 @@ def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
     for root in roots:
         kind = stores.TruthStore if root.name == "truth" else stores.Store
         try:
-            store = kind.open(root)
+            store = kind.open(root, command=settings.command("extract"))
         except (stores.StoreError, OSError) as error:
             # No repair: what the store should be is not known.
             logging.error("%s", error)

@@ -486,6 +486,7 @@ def open_stores(
     stride: int,
     short: str = "skip",
     mirrored: bool = False,
+    command: str = stores.COMMAND,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
 
@@ -495,6 +496,15 @@ def open_stores(
     What becomes of short clips (`windows.Geometry.short`) does not tell stores
     apart: of those that are in one, the features are those of clips played
     backwards before their start.
+
+    Args:
+        root: Folder of the stores of all datasets.
+        dataset_name: Name and version of this one.
+        extractor: What computes their features.
+        stride: Distance between windows.
+        short: What becomes of short clips.
+        mirrored: Whether the features are those of mirrored videos.
+        command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -510,6 +520,7 @@ def open_stores(
             about={"versions": _versions()},
         ),
         verify=True,
+        command=command,
     )
     size = ""
     if extractor.size != parts.SIZE:
@@ -532,6 +543,7 @@ def open_stores(
                 },
             ),
             verify=True,
+            command=command,
         )
     features, geometry = {}, {}
     for stream in extractor.streams:
@@ -567,6 +579,7 @@ def open_stores(
                     about={"versions": _versions()},
                 ),
                 verify=True,
+                command=command,
             )
     return Stores(
         truth=truth,
@@ -596,6 +609,7 @@ def ready_stores(
     purpose: str,
     short: str = "skip",
     mirrored: bool = False,
+    command: str = stores.COMMAND,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
     kept = open_stores(
@@ -605,6 +619,7 @@ def ready_stores(
         stride=stride,
         short=short,
         mirrored=mirrored,
+        command=command,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
     return kept

@@ -217,6 +217,7 @@ def _stored(
             purpose=purpose,
             short=settings.short_clips,
             mirrored=which,
+            command=settings.command("extract"),
         )
         for which in ((False, True) if flip else (False,))
     )

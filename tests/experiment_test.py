@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import shlex
 
 from absl import flags
 from hypothesis import given
@@ -86,6 +87,25 @@ def test_the_end_of_a_cosine_is_part_of_the_experiment():
     assert "--epochs: 10 here, 99 there" in text
     with pytest.raises(ValueError, match="--lr_halving_steps"):
         dataclasses.replace(one, lr_halving_steps=50)
+
+
+def test_the_command_of_a_program_is_whole(tmp_path):
+    run = tmp_path / "a run"
+    settings = experiment.Experiment(run_dir=str(run), window=16, flip=True)
+    start = ["python", "-m", "lsts_tf.extract"]
+    words = shlex.split(settings.command("extract"))
+    assert words[:3] == start
+    assert parse(*words[3:]) == settings
+    run.mkdir()
+    settings.save(run / experiment.FLAGFILE)
+    flagfile = f"--flagfile={run / experiment.FLAGFILE}"
+    other = dataclasses.replace(settings, store_dir="s")
+    words = shlex.split(other.command("extract"))
+    assert words == [*start, flagfile, "--store_dir=s"]
+    # What is wrong with a run is not said by the message of a store.
+    (run / experiment.FLAGFILE).write_text("--no_such_flag=1")
+    words = shlex.split(settings.command("extract"))
+    assert parse(*words[3:]) == settings
 
 
 def test_the_papers_experiments(monkeypatch):

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from lsts_tf import extractor as extractor_lib
 from lsts_tf import stores
 from lsts_tf import workers
 from tests import cheap_extraction
+from tests import flag_scope
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 4)
@@ -273,6 +276,37 @@ def test_damaged_flow_does_not_become_features(settings, damaged):
     features.discard(2)
     with pytest.raises(extractor_lib.ExtractionError, match=r"record 7, in"):
         extract.extract(settings, ["train"])
+
+
+def test_messages_name_the_command_that_mends(
+    settings, damaged, whole, tmp_path, monkeypatch
+):
+    settings = dataclasses.replace(
+        settings,
+        run_dir=str(tmp_path / "run"),
+        val_videos="4",
+        test_videos="999",
+    )
+    (tmp_path / "run").mkdir()
+    settings.save(tmp_path / "run" / experiment.FLAGFILE)
+    features = stores.Store.open(damaged / "flow-window16-stride2-first1")
+    features.discard(2)
+    with pytest.raises(extractor_lib.ExtractionError) as caught:
+        extract.extract(settings, ["train"])
+    (found,) = re.findall(r"Make it anew with `(.+?)`", str(caught.value))
+    python, option, module, *words = shlex.split(found)
+    assert (python, option, module) == ("python", "-m", "lsts_tf.extract")
+    define = (experiment.define_flags, extract.define_flags)
+    with flag_scope.defined(*define) as values:
+        values(["extract", *words, "--split=train"])
+        extract.main([])
+    assert stored(settings) == whole
+    # A store that was made with something else.
+    path = damaged / "flow" / "manifest.json"
+    path.write_text(path.read_text().replace("pixels", "more pixels"))
+    with pytest.raises(stores.StoreError, match="made with") as refused:
+        extract.extract(settings, ["train"])
+    assert f"then run `{settings.command('extract')}`" in str(refused.value)
 
 
 def test_the_exit_code_tells(settings, damaged, monkeypatch, caplog):
