@@ -97,6 +97,8 @@ def extract(
                 )
             except dataset.DatasetError as error:
                 failures.append(f"{title}: {error}")
+            if damage := one.damage(numbers):
+                failures.append(f"{title}: some was not read. {damage}")
     _require_disk(parts)
     for part in parts:
         if not part.absent:
@@ -134,7 +136,7 @@ def _open_part(
         "val": settings.val_stride,
         "test": 1,
     }[split]
-    chosen = data.choose(numbers, title, settings.geometry())
+    chosen = data.choose(numbers, title, settings.geometry(), whole=False)
     kept = extractor_lib.open_stores(
         pathlib.Path(settings.store_dir),
         dataset_name=data.name,

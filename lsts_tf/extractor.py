@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
 import operator
@@ -50,6 +51,11 @@ CHUNK = 8
 _GPU_CHUNK = 32
 # File of a run folder: what its features come from.
 DESCRIPTION = "front_end.json"
+
+# What no other video changes: a full disk, a store that cannot be written.
+_STOPPING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+)
 
 # Called with a video's number and which part of its work was done since.
 Advance = Callable[[int, float], None]
@@ -700,19 +706,20 @@ def outcomes(
     absent = missing(numbers, kept)
     left = set(absent)
     yield from (Outcome(n) for n in numbers if n not in left)
-    videos = itertools.islice(data.videos(absent), len(absent))
+    videos = data.videos(absent)
+    reason = "not in the dataset"
     while left:
         try:
             video = next(videos)
         except StopIteration:
             break
         except Exception as error:  # whatever TFDS raises of damaged files
-            reason = f"the dataset cannot be read on: {error}"
-            yield from (Outcome(n, reason) for n in sorted(left))
-            return
+            # What lies behind the damage comes next.
+            reason = f"could not be read: {error}"
+            continue
         left.discard(video.number)
         yield _attempt(video, extractor, kept, advance)
-    yield from (Outcome(n, "not in the dataset") for n in sorted(left))
+    yield from (Outcome(n, reason) for n in sorted(left))
 
 
 def _attempt(
@@ -722,12 +729,12 @@ def _attempt(
     start = time.perf_counter()
     try:
         extract_video(video, extractor, kept, advance=advance)
-    except OSError as error:
-        error.add_note(f"It happened at video {video.number}.")
-        raise
     except Exception as error:
-        # OpenCV, TensorFlow and the stores have errors of their own, and none
-        # says anything of the next video.
+        if isinstance(error, OSError) and error.errno in _STOPPING:
+            error.add_note(f"It happened at video {video.number}.")
+            raise
+        # OpenCV, TensorFlow, the stores and a disk that cannot read a block
+        # have errors of their own, and none says anything of the next video.
         return Outcome(video.number, str(error) or repr(error))
     logging.debug(
         "Video %d: %d frames in %.1f s.",
