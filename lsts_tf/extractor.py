@@ -22,6 +22,7 @@ import dataclasses
 import errno
 import functools
 import itertools
+import json
 import operator
 import pathlib
 import time
@@ -57,12 +58,48 @@ _STOPPING = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 )
 
+# What to do about parts of a description that differ, by words in their names.
+_ADVICE = {
+    "weights": "Put I3D's weights where --rgb_weights and --flow_weights of "
+    "the run's flagfile find those that it was trained on",
+    "opencv": "Install the version of OpenCV that it was trained with, or "
+    "extract and train again with this one",
+}
+_OTHER_ADVICE = (
+    "Use the flagfile and the version of this package that it was trained "
+    "with, or extract and train again"
+)
+
 # Called with a video's number and which part of its work was done since.
 Advance = Callable[[int, float], None]
 
 
 def unwatched(video: int, part: float) -> None:
     """An `Advance` for those who do not watch."""
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Where two of `Extractor.describe` differ, and what to do; "" nowhere.
+
+    Args:
+        there: What a model was trained on.
+        here: What can be had now.
+    """
+    found = stores.differing(there, json.loads(json.dumps(here)))
+    if not found:
+        return ""
+    advice = dict.fromkeys(
+        next(
+            (text for word, text in _ADVICE.items() if word in key),
+            _OTHER_ADVICE,
+        )
+        for key in found
+    )
+    values = "; ".join(
+        f"{key}: {then!r} then, {now!r} now"
+        for key, (then, now) in found.items()
+    )
+    return f"{values}. {'. '.join(advice)}."
 
 
 class Extractor:

@@ -146,13 +146,27 @@ class Manifest:
 
         What they are `about` may differ.
         """
-        have, want = (_flat(m._deciding(), "") for m in (self, wanted))
+        found = differing(self._deciding(), wanted._deciding())
         return [
-            f"{key}: {have.get(key, 'absent')!r} there, "
-            f"{want.get(key, 'absent')!r} wanted"
-            for key in sorted(have.keys() | want.keys())
-            if have.get(key, _ABSENT) != want.get(key, _ABSENT)
+            f"{key}: {have!r} there, {want!r} wanted"
+            for key, (have, want) in found.items()
         ]
+
+
+def differing(
+    one: dict[str, Any], other: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Where two nested descriptions differ; "absent" for what one lacks.
+
+    >>> differing({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    {'a.b': (1, 3)}
+    """
+    flat, its = _flat(one, ""), _flat(other, "")
+    return {
+        key: (flat.get(key, "absent"), its.get(key, "absent"))
+        for key in sorted(flat.keys() | its.keys())
+        if flat.get(key, _ABSENT) != its.get(key, _ABSENT)
+    }
 
 
 _ABSENT = object()
