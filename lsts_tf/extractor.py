@@ -583,6 +583,8 @@ def open_stores(
                     "preprocessing": flow_lib.describe_gray(
                         parts.half(extractor.size)
                     ),
+                    # Flows of one and of many differ by rounding.
+                    "pairs_per_call": extractor.flow.batch,
                 },
             ),
             verify=True,

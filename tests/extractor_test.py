@@ -249,6 +249,7 @@ def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
 def test_manifests_say_what_made_the_store(kept):
     about = kept.flow.manifest.about
     assert about["preprocessing"] == flow.describe_gray((112, 112))
+    assert about["pairs_per_call"] == flow.Flow().batch
     for store in (kept.truth, kept.flow, *kept.features.values()):
         versions = store.manifest.about["versions"]
         assert versions["keras"] == keras.__version__
