@@ -21,7 +21,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # TensorFlow switches oneDNN on by itself only on CPUs with AVX-512 VNNI; I3D
-# runs about 2.5 times faster with it on any x86 (docs/performance.md). It has
+# takes 2.1 times less CPU with it elsewhere too (docs/performance.md). It has
 # to be set before TensorFlow is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 

@@ -24,10 +24,12 @@ import dataclasses
 import functools
 import pathlib
 import re
+from typing import Any
 
 from absl import logging
 import cv2
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lsts_tf import windows
@@ -121,6 +123,9 @@ class Dataset:
         DatasetError: It has not been built, or its features are others.
     """
 
+    # (split, what is damaged there), known once it was counted.
+    _damages: tuple[tuple[str, str], ...] = ()
+
     def __init__(self, name: str, data_dir: str = "") -> None:
         self._builder = _open(name, data_dir)
         missing = set(FEATURES) - set(self._builder.info.features)
@@ -137,21 +142,73 @@ class Dataset:
 
     @functools.cached_property
     def splits(self) -> dict[str, dict[int, int]]:
-        """{split: {number: frames}}, in the order of reading."""
+        """{split: {number: frames}}, in the order of reading.
+
+        Without what cannot be read; see `damage`.
+        """
         found: dict[str, dict[int, int]] = {}
+        decoders = tfds.decode.PartialDecoding(
+            {"video": True, "num_frames": True}
+        )
         for split in self._builder.info.splits:
-            examples = self._builder.as_dataset(
-                split=split,
-                decoders=tfds.decode.PartialDecoding(
-                    {"video": True, "num_frames": True}
-                ),
-                read_config=_in_order(),
-            )
-            found[split] = {
-                int(example["video"]): int(example["num_frames"])
-                for example in tfds.as_numpy(examples)
-            }
+            found[split] = {}
+            for example in self._examples(split, decoders):
+                if isinstance(example, DatasetError):
+                    self._damages += ((split, str(example)),)
+                    continue
+                number = int(example["video"])
+                found[split][number] = int(example["num_frames"])
         return found
+
+    def damage(self, numbers: Collection[int]) -> str:
+        """What is damaged where some of these videos may lie, or "".
+
+        Known once the dataset was counted (`frame_counts`).
+        """
+        official = _OFFICIAL.get(self.name.partition(":")[0], {})
+        wanted = frozenset(numbers)
+        found = [
+            text
+            for split, text in self._damages
+            if not wanted.isdisjoint(official.get(split, wanted))
+        ]
+        return "; ".join(found)
+
+    def _examples(self, split: str, decoders: Any) -> Iterator[Any]:
+        """Examples of a split in order, and a DatasetError for each damage.
+
+        What follows a damaged record in its file is lost; the next file is
+        read.
+        """
+        examples = iter(
+            self._builder.as_dataset(
+                split=split, decoders=decoders, read_config=_in_order()
+            )
+        )
+        stuck = damaged = False
+        while True:
+            try:
+                example = next(examples)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                # A file that cannot be passed by; or, at the end, that there
+                # were fewer than promised, which is said by then.
+                if stuck or (
+                    damaged
+                    and isinstance(error, tf.errors.FailedPreconditionError)
+                ):
+                    return
+                stuck = damaged = True
+                why = re.sub(r"^{{.*?}} | \[Op:.*$", "", error.message)
+                yield DatasetError(
+                    f"The split {split} of dataset {self.name} in "
+                    f"{self._builder.data_dir} is damaged ({why}). "
+                    "Remove that folder and build the dataset again."
+                )
+                continue
+            stuck = False
+            yield tfds.as_numpy(example)
 
     @functools.cached_property
     def frame_counts(self) -> dict[int, int]:
@@ -183,6 +240,8 @@ class Dataset:
         numbers: Collection[int],
         purpose: str,
         geometry: windows.Geometry | None = None,
+        *,
+        whole: bool = True,
     ) -> list[int]:
         """Videos of the dataset whose number is in `numbers`.
 
@@ -191,14 +250,19 @@ class Dataset:
                 out, because any part of DHF1K is a dataset.
             purpose: What they are for, in the error.
             geometry: If given, videos that have no window are left out too.
+            whole: Whether damage where they may lie is an error. Otherwise
+                what cannot be read is left out; see `damage`.
 
         Returns:
             Numbers in the order of reading.
 
         Raises:
-            DatasetError: Not one of them is there.
+            DatasetError: Not one of them is there; or `whole`, and the
+                dataset is damaged.
         """
         there = [n for n in self.frame_counts if n in numbers]
+        if whole and (damage := self.damage(numbers)):
+            raise DatasetError(damage)
         if not there:
             have = sorted(self.frame_counts)
             raise DatasetError(
@@ -227,18 +291,23 @@ class Dataset:
         return chosen
 
     def videos(self, numbers: Collection[int]) -> Iterator[Video]:
-        """Stream the videos whose number is in `numbers`, in a fixed order."""
-        wanted = frozenset(numbers)
+        """Stream the videos whose number is in `numbers`, in a fixed order.
+
+        Raises:
+            DatasetError: The dataset is damaged. `next` goes on behind it,
+                with what can be read.
+        """
+        return _Videos(self._read(frozenset(numbers)))
+
+    def _read(self, wanted: frozenset[int]) -> Iterator[Video | DatasetError]:
+        decoders = {name: tfds.decode.SkipDecoding() for name in _IMAGES}
         for split in self._builder.info.splits:
             if wanted.isdisjoint(self._held(split, wanted)):
                 continue
-            examples = self._builder.as_dataset(
-                split=split,
-                decoders={name: tfds.decode.SkipDecoding() for name in _IMAGES},
-                read_config=_in_order(),
-            )
-            for example in tfds.as_numpy(examples):
-                if int(example["video"]) in wanted:
+            for example in self._examples(split, decoders):
+                if isinstance(example, DatasetError):
+                    yield example
+                elif int(example["video"]) in wanted:
                     yield Video(
                         number=int(example["video"]),
                         fps=float(example["fps"]),
@@ -253,6 +322,19 @@ class Dataset:
             return self.splits[split]
         official = _OFFICIAL.get(self._builder.name, {})
         return official.get(split, unknown)
+
+
+class _Videos(Iterator[Video]):
+    """Raises errors that come in the place of videos, and can go on then."""
+
+    def __init__(self, found: Iterator[Video | DatasetError]) -> None:
+        self._found = found
+
+    def __next__(self) -> Video:
+        video = next(self._found)
+        if isinstance(video, DatasetError):
+            raise video
+        return video
 
 
 class Joint(Dataset):
@@ -306,6 +388,14 @@ class Joint(Dataset):
             for index, part in enumerate(self.parts)
             for number in part.numbers(named, otherwise)
         )
+
+    def damage(self, numbers: Collection[int]) -> str:
+        """As of one dataset, of all parts."""
+        found = (
+            self.parts[index].damage(local)
+            for index, local in self.by_part(numbers).items()
+        )
+        return "; ".join(filter(None, found))
 
     def by_part(self, numbers: Collection[int]) -> dict[int, list[int]]:
         """{place of a part: numbers that its videos have there}."""

@@ -126,6 +126,7 @@ def evaluate_run(
         stride=1,
         purpose="scoring",
         short=settings.short_clips,
+        command=settings.command("extract"),
     )
     scorer = scorer_lib.Scorer(
         fixations_lib.FixationSet.of_maps(

@@ -13,6 +13,7 @@ Only programs import this module; libraries take plain arguments.
 
 import dataclasses
 import pathlib
+import shlex
 from typing import Any
 
 from absl import flags
@@ -138,7 +139,7 @@ class Experiment:
     )
     front_end_dtype: str = _setting(
         "float32",
-        "Arithmetic of I3D.",
+        "Arithmetic of I3D; bfloat16 goes with --features=stored.",
         choices=("float32", "bfloat16"),
     )
     flow: str = _setting(
@@ -320,6 +321,14 @@ class Experiment:
                 "--features=live computes each window alone, so it goes with "
                 f"--front_end=window. Received: {self.front_end!r}"
             )
+        # Windows alone are float32: trained on these, the model would be
+        # scored and served on the shared computation's bfloat16.
+        if self.features == "live" and self.front_end_dtype != "float32":
+            raise ValueError(
+                "--features=live computes each window alone, which is done in "
+                "float32, so it goes with --front_end_dtype=float32. Received: "
+                f"{self.front_end_dtype!r}. Take --features=stored for it."
+            )
         if self.ema >= 1:
             raise ValueError(f"--ema must be below 1. Received: {self.ema}")
         if (self.schedule == "halving") > (self.lr_halving_steps > 0) or (
@@ -429,17 +438,43 @@ class Experiment:
 
     def flagfile_text(self) -> str:
         """The record as lines of a flagfile."""
-        lines = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple):
-                value = ",".join(value)
-            elif isinstance(value, bool):
-                value = str(value).lower()
-            elif isinstance(value, float):
-                value = repr(value)
-            lines.append(f"--{field.name}={value}\n")
-        return "".join(lines)
+        return "".join(
+            f"{self._flag(field)}\n" for field in dataclasses.fields(self)
+        )
+
+    def _flag(self, field: dataclasses.Field) -> str:
+        """One setting as a flag."""
+        value = getattr(self, field.name)
+        if isinstance(value, tuple):
+            value = ",".join(value)
+        elif isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, float):
+            value = repr(value)
+        return f"--{field.name}={value}"
+
+    def command(self, program: str) -> str:
+        """What to type to run a program on this experiment, for messages.
+
+        By the flagfile of the run folder, if there is one, and whatever else
+        was said besides; all of it if there is none.
+
+        Args:
+            program: A verb, such as "extract".
+        """
+        path = pathlib.Path(self.run_dir) / FLAGFILE
+        flagfile, known = [f"--flagfile={path}"], Experiment()
+        try:
+            known = load(path)
+        except (OSError, flags.Error):
+            flagfile = []
+        more = [
+            self._flag(field)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(known, field.name)
+        ]
+        words = ["python", "-m", f"lsts_tf.{program}", *flagfile, *more]
+        return shlex.join(words)
 
     def save(self, path: pathlib.Path) -> None:
         """Write the record to `path` as a flagfile, whole or not at all."""

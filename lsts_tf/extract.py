@@ -97,6 +97,8 @@ def extract(
                 )
             except dataset.DatasetError as error:
                 failures.append(f"{title}: {error}")
+            if damage := one.damage(numbers):
+                failures.append(f"{title}: some was not read. {damage}")
     _require_disk(parts)
     for part in parts:
         if not part.absent:
@@ -134,13 +136,14 @@ def _open_part(
         "val": settings.val_stride,
         "test": 1,
     }[split]
-    chosen = data.choose(numbers, title, settings.geometry())
+    chosen = data.choose(numbers, title, settings.geometry(), whole=False)
     kept = extractor_lib.open_stores(
         pathlib.Path(settings.store_dir),
         dataset_name=data.name,
         extractor=extractor,
         stride=stride,
         short=settings.short_clips,
+        command=settings.command("extract"),
     )
     return _Part(
         split=title,
@@ -169,6 +172,7 @@ def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
         front_end=settings.front_end_arguments(),
         stride=part.stride,
         short=settings.short_clips,
+        command=settings.command("extract"),
     )
 
 
@@ -241,7 +245,7 @@ def verify(settings: experiment.Experiment, *, repair: bool) -> list[str]:
     for root in roots:
         kind = stores.TruthStore if root.name == "truth" else stores.Store
         try:
-            store = kind.open(root)
+            store = kind.open(root, command=settings.command("extract"))
         except (stores.StoreError, OSError) as error:
             # No repair: what the store should be is not known.
             logging.error("%s", error)

@@ -19,8 +19,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import errno
 import functools
 import itertools
+import json
 import operator
 import pathlib
 import time
@@ -51,12 +53,53 @@ _GPU_CHUNK = 32
 # File of a run folder: what its features come from.
 DESCRIPTION = "front_end.json"
 
+# What no other video changes: a full disk, a store that cannot be written.
+_STOPPING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+)
+
+# What to do about parts of a description that differ, by words in their names.
+_ADVICE = {
+    "weights": "Put I3D's weights where --rgb_weights and --flow_weights of "
+    "the run's flagfile find those that it was trained on",
+    "opencv": "Install the version of OpenCV that it was trained with, or "
+    "extract and train again with this one",
+}
+_OTHER_ADVICE = (
+    "Use the flagfile and the version of this package that it was trained "
+    "with, or extract and train again"
+)
+
 # Called with a video's number and which part of its work was done since.
 Advance = Callable[[int, float], None]
 
 
 def unwatched(video: int, part: float) -> None:
     """An `Advance` for those who do not watch."""
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Where two of `Extractor.describe` differ, and what to do; "" nowhere.
+
+    Args:
+        there: What a model was trained on.
+        here: What can be had now.
+    """
+    found = stores.differing(there, json.loads(json.dumps(here)))
+    if not found:
+        return ""
+    advice = dict.fromkeys(
+        next(
+            (text for word, text in _ADVICE.items() if word in key),
+            _OTHER_ADVICE,
+        )
+        for key in found
+    )
+    values = "; ".join(
+        f"{key}: {then!r} then, {now!r} now"
+        for key, (then, now) in found.items()
+    )
+    return f"{values}. {'. '.join(advice)}."
 
 
 class Extractor:
@@ -486,6 +529,7 @@ def open_stores(
     stride: int,
     short: str = "skip",
     mirrored: bool = False,
+    command: str = stores.COMMAND,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
 
@@ -495,6 +539,15 @@ def open_stores(
     What becomes of short clips (`windows.Geometry.short`) does not tell stores
     apart: of those that are in one, the features are those of clips played
     backwards before their start.
+
+    Args:
+        root: Folder of the stores of all datasets.
+        dataset_name: Name and version of this one.
+        extractor: What computes their features.
+        stride: Distance between windows.
+        short: What becomes of short clips.
+        mirrored: Whether the features are those of mirrored videos.
+        command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -510,6 +563,7 @@ def open_stores(
             about={"versions": _versions()},
         ),
         verify=True,
+        command=command,
     )
     size = ""
     if extractor.size != parts.SIZE:
@@ -529,9 +583,12 @@ def open_stores(
                     "preprocessing": flow_lib.describe_gray(
                         parts.half(extractor.size)
                     ),
+                    # Flows of one and of many differ by rounding.
+                    "pairs_per_call": extractor.flow.batch,
                 },
             ),
             verify=True,
+            command=command,
         )
     features, geometry = {}, {}
     for stream in extractor.streams:
@@ -567,6 +624,7 @@ def open_stores(
                     about={"versions": _versions()},
                 ),
                 verify=True,
+                command=command,
             )
     return Stores(
         truth=truth,
@@ -596,6 +654,7 @@ def ready_stores(
     purpose: str,
     short: str = "skip",
     mirrored: bool = False,
+    command: str = stores.COMMAND,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
     kept = open_stores(
@@ -605,6 +664,7 @@ def ready_stores(
         stride=stride,
         short=short,
         mirrored=mirrored,
+        command=command,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
     return kept
@@ -685,19 +745,20 @@ def outcomes(
     absent = missing(numbers, kept)
     left = set(absent)
     yield from (Outcome(n) for n in numbers if n not in left)
-    videos = itertools.islice(data.videos(absent), len(absent))
+    videos = data.videos(absent)
+    reason = "not in the dataset"
     while left:
         try:
             video = next(videos)
         except StopIteration:
             break
         except Exception as error:  # whatever TFDS raises of damaged files
-            reason = f"the dataset cannot be read on: {error}"
-            yield from (Outcome(n, reason) for n in sorted(left))
-            return
+            # What lies behind the damage comes next.
+            reason = f"could not be read: {error}"
+            continue
         left.discard(video.number)
         yield _attempt(video, extractor, kept, advance)
-    yield from (Outcome(n, "not in the dataset") for n in sorted(left))
+    yield from (Outcome(n, reason) for n in sorted(left))
 
 
 def _attempt(
@@ -707,12 +768,12 @@ def _attempt(
     start = time.perf_counter()
     try:
         extract_video(video, extractor, kept, advance=advance)
-    except OSError as error:
-        error.add_note(f"It happened at video {video.number}.")
-        raise
     except Exception as error:
-        # OpenCV, TensorFlow and the stores have errors of their own, and none
-        # says anything of the next video.
+        if isinstance(error, OSError) and error.errno in _STOPPING:
+            error.add_note(f"It happened at video {video.number}.")
+            raise
+        # OpenCV, TensorFlow, the stores and a disk that cannot read a block
+        # have errors of their own, and none says anything of the next video.
         return Outcome(video.number, str(error) or repr(error))
     logging.debug(
         "Video %d: %d frames in %.1f s.",

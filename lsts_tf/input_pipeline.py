@@ -200,8 +200,8 @@ class StoredWindows:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
                     f"{len(wanted)} windows, first video {missing[0][0]}, "
-                    f"frame {missing[0][1]}. Make them with `python -m "
-                    "lsts_tf.extract --flagfile=...`."
+                    f"frame {missing[0][1]}. Make them with "
+                    f"`{store.command}`."
                 )
         self.windows: Windows = np.array(wanted, np.int64).reshape(-1, 2)
 

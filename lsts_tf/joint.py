@@ -88,6 +88,7 @@ class _Joint:
         self._parts = dict(parts)
         # One extractor made all of them, so shape and dtype are the same.
         self.manifest = next(iter(parts.values())).manifest
+        self.command = next(iter(parts.values())).command
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._parts,)

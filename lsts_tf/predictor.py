@@ -343,16 +343,8 @@ class Predictor:
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
-    if trained_on != json.loads(json.dumps(now)):
+    if differences := extractor_lib.differences(trained_on, now):
         raise ValueError(
-            f"The model in {folder} was trained on the features of "
-            f"{_short(trained_on)}; what can be had now is {_short(now)}. "
-            "Give it the same by --rgb_weights and --flow_weights."
+            f"The model in {folder} was trained on the features of another "
+            f"front end than can be had now: {differences}"
         )
-
-
-def _short(description: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{stream} {part['weights']} ({part['weights_sha256'][:12]})"
-        for stream, part in description["streams"].items()
-    )

@@ -51,6 +51,7 @@ KINDS = ("flow", "features", "truth")
 # Raised whenever the layout, or the numbers that the same settings give,
 # change: older stores are then refused.
 FORMAT = 1
+# Named in messages by a store that was not told what makes it.
 COMMAND = "python -m lsts_tf.extract --flagfile=..."
 # Open files of one store; systems commonly allow 1,024 a process.
 OPEN_FILES = 256
@@ -145,13 +146,27 @@ class Manifest:
 
         What they are `about` may differ.
         """
-        have, want = (_flat(m._deciding(), "") for m in (self, wanted))
+        found = differing(self._deciding(), wanted._deciding())
         return [
-            f"{key}: {have.get(key, 'absent')!r} there, "
-            f"{want.get(key, 'absent')!r} wanted"
-            for key in sorted(have.keys() | want.keys())
-            if have.get(key, _ABSENT) != want.get(key, _ABSENT)
+            f"{key}: {have!r} there, {want!r} wanted"
+            for key, (have, want) in found.items()
         ]
+
+
+def differing(
+    one: dict[str, Any], other: dict[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Where two nested descriptions differ; "absent" for what one lacks.
+
+    >>> differing({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    {'a.b': (1, 3)}
+    """
+    flat, its = _flat(one, ""), _flat(other, "")
+    return {
+        key: (flat.get(key, "absent"), its.get(key, "absent"))
+        for key in sorted(flat.keys() | its.keys())
+        if flat.get(key, _ABSENT) != its.get(key, _ABSENT)
+    }
 
 
 _ABSENT = object()
@@ -212,9 +227,15 @@ class _Folder:
     _suffix = ""
 
     def __init__(
-        self, root: pathlib.Path, manifest: Manifest, *, verify: bool
+        self,
+        root: pathlib.Path,
+        manifest: Manifest,
+        *,
+        verify: bool,
+        command: str = COMMAND,
     ) -> None:
         self.root = root
+        self.command = command
         self.manifest = manifest
         self._verify = verify
         self._digest = manifest.digest()
@@ -240,7 +261,8 @@ class _Folder:
             manifest: What its numbers are made with.
             verify: Whether each reading checks the records' checksums (0.06
                 ms for 256 kB).
-            command: What makes the store, for messages.
+            command: What makes the store, for messages: `lsts_tf.extract`
+                on an experiment.
 
         Raises:
             StoreError: The store there was made with something else.
@@ -293,7 +315,7 @@ class _Folder:
                 f"`{command}`."
             ) from error
         cls._check_kind(manifest, root)
-        return cls(root, manifest, verify=verify)
+        return cls(root, manifest, verify=verify, command=command)
 
     @classmethod
     def _check_kind(cls, manifest: Manifest, root: pathlib.Path) -> None:
@@ -304,7 +326,7 @@ class _Folder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers open their own files.
-        return _reopen, (type(self), self.root, self._verify)
+        return _reopen, (type(self), self.root, self._verify, self.command)
 
     def __contains__(self, video: int) -> bool:
         return self._mark_path(video).exists()
@@ -376,7 +398,7 @@ class _Folder:
     def _scrub(self, video: int) -> Iterator[Damage]:
         mark, file = self._mark(video), self._file(video)
         for record, crc32 in enumerate(mark.crc32):
-            if _crc32(_pread(file, mark, record)) != crc32:
+            if _crc32(self._pread(file, mark, record)) != crc32:
                 yield Damage(video, record, "its checksum is wrong")
 
     def _data_path(self, video: int) -> pathlib.Path:
@@ -393,8 +415,9 @@ class _Folder:
             where += f", record {record},"
         return StoreError(
             f"{where} in the {self.manifest.kind} store {self.root} is "
-            f"damaged: {why}. Remove {self._data_path(video).name} and "
-            f"{self._mark_path(video).name} there, then run `{COMMAND}`."
+            f"damaged: {why}. Make it anew with `{self.command} --verify "
+            f"--repair`, which discards {self._data_path(video).name} and "
+            f"{self._mark_path(video).name} there first."
         )
 
     def _mark(self, video: int) -> _Mark:
@@ -412,7 +435,7 @@ class _Folder:
         except FileNotFoundError:
             raise StoreError(
                 f"Video {video} is not in the {self.manifest.kind} store "
-                f"{self.root}. Make it with `{COMMAND}`."
+                f"{self.root}. Make it with `{self.command}`."
             ) from None
         except (ValueError, KeyError, TypeError):
             sound = False
@@ -458,6 +481,26 @@ class _Folder:
             raise self._damaged(video, f"{path.name} has another header")
         return file
 
+    def _pread(self, file: _OpenFile, mark: _Mark, record: int) -> np.ndarray:
+        start, stop = (int(n) for n in mark.ends[record : record + 2])
+        data = np.empty(stop - start, np.uint8)
+        self._pread_into(file, start, data)
+        return data
+
+    def _pread_into(
+        self, file: _OpenFile, offset: int, out: np.ndarray
+    ) -> None:
+        """Fills a contiguous array; a read may bring less than asked for."""
+        view = out.data.cast("B")
+        while view:
+            got = os.preadv(file.fd, [view], offset)
+            if not got:
+                raise StoreError(
+                    f"{file.path} was cut off while it was open. Make it anew "
+                    f"with `{self.command} --verify --repair`."
+                )
+            view, offset = view[got:], offset + got
+
     def _header(self, count: int) -> bytes:
         """What stands before the records of a data file."""
         del count
@@ -468,8 +511,10 @@ class _Folder:
             raise self._damaged(video, "its checksum is wrong", record)
 
 
-def _reopen(cls: type[_Folder], root: pathlib.Path, verify: bool) -> _Folder:
-    return cls.open(root, verify=verify)
+def _reopen(
+    cls: type[_Folder], root: pathlib.Path, verify: bool, command: str
+) -> _Folder:
+    return cls.open(root, verify=verify, command=command)
 
 
 class _Writer:
@@ -730,7 +775,7 @@ class Store(_Folder):
         out: np.ndarray,
     ) -> None:
         """Fills `out`, [k, *shape], with the records from `row` on."""
-        _pread_into(file, int(mark.ends[row]), out)
+        self._pread_into(file, int(mark.ends[row]), out)
         for n, record in enumerate(out):
             self._check_record(video, row + n, record)
 
@@ -819,7 +864,7 @@ class TruthStore(_Folder):
         mark, file = self._mark(video), self._file(video)
         out = None
         for n, row in enumerate(rows):
-            data = _pread(file, mark, row)
+            data = self._pread(file, mark, row)
             self._check_record(video, row, data)
             image = maps_lib.decode(data.tobytes())
             if image is None:
@@ -871,26 +916,6 @@ def _crc32(data: Any) -> int:
 def _seal(fields: dict[str, Any]) -> int:
     """Checksum of a mark's fields."""
     return _crc32(_json(fields).encode())
-
-
-def _pread_into(file: _OpenFile, offset: int, out: np.ndarray) -> None:
-    """Fills a contiguous array; a read may bring less than was asked for."""
-    view = out.data.cast("B")
-    while view:
-        got = os.preadv(file.fd, [view], offset)
-        if not got:
-            raise StoreError(
-                f"{file.path} was cut off while it was open. Remove it and "
-                f"the .json file beside it, then run `{COMMAND}`."
-            )
-        view, offset = view[got:], offset + got
-
-
-def _pread(file: _OpenFile, mark: _Mark, record: int) -> np.ndarray:
-    start, stop = (int(n) for n in mark.ends[record : record + 2])
-    data = np.empty(stop - start, np.uint8)
-    _pread_into(file, start, data)
-    return data
 
 
 @contextlib.contextmanager

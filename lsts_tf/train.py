@@ -217,6 +217,7 @@ def _stored(
             purpose=purpose,
             short=settings.short_clips,
             mirrored=which,
+            command=settings.command("extract"),
         )
         for which in ((False, True) if flip else (False,))
     )
@@ -238,11 +239,10 @@ def _describe_front_end(
     described = extractor.describe()
     if path.exists():
         there = json.loads(path.read_text())
-        if there != json.loads(json.dumps(described)):
+        if differences := extractor_lib.differences(there, described):
             raise ValueError(
                 f"{path} says that this run was trained on other features: "
-                f"{json.dumps(there)}. Received: {json.dumps(described)}. "
-                "Give it the weights that it had, or choose another --run_dir."
+                f"{differences} Or choose another --run_dir."
             )
     if writes:
         files.write_text(path, json.dumps(described, indent=2) + "\n")

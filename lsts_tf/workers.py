@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from lsts_tf import dataset
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import stores
 
 # How often a video is tried again after its worker died.
 RETRIES = 2
@@ -47,6 +48,7 @@ class Work:
         front_end: Arguments of `extractor.Extractor`.
         stride: Distance between windows.
         short: What becomes of short clips; see `windows.Geometry`.
+        command: What makes the stores, for messages.
     """
 
     dataset: str
@@ -55,6 +57,7 @@ class Work:
     front_end: Mapping[str, Any]
     stride: int
     short: str = "skip"
+    command: str = stores.COMMAND
 
     def open(self) -> "Worker":
         """Load the model and open dataset and stores."""
@@ -66,6 +69,7 @@ class Work:
             extractor=extractor,
             stride=self.stride,
             short=self.short,
+            command=self.command,
         )
         return Worker(data=data, extractor=extractor, kept=kept)
 

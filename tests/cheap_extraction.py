@@ -42,6 +42,8 @@ LONGEST = 2.0
 class Flow:
     """Pixels as flow."""
 
+    batch = 1
+
     def describe(self):
         return {"method": "pixels"}
 

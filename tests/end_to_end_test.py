@@ -23,10 +23,12 @@ from lsts_tf import metrics
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
+from lsts_tf import stores
 from lsts_tf import train
 from lsts_tf import video as video_lib
 from lsts_tf import windows
 from tests import run_folder
+from tests import tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,99 @@ def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
     predict.predict(predictor, str(path), tmp_path / "out")
     map_ = maps.read_grey(tmp_path / "out" / "maps" / "0003.png")
     assert map_.shape == (182, 322)
+
+
+def test_the_continuous_front_end_is_trained_and_served_with_itself(
+    sample_settings, tmp_path, monkeypatch
+):
+    settings = dataclasses.replace(
+        sample_settings,
+        run_dir=str(tmp_path / "run"),
+        store_dir=str(tmp_path / "stores"),
+        streams=("rgb",),
+        front_end="continuous",
+        input_size="64x96",
+        window=17,
+        train_stride=1,
+        val_stride=1,
+        train_videos="1",
+        val_videos="501",
+        test_videos="601",
+        batch_size=2,
+        ema=0.0,
+        epochs=1,
+        image_windows=0,
+    )
+    # Whoever asks for the same front end gets the same one: building and
+    # tracing it takes seconds.
+    built, build = {}, extractor_lib.Extractor
+
+    def extractor_of(**wanted):
+        key = repr(wanted)
+        if key not in built:
+            built[key] = build(**wanted)
+        return built[key]
+
+    monkeypatch.setattr(extractor_lib, "Extractor", extractor_of)
+    assert train.run(settings) == 0
+    described = json.loads((tmp_path / "run" / "front_end.json").read_text())
+    assert described["front_end"] == "continuous"
+    predictor = predictor_lib.Predictor.load(settings.run_dir)
+    monkeypatch.setattr(
+        predictor_lib.Predictor, "load", lambda *_, **__: predictor
+    )
+    assert evaluate.evaluate(settings, model="last")["frames"] == 20
+    assert len(built) == 1
+    store = stores.Store.open(
+        tmp_path / "stores" / "dhf1k-1.0.0" / "rgb-continuous17-64x96"
+    )
+    assert store.manifest.details["front_end"] == "continuous"
+    assert store.videos() == (1, 501, 601)
+    # A live stream of the same video sees what is stored.
+    seen, of_features = [], predictor.of_features
+
+    def watched(features, **keywords):
+        def each():
+            for found in features:
+                seen.append(found["rgb"])
+                yield found
+
+        return of_features(each(), **keywords)
+
+    monkeypatch.setattr(predictor, "of_features", watched)
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    (video,) = data.videos([601])
+    # No idle frame before a window of 17.
+    streamed = list(predictor.stream(video.frames(), first_frames="copy"))
+    stored = store.read(601, range(store.length(601))).astype(np.float32)
+    assert len(stored) == 4
+    np.testing.assert_allclose(
+        seen, stored, rtol=2.0**-11, atol=1e-5 * stored.max()
+    )
+    predict.predict(
+        predictor,
+        predict.of_dataset(settings, "601"),
+        tmp_path / "out",
+        outputs=["npy"],
+        options=predict.Options(map_size="model"),
+        first_frames="copy",
+    )
+    served = np.load(tmp_path / "out" / "maps.npy")
+    np.testing.assert_allclose(served, streamed, atol=1e-4)
+    # It looks ahead, as far as it says.
+    clip = tiny_run.frames(predictor.delay() + 8)
+    taken, delays = [], []
+
+    def camera():
+        for frame in clip:
+            taken.append(1)
+            yield frame
+
+    for n, _ in enumerate(predictor.stream(camera())):
+        delays.append(len(taken) - 1 - n)
+    assert len(delays) == len(clip)
+    ahead = predictor.extractor.delay
+    assert 0 < ahead <= max(delays) <= predictor.delay()
 
 
 def test_an_unreadable_video_leaves_nothing(predictor, tmp_path):

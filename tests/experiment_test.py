@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import shlex
 
 from absl import flags
 from hypothesis import given
@@ -88,6 +89,25 @@ def test_the_end_of_a_cosine_is_part_of_the_experiment():
         dataclasses.replace(one, lr_halving_steps=50)
 
 
+def test_the_command_of_a_program_is_whole(tmp_path):
+    run = tmp_path / "a run"
+    settings = experiment.Experiment(run_dir=str(run), window=16, flip=True)
+    start = ["python", "-m", "lsts_tf.extract"]
+    words = shlex.split(settings.command("extract"))
+    assert words[:3] == start
+    assert parse(*words[3:]) == settings
+    run.mkdir()
+    settings.save(run / experiment.FLAGFILE)
+    flagfile = f"--flagfile={run / experiment.FLAGFILE}"
+    other = dataclasses.replace(settings, store_dir="s")
+    words = shlex.split(other.command("extract"))
+    assert words == [*start, flagfile, "--store_dir=s"]
+    # What is wrong with a run is not said by the message of a store.
+    (run / experiment.FLAGFILE).write_text("--no_such_flag=1")
+    words = shlex.split(settings.command("extract"))
+    assert parse(*words[3:]) == settings
+
+
 def test_the_papers_experiments(monkeypatch):
     monkeypatch.chdir(ROOT)
     epochs = {"rgb": 10, "flow": 2, "rgb_flow": 1}
@@ -123,6 +143,17 @@ def test_every_experiment_file_loads(monkeypatch):
 def test_a_missing_flagfile_says_how_to_make_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lsts_tf\.train"):
         experiment.load(tmp_path / "no.flags")
+
+
+@pytest.mark.parametrize(
+    "other", [{"front_end": "continuous"}, {"front_end_dtype": "bfloat16"}]
+)
+def test_live_features_are_those_of_windows_alone(other):
+    """What trains would not be what is scored and served."""
+    (value,) = other.values()
+    with pytest.raises(ValueError, match=f"alone.* Received: '{value}'"):
+        experiment.Experiment(features="live", **other)
+    assert experiment.Experiment(features="stored", **other)
 
 
 def test_targets_do_not_exceed_the_window():

@@ -1,9 +1,12 @@
 """The extract program, with a front end that costs next to nothing."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,15 +15,19 @@ import threading
 from absl import flags
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
+from dhf1k import dhf1k_dataset_builder
 from lsts_tf import cluster
 from lsts_tf import dataset
 from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import sample
 from lsts_tf import stores
 from lsts_tf import workers
 from tests import cheap_extraction
+from tests import flag_scope
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 4)
@@ -150,6 +157,93 @@ def test_a_damaged_video_does_not_stop_the_others(
     assert {n: stored(settings)[n] for n in whole} == whole
 
 
+@pytest.mark.parametrize(
+    ("code", "stops"), [(errno.EIO, False), (errno.EROFS, True)]
+)
+def test_only_what_hits_every_video_stops_the_run(
+    settings, cheap, monkeypatch, code, stops
+):
+    original = stores.Store.read
+
+    def read(store, video, indices):
+        if video == 2:
+            raise OSError(code, os.strerror(code), "0002.npy")
+        return original(store, video, indices)
+
+    monkeypatch.setattr(stores.Store, "read", read)
+    wanted = OSError if stops else extractor_lib.ExtractionError
+    with pytest.raises(wanted, match=os.strerror(code)) as caught:
+        extract.extract(settings, ["train"])
+    done = {n for n in stored(settings) if "flow-w" in n and ".npy" in n}
+    if stops:
+        assert "video 2" in caught.value.__notes__[0]
+    else:
+        assert "1 of 4 videos failed" in str(caught.value)
+        assert {pathlib.Path(n).stem for n in done} == {"0001", "0003", "0004"}
+
+
+@pytest.fixture(scope="module")
+def files_of_three(sample_data, tmp_path_factory):
+    """The dataset with its training split in three files."""
+    root = tmp_path_factory.mktemp("tfds")
+    builder = dhf1k_dataset_builder.Builder(data_dir=root)
+    raw = tmp_path_factory.mktemp("raw")
+    sample.write(raw, train=3, validation=3, test=3, unannotated=3, frames=17)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=raw, try_download_gcs=False, num_shards=3
+        )
+    )
+    return root
+
+
+def test_a_damaged_file_costs_what_lies_behind_it_there(
+    settings, cheap, files_of_three, monkeypatch
+):
+    settings = dataclasses.replace(
+        settings, data_dir=str(files_of_three), train_videos="1-600"
+    )
+    data = dataset.Dataset("dhf1k", settings.data_dir)
+    wanted = data.choose(range(1, 601), "training")
+    path = sorted(files_of_three.rglob("*-train.tfrecord-*"))[1]
+    before, length, _ = data._builder.info.splits["train"].shard_lengths
+    behind = list(data.splits["train"])[before : before + length]
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    try:
+        # Damaged since it was counted.
+        work = extract._work(
+            settings,
+            extract._Part(split="", data=data, stride=2, kept=None, absent=[]),
+        )
+        kept = work.open().kept
+        with pytest.raises(extractor_lib.ExtractionError) as caught:
+            extractor_lib.fill(
+                data, wanted, work.open().extractor, kept, purpose="test"
+            )
+        failed = {
+            int(n) for n in re.findall(r"video (\d+): could", str(caught.value))
+        }
+        assert failed
+        assert failed < set(behind)
+        assert set(kept.truth.videos()) == set(wanted) - failed
+        assert "dhf1k:1.0.0 in" in str(caught.value)
+        # And before; the other splits are whole.
+        again = dataclasses.replace(settings, window=15)
+        with pytest.raises(extractor_lib.ExtractionError) as caught:
+            extract.extract(again, ["train", "test"])
+        message = str(caught.value)
+        assert message.startswith("train: some was not read. The split train")
+        assert "build the dataset again" in message
+        assert "test:" not in message
+        counts = dataset.Dataset("dhf1k", settings.data_dir)
+        assert counts.choose([601], "scoring") == [601]
+        with pytest.raises(dataset.DatasetError, match="is damaged"):
+            counts.choose(range(1, 601), "training")
+    finally:
+        path.write_bytes(content)
+
+
 def test_a_split_without_videos_does_not_stop_the_others(settings, cheap):
     other = dataclasses.replace(settings, train_videos="400")
     with pytest.raises(extractor_lib.ExtractionError, match="train: Dataset"):
@@ -273,6 +367,37 @@ def test_damaged_flow_does_not_become_features(settings, damaged):
     features.discard(2)
     with pytest.raises(extractor_lib.ExtractionError, match=r"record 7, in"):
         extract.extract(settings, ["train"])
+
+
+def test_messages_name_the_command_that_mends(
+    settings, damaged, whole, tmp_path, monkeypatch
+):
+    settings = dataclasses.replace(
+        settings,
+        run_dir=str(tmp_path / "run"),
+        val_videos="4",
+        test_videos="999",
+    )
+    (tmp_path / "run").mkdir()
+    settings.save(tmp_path / "run" / experiment.FLAGFILE)
+    features = stores.Store.open(damaged / "flow-window16-stride2-first1")
+    features.discard(2)
+    with pytest.raises(extractor_lib.ExtractionError) as caught:
+        extract.extract(settings, ["train"])
+    (found,) = re.findall(r"Make it anew with `(.+?)`", str(caught.value))
+    python, option, module, *words = shlex.split(found)
+    assert (python, option, module) == ("python", "-m", "lsts_tf.extract")
+    define = (experiment.define_flags, extract.define_flags)
+    with flag_scope.defined(*define) as values:
+        values(["extract", *words, "--split=train"])
+        extract.main([])
+    assert stored(settings) == whole
+    # A store that was made with something else.
+    path = damaged / "flow" / "manifest.json"
+    path.write_text(path.read_text().replace("pixels", "more pixels"))
+    with pytest.raises(stores.StoreError, match="made with") as refused:
+        extract.extract(settings, ["train"])
+    assert f"then run `{settings.command('extract')}`" in str(refused.value)
 
 
 def test_the_exit_code_tells(settings, damaged, monkeypatch, caplog):

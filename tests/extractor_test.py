@@ -249,10 +249,31 @@ def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
 def test_manifests_say_what_made_the_store(kept):
     about = kept.flow.manifest.about
     assert about["preprocessing"] == flow.describe_gray((112, 112))
+    assert about["pairs_per_call"] == flow.Flow().batch
     for store in (kept.truth, kept.flow, *kept.features.values()):
         versions = store.manifest.about["versions"]
         assert versions["keras"] == keras.__version__
         assert set(versions) == {"keras", "lsts_tf", "tensorflow"}
+
+
+def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
+    there = json.loads(json.dumps(extractor.describe()))
+    assert extractor_lib.differences(there, extractor.describe()) == ""
+    there["streams"]["rgb"]["weights_sha256"] = "abc"
+    text = extractor_lib.differences(there, extractor.describe())
+    sha256 = extractor.weights["rgb"].checksum
+    assert f"rgb.weights_sha256: 'abc' then, '{sha256}' now" in text
+    assert "--rgb_weights" in text
+    assert text.count(" then, ") == 1
+    there = json.loads(json.dumps(extractor.describe()))
+    there["streams"]["flow"]["flow"]["opencv"] = "4"
+    there["window"] = 79
+    text = extractor_lib.differences(there, extractor.describe())
+    assert "streams.flow.flow.opencv: '4' then, 'absent' now" in text
+    assert "window: 79 then, 16 now" in text
+    assert "version of OpenCV" in text
+    assert "the flagfile and the version of this package" in text
+    assert "_weights" not in text
 
 
 def test_stores_of_other_weights_are_refused(tmp_path, extractor):

@@ -237,6 +237,16 @@ def test_importing_the_package_is_quick():
         _ = lsts_tf.predict_all
 
 
+def test_another_front_end_is_refused_with_what_differs(tmp_path):
+    there = {"window": 79, "streams": {"rgb": {"weights": "a"}}}
+    now = {"window": 16, "streams": {"rgb": {"weights": "a"}}}
+    predictor_lib._check_front_end(tmp_path, there, there)
+    with pytest.raises(ValueError, match="window: 79 then, 16 now") as error:
+        predictor_lib._check_front_end(tmp_path, there, now)
+    assert str(tmp_path) in str(error.value)
+    assert "weights" not in str(error.value)
+
+
 def test_the_version_is_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert lsts_tf.__version__ == project["version"]

@@ -372,6 +372,19 @@ def test_damage_is_named(filled, name, damage, reason):
     assert again.verify() == []
 
 
+def test_messages_name_the_command_that_was_given(filled):
+    _cut(filled.root / "0003.npy")
+    store = stores.Store.open(filled.root, command="make it")
+    for same in (store, pickle.loads(pickle.dumps(store))):
+        with pytest.raises(stores.StoreError, match="`make it`"):
+            same.read(4, [0])
+        with pytest.raises(stores.StoreError, match="`make it --verify --rep"):
+            same.read(3, [0])
+    other = stores.Manifest(**{**MANIFEST.__dict__, "dtype": "float32"})
+    with pytest.raises(stores.StoreError, match="then run `make it`"):
+        stores.Store.create(filled.root, other, command="make it")
+
+
 def test_a_file_cut_off_while_open(filled):
     filled.read(3, [4])
     os.truncate(filled.root / "0003.npy", 150)
