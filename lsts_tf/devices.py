@@ -14,6 +14,7 @@ The environment variable TF_CONFIG tells a worker of the others:
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import faulthandler
 import functools
@@ -204,13 +205,19 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
     return 1
 
 
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """Number of this process among all that train together; 0 is the chief."""
+    kind, number = _task(strategy)
+    return number + (kind == "worker" and _has_chief(strategy))
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes: the chief, or the first worker."""
-    kind, number = _task(strategy)
-    if not kind or kind == "chief":
-        return True
-    has_chief = "chief" in strategy.cluster_resolver.cluster_spec().jobs
-    return number == 0 and not has_chief
+    return worker_number(strategy) == 0
+
+
+def _has_chief(strategy: tf.distribute.Strategy) -> bool:
+    return "chief" in strategy.cluster_resolver.cluster_spec().jobs
 
 
 def distribute(
@@ -251,6 +258,15 @@ def total(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
     )
     found = reduced(tf.constant(values))
     return strategy.experimental_local_results(found)[0].numpy()
+
+
+def gathered(
+    strategy: tf.distribute.Strategy, values: Sequence[float]
+) -> np.ndarray:
+    """What each worker has: float64 [workers, values], the chief's first."""
+    each = np.zeros((worker_count(strategy), len(values)))
+    each[worker_number(strategy)] = values
+    return total(strategy, each)
 
 
 @contextlib.contextmanager

@@ -271,6 +271,8 @@ def _train(
     with devices.chief_first(trainer.strategy):
         saved.restore()
     first_step = int(trainer.step.numpy())
+    restored = (first_step, trainer.checksum())
+    _require_agreement(folder, devices.gathered(trainer.strategy, restored))
     logging.info(
         "Training on %d windows, %d steps of %d an epoch, from step %d to %d; "
         "validating on %d windows.",
@@ -392,6 +394,31 @@ def _train(
                 return 128 + received
     logging.info("Trained: %s", folder / "model.keras")
     return 0
+
+
+def _require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
+    """Stop where workers do not go on from the same checkpoint.
+
+    Args:
+        folder: This worker's run folder.
+        restored: Step and checksum of each worker, float64 [workers, 2].
+
+    Raises:
+        StoppedError: They differ.
+    """
+    each = [(int(step), int(checksum)) for step, checksum in restored]
+    if len(set(each)) == 1:
+        return
+    told = "; ".join(
+        f"worker {number}: step {step}, checksum {checksum:08x}"
+        for number, (step, checksum) in enumerate(each)
+    )
+    raise checkpoints.StoppedError(
+        "All workers must go on from one checkpoint, so --run_dir must be a "
+        f"folder that all of them share. Restored by {told}. This worker's is "
+        f"{folder.resolve()}. Give all of them the same folder on a file "
+        "system that all machines see, and start all of them again."
+    )
 
 
 def _require_finite(

@@ -56,6 +56,7 @@ def test_one_device_takes_all():
     assert devices.worker_count(strategy) == 1
     values = np.array([1.0, np.nan])
     np.testing.assert_array_equal(devices.total(strategy, values), values)
+    assert devices.gathered(strategy, [3, 4]).tolist() == [[3, 4]]
 
 
 def test_several_workers_need_to_know_each_other(monkeypatch):

@@ -457,9 +457,12 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
 
 
 @contextlib.contextmanager
-def workers(tmp_path, settings):
+def workers(tmp_path, *settings):
     """Two processes that train together, and what they say."""
-    path = tiny_training.save(settings, tmp_path / "workers.json")
+    paths = [
+        tiny_training.save(each, tmp_path / f"worker{number}.json")
+        for number, each in enumerate(settings * (2 // len(settings)))
+    ]
     hosts = []
     for _ in range(2):
         with socket.socket() as free:
@@ -470,7 +473,7 @@ def workers(tmp_path, settings):
         start_tiny(
             log,
             "run",
-            path,
+            paths[number],
             TF_CONFIG=json.dumps(
                 {
                     "cluster": {"worker": hosts},
@@ -530,6 +533,36 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
         assert other["loss"] == pytest.approx(scores["loss"], rel=1e-3)
     # Only the chief wrote.
     assert len(list((tmp_path / "together" / "logs").glob("*tfevents*"))) == 1
+
+
+def test_workers_that_restored_something_else_stop(tmp_path):
+    same = [[10, 0xABC], [10, 0xABC]]
+    train._require_agreement(tmp_path, np.array(same, float))
+    for other in ([0, 0xABC], [10, 0xFFFFFFFF]):
+        with pytest.raises(checkpoints.StoppedError, match="share") as caught:
+            train._require_agreement(tmp_path, np.array([same[0], other]))
+        assert "worker 0: step 10, checksum 00000abc" in str(caught.value)
+        said = f"worker 1: step {other[0]}, checksum {other[1]:08x}"
+        assert said in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_run_folder_ends_all(tiny, tmp_path):
+    """As on machines without a common file system, when they start again."""
+    together = dataclasses.replace(tiny, strategy="multi_worker", epochs=1)
+    train_together(tmp_path, together)
+    longer = dataclasses.replace(together, epochs=2)
+    apart = dataclasses.replace(longer, run_dir=str(tmp_path / "other"))
+    with workers(tmp_path, longer, apart) as (processes, logs):
+        codes, told = finish(processes, logs)
+    assert codes == [1, 1], told
+    for log in logs:
+        message = log.read_text()
+        assert "worker 0: step 5, checksum" in message
+        assert "worker 1: step 0, checksum" in message
+    assert tiny_records(together) == [5]
+    train_together(tmp_path, longer)
+    assert tiny_records(together) == [5, 10]
 
 
 @pytest.mark.slow
