@@ -34,6 +34,8 @@ from lsts_tf import input_pipeline
 START = 600.0
 # Seconds between two lines that say for whom.
 REMIND = 30.0
+# What TensorFlow says where workers add up tensors of several shapes.
+_DIFFERS = "Shape mismatch in the collective"
 
 
 class WorkerLostError(RuntimeError):
@@ -284,10 +286,20 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """What is computed inside needs all workers.
 
     Raises:
-        WorkerLostError: Another one ended.
+        WorkerLostError: Another one ended, or computes something else.
     """
     try:
         yield
+    except tf.errors.InvalidArgumentError as error:
+        if worker_count(strategy) == 1 or _DIFFERS not in str(error):
+            raise
+        raise WorkerLostError(
+            "All workers must train the same model on the same data, and "
+            "another one computes something of another shape: "
+            f"{str(error).splitlines()[0]} Give all of them the same flags, "
+            "the same data and the same version of this program, and start "
+            "all of them again."
+        ) from error
     except (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,

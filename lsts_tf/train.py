@@ -111,7 +111,7 @@ class _Signals:
     def _remember(self, number: int, _: Any) -> None:
         if self.received is not None:
             # Asked twice: do not insist on saving.
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.received = number
 
 
@@ -307,6 +307,7 @@ def _train(
         contextlib.closing(saved),
         contextlib.closing(watch),
         contextlib.closing(profile),
+        input_pipeline.own_errors(training, validation),
         _Signals() as signals,
         tqdm.tqdm(
             total=last_step,

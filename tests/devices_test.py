@@ -171,6 +171,20 @@ def test_a_port_that_is_taken():
     assert "an earlier run" in caught.value.__notes__[0]
 
 
+def test_workers_that_compute_something_else_are_named(monkeypatch):
+    def fails(expected, message):
+        strategy = tf.distribute.get_strategy()
+        with pytest.raises(expected) as caught, devices.together(strategy):
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        return str(caught.value)
+
+    told = "Shape mismatch in the collective instance 7: [2] and [3]"
+    fails(tf.errors.InvalidArgumentError, told)
+    monkeypatch.setattr(devices, "worker_count", lambda _: 2)
+    assert "the same flags" in fails(devices.WorkerLostError, told)
+    fails(tf.errors.InvalidArgumentError, "Something else.")
+
+
 def test_a_lost_worker_is_only_lost_where_there_are_several():
     strategy = tf.distribute.get_strategy()
     with (

@@ -20,6 +20,7 @@ from lsts_tf import dataset
 from lsts_tf import devices
 from lsts_tf import files
 from lsts_tf import forecast
+from lsts_tf import program
 from lsts_tf import train
 from tests import run_folder
 from tests import tiny_training
@@ -189,6 +190,40 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     assert newest.endswith("step-7")
     assert tiny_records(tiny) == [5]
     assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_leaves_at_once_with_its_code():
+    with (
+        pytest.raises(SystemExit) as left,
+        program.exit_codes(),
+        train._Signals() as signals,
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)
+    assert left.value.code == 128 + signal.SIGTERM
+
+
+def test_a_store_that_is_damaged_while_training_says_so(
+    tiny, monkeypatch, caplog
+):
+    step = train.trainer_lib.Trainer.train_step
+
+    def damages(self, batch, **keywords):
+        if int(self.step.numpy()) == 1:
+            for path in pathlib.Path(tiny.store_dir).glob("*/rgb-window4/*"):
+                if path.suffix == ".npy":
+                    path.write_bytes(bytes(path.stat().st_size))
+        return step(self, batch, **keywords)
+
+    monkeypatch.setattr(train.trainer_lib.Trainer, "train_step", damages)
+    with pytest.raises(SystemExit) as left, program.exit_codes():
+        train.run(tiny)
+    assert left.value.code == program.FAILED
+    said = caplog.messages[-1]
+    assert "rgb-window4" in said
+    assert "damaged" in said
+    assert "PyFunc" not in said
 
 
 def tiny_records(settings):
