@@ -128,7 +128,7 @@ def meet(
     start = told = time.monotonic()
     left = {name: a for name, a in addresses.items() if name != here}
     try:
-        listening = socket.create_server(_parse(addresses[here], local=True))
+        listening = _listen(addresses[here])
     except OSError as error:
         error.add_note(
             f"{here} listens at {addresses[here]}, as TF_CONFIG says. Does an "
@@ -161,10 +161,20 @@ def meet(
             time.sleep(min(1.0, limit / 10))
 
 
-def _parse(address: str, *, local: bool = False) -> tuple[str, int]:
-    """(host, port) of "host:port"; `local`: of any of this machine's hosts."""
+def _parse(address: str) -> tuple[str, int]:
+    """(host, port) of "host:port", or of "[host]:port" with IPv6."""
     host, _, port = address.rpartition(":")
-    return ("" if local else host.strip("[]")), int(port)
+    return host.strip("[]"), int(port)
+
+
+def _listen(address: str) -> socket.socket:
+    """Listens at this port of all of this machine's addresses."""
+    everywhere = ("", _parse(address)[1])
+    if not socket.has_dualstack_ipv6():
+        return socket.create_server(everywhere)
+    return socket.create_server(
+        everywhere, family=socket.AF_INET6, dualstack_ipv6=True
+    )
 
 
 def _answers(address: str) -> bool:

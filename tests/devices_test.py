@@ -90,6 +90,36 @@ def free_addresses(count):
         }
 
 
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1"])
+def test_workers_meet_at_addresses_of_both_kinds(host):
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("This machine has no IPv6.")
+    addresses = {
+        name: address.replace("localhost", host)
+        for name, address in free_addresses(2).items()
+    }
+    met = []
+
+    def start(name):
+        devices.meet(addresses, name, limit=30)
+        # From here on TensorFlow listens there.
+        with devices._listen(addresses[name]):
+            met.append(name)
+            everybody.wait(30)
+
+    everybody = threading.Event()
+    threads = [threading.Thread(target=start, args=(n,)) for n in addresses]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while len(met) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    everybody.set()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(met) == sorted(addresses)
+
+
 def test_workers_wait_until_all_have_started(caplog):
     addresses = free_addresses(3)
     met = []
