@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
@@ -25,7 +26,9 @@ class FileError(ValueError):
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(
+    path: pathlib.Path, *, lasting: bool = False
+) -> Iterator[pathlib.Path]:
     """A name to write under; what stands there takes `path` at the end.
 
     Leaving by an exception removes it, and what `path` was stays. The suffix
@@ -33,6 +36,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Args:
         path: The final name; its folder exists.
+        lasting: Whether it also survives that the machine loses its power.
+            It costs some milliseconds, which many small files need not have.
 
     Yields:
         A hidden name in the same folder, another one for each process.
@@ -44,9 +49,27 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        if lasting:
+            # Otherwise the name may reach the disk before the content does.
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Bring to disk what a file holds, or which names a folder has."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some network file systems cannot do it for a folder.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(number)
 
 
 def refuse_folder(path: pathlib.Path) -> None:
@@ -87,6 +110,6 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write a text file in UTF-8, whole or not at all, and lastingly."""
+    with replacing(path, lasting=True) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -126,6 +126,10 @@ class Monitor:
         """Bring to disk what was logged."""
         with self._writing():
             self._writer.flush()
+            if self._folder is not None:
+                for path in self._folder.glob("*tfevents*"):
+                    files.sync(path)
+                files.sync(self._folder)
 
     def close(self) -> None:
         """Flush and close; nothing where writing has failed already."""
@@ -235,7 +239,7 @@ def _keep_until(folder: pathlib.Path, step: int) -> bool:
     name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
     seen: set[Any] = set()
     with (
-        files.replacing(folder / name) as temporary,
+        files.replacing(folder / name, lasting=True) as temporary,
         tf.io.TFRecordWriter(str(temporary)) as writer,
     ):
         for record in itertools.chain.from_iterable(

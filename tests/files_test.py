@@ -27,6 +27,44 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture
+def synced(monkeypatch):
+    """What is brought to disk, and what takes its name, as it happens."""
+    done = []
+    replace = pathlib.Path.replace
+
+    def renames(path, target):
+        done.append(("rename", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(files, "sync", lambda p: done.append(("sync", p.name)))
+    monkeypatch.setattr(pathlib.Path, "replace", renames)
+    return done
+
+
+def test_content_is_on_disk_before_the_name_and_then_the_name(tmp_path, synced):
+    path = tmp_path / "metrics.jsonl"
+    files.write_text(path, "{}")
+    assert [name for name, _ in synced] == ["sync", "rename", "sync"]
+    assert synced[0][1].startswith(".metrics.")
+    assert synced[2][1] == tmp_path.name
+
+
+def test_many_small_files_do_not_wait_for_the_disk(tmp_path, synced):
+    with files.replacing(tmp_path / "0001.png") as temporary:
+        temporary.write_bytes(b"map")
+    assert synced == [("rename", "0001.png")]
+
+
+def test_files_and_folders_can_be_brought_to_disk(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("a")
+    files.sync(path)
+    files.sync(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        files.sync(tmp_path / "b")
+
+
 def test_text_is_utf_8(tmp_path):
     path = tmp_path / "naïve.txt"
     files.write_text(path, "Größe ≥ 1\n")
