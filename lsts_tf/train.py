@@ -120,6 +120,7 @@ def run(settings: experiment.Experiment) -> int:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+    trainer_lib.check_precision(settings)
     # Several workers find each other before anything else.
     strategy = devices.choose_strategy(settings.strategy)
     with devices.together(strategy):
@@ -301,6 +302,14 @@ def _train(
         first=first_step + WARM,
         count=settings.profile_steps if chief else 0,
     )
+    if chief and settings.profile_steps and last_step - first_step <= WARM:
+        logging.warning(
+            "--profile_steps=%d writes no profile: the first %d steps are "
+            "left out, and this run has %d. Raise --epochs, or leave it out.",
+            settings.profile_steps,
+            WARM,
+            last_step - first_step,
+        )
     clock = _Clock(settings.batch_size)
     step = first_step
     with (
@@ -551,7 +560,7 @@ def _is_best(score: float, before: Sequence[float]) -> bool:
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
-    with files.replacing(path) as temporary:
+    with files.replacing(path, lasting=True) as temporary:
         model.save(temporary)
 
 

@@ -51,7 +51,8 @@ class Trainer:
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
-            their micro-batches; or XLA is asked for with several replicas.
+            their micro-batches; XLA is asked for with several replicas; or
+            no device here has the precision (`check_precision`).
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Trainer:
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         steps: int = 1,
     ) -> None:
+        check_precision(settings)
         _check_shares(settings, strategy.num_replicas_in_sync)
         self.strategy = strategy
         self._encode = encode or (lambda inputs: inputs)
@@ -334,6 +336,24 @@ def _tuned(
         )
         for stream in settings.streams
     }
+
+
+def check_precision(settings: experiment.Experiment) -> None:
+    """Refuse what the devices of this machine cannot compute.
+
+    Raises:
+        ValueError: I3D's layers are to be trained in halves without a GPU.
+    """
+    if (
+        settings.finetune_from
+        and settings.precision == "mixed_float16"
+        and not tf.config.list_physical_devices("GPU")
+    ):
+        raise ValueError(
+            "--finetune_from with --precision=mixed_float16 needs a GPU: "
+            "TensorFlow has no 3D max pooling in float16 for CPUs. This "
+            "machine shows none. Take --precision=mixed_bfloat16 or float32."
+        )
 
 
 def _check_shares(settings: experiment.Experiment, replicas: int) -> None:

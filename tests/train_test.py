@@ -85,6 +85,19 @@ def test_mixed_precision(few, precision):
     assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
+def test_finetuning_in_halves_needs_a_gpu(few, monkeypatch):
+    """And says so before any feature is made."""
+    halves = dataclasses.replace(
+        few, finetune_from="Mixed_5b", precision="mixed_float16"
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    with pytest.raises(ValueError, match="needs a GPU"):
+        train.run(halves)
+    assert not pathlib.Path(halves.run_dir).exists()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU"])
+    train.trainer_lib.check_precision(halves)
+
+
 def test_a_loss_that_is_not_finite_stops_before_saving(few):
     wild = dataclasses.replace(few, learning_rate=1e30, epochs=5)
     message = r"not finite at step .*windows \(video:frame\) \d+:\d+, "
@@ -371,6 +384,12 @@ def test_a_worker_that_is_lost_before_the_first_step(tiny, monkeypatch):
     monkeypatch.setattr(devices, "total", lost)
     with pytest.raises(devices.WorkerLostError, match="Connection reset"):
         train.run(tiny)
+
+
+def test_a_run_that_is_too_short_for_a_profile_says_so(tiny, caplog):
+    short = dataclasses.replace(tiny, epochs=2, profile_steps=5)
+    assert train.run(short) == 0
+    assert "the first 10 steps are left out, and this run has 10" in caplog.text
 
 
 def test_flips_have_a_store_of_their_own(tiny):
