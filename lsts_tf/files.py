@@ -3,9 +3,16 @@
 from collections.abc import Iterator
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import shutil
+import socket
+
+from absl import logging
+
+# Who works in a folder, see `alone`.
+LOCK = ".lock"
 
 
 class FileError(ValueError):
@@ -107,6 +114,43 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Inside, no other process works in this folder; it is made.
+
+    The system lets go of it when the process ends, also if it is killed. Its
+    file stays, and names who was the last. Where the file system has no
+    locks, there is a warning and no protection.
+
+    Raises:
+        RuntimeError: Another process does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RuntimeError(
+                f"Only one process may work in {folder} at a time, and "
+                f"{file.read().strip() or 'another one'} does. Wait until it "
+                "has ended, or end it, and start again; or choose another "
+                "folder."
+            ) from error
+        except OSError as error:
+            logging.warning(
+                "No lock on %s (%s): see to it yourself that no second "
+                "process works there.",
+                folder,
+                error.strerror,
+            )
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -12,6 +12,7 @@ and leave with 143 and 130. On several machines the same command runs on each
 (`devices`), and the first one writes.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -60,6 +61,10 @@ UNFINISHED = ".*.[0-9]*.*"
 NAMED = 8
 # Windows of the training set that are scored after each epoch, unchanged.
 WATCHED = 256
+# Curves with a point at each step; all others are of the ends of epochs.
+OF_STEPS = ("train/loss", "train/gradient_norm", "train/learning_rate")
+# Names the step that was saved without its validation.
+DUE = "validation.due"
 
 
 def claim_run_folder(
@@ -123,7 +128,10 @@ def run(settings: experiment.Experiment) -> int:
     trainer_lib.check_precision(settings)
     # Several workers find each other before anything else.
     strategy = devices.choose_strategy(settings.strategy)
-    with devices.together(strategy):
+    with devices.together(strategy), contextlib.ExitStack() as stack:
+        if devices.is_chief(strategy):
+            # Before anything there is taken for a dead run's and removed.
+            stack.enter_context(files.alone(pathlib.Path(settings.run_dir)))
         return _run(settings, strategy)
 
 
@@ -288,8 +296,15 @@ def _train(
     if isinstance(training, input_pipeline.StoredWindows):
         watched = training.some(WATCHED)
     logs = folder / "logs"
+    due = folder / DUE
+    is_due = due.exists() and due.read_text() == str(first_step)
+    # The chief's word counts, whatever the others see yet.
+    is_due = bool(devices.gathered(trainer.strategy, [is_due])[0, 0])
     watch = monitor.Monitor(
-        logs if chief else None, first_step=first_step, note=note
+        logs if chief else None,
+        first_step=first_step,
+        note=note,
+        again=_is_of_epochs if is_due else None,
     )
     watch.text(first_step, "experiment", settings.flagfile_text())
     watch.text(first_step, "environment", monitor.environment())
@@ -326,6 +341,58 @@ def _train(
             disable=not chief,
         ) as bar,
     ):
+
+        def asks() -> bool:
+            received = signals.received or 0
+            if devices.worker_count(trainer.strategy) == 1:
+                # Alone, one need not ask the others.
+                return received > 0
+            return trainer.stops(received)
+
+        def end_epoch(step: int) -> bool:
+            """Validate, log, save models; False if asked to stop."""
+            scorer = None
+            if step == last_step:
+                # Once, because these need the fixations of all frames.
+                scorer = scorer_lib.Scorer(
+                    validation.fixations(), seed=settings.seed
+                )
+            size = settings.batch_size
+            with trainer.averaged():
+                seen = {}
+                try:
+                    if watched:
+                        seen = validate(trainer, watched, size, asks=asks)
+                        # The curve of the loss has every step.
+                        del seen["loss"]
+                    scores = validate(
+                        trainer, validation, size, scorer, asks=asks
+                    )
+                except _AskedToStopError:
+                    return False
+                if chief:
+                    watch.scalars(
+                        step, {f"train/{k}": v for k, v in seen.items()}
+                    )
+                    _finish_epoch(
+                        folder, trainer, watch, scores, step, in_epoch
+                    )
+                    pictures.show(watch, trainer, step)
+            if chief and settings.histograms:
+                watch.histograms(
+                    step,
+                    {v.path: v.numpy() for v in trainer.model.weights},
+                )
+            return True
+
+        if is_due:
+            clock.pause()
+            if not end_epoch(step):
+                return _stopped(signals, step)
+            # Only now: a kill before this makes all of it again.
+            watch.flush()
+            if chief:
+                due.unlink()
         batches = devices.distribute(
             trainer.strategy,
             lambda part: training.training(
@@ -356,54 +423,45 @@ def _train(
                 )
             clock.pause()
             ends_epoch = step % in_epoch == 0
-            if ends_epoch:
-                scorer = None
-                if step == last_step:
-                    # Once, because these need the fixations of all frames.
-                    scorer = scorer_lib.Scorer(
-                        validation.fixations(), seed=settings.seed
-                    )
-                with trainer.averaged():
-                    seen = {}
-                    if watched:
-                        seen = validate(trainer, watched, settings.batch_size)
-                        # The curve of the loss has every step.
-                        del seen["loss"]
-                    scores = validate(
-                        trainer, validation, settings.batch_size, scorer
-                    )
-                    if chief:
-                        watch.scalars(
-                            step, {f"train/{k}": v for k, v in seen.items()}
-                        )
-                        _finish_epoch(
-                            folder, trainer, watch, scores, step, in_epoch
-                        )
-                        pictures.show(watch, trainer, step)
-                if chief and settings.histograms:
-                    watch.histograms(
-                        step,
-                        {v.path: v.numpy() for v in trainer.model.weights},
-                    )
+            is_whole = not ends_epoch or end_epoch(step)
             if devices.worker_count(trainer.strategy) == 1:
                 # Alone, one need not ask the others.
                 asked = signals.received is not None
-            stops = asked and step < last_step
+            stops = not is_whole or (asked and step < last_step)
+            if chief and not is_whole:
+                with checkpoints.writing(folder):
+                    files.write_text(due, str(step))
             if ends_epoch or stops or step % settings.checkpoint_steps == 0:
                 # First what was logged: a checkpoint says that it was.
                 watch.flush()
                 saved.save(step)
+            if chief and ends_epoch and is_whole:
+                # Of a run that was killed between the mark and the saving.
+                due.unlink(missing_ok=True)
             if stops:
-                received = signals.received or signal.SIGTERM
-                logging.warning(
-                    "Stopped by signal %d at step %d; the same command goes "
-                    "on.",
-                    received,
-                    step,
-                )
-                return 128 + received
+                return _stopped(signals, step)
     logging.info("Trained: %s", folder / "model.keras")
     return 0
+
+
+class _AskedToStopError(Exception):
+    """A worker was asked to stop while all of them validate."""
+
+
+def _stopped(signals: _Signals, step: int) -> int:
+    """Say so; the exit code."""
+    # Another worker may be the one that was asked.
+    received = signals.received or signal.SIGTERM
+    logging.warning(
+        "Stopped by signal %d at step %d; the same command goes on.",
+        received,
+        step,
+    )
+    return 128 + received
+
+
+def _is_of_epochs(tag: str) -> bool:
+    return tag not in OF_STEPS and not tag.startswith("speed/")
 
 
 def _require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
@@ -464,6 +522,8 @@ def validate(
     validation: input_pipeline.StoredWindows,
     batch_size: int,
     scorer: scorer_lib.Scorer | None = None,
+    *,
+    asks: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
@@ -477,6 +537,10 @@ def validate(
         batch_size: Windows at a time, over all replicas.
         scorer: Of `validation.fixations()`, for all of the benchmark's
             metrics; without it those that need no other frames.
+        asks: Whether a worker was asked to stop, the same on all of them.
+
+    Raises:
+        _AskedToStopError: One was; looked at before each batch.
     """
     rows: dict[tuple[int, int], int] = {}
     if scorer is not None:
@@ -490,6 +554,8 @@ def validate(
         lambda part: validation.in_order(batch_size, part=part),
     )
     for batch, weight, place in batches:
+        if asks():
+            raise _AskedToStopError
         if scorer is None:
             scores = trainer.scores(batch, VALIDATION_METRICS)
         else:

@@ -100,6 +100,7 @@ class Trainer:
                 self._of_whole, jit_compile=True, autograph=False
             )
         self._train = tf.function(self._distributed_step, autograph=False)
+        self._stops = tf.function(self._distributed_stops, autograph=False)
         self._predict = tf.function(self._distributed_predict, autograph=False)
         self._scores = tf.function(self._distributed_scores, autograph=False)
         self._maps = tf.function(
@@ -174,6 +175,14 @@ class Trainer:
         names = ("loss", "gradient_norm", "stop")
         return {n: float(v) for n, v in zip(names, found, strict=True)}
 
+    def stops(self, stop: int) -> bool:
+        """Whether a worker says that all shall stop; all ask at once.
+
+        Args:
+            stop: Not 0: this one says so.
+        """
+        return float(self._stops(tf.constant(float(stop)))) > 0
+
     def graph(self, batch: Batch) -> tf.Graph:
         """Operations of a step on batches like this one."""
         return self._train.get_concrete_function(batch, tf.constant(0.0)).graph
@@ -228,6 +237,10 @@ class Trainer:
             self.strategy.reduce("MEAN", norm, axis=None),
             self.strategy.reduce("SUM", stops, axis=None),
         )
+
+    def _distributed_stops(self, stop: Any) -> Any:
+        said = self.strategy.run(tf.identity, args=(stop,))
+        return self.strategy.reduce("SUM", said, axis=None)
 
     def _average(self) -> None:
         step = tf.cast(self.step, tf.float32)

@@ -29,6 +29,7 @@ from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import files
 from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import train
@@ -294,7 +295,7 @@ def kill(path, kills, how="kill"):
         left_behind = [
             p.name
             for p in folder.rglob("*")
-            if p.name[0] == "." or "temp" in p.name
+            if (p.name[0] == "." and p.name != files.LOCK) or "temp" in p.name
         ]
         assert not left_behind, left_behind
         rounds += 1

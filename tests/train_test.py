@@ -68,6 +68,18 @@ def test_two_replicas(few):
     assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
+def test_a_run_folder_is_of_one_process(tiny):
+    folder = pathlib.Path(tiny.run_dir)
+    with (
+        files.alone(folder),
+        pytest.raises(RuntimeError, match=f"process {os.getpid()} on"),
+    ):
+        unfinished = folder / ".model.1.keras"
+        unfinished.touch()
+        train.run(tiny)
+    assert unfinished.exists()
+
+
 def test_live_features(few):
     live = dataclasses.replace(
         few, features="live", train_videos="1-2", batch_size=2
@@ -205,6 +217,49 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_in_validation_saves_and_validates_again(
+    tiny, tmp_path, monkeypatch
+):
+    """Also where the one that validates again is killed; no point twice."""
+    short = dataclasses.replace(tiny, epochs=2)
+    whole = dataclasses.replace(short, run_dir=str(tmp_path / "whole"))
+    assert train.run(whole) == 0
+    folder = pathlib.Path(short.run_dir)
+    scores = train.trainer_lib.Trainer.scores
+    # Five batches of the training set, and one of the validation.
+    calls = iter(range(99))
+
+    def asked_in_the_sixth(self, *arguments):
+        if next(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return scores(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.trainer_lib.Trainer, "scores", asked_in_the_sixth)
+        assert train.run(short) == 128 + signal.SIGTERM
+    assert next(calls) == 5
+    assert not (folder / "metrics.jsonl").exists()
+    assert (folder / train.DUE).read_text() == "5"
+    newest = tf.train.latest_checkpoint(folder / "checkpoints")
+    assert newest.endswith("step-5")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.monitor.Monitor, "flush", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(short)
+    assert tiny_records(short) == [5]
+    assert train.run(short) == 0
+    assert tiny_records(short) == [5, 10]
+    assert not (folder / train.DUE).exists()
+    found, want = map(tiny_training.curves, (folder, tmp_path / "whole"))
+    assert found.keys() == want.keys()
+    for key, value in want.items():
+        assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
 def test_a_second_signal_leaves_at_once_with_its_code():
     with (
         pytest.raises(SystemExit) as left,
@@ -283,7 +338,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     steps = []
     each = iter(scores)
 
-    def validate(trainer, windows, *_):
+    def validate(trainer, windows, *_, **__):
         of_validation = len(windows) < 30
         return {"loss": 0.0, "cc": next(each) if of_validation else 0.0}
 
