@@ -5,11 +5,13 @@ import json
 import math
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -552,8 +554,14 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     [
         ("kill", 50, {}),
         ("kill", 10, {"strategy": "mirrored"}),
-        ("term", 15, {}),
-        ("truncate", 15, {}),
+        ("term", 50, {}),
+        ("truncate", 50, {}),
+        ("kill", 10, {"dropout": 0.5}),
+        (
+            "kill",
+            10,
+            {"strategy": "mirrored", "accumulate": 3, "ema": 0.9},
+        ),
         (
             "kill",
             10,
@@ -565,9 +573,78 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
     kill_often(tmp_path, kills, how, **changes)
 
 
+def test_dropout_is_on_where_it_is_said_to_be_killed(tiny):
+    weights = []
+    for dropout in (0.0, 0.5):
+        run_dir = f"{tiny.run_dir}-{dropout}"
+        changed = dataclasses.replace(
+            tiny, dropout=dropout, epochs=1, run_dir=run_dir
+        )
+        assert train.run(changed) == 0
+        weights.append(tiny_training.weights(run_dir)[0])
+    assert np.abs(weights[0] - weights[1]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
+    """Fresh processes, which import, open, compile and restore anew."""
+    killed = dataclasses.replace(
+        few,
+        streams=("rgb",),
+        deterministic=True,
+        train_videos="1-4",
+        val_videos="501",
+        batch_size=2,
+        epochs=3,
+        checkpoint_steps=2,
+    )
+    whole = dataclasses.replace(killed, run_dir=str(tmp_path / "whole"))
+    log = tmp_path / "log"
+
+    def start(settings):
+        flagfile = tmp_path / "killed.flags"
+        settings.save(flagfile)
+        with log.open("a") as file:
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "lsts_tf.train",
+                    f"--flagfile={flagfile}",
+                ],
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+            )
+
+    def saved():
+        return {*pathlib.Path(killed.run_dir).glob("checkpoints/*.index")}
+
+    assert start(whole).wait(120) == 0, log.read_text()
+    rng = random.Random(0)
+    for _ in range(3):
+        process, before = start(killed), saved()
+        # A moment after it has gone on by at least one checkpoint.
+        while saved() <= before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL, log.read_text()
+    assert start(killed).wait(120) == 0, log.read_text()
+    found, want = (
+        tiny_training.state(pathlib.Path(settings.run_dir))
+        for settings in (killed, whole)
+    )
+    for what in want:
+        assert found[what] == want[what], what
+
+
 @contextlib.contextmanager
-def workers(tmp_path, *settings):
-    """Two processes that train together, and what they say."""
+def workers(tmp_path, *settings, second=("run",)):
+    """Two processes that train together, and what they say.
+
+    `second` is what the second one does, of `tiny_training`.
+    """
     paths = [
         tiny_training.save(each, tmp_path / f"worker{number}.json")
         for number, each in enumerate(settings * (2 // len(settings)))
@@ -581,8 +658,9 @@ def workers(tmp_path, *settings):
     processes = [
         start_tiny(
             log,
-            "run",
+            second[0] if number else "run",
             paths[number],
+            *(second[1:] if number else ()),
             TF_CONFIG=json.dumps(
                 {
                     "cluster": {"worker": hosts},
@@ -675,6 +753,27 @@ def test_a_worker_with_another_run_folder_ends_all(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_asked_in_validation_stops_all(tmp_path):
+    settings = tiny_training.settings(
+        tmp_path, strategy="multi_worker", epochs=3
+    )
+    train_together(tmp_path, settings)
+    again = dataclasses.replace(settings, run_dir=f"{settings.run_dir}-again")
+    folder = pathlib.Path(again.run_dir)
+    # Six batches an epoch: it is asked in the second one.
+    with workers(tmp_path, again, second=("ask", 8)) as started:
+        codes, told = finish(*started)
+    assert codes == [143, 143], told
+    assert tiny_records(again) == [5]
+    assert (folder / train.DUE).read_text() == "10"
+    train_together(tmp_path, again)
+    found = tiny_training.state(folder)
+    want = tiny_training.state(pathlib.Path(settings.run_dir))
+    for what in want:
+        assert found[what] == want[what], what
+
+
+@pytest.mark.slow
 def test_a_killed_worker_and_both_started_again(tmp_path):
     settings = tiny_training.settings(
         tmp_path, strategy="multi_worker", epochs=8
@@ -691,8 +790,11 @@ def test_a_killed_worker_and_both_started_again(tmp_path):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     processes[1].wait(0.1)
             processes[victim].kill()
+            # About a minute; two where the machine has other work.
+            processes[1 - victim].wait(120)
             codes, told = finish(processes, logs)
         assert 0 not in codes, told
+        assert "Another worker ended" in logs[1 - victim].read_text()
         train_together(tmp_path, again)
         found = tiny_training.state(pathlib.Path(again.run_dir))
         for what in want:
