@@ -595,8 +595,8 @@ def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
         train_videos="1-4",
         val_videos="501",
         batch_size=2,
-        epochs=3,
-        checkpoint_steps=2,
+        epochs=2,
+        checkpoint_steps=1,
     )
     whole = dataclasses.replace(killed, run_dir=str(tmp_path / "whole"))
     log = tmp_path / "log"
