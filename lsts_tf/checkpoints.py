@@ -85,7 +85,13 @@ class Checkpoints:
             StoppedError: It cannot be written.
         """
         with writing(self.folder):
-            self._manager.save(checkpoint_number=step)
+            path = pathlib.Path(self._manager.save(checkpoint_number=step))
+            if not self._own:
+                # TensorFlow leaves to the system when they reach the disk.
+                for file in self.folder.glob(f"{path.name}.*"):
+                    files.sync(file)
+                files.sync(self.folder / "checkpoint")
+                files.sync(self.folder)
 
     def close(self) -> None:
         """Remove what is not kept."""

@@ -14,6 +14,7 @@ The environment variable TF_CONFIG tells a worker of the others:
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import faulthandler
 import functools
@@ -33,6 +34,8 @@ from lsts_tf import input_pipeline
 START = 600.0
 # Seconds between two lines that say for whom.
 REMIND = 30.0
+# What TensorFlow says where workers add up tensors of several shapes.
+_DIFFERS = "Shape mismatch in the collective"
 
 
 class WorkerLostError(RuntimeError):
@@ -125,7 +128,7 @@ def meet(
     start = told = time.monotonic()
     left = {name: a for name, a in addresses.items() if name != here}
     try:
-        listening = socket.create_server(_parse(addresses[here], local=True))
+        listening = _listen(addresses[here])
     except OSError as error:
         error.add_note(
             f"{here} listens at {addresses[here]}, as TF_CONFIG says. Does an "
@@ -158,10 +161,20 @@ def meet(
             time.sleep(min(1.0, limit / 10))
 
 
-def _parse(address: str, *, local: bool = False) -> tuple[str, int]:
-    """(host, port) of "host:port"; `local`: of any of this machine's hosts."""
+def _parse(address: str) -> tuple[str, int]:
+    """(host, port) of "host:port", or of "[host]:port" with IPv6."""
     host, _, port = address.rpartition(":")
-    return ("" if local else host.strip("[]")), int(port)
+    return host.strip("[]"), int(port)
+
+
+def _listen(address: str) -> socket.socket:
+    """Listens at this port of all of this machine's addresses."""
+    everywhere = ("", _parse(address)[1])
+    if not socket.has_dualstack_ipv6():
+        return socket.create_server(everywhere)
+    return socket.create_server(
+        everywhere, family=socket.AF_INET6, dualstack_ipv6=True
+    )
 
 
 def _answers(address: str) -> bool:
@@ -204,13 +217,19 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
     return 1
 
 
+def worker_number(strategy: tf.distribute.Strategy) -> int:
+    """Number of this process among all that train together; 0 is the chief."""
+    kind, number = _task(strategy)
+    return number + (kind == "worker" and _has_chief(strategy))
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes: the chief, or the first worker."""
-    kind, number = _task(strategy)
-    if not kind or kind == "chief":
-        return True
-    has_chief = "chief" in strategy.cluster_resolver.cluster_spec().jobs
-    return number == 0 and not has_chief
+    return worker_number(strategy) == 0
+
+
+def _has_chief(strategy: tf.distribute.Strategy) -> bool:
+    return "chief" in strategy.cluster_resolver.cluster_spec().jobs
 
 
 def distribute(
@@ -253,6 +272,15 @@ def total(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
     return strategy.experimental_local_results(found)[0].numpy()
 
 
+def gathered(
+    strategy: tf.distribute.Strategy, values: Sequence[float]
+) -> np.ndarray:
+    """What each worker has: float64 [workers, values], the chief's first."""
+    each = np.zeros((worker_count(strategy), len(values)))
+    each[worker_number(strategy)] = values
+    return total(strategy, each)
+
+
 @contextlib.contextmanager
 def chief_first(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """The chief does what stands inside, and then the others do."""
@@ -268,10 +296,20 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """What is computed inside needs all workers.
 
     Raises:
-        WorkerLostError: Another one ended.
+        WorkerLostError: Another one ended, or computes something else.
     """
     try:
         yield
+    except tf.errors.InvalidArgumentError as error:
+        if worker_count(strategy) == 1 or _DIFFERS not in str(error):
+            raise
+        raise WorkerLostError(
+            "All workers must train the same model on the same data, and "
+            "another one computes something of another shape: "
+            f"{str(error).splitlines()[0]} Give all of them the same flags, "
+            "the same data and the same version of this program, and start "
+            "all of them again."
+        ) from error
     except (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,

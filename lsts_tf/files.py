@@ -2,9 +2,17 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
+import fcntl
 import os
 import pathlib
 import shutil
+import socket
+
+from absl import logging
+
+# Who works in a folder, see `alone`.
+LOCK = ".lock"
 
 
 class FileError(ValueError):
@@ -25,7 +33,9 @@ class FileError(ValueError):
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(
+    path: pathlib.Path, *, lasting: bool = False
+) -> Iterator[pathlib.Path]:
     """A name to write under; what stands there takes `path` at the end.
 
     Leaving by an exception removes it, and what `path` was stays. The suffix
@@ -33,6 +43,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Args:
         path: The final name; its folder exists.
+        lasting: Whether it also survives that the machine loses its power.
+            It costs some milliseconds, which many small files need not have.
 
     Yields:
         A hidden name in the same folder, another one for each process.
@@ -44,9 +56,27 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        if lasting:
+            # Otherwise the name may reach the disk before the content does.
+            sync(temporary)
         temporary.replace(path)
+        if lasting:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Bring to disk what a file holds, or which names a folder has."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some network file systems cannot do it for a folder.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(number)
 
 
 def refuse_folder(path: pathlib.Path) -> None:
@@ -86,7 +116,44 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone(folder: pathlib.Path) -> Iterator[None]:
+    """Inside, no other process works in this folder; it is made.
+
+    The system lets go of it when the process ends, also if it is killed. Its
+    file stays, and names who was the last. Where the file system has no
+    locks, there is a warning and no protection.
+
+    Raises:
+        RuntimeError: Another process does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RuntimeError(
+                f"Only one process may work in {folder} at a time, and "
+                f"{file.read().strip() or 'another one'} does. Wait until it "
+                "has ended, or end it, and start again; or choose another "
+                "folder."
+            ) from error
+        except OSError as error:
+            logging.warning(
+                "No lock on %s (%s): see to it yourself that no second "
+                "process works there.",
+                folder,
+                error.strerror,
+            )
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write a text file in UTF-8, whole or not at all, and lastingly."""
+    with replacing(path, lasting=True) as temporary:
         temporary.write_text(text, encoding="utf-8")

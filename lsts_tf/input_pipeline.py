@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import copy
 import functools
 from typing import NamedTuple
@@ -165,6 +166,9 @@ class StoredWindows:
             mirrors half of the windows, others each epoch.
         maps: Of how many of a window's last frames there is truth.
 
+    Attributes:
+        failures: What reading raised, see `own_errors`.
+
     Raises:
         ValueError: A window has no features.
     """
@@ -183,6 +187,7 @@ class StoredWindows:
         self._mirrored = dict(mirrored or {})
         self._truth = truth
         self._maps = maps
+        self.failures: list[Exception] = []
         self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
             (video, target)
@@ -385,8 +390,12 @@ class StoredWindows:
         truth = (batch_size, *several, *preprocess.MAP_SIZE, 2)
         shapes.append((tf.uint8, truth))
 
+        def kept(number: np.ndarray) -> list[np.ndarray]:
+            with _keeping(self.failures):
+                return load(number)
+
         def graph(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            flat = tf.numpy_function(load, [number], [d for d, _ in shapes])
+            flat = tf.numpy_function(kept, [number], [d for d, _ in shapes])
             for tensor, (_, shape) in zip(flat, shapes, strict=True):
                 tensor.set_shape(shape)
             return dict(zip(self._features, flat, strict=False)), flat[-1]
@@ -394,6 +403,31 @@ class StoredWindows:
         return numbers.map(
             graph, num_parallel_calls=threads, deterministic=True
         ).prefetch(2)
+
+
+@contextlib.contextmanager
+def own_errors(*read: "StoredWindows | LiveWindows") -> Iterator[None]:
+    """Raises what reading these windows raised, such as `stores.StoreError`.
+
+    TensorFlow makes errors of its own of what its threads raise: they have
+    the text, but are of other classes, and have a traceback in their message.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        for each in read:
+            if each.failures:
+                raise each.failures[0] from error
+        raise
+
+
+@contextlib.contextmanager
+def _keeping(failures: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 def read_truth(
@@ -469,6 +503,9 @@ class LiveWindows:
         flip: Mirror half of the windows, others each epoch.
         size: Rows and columns of a frame as the network sees it.
         maps: Of how many of a window's last frames there is truth.
+
+    Attributes:
+        failures: What reading raised, see `own_errors`.
     """
 
     def __init__(
@@ -494,6 +531,7 @@ class LiveWindows:
         self._flip = flip
         self._size = size
         self._maps = maps
+        self.failures: list[Exception] = []
         self._counts = [(v, data.frame_counts[v]) for v in videos]
         self._total = windows.num_windows(
             (count for _, count in self._counts), geometry
@@ -539,7 +577,8 @@ class LiveWindows:
                     for place in rows:
                         chosen.extend(map(tuple, whole[place].tolist()))
                         flips.extend(mirrored[place].tolist())
-                yield from self._load(chosen, flips)
+                with _keeping(self.failures):
+                    yield from self._load(chosen, flips)
                 step = end
 
         return (

@@ -5,6 +5,7 @@ model says they look, and that drawn over the frame. Frames are uint8 RGB
 [H, W, 3]; maps are [360, 640] in [0, 1].
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ class Monitor:
         first_step: Step that the run starts from or goes on at. What was
             logged after it, before a kill, is removed from the files.
         note: Said on every picture, such as "random I3D weights".
+        again: Which tags are logged again at `first_step` itself, so that
+            they are removed from there, too; None: none.
 
     Everything that writes, from here to `close`, raises
     `checkpoints.StoppedError` where it cannot.
@@ -47,7 +50,12 @@ class Monitor:
     """
 
     def __init__(
-        self, folder: pathlib.Path | None, *, first_step: int, note: str = ""
+        self,
+        folder: pathlib.Path | None,
+        *,
+        first_step: int,
+        note: str = "",
+        again: Callable[[str], bool] | None = None,
     ) -> None:
         self._note = note
         self._folder = folder
@@ -57,7 +65,7 @@ class Monitor:
             self._writer = tf.summary.create_noop_writer()
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                self.has_graph = _keep_until(folder, first_step)
+                self.has_graph = _keep_until(folder, first_step, again)
                 self._writer = tf.summary.create_file_writer(str(folder))
 
     @contextlib.contextmanager
@@ -126,6 +134,10 @@ class Monitor:
         """Bring to disk what was logged."""
         with self._writing():
             self._writer.flush()
+            if self._folder is not None:
+                for path in self._folder.glob("*tfevents*"):
+                    files.sync(path)
+                files.sync(self._folder)
 
     def close(self) -> None:
         """Flush and close; nothing where writing has failed already."""
@@ -223,7 +235,9 @@ def environment() -> str:
     return "\n".join(found)
 
 
-def _keep_until(folder: pathlib.Path, step: int) -> bool:
+def _keep_until(
+    folder: pathlib.Path, step: int, again: Callable[[str], bool] | None
+) -> bool:
     """Leave of the events those up to `step`, each once, in one file.
 
     A killed run has logged more than its last checkpoint knows, and says it
@@ -235,7 +249,7 @@ def _keep_until(folder: pathlib.Path, step: int) -> bool:
     name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
     seen: set[Any] = set()
     with (
-        files.replacing(folder / name) as temporary,
+        files.replacing(folder / name, lasting=True) as temporary,
         tf.io.TFRecordWriter(str(temporary)) as writer,
     ):
         for record in itertools.chain.from_iterable(
@@ -246,6 +260,8 @@ def _keep_until(folder: pathlib.Path, step: int) -> bool:
             what = event.WhichOneof("what")
             tags = tuple(value.tag for value in event.summary.value)
             if (event.step, what, tags) in seen or _is_said_again(event, step):
+                continue
+            if again and event.step == step and any(map(again, tags)):
                 continue
             seen.add((event.step, what, tags))
             writer.write(record)

@@ -45,6 +45,7 @@ import zlib
 from absl import logging
 import numpy as np
 
+from lsts_tf import files
 from lsts_tf import maps as maps_lib
 
 KINDS = ("flow", "features", "truth")
@@ -373,7 +374,7 @@ class _Folder:
         with _locked(self.root):
             self._mark_path(video).unlink(missing_ok=True)
             self._data_path(video).unlink(missing_ok=True)
-            _sync_folder(self.root)
+            files.sync(self.root)
         with self._mutex:
             self._marks.pop(video, None)
             self._files.pop(video, None)
@@ -592,7 +593,7 @@ class _Writer:
                     return
                 try:
                     self._path.replace(self._target)
-                    _sync_folder(store.root)
+                    files.sync(store.root)
                     _write(store._mark_path(self._video), mark)
                 except BaseException:
                     store._mark_path(self._video).unlink(missing_ok=True)
@@ -979,12 +980,4 @@ def _write(target: pathlib.Path, data: bytes) -> None:
         path.replace(target)
     finally:
         path.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(root: pathlib.Path) -> None:
-    fd = os.open(root, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    files.sync(target.parent)

@@ -12,6 +12,7 @@ and leave with 143 and 130. On several machines the same command runs on each
 (`devices`), and the first one writes.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -60,6 +61,10 @@ UNFINISHED = ".*.[0-9]*.*"
 NAMED = 8
 # Windows of the training set that are scored after each epoch, unchanged.
 WATCHED = 256
+# Curves with a point at each step; all others are of the ends of epochs.
+OF_STEPS = ("train/loss", "train/gradient_norm", "train/learning_rate")
+# Names the step that was saved without its validation.
+DUE = "validation.due"
 
 
 def claim_run_folder(
@@ -111,7 +116,7 @@ class _Signals:
     def _remember(self, number: int, _: Any) -> None:
         if self.received is not None:
             # Asked twice: do not insist on saving.
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self.received = number
 
 
@@ -120,9 +125,13 @@ def run(settings: experiment.Experiment) -> int:
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+    trainer_lib.check_precision(settings)
     # Several workers find each other before anything else.
     strategy = devices.choose_strategy(settings.strategy)
-    with devices.together(strategy):
+    with devices.together(strategy), contextlib.ExitStack() as stack:
+        if devices.is_chief(strategy):
+            # Before anything there is taken for a dead run's and removed.
+            stack.enter_context(files.alone(pathlib.Path(settings.run_dir)))
         return _run(settings, strategy)
 
 
@@ -271,6 +280,8 @@ def _train(
     with devices.chief_first(trainer.strategy):
         saved.restore()
     first_step = int(trainer.step.numpy())
+    restored = (first_step, trainer.checksum())
+    _require_agreement(folder, devices.gathered(trainer.strategy, restored))
     logging.info(
         "Training on %d windows, %d steps of %d an epoch, from step %d to %d; "
         "validating on %d windows.",
@@ -285,8 +296,15 @@ def _train(
     if isinstance(training, input_pipeline.StoredWindows):
         watched = training.some(WATCHED)
     logs = folder / "logs"
+    due = folder / DUE
+    is_due = due.exists() and due.read_text() == str(first_step)
+    # The chief's word counts, whatever the others see yet.
+    is_due = bool(devices.gathered(trainer.strategy, [is_due])[0, 0])
     watch = monitor.Monitor(
-        logs if chief else None, first_step=first_step, note=note
+        logs if chief else None,
+        first_step=first_step,
+        note=note,
+        again=_is_of_epochs if is_due else None,
     )
     watch.text(first_step, "experiment", settings.flagfile_text())
     watch.text(first_step, "environment", monitor.environment())
@@ -299,6 +317,14 @@ def _train(
         first=first_step + WARM,
         count=settings.profile_steps if chief else 0,
     )
+    if chief and settings.profile_steps and last_step - first_step <= WARM:
+        logging.warning(
+            "--profile_steps=%d writes no profile: the first %d steps are "
+            "left out, and this run has %d. Raise --epochs, or leave it out.",
+            settings.profile_steps,
+            WARM,
+            last_step - first_step,
+        )
     clock = _Clock(settings.batch_size)
     # Scores in float64 take more memory than a training step of a window.
     at_once = settings.batch_size // settings.accumulate
@@ -307,6 +333,7 @@ def _train(
         contextlib.closing(saved),
         contextlib.closing(watch),
         contextlib.closing(profile),
+        input_pipeline.own_errors(training, validation),
         _Signals() as signals,
         tqdm.tqdm(
             total=last_step,
@@ -316,6 +343,57 @@ def _train(
             disable=not chief,
         ) as bar,
     ):
+
+        def asks() -> bool:
+            received = signals.received or 0
+            if devices.worker_count(trainer.strategy) == 1:
+                # Alone, one need not ask the others.
+                return received > 0
+            return trainer.stops(received)
+
+        def end_epoch(step: int) -> bool:
+            """Validate, log, save models; False if asked to stop."""
+            scorer = None
+            if step == last_step:
+                # Once, because these need the fixations of all frames.
+                scorer = scorer_lib.Scorer(
+                    validation.fixations(), seed=settings.seed
+                )
+            with trainer.averaged():
+                seen = {}
+                try:
+                    if watched:
+                        seen = validate(trainer, watched, at_once, asks=asks)
+                        # The curve of the loss has every step.
+                        del seen["loss"]
+                    scores = validate(
+                        trainer, validation, at_once, scorer, asks=asks
+                    )
+                except _AskedToStopError:
+                    return False
+                if chief:
+                    watch.scalars(
+                        step, {f"train/{k}": v for k, v in seen.items()}
+                    )
+                    _finish_epoch(
+                        folder, trainer, watch, scores, step, in_epoch
+                    )
+                    pictures.show(watch, trainer, step)
+            if chief and settings.histograms:
+                watch.histograms(
+                    step,
+                    {v.path: v.numpy() for v in trainer.model.weights},
+                )
+            return True
+
+        if is_due:
+            clock.pause()
+            if not end_epoch(step):
+                return _stopped(signals, step)
+            # Only now: a kill before this makes all of it again.
+            watch.flush()
+            if chief:
+                due.unlink()
         batches = devices.distribute(
             trainer.strategy,
             lambda part: training.training(
@@ -346,52 +424,70 @@ def _train(
                 )
             clock.pause()
             ends_epoch = step % in_epoch == 0
-            if ends_epoch:
-                scorer = None
-                if step == last_step:
-                    # Once, because these need the fixations of all frames.
-                    scorer = scorer_lib.Scorer(
-                        validation.fixations(), seed=settings.seed
-                    )
-                with trainer.averaged():
-                    seen = {}
-                    if watched:
-                        seen = validate(trainer, watched, at_once)
-                        # The curve of the loss has every step.
-                        del seen["loss"]
-                    scores = validate(trainer, validation, at_once, scorer)
-                    if chief:
-                        watch.scalars(
-                            step, {f"train/{k}": v for k, v in seen.items()}
-                        )
-                        _finish_epoch(
-                            folder, trainer, watch, scores, step, in_epoch
-                        )
-                        pictures.show(watch, trainer, step)
-                if chief and settings.histograms:
-                    watch.histograms(
-                        step,
-                        {v.path: v.numpy() for v in trainer.model.weights},
-                    )
+            is_whole = not ends_epoch or end_epoch(step)
             if devices.worker_count(trainer.strategy) == 1:
                 # Alone, one need not ask the others.
                 asked = signals.received is not None
-            stops = asked and step < last_step
+            stops = not is_whole or (asked and step < last_step)
+            if chief and not is_whole:
+                with checkpoints.writing(folder):
+                    files.write_text(due, str(step))
             if ends_epoch or stops or step % settings.checkpoint_steps == 0:
                 # First what was logged: a checkpoint says that it was.
                 watch.flush()
                 saved.save(step)
+            if chief and ends_epoch and is_whole:
+                # Of a run that was killed between the mark and the saving.
+                due.unlink(missing_ok=True)
             if stops:
-                received = signals.received or signal.SIGTERM
-                logging.warning(
-                    "Stopped by signal %d at step %d; the same command goes "
-                    "on.",
-                    received,
-                    step,
-                )
-                return 128 + received
+                return _stopped(signals, step)
     logging.info("Trained: %s", folder / "model.keras")
     return 0
+
+
+class _AskedToStopError(Exception):
+    """A worker was asked to stop while all of them validate."""
+
+
+def _stopped(signals: _Signals, step: int) -> int:
+    """Say so; the exit code."""
+    # Another worker may be the one that was asked.
+    received = signals.received or signal.SIGTERM
+    logging.warning(
+        "Stopped by signal %d at step %d; the same command goes on.",
+        received,
+        step,
+    )
+    return 128 + received
+
+
+def _is_of_epochs(tag: str) -> bool:
+    return tag not in OF_STEPS and not tag.startswith("speed/")
+
+
+def _require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
+    """Stop where workers do not go on from the same checkpoint.
+
+    Args:
+        folder: This worker's run folder.
+        restored: Step and checksum of each worker, float64 [workers, 2].
+
+    Raises:
+        StoppedError: They differ.
+    """
+    each = [(int(step), int(checksum)) for step, checksum in restored]
+    if len(set(each)) == 1:
+        return
+    told = "; ".join(
+        f"worker {number}: step {step}, checksum {checksum:08x}"
+        for number, (step, checksum) in enumerate(each)
+    )
+    raise checkpoints.StoppedError(
+        "All workers must go on from one checkpoint, so --run_dir must be a "
+        f"folder that all of them share. Restored by {told}. This worker's is "
+        f"{folder.resolve()}. Give all of them the same folder on a file "
+        "system that all machines see, and start all of them again."
+    )
 
 
 def _require_finite(
@@ -427,6 +523,8 @@ def validate(
     validation: input_pipeline.StoredWindows,
     batch_size: int,
     scorer: scorer_lib.Scorer | None = None,
+    *,
+    asks: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
@@ -440,6 +538,10 @@ def validate(
         batch_size: Windows at a time, over all replicas.
         scorer: Of `validation.fixations()`, for all of the benchmark's
             metrics; without it those that need no other frames.
+        asks: Whether a worker was asked to stop, the same on all of them.
+
+    Raises:
+        _AskedToStopError: One was; looked at before each batch.
     """
     rows: dict[tuple[int, int], int] = {}
     if scorer is not None:
@@ -453,6 +555,8 @@ def validate(
         lambda part: validation.in_order(batch_size, part=part),
     )
     for batch, weight, place in batches:
+        if asks():
+            raise _AskedToStopError
         if scorer is None:
             scores = trainer.scores(batch, VALIDATION_METRICS)
         else:
@@ -523,7 +627,7 @@ def _is_best(score: float, before: Sequence[float]) -> bool:
 
 def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
-    with files.replacing(path) as temporary:
+    with files.replacing(path, lasting=True) as temporary:
         model.save(temporary)
 
 

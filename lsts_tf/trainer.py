@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import contextlib
 import functools
 from typing import Any
+import zlib
 
 import keras
 import numpy as np
@@ -50,7 +51,8 @@ class Trainer:
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
-            their micro-batches; or XLA is asked for with several replicas.
+            their micro-batches; XLA is asked for with several replicas; or
+            no device here has the precision (`check_precision`).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Trainer:
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         steps: int = 1,
     ) -> None:
+        check_precision(settings)
         _check_shares(settings, strategy.num_replicas_in_sync)
         self.strategy = strategy
         self._encode = encode or (lambda inputs: inputs)
@@ -97,6 +100,7 @@ class Trainer:
                 self._of_whole, jit_compile=True, autograph=False
             )
         self._train = tf.function(self._distributed_step, autograph=False)
+        self._stops = tf.function(self._distributed_stops, autograph=False)
         self._predict = tf.function(self._distributed_predict, autograph=False)
         self._scores = tf.function(self._distributed_scores, autograph=False)
         self._maps = tf.function(
@@ -122,6 +126,18 @@ class Trainer:
             step=self.step,
             **({"averages": self.averages} if self.averages else {}),
         )
+
+    def checksum(self) -> int:
+        """CRC-32 of the weights, of the optimiser's state and of averages."""
+        variables = (
+            *self.model.variables,
+            *self.optimizer.variables,
+            *self.averages,
+        )
+        found = 0
+        for variable in variables:
+            found = zlib.crc32(np.asarray(variable.numpy()).tobytes(), found)
+        return found
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -158,6 +174,14 @@ class Trainer:
         found = self._train(batch, tf.constant(float(stop)))
         names = ("loss", "gradient_norm", "stop")
         return {n: float(v) for n, v in zip(names, found, strict=True)}
+
+    def stops(self, stop: int) -> bool:
+        """Whether a worker says that all shall stop; all ask at once.
+
+        Args:
+            stop: Not 0: this one says so.
+        """
+        return float(self._stops(tf.constant(float(stop)))) > 0
 
     def graph(self, batch: Batch) -> tf.Graph:
         """Operations of a step on batches like this one."""
@@ -213,6 +237,10 @@ class Trainer:
             self.strategy.reduce("MEAN", norm, axis=None),
             self.strategy.reduce("SUM", stops, axis=None),
         )
+
+    def _distributed_stops(self, stop: Any) -> Any:
+        said = self.strategy.run(tf.identity, args=(stop,))
+        return self.strategy.reduce("SUM", said, axis=None)
 
     def _average(self) -> None:
         step = tf.cast(self.step, tf.float32)
@@ -321,6 +349,24 @@ def _tuned(
         )
         for stream in settings.streams
     }
+
+
+def check_precision(settings: experiment.Experiment) -> None:
+    """Refuse what the devices of this machine cannot compute.
+
+    Raises:
+        ValueError: I3D's layers are to be trained in halves without a GPU.
+    """
+    if (
+        settings.finetune_from
+        and settings.precision == "mixed_float16"
+        and not tf.config.list_physical_devices("GPU")
+    ):
+        raise ValueError(
+            "--finetune_from with --precision=mixed_float16 needs a GPU: "
+            "TensorFlow has no 3D max pooling in float16 for CPUs. This "
+            "machine shows none. Take --precision=mixed_bfloat16 or float32."
+        )
 
 
 def _check_shares(settings: experiment.Experiment, replicas: int) -> None:

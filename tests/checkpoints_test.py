@@ -37,6 +37,16 @@ def test_the_newest_damaged_checkpoint_is_skipped(tmp_path):
         make(tmp_path, variable).restore()
 
 
+def test_a_checkpoint_is_on_disk_when_it_is_saved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(checkpoints.files, "sync", synced.append)
+    make(tmp_path, tf.Variable(0.0)).save(3)
+    written = {*tmp_path.glob("step-3.*"), tmp_path / "checkpoint"}
+    assert len(written) == 3
+    assert written == {*synced[:-1]}
+    assert synced[-1] == tmp_path
+
+
 def test_a_damaged_checkpoint_takes_nobodys_place(tmp_path):
     variable = tf.Variable(0.0)
     saved = make(tmp_path, variable)

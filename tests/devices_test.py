@@ -56,6 +56,7 @@ def test_one_device_takes_all():
     assert devices.worker_count(strategy) == 1
     values = np.array([1.0, np.nan])
     np.testing.assert_array_equal(devices.total(strategy, values), values)
+    assert devices.gathered(strategy, [3, 4]).tolist() == [[3, 4]]
 
 
 def test_several_workers_need_to_know_each_other(monkeypatch):
@@ -87,6 +88,36 @@ def free_addresses(count):
             f"worker {number}": f"localhost:{free.getsockname()[1]}"
             for number, free in enumerate(sockets)
         }
+
+
+@pytest.mark.parametrize("host", ["[::1]", "127.0.0.1"])
+def test_workers_meet_at_addresses_of_both_kinds(host):
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("This machine has no IPv6.")
+    addresses = {
+        name: address.replace("localhost", host)
+        for name, address in free_addresses(2).items()
+    }
+    met = []
+
+    def start(name):
+        devices.meet(addresses, name, limit=30)
+        # From here on TensorFlow listens there.
+        with devices._listen(addresses[name]):
+            met.append(name)
+            everybody.wait(30)
+
+    everybody = threading.Event()
+    threads = [threading.Thread(target=start, args=(n,)) for n in addresses]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while len(met) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    everybody.set()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(met) == sorted(addresses)
 
 
 def test_workers_wait_until_all_have_started(caplog):
@@ -168,6 +199,20 @@ def test_a_port_that_is_taken():
     ):
         devices.meet(addresses, "worker 0")
     assert "an earlier run" in caught.value.__notes__[0]
+
+
+def test_workers_that_compute_something_else_are_named(monkeypatch):
+    def fails(expected, message):
+        strategy = tf.distribute.get_strategy()
+        with pytest.raises(expected) as caught, devices.together(strategy):
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        return str(caught.value)
+
+    told = "Shape mismatch in the collective instance 7: [2] and [3]"
+    fails(tf.errors.InvalidArgumentError, told)
+    monkeypatch.setattr(devices, "worker_count", lambda _: 2)
+    assert "the same flags" in fails(devices.WorkerLostError, told)
+    fails(tf.errors.InvalidArgumentError, "Something else.")
 
 
 def test_a_lost_worker_is_only_lost_where_there_are_several():

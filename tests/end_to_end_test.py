@@ -391,6 +391,7 @@ def test_a_run_folder_has_everything(trained):
     assert (folder / "best.keras").is_file()
     left = {p.name for p in folder.iterdir()}
     assert left == {
+        ".lock",
         "experiment.flags",
         "front_end.json",
         "checkpoints",

@@ -49,6 +49,13 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     assert steps(tmp_path, "experiment") == [0, 4]
 
 
+def test_what_is_flushed_is_on_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(monitor.files, "sync", synced.append)
+    log(tmp_path, 0, 5).close()
+    assert synced == [*tmp_path.glob("*tfevents*"), tmp_path]
+
+
 def test_a_torn_last_record_does_not_matter(tmp_path):
     log(tmp_path, 0, 5).close()
     (path,) = tmp_path.glob("*tfevents*")

@@ -1,7 +1,14 @@
+import logging
+import signal
+import subprocess
+import sys
+
 from absl import flags
 import pytest
+import tensorflow as tf
 
 from lsts_tf import program
+from tests import pages
 
 
 def leaves(error):
@@ -28,6 +35,34 @@ def test_what_a_user_can_mend_is_one_message(error, caplog):
 
 def test_ctrl_c_has_its_own_code():
     assert leaves(KeyboardInterrupt()) == program.INTERRUPTED
+
+
+def test_another_signal_has_its_own_code():
+    assert leaves(KeyboardInterrupt(signal.SIGTERM)) == 143
+
+
+def test_an_error_of_tensorflow_says_last_what_it_was(caplog):
+    caplog.set_level(logging.ERROR)
+    error = tf.errors.ResourceExhaustedError(None, None, "OOM for 4 GB.\nMore")
+    assert leaves(error) == program.FAILED
+    assert caplog.messages[-1] == "ResourceExhaustedError: OOM for 4 GB."
+    assert "Traceback" in caplog.text
+
+
+def test_it_starts_without_tensorflow():
+    code = (
+        "import sys\n"
+        "from lsts_tf import program\n"
+        "try:\n"
+        "    with program.exit_codes():\n"
+        "        raise KeyError('a bug')\n"
+        "except KeyError:\n"
+        "    sys.exit(3 if 'tensorflow' in sys.modules else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=pages.ROOT, check=False, timeout=60
+    )
+    assert done.returncode == 0
 
 
 def test_a_mistake_of_ours_is_shown_whole():

@@ -4,12 +4,14 @@ A decoder of two layers, maps of 16 x 16, features that are pixels, a dataset
 that is computed. As a program it trains, or is killed until it is done:
 
     python -m tests.tiny_training run SETTINGS.json
+    python -m tests.tiny_training ask SETTINGS.json CALLS
     python -m tests.tiny_training kill SETTINGS.json KILLS [kill|term|truncate]
 
-`kill` compares each survivor with a run that nobody killed: weights,
-optimiser, scores and curves, bit for bit.
+`ask` asks itself to stop while it validates. `kill` compares each survivor with
+a run that nobody killed: weights, optimiser, scores and curves, bit for bit.
 """
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -29,9 +31,11 @@ from lsts_tf import dataset
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import files
 from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import train
+from lsts_tf import trainer
 
 SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)
@@ -106,6 +110,8 @@ def install(patch=setattr):
     """Make everything tiny; `patch` is as `monkeypatch.setattr`."""
     patch(decoder, "TEMPORAL_FILTERS", 8)
     patch(decoder, "DECONVOLUTIONS", TABLE)
+    # With --dropout channels are left out here, too.
+    patch(decoder, "DROPOUT_FILTERS", 8)
     patch(preprocess, "MAP_SIZE", MAP_SIZE)
     patch(dataset, "Dataset", Dataset)
     patch(extractor_lib, "Extractor", Extractor)
@@ -243,36 +249,44 @@ def wait(pid, seconds):
 
 
 def cut_newest(folder):
-    """Damage the newest of several checkpoints."""
+    """Damage the newest of several checkpoints; whether it was whole."""
     data = sorted(
         (folder / "checkpoints").glob("step-*.data*"),
         key=lambda p: int(p.name.split("-")[1].split(".")[0]),
     )
-    if len(data) > 2:
-        content = data[-1].read_bytes()
-        data[-1].write_bytes(content[: len(content) // 2])
+    if len(data) < 2:
+        return False
+    # All have one size.
+    size = max(path.stat().st_size for path in data)
+    content = data[-1].read_bytes()
+    if len(content) < size:
+        return False
+    data[-1].write_bytes(content[: size // 2])
+    return True
 
 
 def under_fire(settings, log, kills, longest, how, rng):
-    """One training to its end; how many kills it took."""
-    used = 0
+    """One training to its end; what happened to it, and how often."""
+    done = collections.Counter()
     while True:
         pid = start(settings, log)
-        left = used < kills
+        left = done["kills"] < kills
         code = wait(pid, rng.uniform(0, longest) if left else 600)
         if code is None:
             number = signal.SIGTERM if how == "term" else signal.SIGKILL
             os.kill(pid, number)
             code = wait(pid, 60)
-            used += 1
+            done["kills"] += 1
+            done["saved"] += code == 143
             allowed = (0, 143, -15) if how == "term" else (0, -9)
             assert code in allowed, f"{code}: {log.read_text()[-3000:]}"
             if how == "truncate":
-                cut_newest(pathlib.Path(settings.run_dir))
+                cut = cut_newest(pathlib.Path(settings.run_dir))
+                done["cuts"] += cut
         else:
             assert code == 0, log.read_text()[-3000:]
         if code == 0:
-            return used
+            return done
 
 
 def kill(path, kills, how="kill"):
@@ -281,28 +295,50 @@ def kill(path, kills, how="kill"):
     log = pathlib.Path(path).with_suffix(".log")
     whole = dataclasses.replace(wanted, run_dir=f"{wanted.run_dir}-whole")
     begin = time.monotonic()
-    assert under_fire(whole, log, 0, 0, how, rng) == 0
+    assert not under_fire(whole, log, 0, 0, how, rng)["kills"]
     longest = 1.1 * (time.monotonic() - begin)
-    rounds, left = 0, kills
+    rounds, done = 0, collections.Counter()
     folder = pathlib.Path(wanted.run_dir)
-    while left > 0:
+    while done["kills"] < kills:
         shutil.rmtree(folder, ignore_errors=True)
-        left -= max(1, under_fire(wanted, log, left, longest, how, rng))
+        left = kills - done["kills"]
+        done += under_fire(wanted, log, left, longest, how, rng)
         found, want = state(folder), state(pathlib.Path(whole.run_dir))
         for what in want:
             assert found[what] == want[what], f"{what} differs"
         left_behind = [
             p.name
             for p in folder.rglob("*")
-            if p.name[0] == "." or "temp" in p.name
+            if (p.name[0] == "." and p.name != files.LOCK) or "temp" in p.name
         ]
         assert not left_behind, left_behind
         rounds += 1
-    sys.stdout.write(f"{kills} times, {rounds} trainings, all identical\n")
+    done["fallbacks"] = log.read_text().count("trying the one before it")
+    sys.stdout.write(f"{rounds} trainings, {dict(done)}, all identical\n")
+    # Most moments are ones in which there is something to lose.
+    for what in {"term": ["saved"], "truncate": ["cuts", "fallbacks"]}.get(
+        how, []
+    ):
+        assert done[what] >= kills // 4, f"{what}: {done}"
+
+
+def ask_while_validating(calls):
+    """Ask this process to stop when it scores this batch of all."""
+    scores = trainer.Trainer.scores
+    count = itertools.count(1)
+
+    def counted(*arguments):
+        if next(count) == calls:
+            signal.raise_signal(signal.SIGTERM)
+        return scores(*arguments)
+
+    trainer.Trainer.scores = counted
 
 
 def main(what, path, count="0", how="kill"):
     install()
+    if what == "ask":
+        ask_while_validating(int(count))
     if what == "kill":
         kill(path, int(count), how)
         return

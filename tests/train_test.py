@@ -5,11 +5,13 @@ import json
 import math
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from lsts_tf import dataset
 from lsts_tf import devices
 from lsts_tf import files
 from lsts_tf import forecast
+from lsts_tf import program
 from lsts_tf import train
 from tests import run_folder
 from tests import tiny_training
@@ -67,6 +70,18 @@ def test_two_replicas(few):
     assert np.isfinite(run_folder.records(few)[0]["loss"])
 
 
+def test_a_run_folder_is_of_one_process(tiny):
+    folder = pathlib.Path(tiny.run_dir)
+    with (
+        files.alone(folder),
+        pytest.raises(RuntimeError, match=f"process {os.getpid()} on"),
+    ):
+        unfinished = folder / ".model.1.keras"
+        unfinished.touch()
+        train.run(tiny)
+    assert unfinished.exists()
+
+
 def test_live_features(few):
     live = dataclasses.replace(
         few, features="live", train_videos="1-2", batch_size=2
@@ -82,6 +97,19 @@ def test_live_features(few):
 def test_mixed_precision(few, precision):
     assert train.run(dataclasses.replace(few, precision=precision)) == 0
     assert np.isfinite(run_folder.records(few)[0]["loss"])
+
+
+def test_finetuning_in_halves_needs_a_gpu(few, monkeypatch):
+    """And says so before any feature is made."""
+    halves = dataclasses.replace(
+        few, finetune_from="Mixed_5b", precision="mixed_float16"
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+    with pytest.raises(ValueError, match="needs a GPU"):
+        train.run(halves)
+    assert not pathlib.Path(halves.run_dir).exists()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU"])
+    train.trainer_lib.check_precision(halves)
 
 
 def test_a_loss_that_is_not_finite_stops_before_saving(few):
@@ -191,6 +219,83 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_in_validation_saves_and_validates_again(
+    tiny, tmp_path, monkeypatch
+):
+    """Also where the one that validates again is killed; no point twice."""
+    short = dataclasses.replace(tiny, epochs=2)
+    whole = dataclasses.replace(short, run_dir=str(tmp_path / "whole"))
+    assert train.run(whole) == 0
+    folder = pathlib.Path(short.run_dir)
+    scores = train.trainer_lib.Trainer.scores
+    # Five batches of the training set, and one of the validation.
+    calls = iter(range(99))
+
+    def asked_in_the_sixth(self, *arguments):
+        if next(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return scores(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.trainer_lib.Trainer, "scores", asked_in_the_sixth)
+        assert train.run(short) == 128 + signal.SIGTERM
+    assert next(calls) == 5
+    assert not (folder / "metrics.jsonl").exists()
+    assert (folder / train.DUE).read_text() == "5"
+    newest = tf.train.latest_checkpoint(folder / "checkpoints")
+    assert newest.endswith("step-5")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.monitor.Monitor, "flush", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(short)
+    assert tiny_records(short) == [5]
+    assert train.run(short) == 0
+    assert tiny_records(short) == [5, 10]
+    assert not (folder / train.DUE).exists()
+    found, want = map(tiny_training.curves, (folder, tmp_path / "whole"))
+    assert found.keys() == want.keys()
+    for key, value in want.items():
+        assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
+def test_a_second_signal_leaves_at_once_with_its_code():
+    with (
+        pytest.raises(SystemExit) as left,
+        program.exit_codes(),
+        train._Signals() as signals,
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)
+    assert left.value.code == 128 + signal.SIGTERM
+
+
+def test_a_store_that_is_damaged_while_training_says_so(
+    tiny, monkeypatch, caplog
+):
+    step = train.trainer_lib.Trainer.train_step
+
+    def damages(self, batch, **keywords):
+        if int(self.step.numpy()) == 1:
+            for path in pathlib.Path(tiny.store_dir).glob("*/rgb-window4/*"):
+                if path.suffix == ".npy":
+                    path.write_bytes(bytes(path.stat().st_size))
+        return step(self, batch, **keywords)
+
+    monkeypatch.setattr(train.trainer_lib.Trainer, "train_step", damages)
+    with pytest.raises(SystemExit) as left, program.exit_codes():
+        train.run(tiny)
+    assert left.value.code == program.FAILED
+    said = caplog.messages[-1]
+    assert "rgb-window4" in said
+    assert "damaged" in said
+    assert "PyFunc" not in said
+
+
 def tiny_records(settings):
     return [r["step"] for r in run_folder.records(settings)]
 
@@ -235,7 +340,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     steps = []
     each = iter(scores)
 
-    def validate(trainer, windows, *_):
+    def validate(trainer, windows, *_, **__):
         of_validation = len(windows) < 30
         return {"loss": 0.0, "cc": next(each) if of_validation else 0.0}
 
@@ -257,9 +362,9 @@ def test_validation_takes_no_more_windows_at_once_than_a_step(
     sizes = set()
     original = train.validate
 
-    def validate(trainer, windows, at_once, *others):
+    def validate(trainer, windows, at_once, *others, **asks):
         sizes.add(at_once)
-        return original(trainer, windows, at_once, *others)
+        return original(trainer, windows, at_once, *others, **asks)
 
     monkeypatch.setattr(train, "validate", validate)
     halves = dataclasses.replace(tiny, accumulate=2, epochs=1)
@@ -352,6 +457,12 @@ def test_a_worker_that_is_lost_before_the_first_step(tiny, monkeypatch):
     monkeypatch.setattr(devices, "total", lost)
     with pytest.raises(devices.WorkerLostError, match="Connection reset"):
         train.run(tiny)
+
+
+def test_a_run_that_is_too_short_for_a_profile_says_so(tiny, caplog):
+    short = dataclasses.replace(tiny, epochs=2, profile_steps=5)
+    assert train.run(short) == 0
+    assert "the first 10 steps are left out, and this run has 10" in caplog.text
 
 
 def test_flips_have_a_store_of_their_own(tiny):
@@ -477,8 +588,14 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
     [
         ("kill", 50, {}),
         ("kill", 10, {"strategy": "mirrored"}),
-        ("term", 15, {}),
-        ("truncate", 15, {}),
+        ("term", 50, {}),
+        ("truncate", 50, {}),
+        ("kill", 10, {"dropout": 0.5}),
+        (
+            "kill",
+            10,
+            {"strategy": "mirrored", "accumulate": 3, "ema": 0.9},
+        ),
         (
             "kill",
             10,
@@ -490,10 +607,82 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
     kill_often(tmp_path, kills, how, **changes)
 
 
+def test_dropout_is_on_where_it_is_said_to_be_killed(tiny):
+    weights = []
+    for dropout in (0.0, 0.5):
+        run_dir = f"{tiny.run_dir}-{dropout}"
+        changed = dataclasses.replace(
+            tiny, dropout=dropout, epochs=1, run_dir=run_dir
+        )
+        assert train.run(changed) == 0
+        weights.append(tiny_training.weights(run_dir)[0])
+    assert np.abs(weights[0] - weights[1]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
+    """Fresh processes, which import, open, compile and restore anew."""
+    killed = dataclasses.replace(
+        few,
+        streams=("rgb",),
+        deterministic=True,
+        train_videos="1-4",
+        val_videos="501",
+        batch_size=2,
+        epochs=2,
+        checkpoint_steps=1,
+    )
+    whole = dataclasses.replace(killed, run_dir=str(tmp_path / "whole"))
+    log = tmp_path / "log"
+
+    def start(settings):
+        flagfile = tmp_path / "killed.flags"
+        settings.save(flagfile)
+        with log.open("a") as file:
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "lsts_tf.train",
+                    f"--flagfile={flagfile}",
+                ],
+                cwd=ROOT,
+                stdout=file,
+                stderr=file,
+            )
+
+    def saved():
+        return {*pathlib.Path(killed.run_dir).glob("checkpoints/*.index")}
+
+    assert start(whole).wait(120) == 0, log.read_text()
+    rng = random.Random(0)
+    for _ in range(3):
+        process, before = start(killed), saved()
+        # A moment after it has gone on by at least one checkpoint.
+        while saved() <= before and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL, log.read_text()
+    assert start(killed).wait(120) == 0, log.read_text()
+    found, want = (
+        tiny_training.state(pathlib.Path(settings.run_dir))
+        for settings in (killed, whole)
+    )
+    for what in want:
+        assert found[what] == want[what], what
+
+
 @contextlib.contextmanager
-def workers(tmp_path, settings):
-    """Two processes that train together, and what they say."""
-    path = tiny_training.save(settings, tmp_path / "workers.json")
+def workers(tmp_path, *settings, second=("run",)):
+    """Two processes that train together, and what they say.
+
+    `second` is what the second one does, of `tiny_training`.
+    """
+    paths = [
+        tiny_training.save(each, tmp_path / f"worker{number}.json")
+        for number, each in enumerate(settings * (2 // len(settings)))
+    ]
     hosts = []
     for _ in range(2):
         with socket.socket() as free:
@@ -503,8 +692,9 @@ def workers(tmp_path, settings):
     processes = [
         start_tiny(
             log,
-            "run",
-            path,
+            second[0] if number else "run",
+            paths[number],
+            *(second[1:] if number else ()),
             TF_CONFIG=json.dumps(
                 {
                     "cluster": {"worker": hosts},
@@ -566,6 +756,57 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
     assert len(list((tmp_path / "together" / "logs").glob("*tfevents*"))) == 1
 
 
+def test_workers_that_restored_something_else_stop(tmp_path):
+    same = [[10, 0xABC], [10, 0xABC]]
+    train._require_agreement(tmp_path, np.array(same, float))
+    for other in ([0, 0xABC], [10, 0xFFFFFFFF]):
+        with pytest.raises(checkpoints.StoppedError, match="share") as caught:
+            train._require_agreement(tmp_path, np.array([same[0], other]))
+        assert "worker 0: step 10, checksum 00000abc" in str(caught.value)
+        said = f"worker 1: step {other[0]}, checksum {other[1]:08x}"
+        assert said in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_run_folder_ends_all(tiny, tmp_path):
+    """As on machines without a common file system, when they start again."""
+    together = dataclasses.replace(tiny, strategy="multi_worker", epochs=1)
+    train_together(tmp_path, together)
+    longer = dataclasses.replace(together, epochs=2)
+    apart = dataclasses.replace(longer, run_dir=str(tmp_path / "other"))
+    with workers(tmp_path, longer, apart) as (processes, logs):
+        codes, told = finish(processes, logs)
+    assert codes == [1, 1], told
+    for log in logs:
+        message = log.read_text()
+        assert "worker 0: step 5, checksum" in message
+        assert "worker 1: step 0, checksum" in message
+    assert tiny_records(together) == [5]
+    train_together(tmp_path, longer)
+    assert tiny_records(together) == [5, 10]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_asked_in_validation_stops_all(tmp_path):
+    settings = tiny_training.settings(
+        tmp_path, strategy="multi_worker", epochs=3
+    )
+    train_together(tmp_path, settings)
+    again = dataclasses.replace(settings, run_dir=f"{settings.run_dir}-again")
+    folder = pathlib.Path(again.run_dir)
+    # Six batches an epoch: it is asked in the second one.
+    with workers(tmp_path, again, second=("ask", 8)) as started:
+        codes, told = finish(*started)
+    assert codes == [143, 143], told
+    assert tiny_records(again) == [5]
+    assert (folder / train.DUE).read_text() == "10"
+    train_together(tmp_path, again)
+    found = tiny_training.state(folder)
+    want = tiny_training.state(pathlib.Path(settings.run_dir))
+    for what in want:
+        assert found[what] == want[what], what
+
+
 @pytest.mark.slow
 def test_a_killed_worker_and_both_started_again(tmp_path):
     settings = tiny_training.settings(
@@ -583,8 +824,11 @@ def test_a_killed_worker_and_both_started_again(tmp_path):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     processes[1].wait(0.1)
             processes[victim].kill()
+            # About a minute; two where the machine has other work.
+            processes[1 - victim].wait(120)
             codes, told = finish(processes, logs)
         assert 0 not in codes, told
+        assert "Another worker ended" in logs[1 - victim].read_text()
         train_together(tmp_path, again)
         found = tiny_training.state(pathlib.Path(again.run_dir))
         for what in want:
