@@ -112,7 +112,8 @@ class Kind(NamedTuple):
     Attributes:
         file: Its name in the output folder; {video} is the video's.
         make: Its class.
-        options: Fields of `Options`, and "numbers" and "job", that it takes.
+        options: Fields of `Options`, and "numbers", "first", "about" and
+            "job", that it takes.
         beside: Names of the other files that it writes in the same folder.
     """
 
@@ -161,7 +162,7 @@ KINDS: Mapping[str, Kind] = {
     "reframed": Kind(
         "reframed.mp4",
         reframe.Reframe,
-        ("aspect", "stiffness", "lookahead", "ease", "cut"),
+        ("aspect", "stiffness", "lookahead", "ease", "cut", "first"),
         beside=("reframed.json", "reframed.csv", "reframed.sendcmd"),
     ),
     "report": Kind("report.html", report.Report, ("areas", "alpha", "about")),
@@ -304,6 +305,8 @@ class _Job:
         values = {n: getattr(self.options, n, None) for n in kind.options}
         if waits:
             values["normalize"] = "none"
+        if "first" in values:
+            values["first"] = self._first
         if "numbers" in values:
             del values["numbers"]
             values |= {"first": self._first, "step": self.every}
