@@ -182,7 +182,7 @@ class Overlay(sink.Sink):
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
-        self._alpha = alpha
+        self._alpha = overlay.checked_alpha(alpha)
         self._writer = video_lib.Writer(
             path, fps=fps, size=self._picture_size(size)
         )

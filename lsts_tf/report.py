@@ -170,7 +170,7 @@ class Report(sink.Sink):
         self._title = title or self.path.stem
         self._about = about or {}
         self._areas = areas = tuple(attention.as_areas(areas, size))
-        self._alpha = alpha
+        self._alpha = overlay.checked_alpha(alpha)
         self._limit = limit
         self._measure = attention.Measurer(size=size, areas=areas)
         self._summary = attention.Summary(fps=fps, size=size, areas=areas)

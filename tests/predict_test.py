@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -242,6 +243,37 @@ def test_no_output_at_all(model, folder):
     path = clip_of(folder, 2)
     with pytest.raises(ValueError, match="Name at least one output"):
         predict.predict(model, path, folder / "out", outputs=[])
+    assert listed(folder) == [path.name]
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, 5, math.nan])
+@pytest.mark.parametrize("name", ["overlay", "side_by_side", "report"])
+def test_a_strength_that_colours_cannot_have(model, folder, name, alpha):
+    path = clip_of(folder, 2)
+    options = predict.Options(alpha=alpha)
+    with pytest.raises(ValueError, match=r"alpha, of 0 to 1. Received: "):
+        predict.predict(
+            Never(model), path, folder / "out", outputs=[name], options=options
+        )
+    assert listed(folder) == [path.name]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        *(("stiffness", "reframed"), ("lookahead", "reframed")),
+        *(("ease", "reframed"), ("cut", "reframed"), ("strength", "roi")),
+        *(("strength", "encoded"), ("floor", "encoded"), ("crf", "encoded")),
+    ],
+)
+def test_numbers_that_are_not_finite(model, folder, field, name, value):
+    path = clip_of(folder, 2)
+    options = predict.Options(**{field: value})
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        predict.predict(
+            Never(model), path, folder / "out", outputs=[name], options=options
+        )
     assert listed(folder) == [path.name]
 
 
