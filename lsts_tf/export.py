@@ -378,7 +378,7 @@ def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
     settings = experiment.from_flags(flags.FLAGS)
     values = flags.FLAGS
-    with program.exit_codes():
+    with program.terminable(), program.exit_codes():
         predictor = predictor_lib.Predictor.load(
             settings.run_dir, model=values.model
         )

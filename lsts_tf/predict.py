@@ -744,7 +744,7 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Predict as the flags say."""
     settings = experiment.from_flags(flags.FLAGS)
-    with program.exit_codes():
+    with program.terminable(), program.exit_codes():
         damage = _run(settings, arguments[1:])
     if damage:
         logging.error("%s What was decoded is written.", damage)

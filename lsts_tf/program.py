@@ -3,17 +3,26 @@
 0     done
 1     nothing could be done; the last line of the log says why
 130   stopped by Ctrl-C; the same command goes on or starts anew
+143   the same by SIGTERM, of programs that `terminable` makes so
 """
 
 from collections.abc import Iterator
 import contextlib
+import signal
 import sys
+import threading
+import types
 
 from absl import flags
 from absl import logging
 
 FAILED = 1
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; it ends a program as Ctrl-C does."""
 
 
 @contextlib.contextmanager
@@ -25,6 +34,31 @@ def exit_codes() -> Iterator[None]:
         notes = getattr(error, "__notes__", [])
         logging.error("%s", " ".join([str(error), *notes]))
         sys.exit(FAILED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         logging.error("Stopped. The same command goes on or starts anew.")
-        sys.exit(INTERRUPTED)
+        is_term = isinstance(error, Terminated)
+        sys.exit(TERMINATED if is_term else INTERRUPTED)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`, so that everything is cleaned up.
+
+    Whoever ignores SIGTERM goes on to ignore it. Outside of the main thread,
+    where no signals arrive, nothing changes.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        # `timeout` sends it twice; the second one must not end the clean-up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 from absl import flags
 import av
@@ -961,6 +962,44 @@ def test_ctrl_c_in_the_middle(model, folder):
     assert listed(out) == []
     predict.predict(model, path, out, outputs=["overlay"])
     assert len(list(video.Video(out / "overlay.mp4"))) == 120
+
+
+MAPS_LEFT = [".maps.npy.part", ".maps.npy.part.job"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "outputs", "left"),
+    [
+        (signal.SIGINT, program.INTERRUPTED, "npy", MAPS_LEFT),
+        (signal.SIGTERM, program.TERMINATED, "npy,overlay,report", []),
+    ],
+)
+def test_a_signal_in_the_middle(folder, number, code, outputs, left):
+    """Nothing is left but what the same command goes on with."""
+    (folder / "model.keras").write_text("not looked into")
+    out, part = folder / "out", folder / "out" / ".maps.npy.part"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.cheap_prediction"),
+            f"--run_dir={folder}",
+            f"--video={noisy(folder, 4000)}",
+            f"--outputs={outputs}",
+            f"--output={out}",
+        ],
+        cwd=pathlib.Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        # Some maps are there; thousands are not.
+        while not part.exists() or part.stat().st_size < 100_000:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.01)
+        process.send_signal(number)
+        message = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code, message
+    assert "The same command goes on or starts anew." in message
+    assert "Traceback" not in message
+    assert listed(out) == left
 
 
 # === Going on ===

@@ -1,3 +1,6 @@
+from concurrent import futures
+import signal
+
 from absl import flags
 import pytest
 
@@ -28,6 +31,43 @@ def test_what_a_user_can_mend_is_one_message(error, caplog):
 
 def test_ctrl_c_has_its_own_code():
     assert leaves(KeyboardInterrupt()) == program.INTERRUPTED
+
+
+def test_sigterm_has_its_own_code():
+    assert leaves(program.Terminated()) == program.TERMINATED
+
+
+def test_sigterm_cleans_up_even_if_it_comes_twice():
+    """As from `timeout`."""
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = False
+    with pytest.raises(program.Terminated), program.terminable():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned = True
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_ignores_sigterm_goes_on_to_do_so():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with program.terminable():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_of_the_main_thread_nothing_changes():
+    def enters():
+        with program.terminable():
+            return signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(enters).result() is before
 
 
 def test_a_mistake_of_ours_is_shown_whole():
