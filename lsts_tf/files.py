@@ -86,7 +86,24 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def naming(what: str | os.PathLike) -> Iterator[None]:
+    """Errors of the system in the block say which file they are about.
+
+    Writing to an open file says "No space left on device", and not where.
+
+    Args:
+        what: The file, or its description. One that an error names stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(what)
+        raise
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, naming(path):
         temporary.write_text(text, encoding="utf-8")

@@ -580,8 +580,9 @@ class Raw:
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Take one frame and its map."""
-        self._stream.write(preprocess.to_uint8(self._scale(map_)).tobytes())
-        self._stream.flush()
+        with files.naming("standard output"):
+            self._stream.write(preprocess.to_uint8(self._scale(map_)).tobytes())
+            self._stream.flush()
 
     def __exit__(
         self, kind: _Kind, error: BaseException | None, trace: _Trace

@@ -13,6 +13,7 @@ decoded.
 """
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ INCOMPLETE = 3
 RECORD = "prediction.json"
 DEFAULT = ("overlay", "maps")
 STDOUT = "stdout"
+_PIPE = "standard output"
 DATASET = "dataset:"
 
 
@@ -267,36 +269,46 @@ class _Job:
             if self.folder is not None:
                 path = self.folder / self._record_name
                 record = stack.enter_context(files.replacing(path))
-            for output in made:
-                stack.enter_context(output)
+            for where, output in made.items():
+                with files.naming(where):
+                    stack.enter_context(output)
             clip, done, last = self._write(made)
-            outputs_lib.complete(made)
+            for where, output in made.items():
+                if isinstance(output, report.Report):
+                    output.damage = self.source.damage
+                with files.naming(where):
+                    outputs_lib.complete([output])
             if record is not None:
                 about = self._record(clip, done, last) | {
                     "started": started.isoformat(timespec="seconds"),
                     "seconds": round(clock.perf_counter() - begin, 3),
                 }
                 text = json.dumps(about, indent=2, ensure_ascii=False)
-                record.write_text(text + "\n", encoding="utf-8")
+                with files.naming(path):
+                    record.write_text(text + "\n", encoding="utf-8")
         return self.source.damage
 
-    def _make(self) -> list[outputs_lib.Output]:
-        """The outputs; those that need the clip's range together in one."""
-        plain: list[outputs_lib.Output] = []
+    def _make(self) -> dict[str, outputs_lib.Output]:
+        """The outputs by the file that errors are to name.
+
+        Those that need the clip's range are together in one.
+        """
+        plain: dict[str, outputs_lib.Output] = {}
         ranged: list[outputs_lib.Output] = []
         for name in self.names:
             waits = (
                 self.options.normalize == "clip"
                 and "normalize" in KINDS[name].options
             )
-            (ranged if waits else plain).append(self._output(name, waits=waits))
+            output = self._output(name, waits=waits)
+            if waits:
+                ranged.append(output)
+            else:
+                place = str(self._place(name))
+                plain[_PIPE if name == STDOUT else place] = output
         if ranged:
-            plain.append(
-                outputs_lib.OverClip(
-                    folder=self.folder,
-                    wrapped=ranged,
-                    size=self.source.size,
-                )
+            plain["maps that wait for the clip's end"] = outputs_lib.OverClip(
+                folder=self.folder, wrapped=ranged, size=self.source.size
             )
         return plain
 
@@ -438,12 +450,12 @@ class _Job:
         return json.dumps(what, indent=1, sort_keys=True)
 
     def _write(
-        self, made: Sequence[outputs_lib.Output]
+        self, made: Mapping[str, outputs_lib.Output]
     ) -> tuple[sources.Clip, int, float]:
         """Predict and write; the clip, maps written, time of the last."""
-        done = _agree(made)
+        done = _agree(made.values())
         if self._first + done * self.every < self._missing:
-            done = _agree(made, most=0)
+            done = _agree(made.values(), most=0)
         first = self._first + done * self.every
         # What is read again is the window of the first map to come.
         skip = first - self._missing if done else 0
@@ -469,9 +481,10 @@ class _Job:
         )
         for map_, (frame, time) in zip(bar, shown, strict=False):
             if not last:
-                _tell_start(made, clip)
-            for output in made:
-                output.write(frame, map_, time)
+                _tell_start(made.values(), clip)
+            for where, output in made.items():
+                with files.naming(where):
+                    output.write(frame, map_, time)
             done, last = done + 1, time
         if not done:
             raise video_lib.VideoError(self.source.name, self._nothing())
@@ -524,14 +537,18 @@ class _Job:
         }
 
 
-def _tell_start(made: Sequence[outputs_lib.Output], clip: sources.Clip) -> None:
+def _tell_start(
+    made: Collection[outputs_lib.Output], clip: sources.Clip
+) -> None:
     """What is known once the first frame has been read."""
     for output in made:
         if isinstance(output, sink.Sink):
             output.start = clip.first_frame or 0, clip.first_time or 0.0
 
 
-def _agree(made: Sequence[outputs_lib.Output], most: int = sys.maxsize) -> int:
+def _agree(
+    made: Collection[outputs_lib.Output], most: int = sys.maxsize
+) -> int:
     """How many maps all outputs have from before; they keep no more.
 
     One less than they have, so that there is always something to predict.
@@ -683,6 +700,39 @@ def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
     )
 
 
+# Flags of which sources; the words are for a message.
+_OF_SOURCES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "rate": (
+        (sources.Images, sources.Camera, sources.Stream),
+        "pictures, a camera, raw video",
+    ),
+    "size": ((sources.Stream,), "raw video"),
+    "pixel_format": ((sources.Stream,), "raw video"),
+}
+
+
+def unused_flags(
+    given: Collection[str], outputs: Sequence[str], source: sources.Source
+) -> list[str]:
+    """Which flags nothing uses, and what would: "--view (overlay)".
+
+    Args:
+        given: Names of the flags that somebody gave.
+        outputs: What is written.
+        source: What is read.
+    """
+    found = []
+    for field in dataclasses.fields(Options):
+        users = [n for n, kind in KINDS.items() if field.name in kind.options]
+        written = {_ALIASES.get(n, n) for n in outputs}
+        if users and field.name in given and not written & set(users):
+            found.append(f"--{field.name} ({', '.join(users)})")
+    for name, (kinds, words) in _OF_SOURCES.items():
+        if name in given and not isinstance(source, kinds):
+            found.append(f"--{name} ({words})")
+    return found
+
+
 def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
@@ -705,6 +755,11 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
             size=values.size,
             rate=values.rate,
             pixel_format=values.pixel_format,
+        )
+    given = {n for n in values if not values[n].using_default_value}
+    if unused := unused_flags(given, outputs, source):
+        logging.warning(
+            "Nothing that is read or written uses %s.", ", ".join(unused)
         )
     model = predictor_lib.Predictor.load(settings.run_dir, model=values.model)
     model.batch = values.batch

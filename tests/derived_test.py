@@ -1,5 +1,6 @@
 """What is derived from maps, made by `predict` in one pass."""
 
+import html
 import json
 import re
 
@@ -101,6 +102,8 @@ def test_of_a_truncated_clip_all_that_came(model, tmp_path):
     assert 79 < count < 119
     assert f"read {count} of 120 frames" in damage
     assert f"from frame {count}" in damage
+    page = html.unescape((out / "report.html").read_text("utf-8"))
+    assert f"The clip is cut off or damaged: {damage}" in page
     assert_whole(out, count, SIZE, (30, 54))
 
 
