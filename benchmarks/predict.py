@@ -3,6 +3,7 @@ r"""What `predict` costs a frame, stage by stage, and that memory stays bounded.
     python -m benchmarks.predict --flagfile=RUN/experiment.flags \
         [--video=FILE] [--frames=40]
     python -m benchmarks.predict --memory [--minutes=30]
+    python -m benchmarks.predict --write [--video=FILE] [--frames=40]
 
 The first runs the stages one after the other over the same frames, each a
 second time when everything is compiled, and then the program as a whole. A run
@@ -14,6 +15,10 @@ The second predicts a clip of 320x180, ten seconds of black and ten of noise in
 turns, and prints the peak resident memory of each minute. Its model is a
 stand-in that costs next to nothing, so that half an hour of video takes
 minutes; --nostand_in takes the run's.
+
+The third writes each output alone, of frames and maps that are there already,
+blobs that drift: no network runs. It prints the processor's milliseconds a
+frame, after a short first run of each.
 """
 
 import collections
@@ -56,6 +61,7 @@ MINUTES = flags.DEFINE_integer("minutes", 30, "Length of the memory's clip.")
 STAND_IN = flags.DEFINE_boolean(
     "stand_in", True, "Measure memory with a model that costs nothing."
 )
+WRITE = flags.DEFINE_boolean("write", False, "Measure each output instead.")
 
 # Of the memory's clip.
 _SIZE = (320, 180)
@@ -139,7 +145,10 @@ def run_stages(
     ]
     maps = watch("decoder", lambda: list(predictor.of_features(features)))
     with tempfile.TemporaryDirectory() as folder:
-        watch("write", lambda: write(predictor, frames, maps, folder))
+        watch(
+            "write",
+            lambda: write(predictor, frames, maps, folder, OUTPUTS.value),
+        )
     return watch.found
 
 
@@ -186,10 +195,18 @@ def write(
     frames: Sequence[np.ndarray],
     maps: Sequence[np.ndarray],
     folder: str,
+    outputs: Sequence[str],
 ) -> None:
     """All that `predict` does with maps."""
     ready: Any = _Ready(predictor, maps)
-    predict.predict(ready, _Memory(frames), folder, outputs=OUTPUTS.value)
+    with pathlib.Path(os.devnull).open("wb") as stream:
+        predict.predict(
+            ready,
+            _Memory(frames),
+            folder,
+            outputs=outputs,
+            options=predict.Options(stream=stream),
+        )
 
 
 def texture(path: pathlib.Path, count: int) -> None:
@@ -240,6 +257,50 @@ def print_stages(settings: experiment.Experiment) -> None:
     for stage, (clock, cpu) in (found | watch.found).items():
         share = f"{clock / total:8.1%}" if stage in found else ""
         print(f"{stage:14}{clock / count:12.4f}{cpu / count:16.4f}{share}")
+
+
+# === Outputs ===
+
+
+def blobs(count: int) -> list[np.ndarray]:
+    """Maps with two places that people look at, which move."""
+    rows, columns = np.indices((360, 640), np.float32)
+    maps = []
+    for k in range(count):
+        map_ = np.zeros((360, 640), np.float32)
+        for x, y, sigma in ((100 + 4 * k % 440, 120, 40), (420, 200, 60)):
+            squares = (columns - x) ** 2 + (rows - y) ** 2
+            map_ = np.maximum(map_, np.exp(-squares / (2 * sigma**2)))
+        maps.append(map_)
+    return maps
+
+
+def print_outputs() -> None:
+    """The table of outputs."""
+    predictor, count = stand_in(), FRAMES.value
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(VIDEO.value or f"{folder}/texture.mp4")
+        if not VIDEO.value:
+            texture(path, count)
+        frames = list(itertools.islice(video_lib.frames(path), count))
+    count = len(frames)
+    maps = blobs(count)
+    watch = Stopwatch()
+    for name in predict.KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            write(predictor, frames[:3], maps[:3], folder, [name])
+            watch(
+                name,
+                lambda n=name, f=folder: write(predictor, frames, maps, f, [n]),
+            )
+    height, width = frames[0].shape[:2]
+    print(
+        f"{count} frames of {width}x{height}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
+    print(f"{'output':14}{'ms a frame':>12}{'CPU ms a frame':>16}")
+    for name, (clock, cpu) in watch.found.items():
+        print(f"{name:14}{1e3 * clock / count:12.2f}{1e3 * cpu / count:16.2f}")
 
 
 # === Memory ===
@@ -371,10 +432,12 @@ def print_memory(settings: experiment.Experiment) -> None:
 
 
 def main(_: Sequence[str]) -> None:
-    """Print one of the two."""
+    """Print one of the three."""
     settings = experiment.from_flags()
     if MEMORY.value:
         print_memory(settings)
+    elif WRITE.value:
+        print_outputs()
     else:
         print_stages(settings)
 

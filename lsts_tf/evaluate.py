@@ -29,7 +29,6 @@ import hashlib
 import json
 import os
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING
 from typing import Any
@@ -806,9 +805,7 @@ def main(arguments: Sequence[str]) -> None:
     """Evaluate as the flags say."""
     values = flags.FLAGS
     folders = [*values.compare, *arguments[1:]]
-    # Ends as by Ctrl-C, so that workers end too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with program.exit_codes():
+    with program.terminable(), program.exit_codes():
         if values.predictions:
             folders.insert(0, values.predictions)
         if folders:

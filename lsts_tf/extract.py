@@ -317,7 +317,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 def main(_: Sequence[str]) -> None:
     """Extract as the flags say."""
-    with program.exit_codes():
+    with program.terminable(), program.exit_codes():
         settings = experiment.from_flags(flags.FLAGS)
         if flags.FLAGS.verify:
             damages = verify(settings, repair=flags.FLAGS.repair)

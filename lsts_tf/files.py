@@ -153,7 +153,24 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def naming(what: str | os.PathLike) -> Iterator[None]:
+    """Errors of the system in the block say which file they are about.
+
+    Writing to an open file says "No space left on device", and not where.
+
+    Args:
+        what: The file, or its description. One that an error names stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(what)
+        raise
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all, and lastingly."""
-    with replacing(path, lasting=True) as temporary:
+    with replacing(path, lasting=True) as temporary, naming(path):
         temporary.write_text(text, encoding="utf-8")

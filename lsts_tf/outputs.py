@@ -182,7 +182,7 @@ class Overlay(sink.Sink):
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
-        self._alpha = alpha
+        self._alpha = overlay.checked_alpha(alpha)
         self._writer = video_lib.Writer(
             path, fps=fps, size=self._picture_size(size)
         )
@@ -580,8 +580,9 @@ class Raw:
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Take one frame and its map."""
-        self._stream.write(preprocess.to_uint8(self._scale(map_)).tobytes())
-        self._stream.flush()
+        with files.naming("standard output"):
+            self._stream.write(preprocess.to_uint8(self._scale(map_)).tobytes())
+            self._stream.flush()
 
     def __exit__(
         self, kind: _Kind, error: BaseException | None, trace: _Trace

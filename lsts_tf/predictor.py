@@ -208,11 +208,7 @@ class Predictor:
         if copy:
             first = next(maps, None)
             if first is None:
-                raise ValueError(
-                    "Copying needs a clip of more than "
-                    f"{self.geometry.first_target} frames. Use "
-                    "--first_frames=mirror."
-                )
+                raise ValueError(_too_short(self.geometry.first_target))
             copies = itertools.repeat(first, missing // step + 1)
             maps = itertools.chain(copies, maps)
         else:
@@ -277,10 +273,7 @@ class Predictor:
         wait = 0 if first_frames == "repeat" else missing
         head = list(itertools.islice(prepared, wait + 1))
         if copy and len(head) <= missing:
-            raise ValueError(
-                f"Copying needs a clip of more than {missing} frames. Use "
-                "--first_frames=mirror."
-            )
+            raise ValueError(_too_short(missing))
         if not head:
             return
         before = (
@@ -340,6 +333,14 @@ class Predictor:
             last = self.extractor.of_clip(list(recent), length=len(recent))
             for maps in self.of_windows(features for _, features in last):
                 yield from maps[given - count :]
+
+
+def _too_short(missing: int) -> str:
+    return (
+        "--first_frames=copy and skip need a frame that has a whole window, "
+        f"so a clip of more than {missing} frames. Received: a shorter one; "
+        "use --first_frames=mirror."
+    )
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:

@@ -3,18 +3,26 @@
 0     done
 1     nothing could be done; the last line of the log says why
 130   stopped by Ctrl-C; the same command goes on or starts anew
-143   stopped by SIGTERM, where a program hears it; likewise
+143   the same by SIGTERM, of `train` and of programs that are `terminable`
 """
 
 from collections.abc import Iterator
 import contextlib
+import signal
 import sys
+import threading
+import types
 
 from absl import flags
 from absl import logging
 
 FAILED = 1
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; it ends a program as Ctrl-C does."""
 
 
 @contextlib.contextmanager
@@ -28,8 +36,8 @@ def exit_codes() -> Iterator[None]:
         sys.exit(FAILED)
     except KeyboardInterrupt as error:
         logging.error("Stopped. The same command goes on or starts anew.")
-        # A program that hears several signals names the one that it was.
-        sys.exit(128 + error.args[0] if error.args else INTERRUPTED)
+        is_term = isinstance(error, Terminated)
+        sys.exit(TERMINATED if is_term else INTERRUPTED)
     except Exception as error:
         if not _is_tensorflows(error):
             raise
@@ -46,3 +54,27 @@ def _is_tensorflows(error: Exception) -> bool:
     return tensorflow is not None and isinstance(
         error, tensorflow.errors.OpError
     )
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated`, so that everything is cleaned up.
+
+    Whoever ignores SIGTERM goes on to ignore it. Outside of the main thread,
+    where no signals arrive, nothing changes.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        # `timeout` sends it twice; the second one must not end the clean-up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

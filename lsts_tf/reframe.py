@@ -286,6 +286,8 @@ class Reframe(sink.Sink):
         ease: Seconds, see the module.
         cut: See the module; 1 for none.
         picture: Whether the video is made, or only the path.
+        first: Number of the clip's first frame that comes, from 0. Times are
+            from the start of the clip all the same.
     """
 
     def __init__(
@@ -301,12 +303,14 @@ class Reframe(sink.Sink):
         ease: float = EASE,
         cut: float = CUT,
         picture: bool = True,
+        first: int = 0,
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
-        if min(stiffness, lookahead, ease) < 0 or not 0 < cut <= 1:
+        each = (stiffness, lookahead, ease)
+        if not all(0 <= v < math.inf for v in each) or not 0 < cut <= 1:
             raise ValueError(
-                "Stiffness, lookahead and ease are not negative, and a cut is "
-                "above 0 and up to 1. Received: "
+                "Stiffness, lookahead and ease are finite and not negative, "
+                "and a cut is above 0 and up to 1. Received: "
                 f"stiffness={stiffness}, lookahead={lookahead}, ease={ease}, "
                 f"cut={cut}"
             )
@@ -319,6 +323,8 @@ class Reframe(sink.Sink):
             "cut": cut,
         }
         self._picture = picture
+        self._first = first
+        self._first_time = 0.0
         self._axis = _axis(size, self.crop)
         room = size[self._axis] - self.crop[self._axis]
         steps = min(room // 2 + 1, _POSITIONS)
@@ -395,6 +401,7 @@ class Reframe(sink.Sink):
             "frames": self.count,
             "fps": self.fps,
             "start": {"frame": self.start[0], "seconds": self.start[1]},
+            "first_map": self._first,
             "size": list(self.size),
             "aspect": self.aspect,
             "crop": list(self.crop),
@@ -441,12 +448,13 @@ class Reframe(sink.Sink):
         if before and before[1] == place:
             return
         # Between the two frames, so that rounding moves no frame.
-        at = (before[0] + time) / 2 if before else 0.0
+        at = (before[0] + time) / 2 - self._first_time if before else 0.0
         if before is None:
             width, height = self.crop
             name = self.path.with_suffix(".sendcmd").name
-            # Our times, and so the commands', are from the clip's start.
-            first = self.start[0]
+            # The commands' times are from the first frame that is cropped.
+            self._first_time = time
+            first = self.start[0] + self._first
             trim = f"trim=start_frame={first},setpts=PTS-STARTPTS,"
             self._commands.write(
                 f"# ffmpeg -i INPUT {'-an ' if first else ''}-vf "

@@ -151,6 +151,10 @@ class Report(sink.Sink):
         areas: Areas of interest, or a file of them, or "".
         alpha: Strength of the overlay, 0 to 1.
         limit: Largest video, in bytes, that is put into the page; 0 for none.
+
+    Attributes:
+        damage: What is wrong with the clip, or "". Set before the block ends:
+            it is known when all frames have come.
     """
 
     def __init__(
@@ -170,8 +174,9 @@ class Report(sink.Sink):
         self._title = title or self.path.stem
         self._about = about or {}
         self._areas = areas = tuple(attention.as_areas(areas, size))
-        self._alpha = alpha
+        self._alpha = overlay.checked_alpha(alpha)
         self._limit = limit
+        self.damage = ""
         self._measure = attention.Measurer(size=size, areas=areas)
         self._summary = attention.Summary(fps=fps, size=size, areas=areas)
         self._curves = _Curves(["focus", *(_key(a) for a in areas)])
@@ -255,10 +260,15 @@ class Report(sink.Sink):
             f"<title>{title}</title><style>{_STYLE}</style></head><body>",
             f"<header><h1>{title}</h1><p>{self._facts()}</p></header>",
         ]
-        if self.note:
-            parts.append(
-                f'<p class="note" role="note">{html.escape(self.note)}</p>'
-            )
+        damage = self.damage and (
+            f"The clip is cut off or damaged: {self.damage} This page shows "
+            "what could be decoded."
+        )
+        parts += [
+            f'<p class="note" role="note">{html.escape(text)}</p>'
+            for text in (self.note, damage)
+            if text
+        ]
         parts += [
             f'<main><section class="top">{self._player(movie, stills)}'
             f"{self._numbers(summary)}</section>",

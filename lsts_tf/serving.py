@@ -7,7 +7,7 @@ A frame without a whole window sees its clip mirrored in time, as in
 `Predictor.maps`.
 
 Each window is computed alone: a graph that anybody calls has no past to share
-work with. For long clips `Predictor` needs about a quarter of the arithmetic.
+work with. For long clips `Predictor` needs about a fifth of the arithmetic.
 """
 
 from collections.abc import Callable

@@ -116,7 +116,9 @@ class _Signals:
     def _remember(self, number: int, _: Any) -> None:
         if self.received is not None:
             # Asked twice: do not insist on saving.
-            raise KeyboardInterrupt(number)
+            if number == signal.SIGTERM:
+                raise program.Terminated
+            raise KeyboardInterrupt
         self.received = number
 
 

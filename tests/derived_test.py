@@ -1,5 +1,6 @@
 """What is derived from maps, made by `predict` in one pass."""
 
+import html
 import json
 import re
 
@@ -101,6 +102,8 @@ def test_of_a_truncated_clip_all_that_came(model, tmp_path):
     assert 79 < count < 119
     assert f"read {count} of 120 frames" in damage
     assert f"from frame {count}" in damage
+    page = html.unescape((out / "report.html").read_text("utf-8"))
+    assert f"The clip is cut off or damaged: {damage}" in page
     assert_whole(out, count, SIZE, (30, 54))
 
 
@@ -143,6 +146,21 @@ def test_the_crop_knows_where_the_clip_begins(model, tmp_path):
     assert about["path"][0]["time"] == 0
     commands = (out / "reframed.sendcmd").read_text()
     assert "trim=start_frame=20,setpts=PTS-STARTPTS" in commands
+
+
+def test_the_crops_command_begins_with_the_first_map(model, tmp_path):
+    """Not with the first frame of the clip, if that has none."""
+    path, out = film(tmp_path / "in.mp4", 90), tmp_path / "out"
+    predict.predict(
+        model, path, out, outputs=["reframed"], start="5f", first_frames="skip"
+    )
+    about = json.loads((out / "reframed.json").read_text())
+    assert about["frames"] == len(list(video.frames(out / "reframed.mp4"))) == 7
+    assert about["start"] == {"frame": 5, "seconds": pytest.approx(0.2)}
+    assert about["first_map"] == 78
+    assert about["path"][0]["time"] == pytest.approx(78 / 25)
+    commands = (out / "reframed.sendcmd").read_text()
+    assert "trim=start_frame=83,setpts=PTS-STARTPTS" in commands
 
 
 def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):

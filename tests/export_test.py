@@ -254,6 +254,7 @@ def test_the_record_beside_it(exported):
     assert frames["output_shape"][-2:] == [360, 640]
     assert set(record["signatures"]) == {"serving_default", "last", "features"}
     assert record["left_out"] == {}
+    assert set(record["parity"]) == set(record["signatures"])
     for parity in record["parity"].values():
         assert parity["largest_difference"] < CLOSE
         assert parity["peak_shift"] == 0
@@ -286,6 +287,22 @@ def wrong_functions(graph):
     decode = graph._decode
     graph._decode = lambda **f: {"saliency": 1 - decode(**f)["saliency"]}
     return {"features": graph.features()}
+
+
+def test_frames_that_are_answered_wrongly_do_not_appear(
+    light, tmp_path, monkeypatch
+):
+    """The maps of a clip in another order, and its last one as it is."""
+    monkeypatch.setattr(serving, "_motion", motion_in_graph)
+    every = serving.Graph._every
+
+    def backwards(graph, *, frames):
+        return {"saliency": every(graph, frames=frames)["saliency"][:, ::-1]}
+
+    monkeypatch.setattr(serving.Graph, "_every", backwards)
+    with pytest.raises(RuntimeError, match="'serving_default' differs"):
+        export.export(light, tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_format_is_refused(predictor, tmp_path):
@@ -373,6 +390,12 @@ def motion(first, second):
     return tf.stack([second - first, second / 2 - first], axis=-1) / 16
 
 
+def motion_in_graph(first, second):
+    """As `serving._motion`."""
+    pair = (tf.cast(g, tf.float32) for g in (first, second))
+    return tf.cast(motion(*pair), tf.float16)
+
+
 class Differences:
     """As `flow.Flow`."""
 
@@ -402,13 +425,9 @@ def test_flow_of_every_frame_inside_the_graph(light, tmp_path, monkeypatch):
     That TV-L1 is the same in a graph: tests/tvl1_test.py, and slow below.
     """
 
-    def in_graph(first, second):
-        pair = (tf.cast(g, tf.float32) for g in (first, second))
-        return tf.cast(motion(*pair), tf.float16)
-
-    monkeypatch.setattr(serving, "_motion", in_graph)
+    monkeypatch.setattr(serving, "_motion", motion_in_graph)
     record = export.export(light, tmp_path / "out")
-    assert set(record["parity"]) == {"features", "last"}
+    assert set(record["parity"]) == {"features", "last", "serving_default"}
     loaded = tf.saved_model.load(str(tmp_path / "out"))
     # Mirrored to the end; and two frames that have a window of their own.
     for count in (2, 18):
@@ -455,7 +474,7 @@ def test_flow_inside_the_graph(tmp_path):
     predictor = predictor_lib.Predictor.load(tmp_path / "run")
     record = export.export(predictor, tmp_path / "out")
     sys.stdout.write(f"rgb, flow: {record['parity']}\n")
-    assert set(record["parity"]) == {"features", "last"}
+    assert set(record["parity"]) == {"features", "last", "serving_default"}
     for parity in record["parity"].values():
         assert parity["largest_difference"] < 10 * CLOSE
         assert parity["peak_shift"] <= 1

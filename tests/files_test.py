@@ -117,6 +117,14 @@ def test_text_is_utf_8(tmp_path):
     assert path.read_bytes().decode("utf-8") == "Größe ≥ 1\n"
 
 
+def test_an_error_of_the_system_says_of_which_file_it_is(tmp_path):
+    full = pytest.raises(OSError, match=r"No space left: 'maps\.npy'$")
+    with full, files.naming("maps.npy"):
+        raise OSError(28, "No space left")
+    with pytest.raises(OSError, match=r"absent'$"), files.naming("maps.npy"):
+        (tmp_path / "absent").read_bytes()
+
+
 def test_an_error_names_its_file_also_from_another_process():
     error = pickle.loads(
         pickle.dumps(files.FileError("a/b.png", "no picture."))

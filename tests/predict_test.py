@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 from absl import flags
 import av
@@ -245,6 +247,37 @@ def test_no_output_at_all(model, folder):
     assert listed(folder) == [path.name]
 
 
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, 5, math.nan])
+@pytest.mark.parametrize("name", ["overlay", "side_by_side", "report"])
+def test_a_strength_that_colours_cannot_have(model, folder, name, alpha):
+    path = clip_of(folder, 2)
+    options = predict.Options(alpha=alpha)
+    with pytest.raises(ValueError, match=r"alpha, of 0 to 1. Received: "):
+        predict.predict(
+            Never(model), path, folder / "out", outputs=[name], options=options
+        )
+    assert listed(folder) == [path.name]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        *(("stiffness", "reframed"), ("lookahead", "reframed")),
+        *(("ease", "reframed"), ("cut", "reframed"), ("strength", "roi")),
+        *(("strength", "encoded"), ("floor", "encoded"), ("crf", "encoded")),
+    ],
+)
+def test_numbers_that_are_not_finite(model, folder, field, name, value):
+    path = clip_of(folder, 2)
+    options = predict.Options(**{field: value})
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        predict.predict(
+            Never(model), path, folder / "out", outputs=[name], options=options
+        )
+    assert listed(folder) == [path.name]
+
+
 class Never:
     """A predictor that must not be asked."""
 
@@ -430,7 +463,8 @@ def test_a_clip_of_any_length(model, folder, count):
 @pytest.mark.parametrize("mode", ["copy", "skip"])
 def test_clips_without_a_whole_window(model, folder, mode):
     path = clip_of(folder, 78)
-    with pytest.raises(ValueError, match="first_frames=mirror"):
+    message = f"{mode}.* more than 78 frames.*first_frames=mirror"
+    with pytest.raises(ValueError, match=message):
         predict.predict(model, path, folder / "out", first_frames=mode)
     assert listed(folder / "out") == []
 
@@ -740,6 +774,37 @@ def test_damage_is_an_exit_code(monkeypatch):
     assert end.value.code == predict.INCOMPLETE
 
 
+def test_flags_that_nothing_uses(model, folder):
+    film = sources.File(clip_of(folder, 2))
+    pictures = sources.Images([*pictures_in(folder / "p", 1).iterdir()])
+    raw = sources_test.piped(bytes(6912), size="64x36", rate=25)
+    every = {
+        *{field.name for field in dataclasses.fields(predict.Options)},
+        *("rate", "size", "pixel_format", "start", "outputs", "report"),
+    }
+
+    def names(*arguments):
+        found = predict.unused_flags(*arguments)
+        return {text.split()[0].removeprefix("--") for text in found}
+
+    assert names((), ["npy"], film) == set()
+    assert names(every, list(predict.KINDS), raw) == set()
+    assert names(every, list(predict.KINDS), film) == {
+        *("rate", "size", "pixel_format"),
+    }
+    assert names(["rate", "size"], ["maps"], pictures) == {"size"}
+    assert names(["normalize", "map_size"], ["maps"], film) == set()
+    assert predict.unused_flags(["view", "alpha"], ["report"], film) == [
+        "--view (overlay, side_by_side)"
+    ]
+    assert predict.unused_flags(["areas"], ["maps"], film) == [
+        "--areas (json, report)"
+    ]
+    of_crop = {"aspect", "stiffness", "lookahead", "ease", "cut"}
+    assert names(every, ["overlay"], raw) >= of_crop
+    assert not names(every, ["reframed"], raw) & of_crop
+
+
 def test_the_program_between_two_pipes(folder):
     """A cut off frame at the end: all before it are written, and it is said."""
     (folder / "model.keras").write_text("not looked into")
@@ -846,11 +911,33 @@ def test_a_full_disk(model, folder, name):
     # What pytest keeps of standard error is a file too.
     limit = {"maps": 2_000, "saliency": 2_000}.get(name, 10_000)
     with (
-        pytest.raises((OSError, ValueError), match="File too large"),
+        pytest.raises((OSError, ValueError), match="File too large") as error,
         video_test.limited(limit),
     ):
         predict.predict(model, path, out, outputs=[name], options=options)
     assert listed(out) == []
+    file = {"saliency16": "saliency16.mkv", "npy": "maps.npy", "maps": "maps"}
+    assert str(out / file.get(name, f"{name}.mp4")) in str(error.value)
+
+
+class Closed(io.BytesIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, _):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("normalize", ["none", "clip"])
+def test_a_pipe_whose_reader_has_gone(model, folder, normalize):
+    options = predict.Options(stream=Closed(), normalize=normalize)
+    with pytest.raises(BrokenPipeError, match="Broken pipe: 'standard output'"):
+        predict.predict(
+            model,
+            clip_of(folder, 2),
+            None,
+            outputs=["stdout"],
+            options=options,
+        )
 
 
 @contextlib.contextmanager
@@ -929,6 +1016,44 @@ def test_ctrl_c_in_the_middle(model, folder):
     assert listed(out) == []
     predict.predict(model, path, out, outputs=["overlay"])
     assert len(list(video.Video(out / "overlay.mp4"))) == 120
+
+
+MAPS_LEFT = [".maps.npy.part", ".maps.npy.part.job"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "outputs", "left"),
+    [
+        (signal.SIGINT, program.INTERRUPTED, "npy", MAPS_LEFT),
+        (signal.SIGTERM, program.TERMINATED, "npy,overlay,report", []),
+    ],
+)
+def test_a_signal_in_the_middle(folder, number, code, outputs, left):
+    """Nothing is left but what the same command goes on with."""
+    (folder / "model.keras").write_text("not looked into")
+    out, part = folder / "out", folder / "out" / ".maps.npy.part"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.cheap_prediction"),
+            f"--run_dir={folder}",
+            f"--video={noisy(folder, 4000)}",
+            f"--outputs={outputs}",
+            f"--output={out}",
+        ],
+        cwd=pathlib.Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        # Some maps are there; thousands are not.
+        while not part.exists() or part.stat().st_size < 100_000:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.01)
+        process.send_signal(number)
+        message = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == code, message
+    assert "The same command goes on or starts anew." in message
+    assert "Traceback" not in message
+    assert listed(out) == left
 
 
 # === Going on ===

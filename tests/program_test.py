@@ -1,3 +1,4 @@
+from concurrent import futures
 import logging
 import signal
 import subprocess
@@ -37,10 +38,6 @@ def test_ctrl_c_has_its_own_code():
     assert leaves(KeyboardInterrupt()) == program.INTERRUPTED
 
 
-def test_another_signal_has_its_own_code():
-    assert leaves(KeyboardInterrupt(signal.SIGTERM)) == 143
-
-
 def test_an_error_of_tensorflow_says_last_what_it_was(caplog):
     caplog.set_level(logging.ERROR)
     error = tf.errors.ResourceExhaustedError(None, None, "OOM for 4 GB.\nMore")
@@ -63,6 +60,43 @@ def test_it_starts_without_tensorflow():
         [sys.executable, "-c", code], cwd=pages.ROOT, check=False, timeout=60
     )
     assert done.returncode == 0
+
+
+def test_sigterm_has_its_own_code():
+    assert leaves(program.Terminated()) == program.TERMINATED
+
+
+def test_sigterm_cleans_up_even_if_it_comes_twice():
+    """As from `timeout`."""
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = False
+    with pytest.raises(program.Terminated), program.terminable():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            cleaned = True
+    assert cleaned
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_ignores_sigterm_goes_on_to_do_so():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with program.terminable():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_of_the_main_thread_nothing_changes():
+    def enters():
+        with program.terminable():
+            return signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(enters).result() is before
 
 
 def test_a_mistake_of_ours_is_shown_whole():

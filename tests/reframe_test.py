@@ -2,6 +2,7 @@ import csv
 import fractions
 import itertools
 import json
+import math
 import shutil
 import subprocess
 
@@ -180,7 +181,7 @@ def reframed(folder, clip, *, size=SIZE, fps=25, start=(0, 0.0), **options):
     path = folder / "reframed.mp4"
     with reframe.Reframe(path=path, fps=fps, size=size, **options) as output:
         output.start = start
-        for i, (frame, map_) in enumerate(clip):
+        for i, (frame, map_) in enumerate(clip, options.get("first", 0)):
             output.write(frame, map_, i / fps)
     return path
 
@@ -301,15 +302,15 @@ def test_ffmpeg_crops_as_we_do(tmp_path, fps):
     assert_left_edges(by_commands(source, path), x)
 
 
-@pytest.mark.parametrize("start", [0, 30])
-def test_the_command_in_the_file_works(tmp_path, start):
-    """Also for a clip that begins later: its times are its own."""
+@pytest.mark.parametrize(("start", "first"), [(0, 0), (30, 0), (10, 20)])
+def test_the_command_in_the_file_works(tmp_path, start, first):
+    """Also for a clip that begins later, and one whose first frames lack."""
     program = shutil.which("ffmpeg")
     if not program:
         pytest.skip("No ffmpeg here: apt-get install ffmpeg")
     source = tmp_path / "in.mp4"
     with video.Writer(source, fps=25, size=SIZE) as writer:
-        for _ in range(start + 50):
+        for _ in range(start + first + 50):
             writer.write(ramp())
     where = np.linspace(0.2, 0.8, 50)
     path = reframed(
@@ -317,6 +318,7 @@ def test_the_command_in_the_file_works(tmp_path, start):
         [(ramp(), spot(x)) for x in where],
         stiffness=0.01,
         start=(start, start / 25),
+        first=first,
     )
     line = path.with_suffix(".sendcmd").read_text().splitlines()[0]
     command = line.removeprefix("# ")
@@ -344,8 +346,17 @@ def test_nothing_appears_after_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"stiffness": -1}, {"cut": 0}, {"ease": -1}]
+    "options",
+    [
+        {"stiffness": -1},
+        {"cut": 0},
+        {"ease": -1},
+        {"cut": math.nan},
+        *({"stiffness": v} for v in (math.nan, math.inf)),
+        *({"lookahead": v} for v in (math.nan, math.inf)),
+        *({"ease": v} for v in (math.nan, math.inf)),
+    ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="finite and not negative"):
         reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE, **options)

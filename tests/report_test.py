@@ -151,6 +151,23 @@ def test_no_page_appears_after_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_damage_is_said_at_the_top(tmp_path):
+    path = tmp_path / "report.html"
+    with report.Report(path=path, fps=10, size=SIZE, limit=0) as output:
+        for frame, map_ in clip(2):
+            output.write(frame, map_, output.count / 10)
+        output.damage = WILD
+    text = path.read_text("utf-8")
+    (note,) = re.findall('<p class="note" role="note">(.*?)</p>', text)
+    assert html.unescape(note) == (
+        f"The clip is cut off or damaged: {WILD} This page shows what could be "
+        "decoded."
+    )
+    assert "<script>alert" not in text
+    plain = reported(tmp_path, 1, limit=0).read_text("utf-8")
+    assert 'class="note"' not in plain
+
+
 @pytest.mark.parametrize("count", [0, 1, 12, 24, 25, 100, 1000])
 def test_stills_are_few_and_evenly_spread(count):
     thinned = report._Thinned(12)
