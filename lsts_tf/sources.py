@@ -135,12 +135,21 @@ class File:
         self.paths: Sequence[pathlib.Path] = (self._video.path,)
         self.identity = _identity(self.paths)
         self.damage = ""
+        self._seen = 0
+        self._ended = False
 
     def __iter__(self) -> Iterator[_Timed]:
         try:
-            yield from self._video.timed()
+            for number, timed in enumerate(self._video.timed()):
+                yield timed
+                # A clip may end before the file does, and then no error comes.
+                self._seen = max(self._seen, number + 1)
+                known = self._video.damage(self._seen)
+                if known and not self._ended:
+                    self.damage = f"{self.name}: {known}."
         except video_lib.VideoError as error:
             self.damage = str(error)
+        self._ended = True
 
 
 class Images:

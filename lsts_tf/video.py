@@ -8,17 +8,20 @@ equally spaced. Nothing here holds more than one frame.
 A video is read from its start to its end and never by seeking, and the frames
 that came are counted against the number that the file declares: decoders stop
 at the first damaged place without a word, although most frames after it can
-be had by reading on.
+be had by reading on. Other damage they hide by guessing what was there, and
+mark the frame; OpenCV drops the mark, so PyAV decodes the file beside it.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import fractions
 import math
 import os
 import pathlib
+import threading
 import types
 from typing import Any
 
@@ -34,6 +37,12 @@ except ImportError:  # Optional: without it no AV1 is read, no MP4 written.
     av = None
 
 FPS_IF_UNKNOWN = 25.0
+# No camera that people have is faster; what is, is how finely a container
+# counts time. The rate of the first frames is then measured.
+_MOST_FPS = 240
+_MEASURED_FRAMES = 50
+# Damaged frames that a message names.
+_NAMED = 3
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
 # and VP9 files decoding went on after far fewer failures than this.
 _MAX_FAILED_READS = 100
@@ -62,7 +71,7 @@ class VideoError(files.FileError):
 
 
 class TruncatedVideoError(VideoError):
-    """A video of which some frames are missing; the others were delivered."""
+    """A video with frames missing or damaged; the others were delivered."""
 
 
 class Video:
@@ -73,7 +82,7 @@ class Video:
 
     Attributes:
         path: The file.
-        fps: Frames a second; 25 when the file does not say.
+        fps: Frames a second, on average; 25 when the file does not say.
         size: (width, height) of the frames as they are delivered.
         num_frames: How many frames the file declares; None if it does not.
             Some containers only estimate it: count what comes.
@@ -84,8 +93,9 @@ class Video:
 
         Args:
             path: A file in any format that OpenCV or PyAV decodes.
-            strict: Whether missing frames are an error, raised after the last
-                frame that could be decoded, or only a warning in the log.
+            strict: Whether missing or damaged frames are an error, raised
+                after the last frame that could be decoded, or only a warning
+                in the log.
 
         Raises:
             VideoError: The file is missing, empty, not a video, or none of
@@ -108,6 +118,14 @@ class Video:
                 self.path, f"no frame of it can be decoded (damaged?){hint}."
             )
         self.size = first.shape[1], first.shape[0]
+        self._inspection = _Inspection(
+            # What PyAV reads has no hidden damage: AV1's decoder gives up.
+            self.path if self._read is _read_opencv else None
+        )
+
+    def damage(self, count: int) -> str:
+        """Which of the first frames, all of them read, are damaged, or ""."""
+        return _told([n for n in self._inspection.damaged if n < count])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields the frames; see `timed`.
@@ -128,8 +146,8 @@ class Video:
 
         Raises:
             TruncatedVideoError: After the last frame, when fewer frames came
-                than were declared or some in between were lost; not if the
-                video was opened with `strict=False`.
+                than were declared, some in between were lost or some are
+                damaged; not if the video was opened with `strict=False`.
             VideoError: A frame has another size than the first.
         """
         count = lost = failures = 0
@@ -150,6 +168,7 @@ class Video:
                     f"frame {count} has another size than the first: "
                     f"{frame.shape[1::-1]} instead of {self.size}.",
                 )
+            self._inspection.reach(count)
             yield frame, clock(stamp)
             count += 1
         self._check(count, lost, first_loss, clock)
@@ -171,20 +190,24 @@ class Video:
             if count < declared:
                 declared = _to_be_shown(self.path, count, declared)
             complete = count >= declared
-        if complete and not lost:
+        whole = complete and not lost
+        damage = self.damage(count)
+        if whole and not damage:
             return
-        reason = f"read {count} of {declared} frames"
+        reasons = [] if whole else [f"read {count} of {declared} frames"]
         if lost:
-            reason += (
-                f"; it is damaged at frame {first_loss}, so later frames have "
+            reasons.append(
+                f"it is damaged at frame {first_loss}, so later frames have "
                 "other numbers than they should"
             )
-        else:
-            reason += (
-                f"; its end is missing or damaged, from frame {count} (counted "
+        elif not whole:
+            reasons.append(
+                f"its end is missing or damaged, from frame {count} (counted "
                 "from 0) on"
             )
-        reason += ". Get the file again, or re-encode it."
+        if damage:
+            reasons.append(damage)
+        reason = "; ".join(reasons) + ". Get the file again, or re-encode it."
         if self._strict:
             raise TruncatedVideoError(self.path, reason)
         logging.warning("%s: %s", self.path, reason)
@@ -197,14 +220,15 @@ def frames(
 
     Args:
         path: A video file.
-        strict: Whether missing frames are an error or a warning.
+        strict: Whether missing or damaged frames are an error or a warning.
 
     Yields:
         uint8 [H, W, 3], RGB.
 
     Raises:
         VideoError: The file cannot be read as a video.
-        TruncatedVideoError: After the last frame: some are missing.
+        TruncatedVideoError: After the last frame: some are missing or
+            damaged.
     """
     yield from Video(path, strict=strict)
 
@@ -220,7 +244,7 @@ def count_frames(path: str | os.PathLike) -> int:
 
     Raises:
         VideoError: The file cannot be read as a video; or frames are counted,
-            and some are missing.
+            and some are missing or damaged.
     """
     film = Video(path)
     if film.num_frames is None or _is_estimate(film.path):
@@ -369,6 +393,74 @@ def _read_av(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
                 turns = round(getattr(frame, "rotation", 0) / 90)
                 image = np.ascontiguousarray(np.rot90(image, turns))
                 yield image, math.nan if frame.time is None else frame.time
+
+
+class _Inspection:
+    """Which frames are damaged, though decoded; found once for all readers.
+
+    Args:
+        path: A file that OpenCV reads; None if there is nothing to look for.
+
+    Attributes:
+        damaged: Numbers of such frames, of those reached.
+    """
+
+    def __init__(self, path: pathlib.Path | None) -> None:
+        self.damaged: list[int] = []
+        self._marks = iter(()) if path is None else _marks(path)
+        self._count = 0
+        # A generator cannot be entered twice.
+        self._lock = threading.Lock()
+
+    def reach(self, number: int) -> None:
+        """Look at all frames up to one."""
+        with self._lock:
+            while self._count <= number:
+                if next(self._marks, False):
+                    self.damaged.append(self._count)
+                self._count += 1
+
+
+def _marks(path: pathlib.Path) -> Iterator[bool]:
+    """Yields of each frame whether its decoder or container calls it damaged.
+
+    The frames are those of `_read_opencv`: both are FFmpeg.
+    """
+    if av is None:
+        return
+    broken = math.inf
+    with (
+        contextlib.suppress(av.error.FFmpegError),
+        av.open(os.fspath(path)) as container,
+    ):
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            if packet.is_corrupt and packet.pts is not None:
+                broken = min(broken, packet.pts)
+            decoded = []
+            with contextlib.suppress(av.error.FFmpegError):
+                decoded = packet.decode()
+            for frame in decoded:
+                # Nothing may have come of a packet; then it is the frame
+                # that is shown in its place.
+                late = frame.pts is not None and frame.pts >= broken
+                yield frame.is_corrupt or late
+                if late:
+                    broken = math.inf
+
+
+def _told(damaged: Sequence[int]) -> str:
+    if not damaged:
+        return ""
+    named = ", ".join(map(str, damaged[:_NAMED]))
+    if len(damaged) > _NAMED:
+        named += f" and {len(damaged) - _NAMED} more"
+    many = len(damaged) > 1
+    return (
+        f"frame{'s' if many else ''} {named} (counted from 0) "
+        f"{'are' if many else 'is'} damaged, and those around may show it"
+    )
 
 
 def written_as(path: pathlib.Path) -> pathlib.Path:

@@ -22,6 +22,32 @@ def write(path, image):
     assert cv2.imwrite(os.fspath(path), image)
 
 
+# === Files ===
+
+
+def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    with video.Writer(path, fps=25, size=(32, 32)) as writer:
+        for level in range(20):
+            writer.write(np.full((32, 32, 3), level, np.uint8))
+
+    def marks(path):
+        del path
+        yield from (number in (5, 9) for number in range(20))
+
+    monkeypatch.setattr(video, "_marks", marks)
+    for end, want in (
+        ("5f", ""),
+        ("7f", f"{path}: frame 5 (counted from 0) is damaged"),
+        ("", f"{path}: frames 5, 9 (counted from 0) are damaged"),
+    ):
+        source = sources.File(path)
+        for frames in sources.two_readers(sources.Clip(source, end=end)):
+            assert len(list(frames)) == int(end.removesuffix("f") or 20)
+        assert source.damage.startswith(want)
+        assert bool(want) == bool(source.damage)
+
+
 # === Pictures ===
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import math
 import os
 import pathlib
@@ -386,6 +387,61 @@ def test_mpeg4_may_say_that_nothing_changed(noisy_avi, folder):
     film = video.Video(path)
     assert film.num_frames == 120
     assert len(list(film)) == 119
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_damage_that_decoders_hide_is_said(noisy_avi, folder, codec, caplog):
+    """All frames come, and some of them are guesses."""
+    whole = folder / "whole.mkv"
+    with av.open(os.fspath(whole), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            stream.options = {"bf": "0", "preset": "ultrafast"}
+        for k, picture in enumerate(video.frames(noisy_avi)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+            if k == 59:
+                break
+        container.mux(stream.encode())
+
+    def damage(number, packet):
+        data = bytearray(bytes(packet))
+        if number in (31, 40):
+            middle = len(data) // 2
+            data[middle : middle + 20] = bytes(20)
+        changed = av.Packet(bytes(data))
+        changed.pts, changed.dts = packet.pts, packet.dts
+        changed.time_base = packet.time_base
+        changed.is_keyframe = packet.is_keyframe
+        return changed
+
+    path = repacked(whole, folder / "damaged.mp4", damage)
+    assert len(list(video.Video(whole))) == 60
+    film = video.Video(path)
+    found = []
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"damaged\.mp4: frames 31, 40 \(counted from 0\) are damaged",
+    ):
+        found.extend(film)
+    assert len(found) == 60
+    # The second time nothing is looked at again, and the answer is the same.
+    with pytest.raises(video.TruncatedVideoError, match="frames 31, 40 "):
+        list(film)
+    # What lies behind the place where reading stops is not known.
+    film = video.Video(path)
+    list(itertools.islice(film, 35))
+    assert film.damage(35).startswith("frame 31 (counted from 0) is damaged")
+    assert film.damage(31) == ""
+    # Not strict: a warning.
+    assert len(numbers(path, strict=False)) == 60
+    assert "frames 31, 40 (counted from 0) are damaged" in caplog.text
+
+
+def test_many_damaged_frames_are_counted():
+    assert video._told(range(3, 9)).startswith("frames 3, 4, 5 and 3 more ")
 
 
 def test_av1_is_read_by_pyav(folder):
