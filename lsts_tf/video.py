@@ -41,6 +41,8 @@ FPS_IF_UNKNOWN = 25.0
 # counts time. The rate of the first frames is then measured.
 _MOST_FPS = 240
 _MEASURED_FRAMES = 50
+# Distances of frames at an even rate from which on one is missing.
+_GAP = 1.5
 # Damaged frames that a message names.
 _NAMED = 3
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
@@ -195,12 +197,19 @@ class Video:
         if whole and not damage:
             return
         reasons = [] if whole else [f"read {count} of {declared} frames"]
+        # An uneven video has gaps, and nobody knows which of them is one.
+        gap = None if clock.uneven or whole else clock.gap
         if lost:
             reasons.append(
                 f"it is damaged at frame {first_loss}, so later frames have "
                 "other numbers than they should"
             )
-        elif not whole:
+        elif gap is not None:
+            reasons.append(
+                f"frames are missing before frame {gap} (counted from 0), so "
+                "later frames have other numbers than they should"
+            )
+        if not whole and (not reasons[1:] or self._lacks_end(clock)):
             reasons.append(
                 f"its end is missing or damaged, from frame {count} (counted "
                 "from 0) on"
@@ -211,6 +220,11 @@ class Video:
         if self._strict:
             raise TruncatedVideoError(self.path, reason)
         logging.warning("%s: %s", self.path, reason)
+
+    def _lacks_end(self, clock: "_Clock") -> bool:
+        """Whether the file is known to last longer than its frames."""
+        end = _duration(self.path)
+        return end is not None and end - clock.last > (1 + _GAP) / self.fps
 
 
 def frames(
@@ -293,16 +307,23 @@ class _Clock:
 
     Attributes:
         last: The time of the last frame.
+        longest: The longest distance.
+        gap: Number of the first frame that is later than expected; None if
+            there is none.
         uneven: Whether a distance was no multiple of 1 / fps.
     """
 
     def __init__(self, fps: float) -> None:
         self.last = -1.0
+        self.longest = 0.0
+        self.gap: int | None = None
         self.uneven = False
+        self._count = 0
         self._fps = fps
         self._first = math.nan
 
     def __call__(self, stamp: float) -> float:
+        self._count += 1
         if self.last < 0:
             self._first, self.last = stamp, 0.0
             return 0.0
@@ -310,11 +331,27 @@ class _Clock:
         # Also where it is NaN.
         if not time > self.last:
             time = self.last + 1 / self._fps
+        self.longest = max(self.longest, time - self.last)
         steps = (time - self.last) * self._fps
+        if steps > _GAP and self.gap is None:
+            self.gap = self._count - 1
         if abs(steps - round(steps)) / self._fps > 2 * _ROUNDED:
             self.uneven = True
         self.last = time
         return time
+
+
+def _duration(path: pathlib.Path) -> float | None:
+    """Seconds from the first frame to the end, if the file says them."""
+    if av is None:
+        return None
+    with av.open(os.fspath(path)) as container:
+        stream = container.streams.video[0]
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        if not container.duration:
+            return None
+        return container.duration / av.time_base
 
 
 def _is_estimate(path: pathlib.Path) -> bool:

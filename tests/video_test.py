@@ -275,6 +275,40 @@ def test_frames_after_a_damage_are_read(folder, caplog):
             numbers(path)
 
 
+def test_frames_that_are_missing_in_between_are_named_by_their_times(folder):
+    """MPEG-TS goes on behind a damage, and only times tell where it was."""
+    path = folder / "a.ts"
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "1"}
+        packets = []
+        for k in range(50):
+            frame = av.VideoFrame.from_ndarray(numbered(k), format="rgb24")
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        assert len(packets) == 50
+        container.mux(packets[:20] + packets[25:])
+    film = video.Video(path)
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"read 45 of 50 frames; frames are missing before frame 20 "
+        r"\(counted from 0\), so [^;]* should\. Get",
+    ):
+        list(film)
+    # The rest is missing too.
+    film.num_frames = 70
+    read = film._read
+    film._read = lambda *_: itertools.islice(read(path, 50), 40)
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"read 40 of 70 frames; .* before frame 20 .*; its end is "
+        "missing or damaged, from frame 40 ",
+    ):
+        list(film)
+
+
 def test_a_gap_is_an_error_even_if_only_one_frame_is_missing(
     noisy_avi, monkeypatch
 ):
