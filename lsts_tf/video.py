@@ -21,15 +21,18 @@ import fractions
 import math
 import os
 import pathlib
+import re
 import threading
 import types
 from typing import Any
+from typing import NamedTuple
 
 from absl import logging
 import cv2
 import numpy as np
 
 from lsts_tf import files
+from lsts_tf import matroska
 
 try:
     import av
@@ -43,6 +46,8 @@ _MOST_FPS = 240
 _MEASURED_FRAMES = 50
 # Distances of frames at an even rate from which on one is missing.
 _GAP = 1.5
+# A duration in Matroska's tags.
+_TAG = re.compile(r"([0-9]+):([0-9]+):([0-9]+\.?[0-9]*)")
 # Damaged frames that a message names.
 _NAMED = 3
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
@@ -179,15 +184,24 @@ class Video:
         self, count: int, lost: int, first_loss: int | None, clock: "_Clock"
     ) -> None:
         declared = self.num_frames or count
-        if count < declared and _is_estimate(self.path):
+        lasts = _times(self.path)
+        if lasts.by_duration:
+            # Matroska keeps no number of frames, but when the last one ends,
+            # be its rate even or not. Where time jumps, frames are missing,
+            # or there never were any. The last one may be shown for as long as
+            # any other.
+            complete = not lasts.beyond(clock, clock.longest) and (
+                clock.gap is None or matroska.is_whole(self.path)
+            )
+        elif count < declared and _is_estimate(self.path):
             # Containers without a table of frames estimate their number from
             # the duration; those estimates are off by one now and then.
             complete = declared - count <= max(1, declared // 100)
             if not complete and clock.uneven:
                 # The estimate knows one rate only, and this video has many:
                 # it is whole if it lasts to its end.
-                lasts = declared / self.fps
-                complete = lasts - clock.last <= max(1.0, lasts / 100)
+                seconds = declared / self.fps
+                complete = seconds - clock.last <= max(1.0, seconds / 100)
         else:
             if count < declared:
                 declared = _to_be_shown(self.path, count, declared)
@@ -197,6 +211,12 @@ class Video:
         if whole and not damage:
             return
         reasons = [] if whole else [f"read {count} of {declared} frames"]
+        if not complete and count >= declared:
+            # The estimate was too low.
+            reasons = [
+                f"read {count} frames, {clock.last:.2f} of "
+                f"{lasts.seconds:.2f} seconds"
+            ]
         # An uneven video has gaps, and nobody knows which of them is one.
         gap = None if clock.uneven or whole else clock.gap
         if lost:
@@ -209,7 +229,9 @@ class Video:
                 f"frames are missing before frame {gap} (counted from 0), so "
                 "later frames have other numbers than they should"
             )
-        if not whole and (not reasons[1:] or self._lacks_end(clock)):
+        elif not whole and lasts.by_duration and not lasts.beyond(clock):
+            reasons.append("frames are missing, and times do not tell where")
+        if not whole and (not reasons[1:] or lasts.beyond(clock)):
             reasons.append(
                 f"its end is missing or damaged, from frame {count} (counted "
                 "from 0) on"
@@ -220,11 +242,6 @@ class Video:
         if self._strict:
             raise TruncatedVideoError(self.path, reason)
         logging.warning("%s: %s", self.path, reason)
-
-    def _lacks_end(self, clock: "_Clock") -> bool:
-        """Whether the file is known to last longer than its frames."""
-        end = _duration(self.path)
-        return end is not None and end - clock.last > (1 + _GAP) / self.fps
 
 
 def frames(
@@ -306,6 +323,7 @@ class _Clock:
     """Times that grow, from times as files have them.
 
     Attributes:
+        fps: Frames a second.
         last: The time of the last frame.
         longest: The longest distance.
         gap: Number of the first frame that is later than expected; None if
@@ -319,7 +337,7 @@ class _Clock:
         self.gap: int | None = None
         self.uneven = False
         self._count = 0
-        self._fps = fps
+        self.fps = fps
         self._first = math.nan
 
     def __call__(self, stamp: float) -> float:
@@ -330,28 +348,68 @@ class _Clock:
         time = stamp - self._first
         # Also where it is NaN.
         if not time > self.last:
-            time = self.last + 1 / self._fps
+            time = self.last + 1 / self.fps
         self.longest = max(self.longest, time - self.last)
-        steps = (time - self.last) * self._fps
+        steps = (time - self.last) * self.fps
         if steps > _GAP and self.gap is None:
             self.gap = self._count - 1
-        if abs(steps - round(steps)) / self._fps > 2 * _ROUNDED:
+        if abs(steps - round(steps)) / self.fps > 2 * _ROUNDED:
             self.uneven = True
         self.last = time
         return time
 
 
-def _duration(path: pathlib.Path) -> float | None:
-    """Seconds from the first frame to the end, if the file says them."""
+class _Times(NamedTuple):
+    """When a file's frames should end.
+
+    Attributes:
+        seconds: From the first frame to the end; NaN if nobody knows.
+        slack: How much later other streams may end, sound for instance.
+        by_duration: Whether they say better than a number of frames whether
+            frames are missing at the end.
+    """
+
+    seconds: float = math.nan
+    slack: float = 0.0
+    by_duration: bool = False
+
+    def beyond(self, clock: "_Clock", least: float = 0.0) -> bool:
+        """Whether there should be frames behind the last one.
+
+        Args:
+            clock: After the last frame.
+            least: Seconds for which that one may be shown.
+        """
+        most = max((1 + _GAP) / clock.fps, least, self.slack)
+        return self.seconds - clock.last > most + 2 * _ROUNDED
+
+
+def _times(path: pathlib.Path) -> _Times:
     if av is None:
-        return None
-    with av.open(os.fspath(path)) as container:
+        return _Times()
+    with (
+        contextlib.suppress(av.error.FFmpegError),
+        av.open(os.fspath(path)) as container,
+    ):
         stream = container.streams.video[0]
         if stream.duration:
-            return float(stream.duration * stream.time_base)
+            return _Times(float(stream.duration * stream.time_base))
         if not container.duration:
-            return None
-        return container.duration / av.time_base
+            return _Times()
+        seconds, slack = container.duration / av.time_base, 0.0
+        if "matroska" not in container.format.name:
+            return _Times(seconds)
+        # FFmpeg and mkvtoolnix say it of each stream.
+        tag = _TAG.fullmatch(stream.metadata.get("DURATION", ""))
+        if tag:
+            hours, minutes, rest = map(float, tag.groups())
+            seconds = min(seconds, 3600 * hours + 60 * minutes + rest)
+        elif len(container.streams) > 1:
+            slack = 1.0
+        # Both are times of the container, and the first frame need not be at 0.
+        start = (stream.start_time or 0) * stream.time_base
+        return _Times(seconds - float(start), slack, by_duration=True)
+    return _Times()
 
 
 def _is_estimate(path: pathlib.Path) -> bool:

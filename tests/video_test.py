@@ -1,4 +1,5 @@
 import contextlib
+import fractions
 import itertools
 import math
 import os
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lsts_tf import matroska
 from lsts_tf import video
 
 # Frame numbers are burnt in as bits: eight black or white squares, large
@@ -366,9 +368,131 @@ def test_an_estimated_number_may_be_off_by_one(noisy_avi, folder):
     for declared in (120, 121):
         film.num_frames = declared
         assert len(list(film)) == 120
-    film.num_frames = 125
+    # Of a file that should have 125 frames.
+    with video.Writer(
+        estimated, fps=30, size=(8, 8), pixels="gray16"
+    ) as writer:
+        for level in range(125):
+            writer.write(np.full((8, 8), level, np.uint16))
+    cut_behind(estimated, 120)
     with pytest.raises(video.TruncatedVideoError, match="120 of 125 frames"):
-        list(film)
+        list(video.Video(estimated))
+
+
+def cut_behind(path, count):
+    """Leaves the first packets of a file, and nothing behind them."""
+    with av.open(os.fspath(path)) as container:
+        packets = itertools.islice(container.demux(video=0), count)
+        ends = [packet.pos + packet.size for packet in packets]
+    # In Matroska some bytes stand before the frame itself.
+    path.write_bytes(path.read_bytes()[: max(ends) + 8])
+
+
+def matroska_file(path, times, *, codec="libvpx", rate=25):
+    """Frames at times of whole milliseconds, of noise."""
+    rng = np.random.default_rng(0)
+    with av.open(
+        os.fspath(path), "w", options={"cluster_time_limit": "200"}
+    ) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "5", "deadline": "realtime", "cpu-used": "8"}
+        stream.codec_context.time_base = fractions.Fraction(1, 1000)
+        for time in times:
+            picture = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, fractions.Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def without_default_duration(path):
+    """As many programs write WebM: then FFmpeg knows no rate."""
+    data = path.read_bytes()
+    place = data.index(b"\x23\xe3\x83")
+    length = 4 + (data[place + 3] & 0x7F)
+    void = bytes([0xEC, 0x80 | length - 2]) + bytes(length - 2)
+    path.write_bytes(data[:place] + void + data[place + length :])
+    return path
+
+
+def uneven_times(count=60):
+    rng = np.random.default_rng(1)
+    return np.cumsum(rng.integers(20, 90, count)).tolist()
+
+
+DROPPED = [t for t in range(0, 2000, 40) if not 400 < t < 900]
+
+
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        (uneven_times(), 25),
+        (uneven_times(), 1000),
+        (DROPPED, 25),
+        (range(3000, 5000, 40), 25),
+        ([0, 500, 4000, 4700, 8000], 25),
+    ],
+)
+def test_matroska_is_whole_if_it_lasts_to_its_end(folder, times, rate):
+    """Variable and dropped frames; a start that is not at 0; pauses."""
+    path = matroska_file(folder / "a.webm", times, rate=rate)
+    assert len(list(video.Video(path))) == len(times)
+    without_default_duration(path)
+    assert len(list(video.Video(path))) == len(times)
+    if len(times) > 20:
+        cut_behind(path, len(times) - 10)
+        with pytest.raises(video.TruncatedVideoError, match="its end is miss"):
+            list(video.Video(path))
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (range(0, 2000, 40), "before frame 2. .counted"),
+        (uneven_times(), "and times do not tell where"),
+    ],
+)
+def test_a_damage_inside_of_matroska_is_no_dropped_frames(
+    folder, times, reason
+):
+    path = matroska_file(folder / "a.mkv", times)
+    data = path.read_bytes()
+    assert matroska.is_whole(path)
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(9000) + data[middle + 9000 :])
+    assert not matroska.is_whole(path)
+    with pytest.raises(video.TruncatedVideoError, match=reason):
+        list(video.Video(path))
+    for length in (*range(1, 64), 3000, len(data) - 1):
+        path.write_bytes(data[:length])
+        # Behind the first element a file may end.
+        assert not matroska.is_whole(path) or length == data[4] - 0x80 + 5
+
+
+def test_sound_may_last_longer_than_pictures(folder):
+    path = folder / "a.webm"
+    matroska_file(path, range(0, 1000, 40))
+    with av.open(os.fspath(path)) as source:
+        packets = [p for p in source.demux(video=0) if p.size]
+        with av.open(os.fspath(folder / "b.webm"), "w") as container:
+            stream = container.add_stream_from_template(source.streams.video[0])
+            sound = container.add_stream("libopus", rate=48000)
+            for packet in packets:
+                packet.stream = stream
+                container.mux(packet)
+            for k in range(90):
+                frame = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 960 * 2), np.int16), layout="stereo"
+                )
+                frame.sample_rate, frame.pts = 48000, 960 * k
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode())
+    with av.open(os.fspath(folder / "b.webm")) as container:
+        assert container.duration > 1.7e6
+    assert len(list(video.Video(folder / "b.webm"))) == 25
 
 
 def test_a_table_of_frames_is_no_estimate(noisy_avi, folder):
