@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import fractions
+import itertools
 import math
 import os
 import pathlib
@@ -125,10 +126,29 @@ class Video:
                 self.path, f"no frame of it can be decoded (damaged?){hint}."
             )
         self.size = first.shape[1], first.shape[0]
+        if self.fps > _MOST_FPS or _has_no_rate(self.path):
+            self._measure()
         self._inspection = _Inspection(
             # What PyAV reads has no hidden damage: AV1's decoder gives up.
             self.path if self._read is _read_opencv else None
         )
+
+    def _measure(self) -> None:
+        """Takes the rate from the first frames' times, not from the file."""
+        with contextlib.closing(  # type: ignore[type-var]
+            self._read(self.path, self.num_frames)
+        ) as reads:
+            begin = itertools.islice(reads, _MEASURED_FRAMES)
+            times = [read[1] for read in begin if read is not None]
+        fps = _rate(times)
+        if fps is None:
+            fps = self.fps if self.fps <= _MOST_FPS else FPS_IF_UNKNOWN
+        if self.num_frames is not None and _is_estimate(self.path):
+            # It was made with that rate.
+            self.num_frames = max(1, round(self.num_frames / self.fps * fps))
+        self.fps = fps
+        if _is_cover(self.path):
+            self.num_frames = 1
 
     def damage(self, count: int) -> str:
         """Which of the first frames, all of them read, are damaged, or ""."""
@@ -385,15 +405,12 @@ class _Times(NamedTuple):
 
 
 def _times(path: pathlib.Path) -> _Times:
-    if av is None:
-        return _Times()
-    with (
-        contextlib.suppress(av.error.FFmpegError),
-        av.open(os.fspath(path)) as container,
-    ):
-        stream = container.streams.video[0]
+    with _stream(path) as stream:
+        if stream is None:
+            return _Times()
         if stream.duration:
             return _Times(float(stream.duration * stream.time_base))
+        container = stream.container
         if not container.duration:
             return _Times()
         seconds, slack = container.duration / av.time_base, 0.0
@@ -409,7 +426,44 @@ def _times(path: pathlib.Path) -> _Times:
         # Both are times of the container, and the first frame need not be at 0.
         start = (stream.start_time or 0) * stream.time_base
         return _Times(seconds - float(start), slack, by_duration=True)
-    return _Times()
+
+
+def _has_no_rate(path: pathlib.Path) -> bool:
+    """Whether FFmpeg knows no average rate, and guesses one."""
+    with _stream(path) as stream:
+        return stream is not None and not stream.average_rate
+
+
+def _is_cover(path: pathlib.Path) -> bool:
+    """Whether the video is the one picture that lies beside some sound."""
+    with _stream(path) as stream:
+        return stream is not None and bool(
+            stream.disposition & av.stream.Disposition.attached_pic
+        )
+
+
+@contextlib.contextmanager
+def _stream(path: pathlib.Path) -> Iterator[Any]:
+    """The video as PyAV describes it, or None if it does not open the file."""
+    with contextlib.ExitStack() as stack:
+        found = None
+        if av is not None:
+            with contextlib.suppress(av.error.FFmpegError):
+                container = stack.enter_context(av.open(os.fspath(path)))
+                found = next(iter(container.streams.video), None)
+        yield found
+
+
+def _rate(times: Sequence[float]) -> float | None:
+    """Frames a second at these times, pauses left out; None of too few."""
+    distances = np.diff(np.asarray(times, np.float64))
+    distances = distances[distances > 0]
+    if not distances.size:
+        return None
+    # A mean, because containers round times; and without what is longer than
+    # twice the usual, the median.
+    usual = distances[distances <= 2 * np.median(distances)]
+    return 1 / float(usual.mean())
 
 
 def _is_estimate(path: pathlib.Path) -> bool:

@@ -433,6 +433,7 @@ DROPPED = [t for t in range(0, 2000, 40) if not 400 < t < 900]
         (uneven_times(), 1000),
         (DROPPED, 25),
         (range(3000, 5000, 40), 25),
+        (range(0, 2000, 40), 10),
         ([0, 500, 4000, 4700, 8000], 25),
     ],
 )
@@ -470,6 +471,66 @@ def test_a_damage_inside_of_matroska_is_no_dropped_frames(
         path.write_bytes(data[:length])
         # Behind the first element a file may end.
         assert not matroska.is_whole(path) or length == data[4] - 0x80 + 5
+
+
+@pytest.mark.parametrize(
+    ("times", "fps"),
+    [
+        # Rounded to milliseconds.
+        (np.rint(np.arange(60) * 1001 / 30).astype(int).tolist(), 29.97),
+        (uneven_times(), 1000 / np.diff(uneven_times(50)).mean()),
+        # A pause is none of it.
+        ([0, 40, 80, 9000, 9040, 9080, 9120], 25),
+        ([0], 25),
+    ],
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_rate_that_cannot_be_is_measured(folder, times, fps, declared):
+    """FFmpeg takes how finely a file counts time for its rate."""
+    path = matroska_file(folder / "a.webm", times, rate=1000)
+    if not declared:
+        without_default_duration(path)
+    film = video.Video(path)
+    assert film.fps == pytest.approx(fps, rel=1e-3)
+    assert film.num_frames == pytest.approx(times[-1] / 1000 * fps + 1, abs=1.5)
+    assert len(list(film)) == len(times)
+
+
+def test_the_cover_of_some_sound_is_one_frame(folder):
+    path = folder / "a.mp3"
+    cover = av.Packet(cv2.imencode(".png", numbered(3))[1].tobytes())
+    with av.open(os.fspath(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44100)
+        picture = container.add_stream("png", rate=25)
+        picture.width, picture.height = SIZE
+        picture.pix_fmt = "rgb24"
+        for _ in range(20):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((2, 1152), np.int16), format="s16p", layout="stereo"
+            )
+            frame.sample_rate = 44100
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        cover.stream = picture
+        container.mux(cover)
+    film = video.Video(path)
+    assert (film.fps, film.num_frames) == (25, 1)
+    assert [number_of(frame) for frame in film] == [3]
+
+
+def test_a_camera_may_be_fast(folder):
+    path = folder / "a.mp4"
+    with video.Writer(path, fps=1000, size=(16, 16)) as writer:
+        for _ in range(5):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    film = video.Video(path)
+    assert film.fps == pytest.approx(1000) and film.num_frames == 5
+
+
+def test_times_without_a_rate():
+    assert video._rate([]) is None
+    assert video._rate([math.nan, math.nan, 1.0, 1.0]) is None
+    assert video._rate([1.0, 1.5, 2.5]) == pytest.approx(4 / 3)
 
 
 def test_sound_may_last_longer_than_pictures(folder):
