@@ -112,7 +112,8 @@ class Kind(NamedTuple):
     Attributes:
         file: Its name in the output folder; {video} is the video's.
         make: Its class.
-        options: Fields of `Options`, and "numbers" and "job", that it takes.
+        options: Fields of `Options`, and "numbers", "job" and "pixel_aspect",
+            that it takes.
         beside: Names of the other files that it writes in the same folder.
     """
 
@@ -122,13 +123,15 @@ class Kind(NamedTuple):
     beside: tuple[str, ...] = ()
 
 
-_DRAWN = ("view", "alpha")
+_DRAWN = ("view", "alpha", "pixel_aspect")
 _MAPS = ("normalize", "map_size")
 _BLOCKS = ("block", "strength", "floor")
 KINDS: Mapping[str, Kind] = {
     "overlay": Kind("overlay.mp4", outputs_lib.Overlay, _DRAWN),
     "side_by_side": Kind("side_by_side.mp4", outputs_lib.SideBySide, _DRAWN),
-    "saliency": Kind("saliency.mp4", outputs_lib.Saliency, _MAPS),
+    "saliency": Kind(
+        "saliency.mp4", outputs_lib.Saliency, (*_MAPS, "pixel_aspect")
+    ),
     "saliency16": Kind(
         "saliency16.mkv",
         functools.partial(outputs_lib.Saliency, bits=16),
@@ -156,12 +159,14 @@ KINDS: Mapping[str, Kind] = {
         beside=("roi.json", "roi.txt", "roi.addroi"),
     ),
     "encoded": Kind(
-        "encoded.mp4", encoding.Encoder, (*_BLOCKS, "codec", "crf")
+        "encoded.mp4",
+        encoding.Encoder,
+        (*_BLOCKS, "codec", "crf", "pixel_aspect"),
     ),
     "reframed": Kind(
         "reframed.mp4",
         reframe.Reframe,
-        ("aspect", "stiffness", "lookahead", "ease", "cut"),
+        ("aspect", "stiffness", "lookahead", "ease", "cut", "pixel_aspect"),
         beside=("reframed.json", "reframed.csv", "reframed.sendcmd"),
     ),
     "report": Kind("report.html", report.Report, ("areas", "alpha", "about")),
@@ -307,6 +312,8 @@ class _Job:
         if "numbers" in values:
             del values["numbers"]
             values |= {"first": self._first, "step": self.every}
+        if "pixel_aspect" in values:
+            values["pixel_aspect"] = self.source.pixel_aspect
         if "job" in values:
             values["job"] = self._identity()
         if "about" in values:
@@ -501,6 +508,7 @@ class _Job:
             "frames": done,
             "fps": self.source.fps / self.every,
             "size": list(self.source.size),
+            "pixel_aspect": list(self.source.pixel_aspect.as_integer_ratio()),
             "start": {"frame": clip.first_frame, "seconds": clip.first_time},
             "last_map_seconds": last,
             "first_map": self._first,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import fractions
 import math
 import os
 import pathlib
@@ -63,6 +64,7 @@ class Source(Protocol):
         fps: Frames a second, on average.
         size: (width, height) of each frame.
         num_frames: How many there should be; None if nobody knows.
+        pixel_aspect: Width of a pixel by its height.
         twice: Whether it can be read again from the start.
         identity: Changes if a file does; "" if it cannot be read again.
         paths: The files that it is read from, which no output may replace.
@@ -74,6 +76,7 @@ class Source(Protocol):
     fps: float
     size: tuple[int, int]
     num_frames: int | None
+    pixel_aspect: fractions.Fraction
     twice: bool
     identity: str
     paths: Sequence[pathlib.Path]
@@ -132,6 +135,7 @@ class File:
         self.fps = self._video.fps
         self.size = self._video.size
         self.num_frames = self._video.num_frames
+        self.pixel_aspect = self._video.pixel_aspect
         self.paths: Sequence[pathlib.Path] = (self._video.path,)
         self.identity = _identity(self.paths)
         self.damage = ""
@@ -160,6 +164,7 @@ class Images:
     """
 
     twice = True
+    pixel_aspect = video_lib.SQUARE
 
     def __init__(
         self, paths: Sequence[pathlib.Path], *, rate: float | None = None
@@ -350,6 +355,7 @@ class Frames:
     """
 
     twice = True
+    pixel_aspect = video_lib.SQUARE
     paths: Sequence[pathlib.Path] = ()
     damage = ""
 
@@ -401,6 +407,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.num_frames: int | None = None
+        self.pixel_aspect = video_lib.SQUARE
         self.damage = ""
         self._stream = stream
         self._head = stream.read(len(_Y4M))
@@ -414,6 +421,7 @@ class Stream:
             self.size, self.fps, self._bytes, self._convert = _parse_y4m(
                 header, name
             )
+            self.pixel_aspect = _pixel_aspect(header)
             return
         if rate is None:
             raise ValueError(
@@ -533,6 +541,14 @@ def _parse_y4m(
     return (width, height), fps, luma + 2 * rows * columns, convert
 
 
+def _pixel_aspect(header: str) -> fractions.Fraction:
+    """Of Y4M; "A0:0" is unknown."""
+    found = re.search(r" A([0-9]+):([0-9]+)\b", header)
+    if not found:
+        return video_lib.SQUARE
+    return video_lib.pixel_aspect_of(int(found[1]), int(found[2]))
+
+
 def _rgb_of_yuv(grey: np.ndarray, colour: np.ndarray, full: bool) -> np.ndarray:
     """BT.601: uint8 [H, W] and [2, H, W] to uint8 [H, W, 3]."""
     light = grey.astype(np.float32)
@@ -558,6 +574,7 @@ class Camera:
     """
 
     twice = False
+    pixel_aspect = video_lib.SQUARE
     identity = ""
     paths: Sequence[pathlib.Path] = ()
 

@@ -64,6 +64,8 @@ PIXELS: Mapping[str, tuple[type, tuple[int, ...]]] = {
     "gray": (np.uint8, ()),
     "gray16": (np.uint16, ()),
 }
+# Width of a pixel by its height.
+SQUARE = fractions.Fraction(1)
 # Times are kept to a 64th of the distance between two frames. Some containers
 # round them to milliseconds: so close to an even rate, it is even.
 _TICKS = 64
@@ -94,6 +96,7 @@ class Video:
         size: (width, height) of the frames as they are delivered.
         num_frames: How many frames the file declares; None if it does not.
             Some containers only estimate it: count what comes.
+        pixel_aspect: Width of a pixel by its height, as it is to be seen.
     """
 
     def __init__(self, path: str | os.PathLike, *, strict: bool = True):
@@ -114,7 +117,7 @@ class Video:
         _refuse_unreadable(self.path)
         self._read: Callable[[pathlib.Path, int | None], Iterator[_Read]]
         self._read = _read_opencv
-        self.fps, self.num_frames = _properties(self.path)
+        self.fps, self.num_frames, self.pixel_aspect = _properties(self.path)
         first = next(_decoded(self._read(self.path, self.num_frames)), None)
         if first is None and av is not None:
             # OpenCV 5.0.0.93 opens AV1 files and then delivers nothing.
@@ -320,7 +323,9 @@ def _open_opencv(path: pathlib.Path) -> cv2.VideoCapture:
     )
 
 
-def _properties(path: pathlib.Path) -> tuple[float, int | None]:
+def _properties(
+    path: pathlib.Path,
+) -> tuple[float, int | None, fractions.Fraction]:
     capture = _open_opencv(path)
     try:
         if not capture.isOpened():
@@ -331,12 +336,25 @@ def _properties(path: pathlib.Path) -> tuple[float, int | None]:
             )
         fps = capture.get(cv2.CAP_PROP_FPS)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        above = capture.get(cv2.CAP_PROP_SAR_NUM)
+        below = capture.get(cv2.CAP_PROP_SAR_DEN)
+        turn = capture.get(cv2.CAP_PROP_ORIENTATION_META)
     finally:
         capture.release()
     if not (math.isfinite(fps) and fps > 0):
         fps = FPS_IF_UNKNOWN
     declared = int(count) if math.isfinite(count) and count > 0 else None
-    return fps, declared
+    pixel_aspect = pixel_aspect_of(above, below)
+    if turn % 180:
+        pixel_aspect = 1 / pixel_aspect
+    return fps, declared, pixel_aspect
+
+
+def pixel_aspect_of(width: float, height: float) -> fractions.Fraction:
+    """Of what a file says, which is 0 where it says nothing."""
+    if not (width >= 1 and height >= 1):
+        return SQUARE
+    return fractions.Fraction(int(width), int(height))
 
 
 class _Clock:
@@ -646,6 +664,7 @@ class Writer:
         fps: float,
         size: tuple[int, int],
         pixels: str = "rgb",
+        pixel_aspect: fractions.Fraction = SQUARE,
     ):
         """Prepares a file; nothing is written before the `with` block.
 
@@ -656,6 +675,7 @@ class Writer:
             size: (width, height) of the frames that will come.
             pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
                 as far as H.264 goes.
+            pixel_aspect: Width of a pixel by its height; kept in MP4 only.
 
         Raises:
             ValueError: Another suffix, or an impossible rate or size.
@@ -688,6 +708,7 @@ class Writer:
         self._pixels = pixels
         self._pad = (0, 0) if pixels == "gray16" else (height % 2, width % 2)
         self._fps = fps
+        self._pixel_aspect = pixel_aspect
         # The suffix stays last: encoders choose the container by it.
         self._temporary = self.path.with_name(
             f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}"
@@ -709,7 +730,11 @@ class Writer:
         try:
             with naming(self.path):
                 self._sink = sink(
-                    self._temporary, self._fps, size, self._pixels
+                    self._temporary,
+                    self._fps,
+                    size,
+                    self._pixels,
+                    self._pixel_aspect,
                 )
         except BaseException:
             self._temporary.unlink(missing_ok=True)
@@ -869,6 +894,7 @@ class _AvSink:
         fps: float,
         size: tuple[int, int],
         pixels: str,
+        pixel_aspect: fractions.Fraction,
     ):
         self._picture = _PICTURES[pixels]
         lossless = pixels == "gray16"
@@ -882,6 +908,7 @@ class _AvSink:
         stream.pix_fmt = "gray16le" if lossless else "yuv420p"
         context = stream.codec_context
         context.time_base = self._ticks.base
+        context.sample_aspect_ratio = pixel_aspect
         if not lossless:
             # Maps are smooth, so that a finer step costs little.
             quality = "20" if pixels == "rgb" else "12"
@@ -939,7 +966,9 @@ class _OpencvSink:
         fps: float,
         size: tuple[int, int],
         pixels: str,
+        pixel_aspect: fractions.Fraction,
     ):
+        del pixel_aspect
         self._to_bgr = (
             cv2.COLOR_RGB2BGR if pixels == "rgb" else cv2.COLOR_GRAY2BGR
         )

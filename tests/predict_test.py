@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import fractions
 import functools
 import io
 import json
@@ -559,6 +560,25 @@ def test_a_phones_video_stands_upright(model, folder):
     predict.predict(model, path, out, outputs=["overlay", "npy"])
     assert video.Video(out / "overlay.mp4").size == (36, 64)
     assert np.load(out / "maps.npy").shape == (3, 64, 36)
+
+
+def test_pixels_need_not_be_square(model, folder):
+    path, wide = folder / "a.mp4", fractions.Fraction(4, 3)
+    with video.Writer(path, fps=25, size=SIZE, pixel_aspect=wide) as writer:
+        for number in range(3):
+            writer.write(picture(number))
+    out = folder / "out"
+    wanted = ("overlay", "side_by_side", "saliency", "encoded", "reframed")
+    options = predict.Options(aspect="1:1")
+    predict.predict(model, path, out, outputs=wanted, options=options)
+    for name in wanted:
+        assert video.Video(out / f"{name}.mp4").pixel_aspect == wide, name
+    assert record_of(out)["pixel_aspect"] == [4, 3]
+    assert video.Video(out / "reframed.mp4").size == (28, 36)
+    # Maps of the network's own size are no frames of the source.
+    options = predict.Options(map_size="model")
+    predict.predict(model, path, out, outputs=["saliency"], options=options)
+    assert video.Video(out / "saliency.mp4").pixel_aspect == 1
 
 
 @pytest.mark.parametrize("size", [(33, 17), (1, 1), (3, 64)])

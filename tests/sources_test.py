@@ -394,6 +394,14 @@ def test_y4m_of_full_range():
     assert [int(f[0, 0, 0]) for f in frames_of(piped(data))] == [0, 255]
 
 
+def test_y4m_says_the_aspect_of_pixels():
+    for tag, want in ((" A4:3", 4 / 3), (" A0:0", 1), ("", 1)):
+        header = f"YUV4MPEG2 W4 H4 F25:1{tag} C420jpeg"
+        source = piped(y4m(header, (0,), pixels=16, samples=4))
+        assert source.pixel_aspect == pytest.approx(want)
+        assert isinstance(source, sources.Source)
+
+
 def test_y4m_that_is_not_whole():
     data = y4m("YUV4MPEG2 W4 H4 F25:1", (16, 126), pixels=16, samples=4)
     source = piped(data[:-1])
@@ -481,6 +489,7 @@ class Counted:
     fps = 4.0
     size = (2, 2)
     num_frames = 40
+    pixel_aspect = video.SQUARE
     identity = damage = ""
     paths = ()
 

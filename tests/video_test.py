@@ -851,6 +851,29 @@ def test_phones_hold_the_camera_as_they_like(folder, matrix, size, corner):
         assert lit.sum() == 1 and lit[corner]
 
 
+def test_the_aspect_of_pixels_is_kept(folder):
+    path = folder / "wide.mp4"
+    wide = fractions.Fraction(4, 3)
+    for pixels in ("rgb", "gray"):
+        dtype, channels = video.PIXELS[pixels]
+        with video.Writer(
+            path, fps=25, size=(64, 32), pixels=pixels, pixel_aspect=wide
+        ) as writer:
+            writer.write(np.zeros((32, 64, *channels), dtype))
+        assert video.Video(path).pixel_aspect == wide
+    # A pixel that lies on its side.
+    turned(path, (0, _ONE, 0, _MINUS, 0, 0, 32 << 16, 0, 1 << 30))
+    assert video.Video(path).pixel_aspect == 1 / wide
+    # Square ones, and WebM, to which OpenCV writes no aspect.
+    for name, aspect in (("a.mp4", video.SQUARE), ("a.webm", wide)):
+        with video.Writer(
+            folder / name, fps=25, size=(64, 32), pixel_aspect=aspect
+        ) as writer:
+            writer.write(np.zeros((32, 64, 3), np.uint8))
+        assert video.Video(folder / name).pixel_aspect == 1
+    assert video.pixel_aspect_of(0, 1) == 1
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(folder):
     path = folder / "a.mp4"
     rng = np.random.default_rng(0)
