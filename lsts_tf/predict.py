@@ -496,7 +496,8 @@ class _Job:
 
     def _nothing(self) -> str:
         if self.source.damage:
-            return self.source.damage
+            # The error names the video itself.
+            return self.source.damage.removeprefix(f"{self.source.name}: ")
         return f"no frame from --start={self.start} to --end={self.end}."
 
     def _record(

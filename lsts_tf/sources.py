@@ -159,8 +159,8 @@ class File:
 class Images:
     """Pictures of 8 or 16 bits, one a frame.
 
-    Alpha is blended over black. Of a picture that cannot be read the others
-    are used; the first ones may not be damaged all.
+    Alpha is blended over black. Where one cannot be read, the others are used
+    and keep their times; the frames that come are counted, as in a video.
     """
 
     twice = True
@@ -220,7 +220,8 @@ class Images:
         if failures:
             self.damage = (
                 f"{len(failures)} of {self.num_frames} pictures cannot be "
-                f"used; {failures[0]}"
+                "used, so later ones have other numbers than they should; "
+                f"{failures[0]}"
             )
 
 

@@ -329,6 +329,8 @@ def _properties(
     capture = _open_opencv(path)
     try:
         if not capture.isOpened():
+            if _is_sound(path):
+                raise VideoError(path, "not a video: there is only sound.")
             raise VideoError(
                 path,
                 "not a video, cut off before its index, or of an unknown "
@@ -450,6 +452,19 @@ def _has_no_rate(path: pathlib.Path) -> bool:
     """Whether FFmpeg knows no average rate, and guesses one."""
     with _stream(path) as stream:
         return stream is not None and not stream.average_rate
+
+
+def _is_sound(path: pathlib.Path) -> bool:
+    """Whether there is sound in a file, and no video."""
+    if av is None:
+        return False
+    with (
+        contextlib.suppress(av.error.FFmpegError),
+        av.open(os.fspath(path)) as container,
+    ):
+        streams = container.streams
+        return bool(streams.audio) and not streams.video
+    return False
 
 
 def _is_cover(path: pathlib.Path) -> bool:

@@ -752,6 +752,16 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     assert len(stream.getvalue()) == count * 36 * 64
 
 
+def test_a_start_behind_all_that_can_be_read(model, folder):
+    """The message names the video once."""
+    path = noisy(folder, 60)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(video.VideoError, match="of 60 frames") as error:
+        predict.predict(model, path, folder / "out", start="55f")
+    assert str(error.value).count(os.fspath(path)) == 1
+
+
 def test_damage_is_an_exit_code(monkeypatch):
     monkeypatch.setattr(experiment, "from_flags", lambda _: None)
     monkeypatch.setattr(predict, "_run", lambda *_: "frame 7 is damaged.")
@@ -857,6 +867,35 @@ def test_a_folder_that_cannot_be_written(model, folder):
     assert (folder / "file").read_text() == "not a folder"
 
 
+@contextlib.contextmanager
+def read_only(folder):
+    """A folder to which nobody may write, the superuser neither."""
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    with mounted(folder, "ro"):
+        yield
+
+
+@pytest.mark.parametrize("name", ["overlay", "npy", "maps", "json", "reframed"])
+def test_a_folder_that_is_read_only(model, folder, name):
+    path = clip_of(folder, 3)
+    place = folder / "only to read"
+    with read_only(place):
+        for out in (place, place / "out"):
+            with pytest.raises(
+                (OSError, ValueError), match=r"Read-only|Permission denied"
+            ) as error:
+                predict.predict(model, path, out, outputs=[name])
+            assert "only to read" in str(error.value)
+        assert listed(place) == []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_full_disk(model, folder, name):
     """A file that may not grow larger."""
@@ -876,10 +915,17 @@ def test_a_full_disk(model, folder, name):
 @contextlib.contextmanager
 def small_disk(folder):
     """A file system of 64 kB."""
+    folder.mkdir()
+    with mounted(folder, "size=64k"):
+        yield
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    """A file system in memory."""
     if os.geteuid() or not shutil.which("mount"):
         pytest.skip("Mounting needs the superuser.")
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("Mounting is not allowed here.")
     try:

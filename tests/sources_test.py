@@ -2,8 +2,11 @@ import io
 import itertools
 import os
 import pathlib
+import re
+import shutil
 import signal
 import struct
+import subprocess
 import zlib
 
 import cv2
@@ -235,7 +238,10 @@ def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
         write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))
     (tmp_path / "2.png").write_bytes(b"\x89PNG nothing")
     source = sources.open_source([os.fspath(tmp_path)])
-    assert [int(f[0, 0, 0]) for f in frames_of(source)] == [0, 1, 3]
+    found = list(source)
+    assert [int(frame[0, 0, 0]) for frame, _ in found] == [0, 1, 3]
+    assert [time for _, time in found] == [0, 0.04, 0.12]
+    assert "so later ones have other numbers" in source.damage
     assert "frame 2" in source.damage and "2.png" in source.damage
     assert "1 of 4" in source.damage
 
@@ -386,6 +392,33 @@ def test_y4m_colours_are_those_of_ffmpeg():
     want = picture.to_ndarray(format="rgb24").astype(int)
     # FFmpeg's quick conversion differs by some levels.
     assert np.abs(frame - want).mean() < 3
+
+
+def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
+    """The command of the documentation, and a film whose colours are BT.709."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("The program `ffmpeg` is not installed.")
+    colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
+    frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
+    path = tmp_path / "in.mp4"
+    with video.Writer(path, fps=25, size=(128, 64)) as writer:
+        for _ in range(3):
+            writer.write(frame)
+    page = pathlib.Path(__file__).parents[1] / "docs" / "predict.md"
+    (command,) = re.findall(
+        r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
+    )
+    done = subprocess.run(
+        command.split(), cwd=tmp_path, capture_output=True, check=True
+    )
+    by_pipe = np.stack(frames_of(piped(done.stdout)))
+    by_file = np.stack(frames_of(sources.File(path)))
+    # Between colours the samples that are shared are made in other ways.
+    by_pipe, by_file = (
+        found.reshape(3, 64, 4, 32, 3)[:, :, :, 4:-4].astype(int)
+        for found in (by_pipe, by_file)
+    )
+    assert np.abs(by_pipe - by_file).max() <= 4
 
 
 def test_y4m_of_full_range():

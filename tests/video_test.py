@@ -892,8 +892,62 @@ def test_sound_alone_is_not_a_video(folder):
     with wave.open(os.fspath(path), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
-    with pytest.raises(video.VideoError, match="not a video"):
+    with pytest.raises(video.VideoError, match=r"not a video: .* only sound"):
         video.Video(path)
+
+
+@pytest.mark.parametrize("first", ["sound", "pictures", "sound alone"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_sound_beside_the_pictures_changes_nothing(folder, suffix, first):
+    path = folder / f"a{suffix}"
+    want = list(range(30))
+    plain, with_sound = folder / f"plain{suffix}", path
+    for target in (plain, with_sound):
+        with av.open(os.fspath(target), "w") as container:
+            streams = {}
+            kinds = ["sound", "pictures"]
+            if first == "pictures":
+                kinds.reverse()
+            if first == "sound alone" and target == with_sound:
+                kinds.remove("pictures")
+            if target == plain:
+                kinds = ["pictures"]
+            for kind in kinds:
+                codec = "aac" if kind == "sound" else "libx264"
+                rate = 44100 if kind == "sound" else 25
+                streams[kind] = container.add_stream(codec, rate=rate)
+            if stream := streams.get("pictures"):
+                stream.width, stream.height = SIZE
+                stream.pix_fmt = "yuv420p"
+            for number in want:
+                if stream := streams.get("pictures"):
+                    picture = av.VideoFrame.from_ndarray(
+                        numbered(number), format="rgb24"
+                    )
+                    container.mux(stream.encode(picture))
+                if stream := streams.get("sound"):
+                    sound = av.AudioFrame.from_ndarray(
+                        np.zeros((2, 1764), np.float32),
+                        format="fltp",
+                        layout="stereo",
+                    )
+                    sound.sample_rate = 44100
+                    sound.pts = 1764 * number
+                    container.mux(stream.encode(sound))
+            for stream in streams.values():
+                container.mux(stream.encode())
+    if first == "sound alone":
+        with pytest.raises(video.VideoError, match="there is only sound"):
+            video.Video(path)
+        return
+    film, alone = video.Video(path), video.Video(plain)
+    assert (film.fps, film.size) == (alone.fps, alone.size)
+    for (frame, time), (same, when) in zip(
+        film.timed(), alone.timed(), strict=True
+    ):
+        np.testing.assert_array_equal(frame, same)
+        assert time == pytest.approx(when, abs=1e-3)
+    assert numbers(path) == want
 
 
 def test_dhf1k(shared):
