@@ -551,9 +551,27 @@ def test_sound_may_last_longer_than_pictures(folder):
                 frame.sample_rate, frame.pts = 48000, 960 * k
                 container.mux(sound.encode(frame))
             container.mux(sound.encode())
-    with av.open(os.fspath(folder / "b.webm")) as container:
+    path = folder / "b.webm"
+    with av.open(os.fspath(path)) as container:
         assert container.duration > 1.7e6
-    assert len(list(video.Video(folder / "b.webm"))) == 25
+    assert len(list(video.Video(path))) == 25
+    # Without FFmpeg's tags nobody says how long the pictures last.
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATIOX"))
+    assert len(list(video.Video(path))) == 25
+
+
+def test_a_last_frame_may_be_shown_for_long(folder):
+    def held(number, packet):
+        if number == 9:
+            packet.duration = 5000
+        return packet
+
+    times = [*range(0, 360, 40), 6000]
+    whole = matroska_file(folder / "a.webm", times)
+    path = repacked(whole, folder / "b.webm", held)
+    with av.open(os.fspath(path)) as container:
+        assert container.duration > 10.9e6
+    assert len(list(video.Video(path))) == 10
 
 
 def test_a_table_of_frames_is_no_estimate(noisy_avi, folder):
