@@ -179,6 +179,7 @@ class _Memory:
     identity = damage = ""
     paths = ()
     fps = 25.0
+    pixel_aspect = video_lib.SQUARE
 
     def __init__(self, frames: Sequence[np.ndarray]) -> None:
         self._frames = frames

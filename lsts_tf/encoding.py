@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import fractions
 import math
 import os
 from typing import NamedTuple
@@ -306,6 +307,7 @@ class Encoder(sink.Sink):
             larger, and the two encoders' scales differ.
         preset: Of the encoder, "ultrafast" to "placebo".
         options: Further ones of the encoder in FFmpeg.
+        pixel_aspect: Width of a pixel by its height.
     """
 
     def __init__(
@@ -322,6 +324,7 @@ class Encoder(sink.Sink):
         crf: float = 23.0,
         preset: str = "medium",
         options: Mapping[str, str] | None = None,
+        pixel_aspect: fractions.Fraction = video.SQUARE,
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         if self.path.suffix.lower() != ".mp4":
@@ -337,6 +340,7 @@ class Encoder(sink.Sink):
         self._encoder, needed = CODECS[codec]
         self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
         self._ticks = video.Ticks(fps)
+        self._pixel_aspect = pixel_aspect
         self._first = 0.0
         self._options = {
             "crf": str(crf),
@@ -364,6 +368,7 @@ class Encoder(sink.Sink):
         # BT.709, and labelled so; see `video`.
         context = stream.codec_context
         context.time_base = self._ticks.base
+        context.sample_aspect_ratio = self._pixel_aspect
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         if self._encoder == "libx265":

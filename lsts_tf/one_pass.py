@@ -101,8 +101,8 @@ class Kind(NamedTuple):
     Attributes:
         file: Its name in the output folder; {video} is the video's.
         make: Its class.
-        options: Fields of `Options`, and "numbers", "first", "about" and
-            "job", that it takes.
+        options: Fields of `Options`, and "numbers", "first", "about", "job"
+            and "pixel_aspect", that it takes.
         beside: Names of the other files that it writes in the same folder.
     """
 
@@ -112,13 +112,15 @@ class Kind(NamedTuple):
     beside: tuple[str, ...] = ()
 
 
-_DRAWN = ("view", "alpha")
+_DRAWN = ("view", "alpha", "pixel_aspect")
 _MAPS = ("normalize", "map_size")
 _BLOCKS = ("block", "strength", "floor")
 KINDS: Mapping[str, Kind] = {
     "overlay": Kind("overlay.mp4", outputs_lib.Overlay, _DRAWN),
     "side_by_side": Kind("side_by_side.mp4", outputs_lib.SideBySide, _DRAWN),
-    "saliency": Kind("saliency.mp4", outputs_lib.Saliency, _MAPS),
+    "saliency": Kind(
+        "saliency.mp4", outputs_lib.Saliency, (*_MAPS, "pixel_aspect")
+    ),
     "saliency16": Kind(
         "saliency16.mkv",
         functools.partial(outputs_lib.Saliency, bits=16),
@@ -146,12 +148,17 @@ KINDS: Mapping[str, Kind] = {
         beside=("roi.json", "roi.txt", "roi.addroi"),
     ),
     "encoded": Kind(
-        "encoded.mp4", encoding.Encoder, (*_BLOCKS, "codec", "crf")
+        "encoded.mp4",
+        encoding.Encoder,
+        (*_BLOCKS, "codec", "crf", "pixel_aspect"),
     ),
     "reframed": Kind(
         "reframed.mp4",
         reframe.Reframe,
-        ("aspect", "stiffness", "lookahead", "ease", "cut", "first"),
+        (
+            *("aspect", "stiffness", "lookahead", "ease", "cut", "first"),
+            "pixel_aspect",
+        ),
         beside=("reframed.json", "reframed.csv", "reframed.sendcmd"),
     ),
     "report": Kind("report.html", report.Report, ("areas", "alpha", "about")),
@@ -309,6 +316,8 @@ class _Job:
         if "numbers" in values:
             del values["numbers"]
             values |= {"first": self._first, "step": self.every}
+        if "pixel_aspect" in values:
+            values["pixel_aspect"] = self.source.pixel_aspect
         if "job" in values:
             values["job"] = self._identity()
         if "about" in values:
@@ -492,7 +501,8 @@ class _Job:
 
     def _nothing(self) -> str:
         if self.source.damage:
-            return self.source.damage
+            # The error names the video itself.
+            return self.source.damage.removeprefix(f"{self.source.name}: ")
         return f"no frame from --start={self.start} to --end={self.end}."
 
     def _record(
@@ -504,6 +514,7 @@ class _Job:
             "frames": done,
             "fps": self.source.fps / self.every,
             "size": list(self.source.size),
+            "pixel_aspect": list(self.source.pixel_aspect.as_integer_ratio()),
             "start": {"frame": clip.first_frame, "seconds": clip.first_time},
             "last_map_seconds": last,
             "first_map": self._first,

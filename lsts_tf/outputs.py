@@ -24,6 +24,7 @@ while they still have hidden names: if one fails, none appears.
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import fractions
 import io
 import os
 import pathlib
@@ -168,6 +169,7 @@ class Overlay(sink.Sink):
         note: Written on each frame.
         view: "heat" colours what is salient, "fog" darkens what is not.
         alpha: How strong, 0 … 1.
+        pixel_aspect: Width of a pixel by its height.
     """
 
     def __init__(
@@ -179,12 +181,16 @@ class Overlay(sink.Sink):
         note: str = "",
         view: str = "heat",
         alpha: float = 0.6,
+        pixel_aspect: fractions.Fraction = video_lib.SQUARE,
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
         self._alpha = overlay.checked_alpha(alpha)
         self._writer = video_lib.Writer(
-            path, fps=fps, size=self._picture_size(size)
+            path,
+            fps=fps,
+            size=self._picture_size(size),
+            pixel_aspect=pixel_aspect,
         )
 
     def _picture_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -241,6 +247,8 @@ class Saliency(sink.Sink):
         bits: 8 or 16.
         normalize: See `Scale`.
         map_size: See `Scale`.
+        pixel_aspect: Width of a pixel of the frames by its height; that of
+            maps of their size.
     """
 
     def __init__(
@@ -253,6 +261,7 @@ class Saliency(sink.Sink):
         bits: int = 8,
         normalize: str = "none",
         map_size: str = "source",
+        pixel_aspect: fractions.Fraction = video_lib.SQUARE,
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
@@ -262,6 +271,9 @@ class Saliency(sink.Sink):
             fps=fps,
             size=self._scale.size,
             pixels={8: "gray", 16: "gray16"}[bits],
+            pixel_aspect=(
+                pixel_aspect if self._scale.size == size else video_lib.SQUARE
+            ),
         )
 
     def open(self) -> None:

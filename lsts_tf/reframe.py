@@ -31,6 +31,7 @@ import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import csv
+import fractions
 import math
 import os
 import pathlib
@@ -78,7 +79,8 @@ def crop_size(size: tuple[int, int], aspect: float) -> tuple[int, int]:
 
     Args:
         size: (width, height) of the frame.
-        aspect: Width by height. What even numbers can come closest to it.
+        aspect: Width by height, in pixels of the frame. What even numbers can
+            come closest to it.
 
     Raises:
         ValueError: The frame is smaller than 2 x 2 pixels.
@@ -288,6 +290,8 @@ class Reframe(sink.Sink):
         picture: Whether the video is made, or only the path.
         first: Number of the clip's first frame that comes, from 0. Times are
             from the start of the clip all the same.
+        pixel_aspect: Width of a pixel by its height. The crop has its aspect
+            as it is seen, and pixels of that aspect too.
     """
 
     def __init__(
@@ -304,6 +308,7 @@ class Reframe(sink.Sink):
         cut: float = CUT,
         picture: bool = True,
         first: int = 0,
+        pixel_aspect: fractions.Fraction = video.SQUARE,
     ) -> None:
         super().__init__(path=path, fps=fps, size=size, note=note)
         each = (stiffness, lookahead, ease)
@@ -315,7 +320,8 @@ class Reframe(sink.Sink):
                 f"cut={cut}"
             )
         self.aspect = aspect
-        self.crop = crop_size(size, read_aspect(aspect))
+        self.crop = crop_size(size, read_aspect(aspect) / float(pixel_aspect))
+        self._pixel_aspect = pixel_aspect
         self._settings = {
             "stiffness": stiffness,
             "lookahead": lookahead,
@@ -360,7 +366,12 @@ class Reframe(sink.Sink):
         self._commands = self.text(self.path.with_suffix(".sendcmd"))
         if self._picture:
             self._writer = self.enter(
-                video.Writer(self.path, fps=self.fps, size=self.crop)
+                video.Writer(
+                    self.path,
+                    fps=self.fps,
+                    size=self.crop,
+                    pixel_aspect=self._pixel_aspect,
+                )
             )
             self._frames = self.enter(_Queue(self.path.parent, self.size))
 
@@ -404,6 +415,7 @@ class Reframe(sink.Sink):
             "first_map": self._first,
             "size": list(self.size),
             "aspect": self.aspect,
+            "pixel_aspect": list(self._pixel_aspect.as_integer_ratio()),
             "crop": list(self.crop),
             "cuts": self._cuts,
             "mean_kept": mean,

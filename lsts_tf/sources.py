@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import fractions
 import math
 import os
 import pathlib
@@ -63,6 +64,7 @@ class Source(Protocol):
         fps: Frames a second, on average.
         size: (width, height) of each frame.
         num_frames: How many there should be; None if nobody knows.
+        pixel_aspect: Width of a pixel by its height.
         twice: Whether it can be read again from the start.
         identity: Changes if a file does; "" if it cannot be read again.
         paths: The files that it is read from, which no output may replace.
@@ -74,6 +76,7 @@ class Source(Protocol):
     fps: float
     size: tuple[int, int]
     num_frames: int | None
+    pixel_aspect: fractions.Fraction
     twice: bool
     identity: str
     paths: Sequence[pathlib.Path]
@@ -132,25 +135,36 @@ class File:
         self.fps = self._video.fps
         self.size = self._video.size
         self.num_frames = self._video.num_frames
+        self.pixel_aspect = self._video.pixel_aspect
         self.paths: Sequence[pathlib.Path] = (self._video.path,)
         self.identity = _identity(self.paths)
         self.damage = ""
+        self._seen = 0
+        self._ended = False
 
     def __iter__(self) -> Iterator[_Timed]:
         try:
-            yield from self._video.timed()
+            for number, timed in enumerate(self._video.timed()):
+                yield timed
+                # A clip may end before the file does, and then no error comes.
+                self._seen = max(self._seen, number + 1)
+                known = self._video.damage(self._seen)
+                if known and not self._ended:
+                    self.damage = f"{self.name}: {known}."
         except video_lib.VideoError as error:
             self.damage = str(error)
+        self._ended = True
 
 
 class Images:
     """Pictures of 8 or 16 bits, one a frame.
 
-    Alpha is blended over black. Of a picture that cannot be read the others
-    are used; the first ones may not be damaged all.
+    Alpha is blended over black. Where one cannot be read, the others are used
+    and keep their times; the frames that come are counted, as in a video.
     """
 
     twice = True
+    pixel_aspect = video_lib.SQUARE
 
     def __init__(
         self, paths: Sequence[pathlib.Path], *, rate: float | None = None
@@ -206,7 +220,8 @@ class Images:
         if failures:
             self.damage = (
                 f"{len(failures)} of {self.num_frames} pictures cannot be "
-                f"used; {failures[0]}"
+                "used, so later ones have other numbers than they should; "
+                f"{failures[0]}"
             )
 
 
@@ -341,6 +356,7 @@ class Frames:
     """
 
     twice = True
+    pixel_aspect = video_lib.SQUARE
     paths: Sequence[pathlib.Path] = ()
     damage = ""
 
@@ -392,6 +408,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.num_frames: int | None = None
+        self.pixel_aspect = video_lib.SQUARE
         self.damage = ""
         self._stream = stream
         self._head = stream.read(len(_Y4M))
@@ -405,6 +422,7 @@ class Stream:
             self.size, self.fps, self._bytes, self._convert = _parse_y4m(
                 header, name
             )
+            self.pixel_aspect = _pixel_aspect(header)
             return
         if rate is None:
             raise ValueError(
@@ -524,6 +542,14 @@ def _parse_y4m(
     return (width, height), fps, luma + 2 * rows * columns, convert
 
 
+def _pixel_aspect(header: str) -> fractions.Fraction:
+    """Of Y4M; "A0:0" is unknown."""
+    found = re.search(r" A([0-9]+):([0-9]+)\b", header)
+    if not found:
+        return video_lib.SQUARE
+    return video_lib.pixel_aspect_of(int(found[1]), int(found[2]))
+
+
 def _rgb_of_yuv(grey: np.ndarray, colour: np.ndarray, full: bool) -> np.ndarray:
     """BT.601: uint8 [H, W] and [2, H, W] to uint8 [H, W, 3]."""
     light = grey.astype(np.float32)
@@ -549,6 +575,7 @@ class Camera:
     """
 
     twice = False
+    pixel_aspect = video_lib.SQUARE
     identity = ""
     paths: Sequence[pathlib.Path] = ()
 

@@ -8,25 +8,32 @@ equally spaced. Nothing here holds more than one frame.
 A video is read from its start to its end and never by seeking, and the frames
 that came are counted against the number that the file declares: decoders stop
 at the first damaged place without a word, although most frames after it can
-be had by reading on.
+be had by reading on. Other damage they hide by guessing what was there, and
+mark the frame; OpenCV drops the mark, so PyAV decodes the file beside it.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import fractions
+import itertools
 import math
 import os
 import pathlib
+import re
+import threading
 import types
 from typing import Any
+from typing import NamedTuple
 
 from absl import logging
 import cv2
 import numpy as np
 
 from lsts_tf import files
+from lsts_tf import matroska
 
 try:
     import av
@@ -34,6 +41,16 @@ except ImportError:  # Optional: without it no AV1 is read, no MP4 written.
     av = None
 
 FPS_IF_UNKNOWN = 25.0
+# No camera that people have is faster; what is, is how finely a container
+# counts time. The rate of the first frames is then measured.
+_MOST_FPS = 240
+_MEASURED_FRAMES = 50
+# Distances of frames at an even rate from which on one is missing.
+_GAP = 1.5
+# A duration in Matroska's tags.
+_TAG = re.compile(r"([0-9]+):([0-9]+):([0-9]+\.?[0-9]*)")
+# Damaged frames that a message names.
+_NAMED = 3
 # A read that fails is not the end of a damaged file. In damaged H.264, MPEG-4
 # and VP9 files decoding went on after far fewer failures than this.
 _MAX_FAILED_READS = 100
@@ -47,6 +64,8 @@ PIXELS: Mapping[str, tuple[type, tuple[int, ...]]] = {
     "gray": (np.uint8, ()),
     "gray16": (np.uint16, ()),
 }
+# Width of a pixel by its height.
+SQUARE = fractions.Fraction(1)
 # Times are kept to a 64th of the distance between two frames. Some containers
 # round them to milliseconds: so close to an even rate, it is even.
 _TICKS = 64
@@ -62,7 +81,7 @@ class VideoError(files.FileError):
 
 
 class TruncatedVideoError(VideoError):
-    """A video of which some frames are missing; the others were delivered."""
+    """A video with frames missing or damaged; the others were delivered."""
 
 
 class Video:
@@ -73,10 +92,11 @@ class Video:
 
     Attributes:
         path: The file.
-        fps: Frames a second; 25 when the file does not say.
+        fps: Frames a second, on average; 25 when the file does not say.
         size: (width, height) of the frames as they are delivered.
         num_frames: How many frames the file declares; None if it does not.
             Some containers only estimate it: count what comes.
+        pixel_aspect: Width of a pixel by its height, as it is to be seen.
     """
 
     def __init__(self, path: str | os.PathLike, *, strict: bool = True):
@@ -84,8 +104,9 @@ class Video:
 
         Args:
             path: A file in any format that OpenCV or PyAV decodes.
-            strict: Whether missing frames are an error, raised after the last
-                frame that could be decoded, or only a warning in the log.
+            strict: Whether missing or damaged frames are an error, raised
+                after the last frame that could be decoded, or only a warning
+                in the log.
 
         Raises:
             VideoError: The file is missing, empty, not a video, or none of
@@ -96,7 +117,7 @@ class Video:
         _refuse_unreadable(self.path)
         self._read: Callable[[pathlib.Path, int | None], Iterator[_Read]]
         self._read = _read_opencv
-        self.fps, self.num_frames = _properties(self.path)
+        self.fps, self.num_frames, self.pixel_aspect = _properties(self.path)
         first = next(_decoded(self._read(self.path, self.num_frames)), None)
         if first is None and av is not None:
             # OpenCV 5.0.0.93 opens AV1 files and then delivers nothing.
@@ -108,6 +129,33 @@ class Video:
                 self.path, f"no frame of it can be decoded (damaged?){hint}."
             )
         self.size = first.shape[1], first.shape[0]
+        if self.fps > _MOST_FPS or _has_no_rate(self.path):
+            self._measure()
+        self._inspection = _Inspection(
+            # What PyAV reads has no hidden damage: AV1's decoder gives up.
+            self.path if self._read is _read_opencv else None
+        )
+
+    def _measure(self) -> None:
+        """Takes the rate from the first frames' times, not from the file."""
+        with contextlib.closing(  # type: ignore[type-var]
+            self._read(self.path, self.num_frames)
+        ) as reads:
+            begin = itertools.islice(reads, _MEASURED_FRAMES)
+            times = [read[1] for read in begin if read is not None]
+        fps = _rate(times)
+        if fps is None:
+            fps = self.fps if self.fps <= _MOST_FPS else FPS_IF_UNKNOWN
+        if self.num_frames is not None and _is_estimate(self.path):
+            # It was made with that rate.
+            self.num_frames = max(1, round(self.num_frames / self.fps * fps))
+        self.fps = fps
+        if _is_cover(self.path):
+            self.num_frames = 1
+
+    def damage(self, count: int) -> str:
+        """Which of the first frames, all of them read, are damaged, or ""."""
+        return _told([n for n in self._inspection.damaged if n < count])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields the frames; see `timed`.
@@ -128,8 +176,8 @@ class Video:
 
         Raises:
             TruncatedVideoError: After the last frame, when fewer frames came
-                than were declared or some in between were lost; not if the
-                video was opened with `strict=False`.
+                than were declared, some in between were lost or some are
+                damaged; not if the video was opened with `strict=False`.
             VideoError: A frame has another size than the first.
         """
         count = lost = failures = 0
@@ -150,6 +198,7 @@ class Video:
                     f"frame {count} has another size than the first: "
                     f"{frame.shape[1::-1]} instead of {self.size}.",
                 )
+            self._inspection.reach(count)
             yield frame, clock(stamp)
             count += 1
         self._check(count, lost, first_loss, clock)
@@ -158,33 +207,61 @@ class Video:
         self, count: int, lost: int, first_loss: int | None, clock: "_Clock"
     ) -> None:
         declared = self.num_frames or count
-        if count < declared and _is_estimate(self.path):
+        lasts = _times(self.path)
+        if lasts.by_duration:
+            # Matroska keeps no number of frames, but when the last one ends,
+            # be its rate even or not. Where time jumps, frames are missing,
+            # or there never were any. The last one may be shown for as long as
+            # any other.
+            complete = not lasts.beyond(clock, clock.longest) and (
+                clock.gap is None or matroska.is_whole(self.path)
+            )
+        elif count < declared and _is_estimate(self.path):
             # Containers without a table of frames estimate their number from
             # the duration; those estimates are off by one now and then.
             complete = declared - count <= max(1, declared // 100)
             if not complete and clock.uneven:
                 # The estimate knows one rate only, and this video has many:
                 # it is whole if it lasts to its end.
-                lasts = declared / self.fps
-                complete = lasts - clock.last <= max(1.0, lasts / 100)
+                seconds = declared / self.fps
+                complete = seconds - clock.last <= max(1.0, seconds / 100)
         else:
             if count < declared:
                 declared = _to_be_shown(self.path, count, declared)
             complete = count >= declared
-        if complete and not lost:
+        whole = complete and not lost
+        damage = self.damage(count)
+        if whole and not damage:
             return
-        reason = f"read {count} of {declared} frames"
+        reasons = [] if whole else [f"read {count} of {declared} frames"]
+        if not complete and count >= declared:
+            # The estimate was too low.
+            reasons = [
+                f"read {count} frames, {clock.last:.2f} of "
+                f"{lasts.seconds:.2f} seconds"
+            ]
+        # An uneven video has gaps, and nobody knows which of them is one.
+        gap = None if clock.uneven or whole else clock.gap
         if lost:
-            reason += (
-                f"; it is damaged at frame {first_loss}, so later frames have "
+            reasons.append(
+                f"it is damaged at frame {first_loss}, so later frames have "
                 "other numbers than they should"
             )
-        else:
-            reason += (
-                f"; its end is missing or damaged, from frame {count} (counted "
+        elif gap is not None:
+            reasons.append(
+                f"frames are missing before frame {gap} (counted from 0), so "
+                "later frames have other numbers than they should"
+            )
+        elif not whole and lasts.by_duration and not lasts.beyond(clock):
+            reasons.append("frames are missing, and times do not tell where")
+        if not whole and (not reasons[1:] or lasts.beyond(clock)):
+            reasons.append(
+                f"its end is missing or damaged, from frame {count} (counted "
                 "from 0) on"
             )
-        reason += ". Get the file again, or re-encode it."
+        if damage:
+            reasons.append(damage)
+        reason = "; ".join(reasons) + ". Get the file again, or re-encode it."
         if self._strict:
             raise TruncatedVideoError(self.path, reason)
         logging.warning("%s: %s", self.path, reason)
@@ -197,14 +274,15 @@ def frames(
 
     Args:
         path: A video file.
-        strict: Whether missing frames are an error or a warning.
+        strict: Whether missing or damaged frames are an error or a warning.
 
     Yields:
         uint8 [H, W, 3], RGB.
 
     Raises:
         VideoError: The file cannot be read as a video.
-        TruncatedVideoError: After the last frame: some are missing.
+        TruncatedVideoError: After the last frame: some are missing or
+            damaged.
     """
     yield from Video(path, strict=strict)
 
@@ -220,7 +298,7 @@ def count_frames(path: str | os.PathLike) -> int:
 
     Raises:
         VideoError: The file cannot be read as a video; or frames are counted,
-            and some are missing.
+            and some are missing or damaged.
     """
     film = Video(path)
     if film.num_frames is None or _is_estimate(film.path):
@@ -245,10 +323,14 @@ def _open_opencv(path: pathlib.Path) -> cv2.VideoCapture:
     )
 
 
-def _properties(path: pathlib.Path) -> tuple[float, int | None]:
+def _properties(
+    path: pathlib.Path,
+) -> tuple[float, int | None, fractions.Fraction]:
     capture = _open_opencv(path)
     try:
         if not capture.isOpened():
+            if _is_sound(path):
+                raise VideoError(path, "not a video: there is only sound.")
             raise VideoError(
                 path,
                 "not a video, cut off before its index, or of an unknown "
@@ -256,41 +338,165 @@ def _properties(path: pathlib.Path) -> tuple[float, int | None]:
             )
         fps = capture.get(cv2.CAP_PROP_FPS)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        above = capture.get(cv2.CAP_PROP_SAR_NUM)
+        below = capture.get(cv2.CAP_PROP_SAR_DEN)
+        turn = capture.get(cv2.CAP_PROP_ORIENTATION_META)
     finally:
         capture.release()
     if not (math.isfinite(fps) and fps > 0):
         fps = FPS_IF_UNKNOWN
     declared = int(count) if math.isfinite(count) and count > 0 else None
-    return fps, declared
+    pixel_aspect = pixel_aspect_of(above, below)
+    if turn % 180:
+        pixel_aspect = 1 / pixel_aspect
+    return fps, declared, pixel_aspect
+
+
+def pixel_aspect_of(width: float, height: float) -> fractions.Fraction:
+    """Of what a file says, which is 0 where it says nothing."""
+    if not (width >= 1 and height >= 1):
+        return SQUARE
+    return fractions.Fraction(int(width), int(height))
 
 
 class _Clock:
     """Times that grow, from times as files have them.
 
     Attributes:
+        fps: Frames a second.
         last: The time of the last frame.
+        longest: The longest distance.
+        gap: Number of the first frame that is later than expected; None if
+            there is none.
         uneven: Whether a distance was no multiple of 1 / fps.
     """
 
     def __init__(self, fps: float) -> None:
         self.last = -1.0
+        self.longest = 0.0
+        self.gap: int | None = None
         self.uneven = False
-        self._fps = fps
+        self._count = 0
+        self.fps = fps
         self._first = math.nan
 
     def __call__(self, stamp: float) -> float:
+        self._count += 1
         if self.last < 0:
             self._first, self.last = stamp, 0.0
             return 0.0
         time = stamp - self._first
         # Also where it is NaN.
         if not time > self.last:
-            time = self.last + 1 / self._fps
-        steps = (time - self.last) * self._fps
-        if abs(steps - round(steps)) / self._fps > 2 * _ROUNDED:
+            time = self.last + 1 / self.fps
+        self.longest = max(self.longest, time - self.last)
+        steps = (time - self.last) * self.fps
+        if steps > _GAP and self.gap is None:
+            self.gap = self._count - 1
+        if abs(steps - round(steps)) / self.fps > 2 * _ROUNDED:
             self.uneven = True
         self.last = time
         return time
+
+
+class _Times(NamedTuple):
+    """When a file's frames should end.
+
+    Attributes:
+        seconds: From the first frame to the end; NaN if nobody knows.
+        slack: How much later other streams may end, sound for instance.
+        by_duration: Whether they say better than a number of frames whether
+            frames are missing at the end.
+    """
+
+    seconds: float = math.nan
+    slack: float = 0.0
+    by_duration: bool = False
+
+    def beyond(self, clock: "_Clock", least: float = 0.0) -> bool:
+        """Whether there should be frames behind the last one.
+
+        Args:
+            clock: After the last frame.
+            least: Seconds for which that one may be shown.
+        """
+        most = max((1 + _GAP) / clock.fps, least, self.slack)
+        return self.seconds - clock.last > most + 2 * _ROUNDED
+
+
+def _times(path: pathlib.Path) -> _Times:
+    with _stream(path) as stream:
+        if stream is None:
+            return _Times()
+        if stream.duration:
+            return _Times(float(stream.duration * stream.time_base))
+        container = stream.container
+        if not container.duration:
+            return _Times()
+        seconds, slack = container.duration / av.time_base, 0.0
+        if "matroska" not in container.format.name:
+            return _Times(seconds)
+        # FFmpeg and mkvtoolnix say it of each stream.
+        tag = _TAG.fullmatch(stream.metadata.get("DURATION", ""))
+        if tag:
+            hours, minutes, rest = map(float, tag.groups())
+            seconds = min(seconds, 3600 * hours + 60 * minutes + rest)
+        elif len(container.streams) > 1:
+            slack = 1.0
+        # Both are times of the container, and the first frame need not be at 0.
+        start = (stream.start_time or 0) * stream.time_base
+        return _Times(seconds - float(start), slack, by_duration=True)
+
+
+def _has_no_rate(path: pathlib.Path) -> bool:
+    """Whether FFmpeg knows no average rate, and guesses one."""
+    with _stream(path) as stream:
+        return stream is not None and not stream.average_rate
+
+
+def _is_sound(path: pathlib.Path) -> bool:
+    """Whether there is sound in a file, and no video."""
+    if av is None:
+        return False
+    with (
+        contextlib.suppress(av.error.FFmpegError),
+        av.open(os.fspath(path)) as container,
+    ):
+        streams = container.streams
+        return bool(streams.audio) and not streams.video
+    return False
+
+
+def _is_cover(path: pathlib.Path) -> bool:
+    """Whether the video is the one picture that lies beside some sound."""
+    with _stream(path) as stream:
+        return stream is not None and bool(
+            stream.disposition & av.stream.Disposition.attached_pic
+        )
+
+
+@contextlib.contextmanager
+def _stream(path: pathlib.Path) -> Iterator[Any]:
+    """The video as PyAV describes it, or None if it does not open the file."""
+    with contextlib.ExitStack() as stack:
+        found = None
+        if av is not None:
+            with contextlib.suppress(av.error.FFmpegError):
+                container = stack.enter_context(av.open(os.fspath(path)))
+                found = next(iter(container.streams.video), None)
+        yield found
+
+
+def _rate(times: Sequence[float]) -> float | None:
+    """Frames a second at these times, pauses left out; None of too few."""
+    distances = np.diff(np.asarray(times, np.float64))
+    distances = distances[distances > 0]
+    if not distances.size:
+        return None
+    # A mean, because containers round times; and without what is longer than
+    # twice the usual, the median.
+    usual = distances[distances <= 2 * np.median(distances)]
+    return 1 / float(usual.mean())
 
 
 def _is_estimate(path: pathlib.Path) -> bool:
@@ -371,6 +577,74 @@ def _read_av(path: pathlib.Path, declared: int | None) -> Iterator[_Read]:
                 yield image, math.nan if frame.time is None else frame.time
 
 
+class _Inspection:
+    """Which frames are damaged, though decoded; found once for all readers.
+
+    Args:
+        path: A file that OpenCV reads; None if there is nothing to look for.
+
+    Attributes:
+        damaged: Numbers of such frames, of those reached.
+    """
+
+    def __init__(self, path: pathlib.Path | None) -> None:
+        self.damaged: list[int] = []
+        self._marks = iter(()) if path is None else _marks(path)
+        self._count = 0
+        # A generator cannot be entered twice.
+        self._lock = threading.Lock()
+
+    def reach(self, number: int) -> None:
+        """Look at all frames up to one."""
+        with self._lock:
+            while self._count <= number:
+                if next(self._marks, False):
+                    self.damaged.append(self._count)
+                self._count += 1
+
+
+def _marks(path: pathlib.Path) -> Iterator[bool]:
+    """Yields of each frame whether its decoder or container calls it damaged.
+
+    The frames are those of `_read_opencv`: both are FFmpeg.
+    """
+    if av is None:
+        return
+    broken = math.inf
+    with (
+        contextlib.suppress(av.error.FFmpegError),
+        av.open(os.fspath(path)) as container,
+    ):
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            if packet.is_corrupt and packet.pts is not None:
+                broken = min(broken, packet.pts)
+            decoded = []
+            with contextlib.suppress(av.error.FFmpegError):
+                decoded = packet.decode()
+            for frame in decoded:
+                # Nothing may have come of a packet; then it is the frame
+                # that is shown in its place.
+                late = frame.pts is not None and frame.pts >= broken
+                yield frame.is_corrupt or late
+                if late:
+                    broken = math.inf
+
+
+def _told(damaged: Sequence[int]) -> str:
+    if not damaged:
+        return ""
+    named = ", ".join(map(str, damaged[:_NAMED]))
+    if len(damaged) > _NAMED:
+        named += f" and {len(damaged) - _NAMED} more"
+    many = len(damaged) > 1
+    return (
+        f"frame{'s' if many else ''} {named} (counted from 0) "
+        f"{'are' if many else 'is'} damaged, and those around may show it"
+    )
+
+
 def written_as(path: pathlib.Path) -> pathlib.Path:
     """The name under which `Writer` writes: MP4 needs PyAV."""
     needs_av = path.suffix.lower() == ".mp4"
@@ -405,6 +679,7 @@ class Writer:
         fps: float,
         size: tuple[int, int],
         pixels: str = "rgb",
+        pixel_aspect: fractions.Fraction = SQUARE,
     ):
         """Prepares a file; nothing is written before the `with` block.
 
@@ -415,6 +690,7 @@ class Writer:
             size: (width, height) of the frames that will come.
             pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
                 as far as H.264 goes.
+            pixel_aspect: Width of a pixel by its height; kept in MP4 only.
 
         Raises:
             ValueError: Another suffix, or an impossible rate or size.
@@ -447,6 +723,7 @@ class Writer:
         self._pixels = pixels
         self._pad = (0, 0) if pixels == "gray16" else (height % 2, width % 2)
         self._fps = fps
+        self._pixel_aspect = pixel_aspect
         # The suffix stays last: encoders choose the container by it.
         self._temporary = self.path.with_name(
             f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}"
@@ -468,7 +745,11 @@ class Writer:
         try:
             with naming(self.path):
                 self._sink = sink(
-                    self._temporary, self._fps, size, self._pixels
+                    self._temporary,
+                    self._fps,
+                    size,
+                    self._pixels,
+                    self._pixel_aspect,
                 )
         except BaseException:
             self._temporary.unlink(missing_ok=True)
@@ -628,6 +909,7 @@ class _AvSink:
         fps: float,
         size: tuple[int, int],
         pixels: str,
+        pixel_aspect: fractions.Fraction,
     ):
         self._picture = _PICTURES[pixels]
         lossless = pixels == "gray16"
@@ -641,6 +923,7 @@ class _AvSink:
         stream.pix_fmt = "gray16le" if lossless else "yuv420p"
         context = stream.codec_context
         context.time_base = self._ticks.base
+        context.sample_aspect_ratio = pixel_aspect
         if not lossless:
             # Maps are smooth, so that a finer step costs little.
             quality = "20" if pixels == "rgb" else "12"
@@ -698,7 +981,9 @@ class _OpencvSink:
         fps: float,
         size: tuple[int, int],
         pixels: str,
+        pixel_aspect: fractions.Fraction,
     ):
+        del pixel_aspect
         self._to_bgr = (
             cv2.COLOR_RGB2BGR if pixels == "rgb" else cv2.COLOR_GRAY2BGR
         )

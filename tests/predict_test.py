@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import fractions
 import functools
 import io
 import json
@@ -595,6 +596,25 @@ def test_a_phones_video_stands_upright(model, folder):
     assert np.load(out / "maps.npy").shape == (3, 64, 36)
 
 
+def test_pixels_need_not_be_square(model, folder):
+    path, wide = folder / "a.mp4", fractions.Fraction(4, 3)
+    with video.Writer(path, fps=25, size=SIZE, pixel_aspect=wide) as writer:
+        for number in range(3):
+            writer.write(picture(number))
+    out = folder / "out"
+    wanted = ("overlay", "side_by_side", "saliency", "encoded", "reframed")
+    options = predict.Options(aspect="1:1")
+    predict.predict(model, path, out, outputs=wanted, options=options)
+    for name in wanted:
+        assert video.Video(out / f"{name}.mp4").pixel_aspect == wide, name
+    assert record_of(out)["pixel_aspect"] == [4, 3]
+    assert video.Video(out / "reframed.mp4").size == (28, 36)
+    # Maps of the network's own size are no frames of the source.
+    options = predict.Options(map_size="model")
+    predict.predict(model, path, out, outputs=["saliency"], options=options)
+    assert video.Video(out / "saliency.mp4").pixel_aspect == 1
+
+
 @pytest.mark.parametrize("size", [(33, 17), (1, 1), (3, 64)])
 def test_odd_sizes(model, folder, size):
     """H.264 gets a row or column more; nothing else does."""
@@ -766,6 +786,16 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     assert len(stream.getvalue()) == count * 36 * 64
 
 
+def test_a_start_behind_all_that_can_be_read(model, folder):
+    """The message names the video once."""
+    path = noisy(folder, 60)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(video.VideoError, match="of 60 frames") as error:
+        predict.predict(model, path, folder / "out", start="55f")
+    assert str(error.value).count(os.fspath(path)) == 1
+
+
 def test_damage_is_an_exit_code(monkeypatch):
     monkeypatch.setattr(experiment, "from_flags", lambda _: None)
     monkeypatch.setattr(predict, "_run", lambda *_: "frame 7 is damaged.")
@@ -902,6 +932,35 @@ def test_a_folder_that_cannot_be_written(model, folder):
     assert (folder / "file").read_text() == "not a folder"
 
 
+@contextlib.contextmanager
+def read_only(folder):
+    """A folder to which nobody may write, the superuser neither."""
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    with mounted(folder, "ro"):
+        yield
+
+
+@pytest.mark.parametrize("name", ["overlay", "npy", "maps", "json", "reframed"])
+def test_a_folder_that_is_read_only(model, folder, name):
+    path = clip_of(folder, 3)
+    place = folder / "only to read"
+    with read_only(place):
+        for out in (place, place / "out"):
+            with pytest.raises(
+                (OSError, ValueError), match=r"Read-only|Permission denied"
+            ) as error:
+                predict.predict(model, path, out, outputs=[name])
+            assert "only to read" in str(error.value)
+        assert listed(place) == []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_full_disk(model, folder, name):
     """A file that may not grow larger."""
@@ -943,10 +1002,17 @@ def test_a_pipe_whose_reader_has_gone(model, folder, normalize):
 @contextlib.contextmanager
 def small_disk(folder):
     """A file system of 64 kB."""
+    folder.mkdir()
+    with mounted(folder, "size=64k"):
+        yield
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    """A file system in memory."""
     if os.geteuid() or not shutil.which("mount"):
         pytest.skip("Mounting needs the superuser.")
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("Mounting is not allowed here.")
     try:

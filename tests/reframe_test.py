@@ -186,6 +186,20 @@ def reframed(folder, clip, *, size=SIZE, fps=25, start=(0, 0.0), **options):
     return path
 
 
+def test_the_aspect_is_the_one_that_is_seen(tmp_path):
+    """Of pixels that are 4 by 3, three times as many make a square."""
+    clip = [(ramp(), spot(40))] * 3
+    wide = fractions.Fraction(4, 3)
+    path = reframed(tmp_path, clip, aspect="1:1", pixel_aspect=wide)
+    about = json.loads(path.with_suffix(".json").read_text())
+    width, height = about["crop"]
+    assert height == SIZE[1] // 2 * 2
+    assert width * 4 / 3 == pytest.approx(height, abs=2)
+    assert about["pixel_aspect"] == [4, 3]
+    film = video.Video(path)
+    assert film.size == (width, height) and film.pixel_aspect == wide
+
+
 def assert_left_edges(crops, x, size=SIZE):
     """Crops of `ramp` begin at x."""
     edges = []

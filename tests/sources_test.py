@@ -2,8 +2,11 @@ import io
 import itertools
 import os
 import pathlib
+import re
+import shutil
 import signal
 import struct
+import subprocess
 import zlib
 
 import cv2
@@ -20,6 +23,32 @@ def frames_of(source):
 
 def write(path, image):
     assert cv2.imwrite(os.fspath(path), image)
+
+
+# === Files ===
+
+
+def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    with video.Writer(path, fps=25, size=(32, 32)) as writer:
+        for level in range(20):
+            writer.write(np.full((32, 32, 3), level, np.uint8))
+
+    def marks(path):
+        del path
+        yield from (number in (5, 9) for number in range(20))
+
+    monkeypatch.setattr(video, "_marks", marks)
+    for end, want in (
+        ("5f", ""),
+        ("7f", f"{path}: frame 5 (counted from 0) is damaged"),
+        ("", f"{path}: frames 5, 9 (counted from 0) are damaged"),
+    ):
+        source = sources.File(path)
+        for frames in sources.two_readers(sources.Clip(source, end=end)):
+            assert len(list(frames)) == int(end.removesuffix("f") or 20)
+        assert source.damage.startswith(want)
+        assert bool(want) == bool(source.damage)
 
 
 # === Pictures ===
@@ -209,7 +238,10 @@ def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
         write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))
     (tmp_path / "2.png").write_bytes(b"\x89PNG nothing")
     source = sources.open_source([os.fspath(tmp_path)])
-    assert [int(f[0, 0, 0]) for f in frames_of(source)] == [0, 1, 3]
+    found = list(source)
+    assert [int(frame[0, 0, 0]) for frame, _ in found] == [0, 1, 3]
+    assert [time for _, time in found] == [0, 0.04, 0.12]
+    assert "so later ones have other numbers" in source.damage
     assert "frame 2" in source.damage and "2.png" in source.damage
     assert "1 of 4" in source.damage
 
@@ -362,10 +394,45 @@ def test_y4m_colours_are_those_of_ffmpeg():
     assert np.abs(frame - want).mean() < 3
 
 
+def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
+    """The command of the documentation, and a film whose colours are BT.709."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("The program `ffmpeg` is not installed.")
+    colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
+    frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
+    path = tmp_path / "in.mp4"
+    with video.Writer(path, fps=25, size=(128, 64)) as writer:
+        for _ in range(3):
+            writer.write(frame)
+    page = pathlib.Path(__file__).parents[1] / "docs" / "predict.md"
+    (command,) = re.findall(
+        r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
+    )
+    done = subprocess.run(
+        command.split(), cwd=tmp_path, capture_output=True, check=True
+    )
+    by_pipe = np.stack(frames_of(piped(done.stdout)))
+    by_file = np.stack(frames_of(sources.File(path)))
+    # Between colours the samples that are shared are made in other ways.
+    by_pipe, by_file = (
+        found.reshape(3, 64, 4, 32, 3)[:, :, :, 4:-4].astype(int)
+        for found in (by_pipe, by_file)
+    )
+    assert np.abs(by_pipe - by_file).max() <= 4
+
+
 def test_y4m_of_full_range():
     header = "YUV4MPEG2 W4 H4 F25:1 C420jpeg XCOLORRANGE=FULL"
     data = y4m(header, (0, 255), pixels=16, samples=4)
     assert [int(f[0, 0, 0]) for f in frames_of(piped(data))] == [0, 255]
+
+
+def test_y4m_says_the_aspect_of_pixels():
+    for tag, want in ((" A4:3", 4 / 3), (" A0:0", 1), ("", 1)):
+        header = f"YUV4MPEG2 W4 H4 F25:1{tag} C420jpeg"
+        source = piped(y4m(header, (0,), pixels=16, samples=4))
+        assert source.pixel_aspect == pytest.approx(want)
+        assert isinstance(source, sources.Source)
 
 
 def test_y4m_that_is_not_whole():
@@ -455,6 +522,7 @@ class Counted:
     fps = 4.0
     size = (2, 2)
     num_frames = 40
+    pixel_aspect = video.SQUARE
     identity = damage = ""
     paths = ()
 

@@ -1,4 +1,6 @@
 import contextlib
+import fractions
+import itertools
 import math
 import os
 import pathlib
@@ -11,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lsts_tf import matroska
 from lsts_tf import video
 
 # Frame numbers are burnt in as bits: eight black or white squares, large
@@ -274,6 +277,40 @@ def test_frames_after_a_damage_are_read(folder, caplog):
             numbers(path)
 
 
+def test_frames_that_are_missing_in_between_are_named_by_their_times(folder):
+    """MPEG-TS goes on behind a damage, and only times tell where it was."""
+    path = folder / "a.ts"
+    with av.open(os.fspath(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "1"}
+        packets = []
+        for k in range(50):
+            frame = av.VideoFrame.from_ndarray(numbered(k), format="rgb24")
+            packets += stream.encode(frame)
+        packets += stream.encode()
+        assert len(packets) == 50
+        container.mux(packets[:20] + packets[25:])
+    film = video.Video(path)
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"read 45 of 50 frames; frames are missing before frame 20 "
+        r"\(counted from 0\), so [^;]* should\. Get",
+    ):
+        list(film)
+    # The rest is missing too.
+    film.num_frames = 70
+    read = film._read
+    film._read = lambda *_: itertools.islice(read(path, 50), 40)
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"read 40 of 70 frames; .* before frame 20 .*; its end is "
+        "missing or damaged, from frame 40 ",
+    ):
+        list(film)
+
+
 def test_a_gap_is_an_error_even_if_only_one_frame_is_missing(
     noisy_avi, monkeypatch
 ):
@@ -331,9 +368,210 @@ def test_an_estimated_number_may_be_off_by_one(noisy_avi, folder):
     for declared in (120, 121):
         film.num_frames = declared
         assert len(list(film)) == 120
-    film.num_frames = 125
+    # Of a file that should have 125 frames.
+    with video.Writer(
+        estimated, fps=30, size=(8, 8), pixels="gray16"
+    ) as writer:
+        for level in range(125):
+            writer.write(np.full((8, 8), level, np.uint16))
+    cut_behind(estimated, 120)
     with pytest.raises(video.TruncatedVideoError, match="120 of 125 frames"):
-        list(film)
+        list(video.Video(estimated))
+
+
+def cut_behind(path, count):
+    """Leaves the first packets of a file, and nothing behind them."""
+    with av.open(os.fspath(path)) as container:
+        packets = itertools.islice(container.demux(video=0), count)
+        ends = [packet.pos + packet.size for packet in packets]
+    # In Matroska some bytes stand before the frame itself.
+    path.write_bytes(path.read_bytes()[: max(ends) + 8])
+
+
+def matroska_file(path, times, *, codec="libvpx", rate=25):
+    """Frames at times of whole milliseconds, of noise."""
+    rng = np.random.default_rng(0)
+    with av.open(
+        os.fspath(path), "w", options={"cluster_time_limit": "200"}
+    ) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"g": "5", "deadline": "realtime", "cpu-used": "8"}
+        stream.codec_context.time_base = fractions.Fraction(1, 1000)
+        for time in times:
+            picture = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, fractions.Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def without_default_duration(path):
+    """As many programs write WebM: then FFmpeg knows no rate."""
+    data = path.read_bytes()
+    place = data.index(b"\x23\xe3\x83")
+    length = 4 + (data[place + 3] & 0x7F)
+    void = bytes([0xEC, 0x80 | length - 2]) + bytes(length - 2)
+    path.write_bytes(data[:place] + void + data[place + length :])
+    return path
+
+
+def uneven_times(count=60):
+    rng = np.random.default_rng(1)
+    return np.cumsum(rng.integers(20, 90, count)).tolist()
+
+
+DROPPED = [t for t in range(0, 2000, 40) if not 400 < t < 900]
+
+
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        (uneven_times(), 25),
+        (uneven_times(), 1000),
+        (DROPPED, 25),
+        (range(3000, 5000, 40), 25),
+        (range(0, 2000, 40), 10),
+        ([0, 500, 4000, 4700, 8000], 25),
+    ],
+)
+def test_matroska_is_whole_if_it_lasts_to_its_end(folder, times, rate):
+    """Variable and dropped frames; a start that is not at 0; pauses."""
+    path = matroska_file(folder / "a.webm", times, rate=rate)
+    assert len(list(video.Video(path))) == len(times)
+    without_default_duration(path)
+    assert len(list(video.Video(path))) == len(times)
+    if len(times) > 20:
+        cut_behind(path, len(times) - 10)
+        with pytest.raises(video.TruncatedVideoError, match="its end is miss"):
+            list(video.Video(path))
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (range(0, 2000, 40), "before frame 2. .counted"),
+        (uneven_times(), "and times do not tell where"),
+    ],
+)
+def test_a_damage_inside_of_matroska_is_no_dropped_frames(
+    folder, times, reason
+):
+    path = matroska_file(folder / "a.mkv", times)
+    data = path.read_bytes()
+    assert matroska.is_whole(path)
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + bytes(9000) + data[middle + 9000 :])
+    assert not matroska.is_whole(path)
+    with pytest.raises(video.TruncatedVideoError, match=reason):
+        list(video.Video(path))
+    for length in (*range(1, 64), 3000, len(data) - 1):
+        path.write_bytes(data[:length])
+        # Behind the first element a file may end.
+        assert not matroska.is_whole(path) or length == data[4] - 0x80 + 5
+
+
+@pytest.mark.parametrize(
+    ("times", "fps"),
+    [
+        # Rounded to milliseconds.
+        (np.rint(np.arange(60) * 1001 / 30).astype(int).tolist(), 29.97),
+        (uneven_times(), 1000 / np.diff(uneven_times(50)).mean()),
+        # A pause is none of it.
+        ([0, 40, 80, 9000, 9040, 9080, 9120], 25),
+        ([0], 25),
+    ],
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_rate_that_cannot_be_is_measured(folder, times, fps, declared):
+    """FFmpeg takes how finely a file counts time for its rate."""
+    path = matroska_file(folder / "a.webm", times, rate=1000)
+    if not declared:
+        without_default_duration(path)
+    film = video.Video(path)
+    assert film.fps == pytest.approx(fps, rel=1e-3)
+    assert film.num_frames == pytest.approx(times[-1] / 1000 * fps + 1, abs=1.5)
+    assert len(list(film)) == len(times)
+
+
+def test_the_cover_of_some_sound_is_one_frame(folder):
+    path = folder / "a.mp3"
+    cover = av.Packet(cv2.imencode(".png", numbered(3))[1].tobytes())
+    with av.open(os.fspath(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44100)
+        picture = container.add_stream("png", rate=25)
+        picture.width, picture.height = SIZE
+        picture.pix_fmt = "rgb24"
+        for _ in range(20):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((2, 1152), np.int16), format="s16p", layout="stereo"
+            )
+            frame.sample_rate = 44100
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        cover.stream = picture
+        container.mux(cover)
+    film = video.Video(path)
+    assert (film.fps, film.num_frames) == (25, 1)
+    assert [number_of(frame) for frame in film] == [3]
+
+
+def test_a_camera_may_be_fast(folder):
+    path = folder / "a.mp4"
+    with video.Writer(path, fps=1000, size=(16, 16)) as writer:
+        for _ in range(5):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    film = video.Video(path)
+    assert film.fps == pytest.approx(1000) and film.num_frames == 5
+
+
+def test_times_without_a_rate():
+    assert video._rate([]) is None
+    assert video._rate([math.nan, math.nan, 1.0, 1.0]) is None
+    assert video._rate([1.0, 1.5, 2.5]) == pytest.approx(4 / 3)
+
+
+def test_sound_may_last_longer_than_pictures(folder):
+    path = folder / "a.webm"
+    matroska_file(path, range(0, 1000, 40))
+    with av.open(os.fspath(path)) as source:
+        packets = [p for p in source.demux(video=0) if p.size]
+        with av.open(os.fspath(folder / "b.webm"), "w") as container:
+            stream = container.add_stream_from_template(source.streams.video[0])
+            sound = container.add_stream("libopus", rate=48000)
+            for packet in packets:
+                packet.stream = stream
+                container.mux(packet)
+            for k in range(90):
+                frame = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 960 * 2), np.int16), layout="stereo"
+                )
+                frame.sample_rate, frame.pts = 48000, 960 * k
+                container.mux(sound.encode(frame))
+            container.mux(sound.encode())
+    path = folder / "b.webm"
+    with av.open(os.fspath(path)) as container:
+        assert container.duration > 1.7e6
+    assert len(list(video.Video(path))) == 25
+    # Without FFmpeg's tags nobody says how long the pictures last.
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATIOX"))
+    assert len(list(video.Video(path))) == 25
+
+
+def test_a_last_frame_may_be_shown_for_long(folder):
+    def held(number, packet):
+        if number == 9:
+            packet.duration = 5000
+        return packet
+
+    times = [*range(0, 360, 40), 6000]
+    whole = matroska_file(folder / "a.webm", times)
+    path = repacked(whole, folder / "b.webm", held)
+    with av.open(os.fspath(path)) as container:
+        assert container.duration > 10.9e6
+    assert len(list(video.Video(path))) == 10
 
 
 def test_a_table_of_frames_is_no_estimate(noisy_avi, folder):
@@ -386,6 +624,61 @@ def test_mpeg4_may_say_that_nothing_changed(noisy_avi, folder):
     film = video.Video(path)
     assert film.num_frames == 120
     assert len(list(film)) == 119
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_damage_that_decoders_hide_is_said(noisy_avi, folder, codec, caplog):
+    """All frames come, and some of them are guesses."""
+    whole = folder / "whole.mkv"
+    with av.open(os.fspath(whole), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        if codec == "libx264":
+            stream.options = {"bf": "0", "preset": "ultrafast"}
+        for k, picture in enumerate(video.frames(noisy_avi)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+            if k == 59:
+                break
+        container.mux(stream.encode())
+
+    def damage(number, packet):
+        data = bytearray(bytes(packet))
+        if number in (31, 40):
+            middle = len(data) // 2
+            data[middle : middle + 20] = bytes(20)
+        changed = av.Packet(bytes(data))
+        changed.pts, changed.dts = packet.pts, packet.dts
+        changed.time_base = packet.time_base
+        changed.is_keyframe = packet.is_keyframe
+        return changed
+
+    path = repacked(whole, folder / "damaged.mp4", damage)
+    assert len(list(video.Video(whole))) == 60
+    film = video.Video(path)
+    found = []
+    with pytest.raises(
+        video.TruncatedVideoError,
+        match=r"damaged\.mp4: frames 31, 40 \(counted from 0\) are damaged",
+    ):
+        found.extend(film)
+    assert len(found) == 60
+    # The second time nothing is looked at again, and the answer is the same.
+    with pytest.raises(video.TruncatedVideoError, match="frames 31, 40 "):
+        list(film)
+    # What lies behind the place where reading stops is not known.
+    film = video.Video(path)
+    list(itertools.islice(film, 35))
+    assert film.damage(35).startswith("frame 31 (counted from 0) is damaged")
+    assert film.damage(31) == ""
+    # Not strict: a warning.
+    assert len(numbers(path, strict=False)) == 60
+    assert "frames 31, 40 (counted from 0) are damaged" in caplog.text
+
+
+def test_many_damaged_frames_are_counted():
+    assert video._told(range(3, 9)).startswith("frames 3, 4, 5 and 3 more ")
 
 
 def test_av1_is_read_by_pyav(folder):
@@ -576,6 +869,29 @@ def test_phones_hold_the_camera_as_they_like(folder, matrix, size, corner):
         assert lit.sum() == 1 and lit[corner]
 
 
+def test_the_aspect_of_pixels_is_kept(folder):
+    path = folder / "wide.mp4"
+    wide = fractions.Fraction(4, 3)
+    for pixels in ("rgb", "gray"):
+        dtype, channels = video.PIXELS[pixels]
+        with video.Writer(
+            path, fps=25, size=(64, 32), pixels=pixels, pixel_aspect=wide
+        ) as writer:
+            writer.write(np.zeros((32, 64, *channels), dtype))
+        assert video.Video(path).pixel_aspect == wide
+    # A pixel that lies on its side.
+    turned(path, (0, _ONE, 0, _MINUS, 0, 0, 32 << 16, 0, 1 << 30))
+    assert video.Video(path).pixel_aspect == 1 / wide
+    # Square ones, and WebM, to which OpenCV writes no aspect.
+    for name, aspect in (("a.mp4", video.SQUARE), ("a.webm", wide)):
+        with video.Writer(
+            folder / name, fps=25, size=(64, 32), pixel_aspect=aspect
+        ) as writer:
+            writer.write(np.zeros((32, 64, 3), np.uint8))
+        assert video.Video(folder / name).pixel_aspect == 1
+    assert video.pixel_aspect_of(0, 1) == 1
+
+
 def test_a_full_disk_is_said_and_leaves_nothing(folder):
     path = folder / "a.mp4"
     rng = np.random.default_rng(0)
@@ -594,8 +910,62 @@ def test_sound_alone_is_not_a_video(folder):
     with wave.open(os.fspath(path), "wb") as sound:
         sound.setparams((1, 2, 8000, 0, "NONE", ""))
         sound.writeframes(bytes(16000))
-    with pytest.raises(video.VideoError, match="not a video"):
+    with pytest.raises(video.VideoError, match=r"not a video: .* only sound"):
         video.Video(path)
+
+
+@pytest.mark.parametrize("first", ["sound", "pictures", "sound alone"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_sound_beside_the_pictures_changes_nothing(folder, suffix, first):
+    path = folder / f"a{suffix}"
+    want = list(range(30))
+    plain, with_sound = folder / f"plain{suffix}", path
+    for target in (plain, with_sound):
+        with av.open(os.fspath(target), "w") as container:
+            streams = {}
+            kinds = ["sound", "pictures"]
+            if first == "pictures":
+                kinds.reverse()
+            if first == "sound alone" and target == with_sound:
+                kinds.remove("pictures")
+            if target == plain:
+                kinds = ["pictures"]
+            for kind in kinds:
+                codec = "aac" if kind == "sound" else "libx264"
+                rate = 44100 if kind == "sound" else 25
+                streams[kind] = container.add_stream(codec, rate=rate)
+            if stream := streams.get("pictures"):
+                stream.width, stream.height = SIZE
+                stream.pix_fmt = "yuv420p"
+            for number in want:
+                if stream := streams.get("pictures"):
+                    picture = av.VideoFrame.from_ndarray(
+                        numbered(number), format="rgb24"
+                    )
+                    container.mux(stream.encode(picture))
+                if stream := streams.get("sound"):
+                    sound = av.AudioFrame.from_ndarray(
+                        np.zeros((2, 1764), np.float32),
+                        format="fltp",
+                        layout="stereo",
+                    )
+                    sound.sample_rate = 44100
+                    sound.pts = 1764 * number
+                    container.mux(stream.encode(sound))
+            for stream in streams.values():
+                container.mux(stream.encode())
+    if first == "sound alone":
+        with pytest.raises(video.VideoError, match="there is only sound"):
+            video.Video(path)
+        return
+    film, alone = video.Video(path), video.Video(plain)
+    assert (film.fps, film.size) == (alone.fps, alone.size)
+    for (frame, time), (same, when) in zip(
+        film.timed(), alone.timed(), strict=True
+    ):
+        np.testing.assert_array_equal(frame, same)
+        assert time == pytest.approx(when, abs=1e-3)
+    assert numbers(path) == want
 
 
 def test_dhf1k(shared):
