@@ -280,7 +280,8 @@ def under_fire(settings, log, kills, longest, how, rng):
             done["saved"] += code == 143
             allowed = (0, 143, -15) if how == "term" else (0, -9)
             assert code in allowed, f"{code}: {log.read_text()[-3000:]}"
-            if how == "truncate":
+            # One that was done before it was killed reads nothing any more.
+            if how == "truncate" and code:
                 cut = cut_newest(pathlib.Path(settings.run_dir))
                 done["cuts"] += cut
         else:

@@ -620,7 +620,7 @@ def test_dropout_is_on_where_it_is_said_to_be_killed(tiny):
 
 
 @pytest.mark.slow
-def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
+def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path, request):
     """Fresh processes, which import, open, compile and restore anew."""
     killed = dataclasses.replace(
         few,
@@ -639,7 +639,7 @@ def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
         flagfile = tmp_path / "killed.flags"
         settings.save(flagfile)
         with log.open("a") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
@@ -650,11 +650,14 @@ def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
                 stdout=file,
                 stderr=file,
             )
+        request.addfinalizer(process.wait)
+        request.addfinalizer(process.kill)
+        return process
 
     def saved():
         return {*pathlib.Path(killed.run_dir).glob("checkpoints/*.index")}
 
-    assert start(whole).wait(120) == 0, log.read_text()
+    assert start(whole).wait(600) == 0, log.read_text()
     rng = random.Random(0)
     for _ in range(3):
         process, before = start(killed), saved()
@@ -664,7 +667,7 @@ def test_the_program_with_the_papers_decoder_is_killed(few, tmp_path):
         time.sleep(rng.uniform(0, 1))
         process.kill()
         assert process.wait(60) == -signal.SIGKILL, log.read_text()
-    assert start(killed).wait(120) == 0, log.read_text()
+    assert start(killed).wait(600) == 0, log.read_text()
     found, want = (
         tiny_training.state(pathlib.Path(settings.run_dir))
         for settings in (killed, whole)
