@@ -303,7 +303,11 @@ def kill(path, kills, how="kill"):
     while done["kills"] < kills:
         shutil.rmtree(folder, ignore_errors=True)
         left = kills - done["kills"]
-        done += under_fire(wanted, log, left, longest, how, rng)
+        happened = under_fire(wanted, log, left, longest, how, rng)
+        done += happened
+        if not happened["kills"]:
+            # The machine had more to do when the whole one was timed.
+            longest *= 0.7
         found, want = state(folder), state(pathlib.Path(whole.run_dir))
         for what in want:
             assert found[what] == want[what], f"{what} differs"
@@ -316,11 +320,11 @@ def kill(path, kills, how="kill"):
         rounds += 1
     done["fallbacks"] = log.read_text().count("trying the one before it")
     sys.stdout.write(f"{rounds} trainings, {dict(done)}, all identical\n")
-    # Most moments are ones in which there is something to lose.
+    # Other moments are before there are two checkpoints, or at the end.
     for what in {"term": ["saved"], "truncate": ["cuts", "fallbacks"]}.get(
         how, []
     ):
-        assert done[what] >= kills // 4, f"{what}: {done}"
+        assert done[what] >= kills // 5, f"{what}: {done}"
 
 
 def ask_while_validating(calls):
