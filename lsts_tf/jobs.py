@@ -54,6 +54,7 @@ _SOURCES = (
     "fixations.py",
     "jobs.py",
     "maps.py",
+    "matroska.py",
     "metrics.py",
     "predictions.py",
     "scorer.py",
