@@ -92,16 +92,7 @@ def test_the_table_announces_random_weights(scores):
 
 def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     """A video of the dataset: through the stores, and through the program."""
-    data = dataset.Dataset(trained.dataset, trained.data_dir)
-    kept = extractor_lib.ready_stores(
-        pathlib.Path(trained.store_dir),
-        data,
-        [601],
-        predictor.extractor,
-        stride=1,
-        purpose="test",
-    )
-    scored = evaluate.maps_of_store(predictor, kept, 601)
+    scored = run_folder.scored_maps(trained, predictor)
     predict.predict(
         predictor,
         predict.of_dataset(trained, "601"),

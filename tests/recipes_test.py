@@ -32,6 +32,7 @@ from lsts_tf import windows
 from tests import clip_folders
 from tests import fake_front_end
 from tests import flag_scope
+from tests import run_folder
 
 RECIPES = {
     "plus_skip": {
@@ -101,16 +102,7 @@ def test_a_recipe_goes_the_whole_way(small, name):
     first = predictor.geometry.first_target - predictor.hop + 1
     assert scores["first_frames"]["number"] == first == predictor.first_map
     # The same frames: through the stores, and straight.
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    kept = extractor_lib.ready_stores(
-        pathlib.Path(settings.store_dir),
-        data,
-        [601],
-        predictor.extractor,
-        stride=1,
-        purpose="test",
-    )
-    scored = evaluate.maps_of_store(predictor, kept, 601)
+    scored = run_folder.scored_maps(settings, predictor)
     frames = frames_of(settings)
     straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
     assert straight.shape == scored.shape == (20, 360, 640)
@@ -234,16 +226,7 @@ def test_programs_with_i3d_itself(
     straight = np.load(output / "maps.npy")
     assert straight.shape == (frames, 360, 640)
     predictor = predictor_lib.Predictor.load(settings.run_dir)
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    kept = extractor_lib.ready_stores(
-        pathlib.Path(settings.store_dir),
-        data,
-        [601],
-        predictor.extractor,
-        stride=1,
-        purpose="test",
-    )
-    scored = evaluate.maps_of_store(predictor, kept, 601)
+    scored = run_folder.scored_maps(settings, predictor)
     difference = preprocess.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
 

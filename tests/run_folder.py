@@ -5,6 +5,10 @@ import pathlib
 
 from tensorboard.backend.event_processing import event_accumulator
 
+from lsts_tf import dataset
+from lsts_tf import evaluate
+from lsts_tf import extractor as extractor_lib
+
 
 def records(settings):
     path = pathlib.Path(settings.run_dir) / "metrics.jsonl"
@@ -18,3 +22,16 @@ def curves(settings):
     )
     events.Reload()
     return events
+
+
+def scored_maps(settings, predictor, number=601):
+    """Maps of a video as `evaluate` scores them, uint8 [T, 360, 640]."""
+    kept = extractor_lib.ready_stores(
+        pathlib.Path(settings.store_dir),
+        dataset.Dataset(settings.dataset, settings.data_dir),
+        [number],
+        predictor.extractor,
+        stride=1,
+        purpose="test",
+    )
+    return evaluate.maps_of_store(predictor, kept, number)
