@@ -30,6 +30,23 @@ the convolution also spans three steps of it without padding. For 79 frames of
 
 A level whose skip is not given is left out. Enlarging is bilinear.
 
+The readout ("readout") learns from few frames, because it learns little: it
+weighs I3D's channels, as DeepGaze does with those of a network of pictures
+(arXiv 1610.01563), and adds what each end point says of each place. For 79
+frames of 224 x 224 and one stream:
+
+| layer         | from                                   | output       |
+|---------------|----------------------------------------|--------------|
+| `Mixed_5c`    | the last pooled step: norm, 1 x 1      | 5 x 5 x 64   |
+| each skip     | norm, 1 x 1                            | its size, 64 |
+| `sum`         | all of them at one size, added; GELU   | 45 x 80 x 64 |
+| `places`      | norm, 3 x 3, GELU                      | 45 x 80 x 32 |
+| `map`         | 1 x 1, enlarged                        | 360 x 640    |
+
+It has no weights over time: what it learns from still photographs, whose steps
+are all alike, holds for films. The last pooled step is the mean of the
+window's last 48 frames.
+
 Several maps of one window (`targets`): the last stages double time by a
 transposed convolution, so that the early and dear ones are computed once for
 all maps. Of 8 maps these are D4, D5 and D6.
@@ -104,6 +121,14 @@ LEVELS = (
 )
 # Filters, and the part of the map's size, of the levels behind them.
 ENDS = ((16, 4), (8, 2))
+
+
+# The readout: filters of each end point, of all together, and the part of the
+# map's size at which they meet.
+READOUT_FILTERS = 64
+PLACE_FILTERS = 32
+READOUT_PART = 8
+_NORM_EPSILON = 1e-3
 
 
 class _Style(NamedTuple):
@@ -442,6 +467,58 @@ def _grow(x: Tensor, name: str, times: int, style: _Style) -> Tensor:
     return keras.layers.ReLU(dtype=style.dtype, name=f"{name}_grow_relu")(x)
 
 
+def _readout_body(
+    x: Tensor,
+    skips: Mapping[str, Tensor],
+    head: str,
+    shapes: _Shapes,
+    style: _Style,
+) -> Tensor:
+    """Fused features to log-odds: what each end point says of each place."""
+    del head
+    rows, columns = (-(-n // READOUT_PART) for n in shapes.map_size)
+    ends = {parts.MAIN: layers.LastStep(dtype=style.dtype, name="last")(x)}
+    ends |= skips
+    votes = []
+    for end_point, features in ends.items():
+        y = _norm(features, end_point, style)
+        y = _drop(y, end_point, style)
+        y = _pointwise(y, READOUT_FILTERS, end_point, style)
+        size = f"{end_point}_size"
+        votes.append(
+            layers.Resize((rows, columns), dtype=style.dtype, name=size)(y)
+        )
+    x = votes[0]
+    if len(votes) > 1:
+        x = keras.layers.Add(dtype=style.dtype, name="sum")(votes)
+    x = keras.layers.Activation("gelu", dtype=style.dtype, name="sum_gelu")(x)
+    x = _drop(_norm(x, "sum", style), "sum", style)
+    x = _pointwise(x, PLACE_FILTERS, "places", style, kernel=3)
+    x = keras.layers.Activation("gelu", dtype=style.dtype, name="gelu")(x)
+    x = _pointwise(x, 1, "map", style)
+    return layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(x)
+
+
+def _norm(x: Tensor, name: str, style: _Style) -> Tensor:
+    """Brings the channels of each place to mean 0 and deviation 1."""
+    return keras.layers.LayerNormalization(
+        epsilon=_NORM_EPSILON, dtype=style.dtype, name=f"{name}_norm"
+    )(x)
+
+
+def _pointwise(
+    x: Tensor, filters: int, name: str, style: _Style, *, kernel: int = 1
+) -> Tensor:
+    return keras.layers.Conv2D(
+        filters,
+        kernel,
+        padding="same",
+        kernel_initializer=keras.initializers.GlorotUniform(next(style.seeds)),
+        dtype=style.dtype,
+        name=name,
+    )(x)
+
+
 FUSIONS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"concat": concat}
 HEADS: dict[str, Callable[[Tensor, _Style], Tensor]] = {
     "paper": _paper_head,
@@ -450,6 +527,7 @@ HEADS: dict[str, Callable[[Tensor, _Style], Tensor]] = {
 DESIGNS: dict[str, Callable[..., Tensor]] = {
     "paper": _paper_body,
     "skip": _skip_body,
+    "readout": _readout_body,
 }
 
 
@@ -474,6 +552,7 @@ def build(
     blur: float = 0.0,
     learn_blur: bool = False,
     centre_prior: str = "none",
+    sharpen: float = 1.0,
     synchronized: bool = False,
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
@@ -483,14 +562,16 @@ def build(
     Args:
         streams: front ends in the order of fusion: ("rgb",), ("flow",) or
             ("rgb", "flow").
-        design: "paper", or "skip" for the network that takes skips.
+        design: "paper"; "skip" for the network that takes skips; "readout"
+            for the small one, which may take them.
         head: "paper" (D7 has one filter) or "released" (two filters, ReLU,
             BatchNorm and a 1 x 1 convolution, as in the authors' program);
             of the paper's network.
         feature_shape: [time, height, width, channels] of each stream. The
             paper's first convolution spans all of time.
         skip_shapes: {end point: [rows, columns, channels]} of each stream's
-            skips, some of `parts.SKIPS`; at least one for "skip", none else.
+            skips, some of `parts.SKIPS`; at least one for "skip", none for
+            "paper".
         tuned: {stream: model from other features to these}, trained together
             with the decoder and saved with it, as `tuned_i3d` builds it.
         fusion: how streams become one tensor, a key of `FUSIONS`.
@@ -498,13 +579,14 @@ def build(
         map_size: rows and columns of a map; None for 72 x height by 128 x
             width.
         dropout: share of channels that training leaves out, in front of D1
-            and behind D1 to D4 ("skip": behind the units), those stages that
-            have `DROPOUT_FILTERS` or more.
+            and behind D1 to D4 ("skip": behind the units; "readout": behind
+            the norms), those stages that have `DROPOUT_FILTERS` or more.
         blur: standard deviation in pixels of a Gaussian over the map; 0 for
             none.
         learn_blur: whether its width is learnt.
         centre_prior: "none", or what a learnt prior of each place starts
             from, "neutral" or "gaussian"; see `layers.CentrePrior`.
+        sharpen: power to which served maps are raised; see `layers.Sharpen`.
         synchronized: whether BatchNorm takes its statistics over all replicas
             of a strategy; without, each replica keeps its own and only the
             first one's are saved.
@@ -526,7 +608,12 @@ def build(
     _check_key("fusion", fusion, FUSIONS)
     _check_key("design", design, DESIGNS)
     skip_sizes = _check_skips(design, head, skip_shapes or {})
-    _check_output(targets, dropout, blur, learn_blur, centre_prior)
+    _check_output(targets, dropout, blur, learn_blur, centre_prior, sharpen)
+    if design == "readout" and targets > 1:
+        raise ValueError(
+            'The design "readout" gives one map of a window. '
+            f"Received: targets={targets}"
+        )
     scale_h, scale_w = magnification()
     map_size = map_size or (scale_h * height, scale_w * width)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -565,6 +652,8 @@ def build(
         x = layers.GaussianBlur(
             blur, learned=learn_blur, dtype=exact, name="blur"
         )(x)
+    if sharpen != 1:
+        x = layers.Sharpen(sharpen, dtype=exact, name="sharpen")(x)
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 
 
@@ -602,12 +691,12 @@ def _check_skips(
     design: str, head: str, skip_shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[int, int, int]]:
     parts.check_skips(tuple(skip_shapes))
-    if (design == "skip") != bool(skip_shapes):
+    if design != "readout" and (design == "skip") != bool(skip_shapes):
         raise ValueError(
             'The design "skip" takes one skip or more, "paper" none. '
             f"Received: design={design!r}, skips {list(skip_shapes)}"
         )
-    if design == "skip" and head != "paper":
+    if design != "paper" and head != "paper":
         raise ValueError(
             'The head "released" belongs to the paper\'s network. '
             f"Received: design={design!r}, head={head!r}"
@@ -624,6 +713,7 @@ def _check_output(
     blur: float,
     learn_blur: bool,
     centre_prior: str,
+    sharpen: float,
 ) -> None:
     if targets not in parts.TARGETS:
         raise ValueError(
@@ -643,3 +733,5 @@ def _check_output(
             f"`centre_prior` must be one of {', '.join(layers.PRIORS)}. "
             f"Received: {centre_prior!r}"
         )
+    if not sharpen > 0:
+        raise ValueError(f"`sharpen` must be above 0. Received: {sharpen}")

@@ -153,12 +153,13 @@ class Experiment:
     # Decoder and training.
     decoder: str = _setting(
         "paper",
-        "Network behind I3D: the paper's, or skip, which takes --skips too.",
-        choices=("paper", "skip"),
+        "Network behind I3D: the paper's; skip, a U-Net that takes --skips; "
+        "readout, which learns from few frames and may take --skips.",
+        choices=("paper", "skip", "readout"),
     )
     skips: tuple[str, ...] = _setting(
         (),
-        "End points of I3D for --decoder=skip, stored beside Mixed_5c: some "
+        "End points of I3D that the decoder reads beside Mixed_5c: some "
         f"of {', '.join(parts.SKIPS)}.",
     )
     finetune_from: str = _setting(
@@ -190,6 +191,11 @@ class Experiment:
         "none",
         "Learnt odds of each place: none, or what they start from.",
         choices=("none", "neutral", "gaussian"),
+    )
+    sharpen: float = _setting(
+        1.0,
+        "Power to which maps are raised when they are served, not in training; "
+        "above 1 draws them together.",
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
@@ -366,16 +372,27 @@ class Experiment:
     def _check_recipe(self) -> None:
         parts.parse_size(self.input_size)
         parts.check_skips(self.skips)
-        if (self.decoder == "skip") != bool(self.skips):
+        if self.decoder != "readout" and (self.decoder == "skip") != bool(
+            self.skips
+        ):
             raise ValueError(
-                "--decoder=skip goes with one of --skips or more, and they "
-                f"with it. Received: --decoder={self.decoder}, "
-                f"--skips={','.join(self.skips)}"
+                "--decoder=skip takes one of --skips or more, and "
+                "--decoder=paper none. Received: "
+                f"--decoder={self.decoder}, --skips={','.join(self.skips)}"
             )
-        if self.decoder == "skip" and self.head != "paper":
+        if self.decoder != "paper" and self.head != "paper":
             raise ValueError(
                 "--head belongs to --decoder=paper. Received: "
-                f"--head={self.head} with --decoder=skip"
+                f"--head={self.head} with --decoder={self.decoder}"
+            )
+        if self.decoder == "readout" and self.targets > 1:
+            raise ValueError(
+                "--decoder=readout gives one map of a window, so it goes with "
+                f"--targets=1. Received: {self.targets}"
+            )
+        if not self.sharpen > 0:
+            raise ValueError(
+                f"--sharpen must be above 0. Received: {self.sharpen}"
             )
         if self.targets not in parts.TARGETS or self.targets > self.window:
             raise ValueError(
@@ -432,6 +449,7 @@ class Experiment:
             "blur": self.blur,
             "learn_blur": self.learn_blur,
             "centre_prior": self.centre_prior,
+            "sharpen": self.sharpen,
             "dtype": self.precision,
             "seed": self.seed,
         }

@@ -166,6 +166,7 @@ class Extractor:
         # Whose turn it is to push into one of them.
         self._turns: dict[tuple[str, int], object] = {}
         self._alone: dict[str, Callable[[np.ndarray], dict]] = {}
+        self._stills: dict[str, Callable[[Any], dict]] = {}
 
     @property
     def feature_shape(self) -> tuple[int, int, int, int]:
@@ -407,6 +408,38 @@ class Extractor:
                 yield {name: part.numpy() for name, part in found.items()}
 
     @property
+    def knows_stills(self) -> bool:
+        """Whether a clip that does not move costs no more than a frame.
+
+        The continuous front end sees a video's own frames on both sides of a
+        window, so such a clip has no border, and one step tells all.
+        """
+        return self.front_end == "continuous"
+
+    def of_still(self, stream: str, element: np.ndarray) -> dict[str, Any]:
+        """Features of a window of equal elements, far from a clip's ends.
+
+        Args:
+            stream: "rgb" or "flow".
+            element: As of a signal; see `features`.
+
+        Returns:
+            {name of a part: float32 of its shape}; see `part_shapes`.
+        """
+        if stream not in self._stills:
+            network = i3d.of_still(self.networks[stream])
+            ends = i3d.at(network, (self.end_point, *self.skips))
+            self._stills[stream] = tf.function(ends, autograph=False)
+        clip = self._in_range(stream, element[None])[None]
+        steps = self._stills[stream](clip)
+        count, *_ = i3d.shapes(self.window, *self.size)[self.end_point]
+        main = tf.repeat(steps[self.end_point], count, axis=1)
+        found = {stream: i3d.pool(main) if self._is_pooled else main}
+        for skip in self.skips:
+            found[parts.name(stream, skip)] = steps[skip][:, -1]
+        return {name: part[0].numpy() for name, part in found.items()}
+
+    @property
     def delay(self) -> int:
         """Frames behind a window that must come before its features do."""
         if self.front_end == "window":
@@ -437,6 +470,33 @@ class Extractor:
             )
         return self._sliding[key]
 
+    def signals(
+        self,
+        prepared: Iterable[Mapping[str, np.ndarray]],
+        *,
+        chunk: int | None = None,
+    ) -> dict[str, Iterator[np.ndarray]]:
+        """What each stream's network sees of a clip; see `features`.
+
+        Args:
+            prepared: Frames from `prepare`, frame 0 first.
+            chunk: For live use: flows that are computed together.
+
+        Returns:
+            {stream: signal}. Two streams see the same frames: from the first
+            flow's on.
+        """
+        first = windows.Geometry.of(self.streams).first
+        copies = itertools.tee(prepared, len(self.streams))
+        found: dict[str, Iterator[np.ndarray]] = {}
+        for stream, copy in zip(self.streams, copies, strict=True):
+            signal = map(operator.itemgetter(stream), copy)
+            if stream == "flow":
+                found[stream] = self._flows(signal, chunk)
+            else:
+                found[stream] = itertools.islice(signal, first, None)
+        return found
+
     def of_clip(
         self,
         prepared: Iterable[Mapping[str, np.ndarray]],
@@ -462,17 +522,8 @@ class Extractor:
         geometry = windows.Geometry.of(
             self.streams, length=self.window, stride=stride
         )
-        copies = itertools.tee(prepared, len(self.streams))
         found = {}
-        for stream, copy in zip(self.streams, copies, strict=True):
-            signal: Iterator[np.ndarray] = map(
-                operator.itemgetter(stream), copy
-            )
-            if stream == "flow":
-                signal = self._flows(signal, chunk)
-            else:
-                # Two streams see the same frames: from the first flow's on.
-                signal = itertools.islice(signal, geometry.first, None)
+        for stream, signal in self.signals(prepared, chunk=chunk).items():
             found[stream] = self.all_parts(
                 stream,
                 signal,
@@ -852,12 +903,17 @@ def extract_video(
             )
         lead = geometry.lead(video.num_frames)
         played = video.after(lead)
-        found = extractor.all_parts(
-            stream,
-            _signal(stream, played, extractor, kept, geometry, lead=lead),
-            stride=geometry.stride,
-            length=played.num_frames - geometry.first,
-        )
+        signal = _signal(stream, played, extractor, kept, geometry, lead=lead)
+        found: Iterable[dict[str, np.ndarray]]
+        if lead and video.num_frames == 1 and extractor.knows_stills:
+            found = [extractor.of_still(stream, next(signal))]
+        else:
+            found = extractor.all_parts(
+                stream,
+                signal,
+                stride=geometry.stride,
+                length=played.num_frames - geometry.first,
+            )
         _store(wanted, number, targets, found, step)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from lsts_tf import parts
 
@@ -280,6 +281,34 @@ def at(network: keras.Model, end_points: Iterable[str]) -> keras.Model:
         name: network.get_layer(_end_name(name)).output for name in end_points
     }
     model = keras.Model(network.input, ends, name=network.name)
+    model.trainable = False
+    return model
+
+
+def of_still(network: keras.Model) -> keras.Model:
+    """Returns a network of one frame for a clip that does not move.
+
+    In the middle of a long clip of equal frames, all steps of a layer are
+    equal, so a convolution over time is one by the sum of its kernel's taps,
+    and a pooling over time changes nothing.
+
+    Args:
+        network: from `build`.
+
+    Returns:
+        A model like `network`, with the same names, whose features of a clip
+        of one frame, one step each, are those in the middle of that long clip.
+    """
+    model = keras.models.clone_model(network)
+    for layer in model.layers:
+        weights = network.get_layer(layer.name).get_weights()
+        if isinstance(layer, keras.layers.Conv3D) and weights[0].shape[0] > 1:
+            kernel, *rest = weights
+            # Around one frame, SAME padding leaves it to the central tap.
+            summed = np.zeros_like(kernel)
+            summed[len(kernel) // 2] = kernel.sum(axis=0)
+            weights = [summed, *rest]
+        layer.set_weights(weights)
     model.trainable = False
     return model
 

@@ -193,3 +193,50 @@ class CentrePrior(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {**super().get_config(), "start": self.start}
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class LastStep(keras.layers.Layer):
+    """The last step of time."""
+
+    def call(self, x: Any) -> Any:
+        """[batch, time, h, w, c] to [batch, h, w, c]."""
+        return x[:, -1]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Without the time."""
+        return (input_shape[0], *input_shape[2:])
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class Sharpen(keras.layers.Layer):
+    """Raises maps in [0, 1] to a power, except in training.
+
+    People who watch a film look at fewer places at once than people who look
+    at a photograph. A model of photographs therefore spreads its maps too
+    widely for films; what it learns stays as it was, and only what it serves
+    is drawn together.
+
+    Args:
+        power: Above 0; 1 changes nothing, more draws maps together.
+    """
+
+    def __init__(self, power: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if power <= 0:
+            raise ValueError(
+                f"Maps are raised to a power above 0. Received: power={power}"
+            )
+        self.power = float(power)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Maps [..., h, w, 1] to the same shape."""
+        return x if training else ops.power(x, self.power)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Nothing changes."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {**super().get_config(), "power": self.power}

@@ -195,6 +195,9 @@ class Predictor:
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
             if not head:
                 return
+            if len(head) == 1 and self.hop == 1 and self.extractor.knows_stills:
+                yield from self.of_features([self._of_still(head[0])], batch=1)
+                return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
             if len(head) <= missing:
@@ -261,6 +264,15 @@ class Predictor:
         """
         ahead = self.extractor.delay
         return ahead + (chunk - 1) * (2 if ahead else 1)
+
+    def _of_still(
+        self, prepared: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Features of a photograph, as of a clip that shows it for long."""
+        found: dict[str, np.ndarray] = {}
+        for stream, signal in self.extractor.signals([prepared] * 2).items():
+            found |= self.extractor.of_still(stream, next(signal))
+        return found
 
     def _live(
         self, frames: Iterable[np.ndarray], first_frames: str, chunk: int

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lsts_tf import decoder
+from lsts_tf import i3d
 from lsts_tf import layers
+from lsts_tf import parts
 
 STREAMS = {1024: ("rgb",), 2048: ("rgb", "flow")}
 # PyTorch's names of the released decoder beside ours.
@@ -457,6 +459,9 @@ def test_first_stream_is_first_in_fusion():
         ({"learn_blur": True}, "above 0 to be learnt"),
         ({"blur": -1.0}, "blur=-1"),
         ({"centre_prior": "left"}, "centre_prior.*'left'"),
+        ({"sharpen": 0.0}, "sharpen.*Received: 0.0"),
+        ({"design": "readout", "targets": 8}, "one map.*targets=8"),
+        ({"design": "readout", "head": "released"}, "head.*readout"),
     ],
 )
 def test_errors_name_the_rule_and_what_came(arguments, message):
@@ -668,3 +673,88 @@ def test_blur_and_prior_stand_behind_the_network():
     np.testing.assert_allclose(model(x), want, atol=1e-12)
     extra = len(model.trainable_weights) - len(plain.trainable_weights)
     assert extra == 2
+
+
+def _norm(x, weights):
+    gamma, beta = weights
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+
+def _gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def _enlarged(x, size):
+    """Bilinear by the pixels' centres, one pixel after the other."""
+    _, rows, columns, _ = x.shape
+    found = np.zeros((len(x), *size, x.shape[-1]))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y = min(max((i + 0.5) * rows / size[0] - 0.5, 0), rows - 1)
+            z = min(max((j + 0.5) * columns / size[1] - 0.5, 0), columns - 1)
+            a, b = int(y), int(z)
+            c, d = min(a + 1, rows - 1), min(b + 1, columns - 1)
+            found[:, i, j] = (
+                x[:, a, b] * (1 - y + a) * (1 - z + b)
+                + x[:, c, b] * (y - a) * (1 - z + b)
+                + x[:, a, d] * (1 - y + a) * (z - b)
+                + x[:, c, d] * (y - a) * (z - b)
+            )
+    return found
+
+
+@pytest.mark.parametrize("skips", [{}, {"Mixed_4f": (3, 4, 7)}])
+def test_readout_in_numpy(skips):
+    model = decoder.build(
+        ("rgb", "flow"),
+        design="readout",
+        feature_shape=TINY,
+        skip_shapes=skips,
+        map_size=(16, 24),
+        sharpen=1.5,
+        dtype="float64",
+    )
+    _scramble(model)
+    x = _tiny_input(("rgb", "flow"), skips=skips)
+
+    def weights(name):
+        return [np.asarray(w) for w in model.get_layer(name).get_weights()]
+
+    # Only the last step of time counts.
+    ends = {"Mixed_5c": np.concatenate([x["rgb"], x["flow"]], -1)[:, -1]}
+    for skip in skips:
+        both = [x[f"{stream}_{skip}"] for stream in ("rgb", "flow")]
+        ends[skip] = np.concatenate(both, -1)
+    total = 0
+    for name, features in ends.items():
+        kernel, bias = weights(name)
+        y = _norm(features.astype(np.float64), weights(f"{name}_norm"))
+        total += _enlarged(y @ kernel[0, 0] + bias, (2, 3))
+    y = _norm(_gelu(total), weights("sum_norm"))
+    kernel, bias = weights("places")
+    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = np.zeros((*y.shape[:3], decoder.PLACE_FILTERS)) + bias
+    for i in range(2):
+        for j in range(3):
+            patch = padded[:, i : i + 3, j : j + 3]
+            y[:, i, j] += np.einsum("nabc,abcd->nd", patch, kernel)
+    kernel, bias = weights("map")
+    odds = _enlarged(_gelu(y) @ kernel[0, 0] + bias, (16, 24))
+    want = 1 / (1 + np.exp(-odds))
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(model(x), want**1.5, atol=1e-6)
+    np.testing.assert_allclose(model(x, training=True), want, atol=1e-6)
+
+
+def test_readout_is_small():
+    model = decoder.build(
+        ("rgb",),
+        design="readout",
+        skip_shapes=i3d.skip_shapes(parts.SKIPS, 79),
+        dropout=0.1,
+    )
+    assert model.output_shape == (None, 360, 640, 1)
+    assert model.count_params() < 200_000
+    names = [x.name for x in model.layers if x.name.endswith("_dropout")]
+    assert len(names) == 5

@@ -54,8 +54,11 @@ def test_flags_have_the_records_defaults():
         ("--schedule=halving", "lr_halving_steps"),
         ("--accumulate=0", "accumulate"),
         ("--input_size=225", "even number"),
-        ("--decoder=skip", "--skips or more"),
-        ("--skips=Mixed_4f", "goes with one of --skips"),
+        ("--decoder=skip", "takes one of --skips or more"),
+        ("--skips=Mixed_4f", "--decoder=paper none"),
+        ("--decoder=readout --targets=8", "goes with --targets=1"),
+        ("--decoder=readout --head=released", "belongs to --decoder=paper"),
+        ("--sharpen=0", "--sharpen must be above 0"),
         ("--skips=Mixed_4b", "Skips are some of"),
         ("--targets=4", "--targets must be one of"),
         ("--dropout=1", "below 1"),
@@ -66,7 +69,7 @@ def test_flags_have_the_records_defaults():
 )
 def test_a_wrong_flag_is_a_usage_error(argument, message):
     with pytest.raises(flags.IllegalFlagValueError, match=message):
-        parse(argument)
+        parse(*argument.split())
 
 
 def test_an_unknown_flag_gets_a_suggestion():

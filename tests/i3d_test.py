@@ -179,3 +179,25 @@ def test_what_cannot_be_built_is_refused():
         i3d.build(3, pooled=True)
     with pytest.raises(ValueError, match="frames=0"):
         i3d.feature_shape(0)
+
+
+@pytest.mark.parametrize("stream", CHANNELS)
+def test_of_a_still_is_the_middle_of_a_long_clip_of_it(stream):
+    """Far from the ends, where no step sees a zero."""
+    network = i3d.build(CHANNELS[stream], height=32, width=48)
+    i3d_weights.load(network, stream, ("random",))
+    names = ("Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f", "Mixed_5c")
+    rng = np.random.default_rng(3)
+    frame = rng.uniform(-1, 1, (32, 48, CHANNELS[stream])).astype(np.float32)
+    long = np.repeat(frame[None, None], 208, axis=1)
+    want = i3d.at(network, names)(long)
+    found = i3d.at(i3d.of_still(network), names)(frame[None, None])
+    for name in names:
+        steps = np.asarray(want[name])
+        middle = steps[:, steps.shape[1] // 2]
+        # Not a comparison of zeros, and not so at the ends.
+        assert middle.std() > 0.01
+        assert not np.allclose(steps[:, -1], middle, rtol=1e-2)
+        np.testing.assert_allclose(
+            found[name][:, 0], middle, atol=2e-6 * np.abs(middle).max()
+        )

@@ -95,6 +95,7 @@ def test_resizing_interpolates_by_centres():
         layers.Resize((3, 5)),
         layers.GaussianBlur(1.5, learned=True),
         layers.CentrePrior("gaussian"),
+        layers.Sharpen(1.4),
     ],
 )
 def test_layers_are_what_they_were_after_saving(layer, tmp_path):
@@ -104,3 +105,17 @@ def test_layers_are_what_they_were_after_saving(layer, tmp_path):
     again = keras.models.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(2).random((1, 8, 9, 1))
     np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_the_last_step_is_the_newest():
+    x = np.arange(12.0).reshape(1, 3, 2, 2, 1)
+    np.testing.assert_array_equal(layers.LastStep()(x), x[:, 2])
+
+
+def test_sharpening_serves_a_power_and_trains_without():
+    x = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3, 1)
+    sharpen = layers.Sharpen(2.0)
+    np.testing.assert_allclose(sharpen(x), x**2, atol=1e-7)
+    np.testing.assert_array_equal(sharpen(x, training=True), x)
+    with pytest.raises(ValueError, match=r"above 0. Received: power=0"):
+        layers.Sharpen(0)
