@@ -23,6 +23,8 @@ from lsts_tf import parts
 from lsts_tf import windows
 
 FLAGFILE = "experiment.flags"
+# The trained model that comes with the package: a run folder.
+STARTER = pathlib.Path(__file__).with_name("starter")
 HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 
 
@@ -247,6 +249,11 @@ class Experiment:
     )
     epochs: int = _setting(
         10, "Passes over the training windows.", at_least=1, free=True
+    )
+    init: str = _setting(
+        "",
+        "Model that training starts from: starter, the one that comes with "
+        "the package, or a .keras file of the same network; empty: none.",
     )
     seed: int = _setting(
         0, "Seed of the decoder and of the order of windows.", at_least=0
@@ -538,6 +545,15 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
                 str: flags.DEFINE_string,
             }[type(field.default)]
             define(name, field.default, help_text, **kwargs)
+
+
+def run_folder(flag_values: flags.FlagValues = flags.FLAGS) -> pathlib.Path:
+    """The run whose model is used: --run_dir, or else the starter.
+
+    A flagfile of a run names it.
+    """
+    flag = flag_values["run_dir"]
+    return STARTER if flag.using_default_value else pathlib.Path(flag.value)
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:

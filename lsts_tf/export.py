@@ -3,7 +3,8 @@ r"""A trained model as files that need nothing of this package.
     python -m lsts_tf.export --flagfile=RUN/experiment.flags \
         --format=saved_model --output=exported/1
 
-`saved_model` is a folder that plain TensorFlow and TensorFlow Serving load:
+Without a run it takes the starter, the trained model that comes with the
+package. `saved_model` is a folder that plain TensorFlow and TensorFlow Serving load:
 uint8 frames in, maps out, with all preprocessing inside. `tflite` is a folder
 with `decoder.tflite`, features in, and `window.tflite`, one window of squeezed
 frames (and flows) in. Beside either lies `metadata.json`: which model, which
@@ -383,17 +384,16 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
-    settings = experiment.from_flags(flags.FLAGS)
+    experiment.from_flags(flags.FLAGS)
     values = flags.FLAGS
     with program.terminable(), program.exit_codes():
-        predictor = predictor_lib.Predictor.load(
-            settings.run_dir, model=values.model
-        )
+        run = experiment.run_folder()
+        predictor = predictor_lib.Predictor.load(run, model=values.model)
         export(
             predictor,
             pathlib.Path(values.output),
             file_format=values.format,
-            about={"run": settings.run_dir, "model": values.model},
+            about={"run": experiment.run_name(run), "model": values.model},
         )
         logging.info("Written: %s", values.output)
 

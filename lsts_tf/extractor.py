@@ -209,6 +209,8 @@ class Extractor:
             "front_end": self.front_end,
             "dtype": self.dtype,
         }
+        if self.front_end == "continuous":
+            found["behind_the_end"] = "the clip backwards"
         if self.size != parts.SIZE:
             found["input_size"] = list(self.size)
         if not self._is_pooled:
@@ -354,8 +356,10 @@ class Extractor:
             yield from self._each_window(stream, signal, stride)
             return
         turn = self._turns[stream, stride] = object()
-        signal = iter(signal)
-        while some := list(itertools.islice(signal, chunk or CHUNK)):
+        played = _Played(stream, signal, ahead=sliding.delay)
+        elements = iter(played)
+        given = 0
+        while some := list(itertools.islice(elements, chunk or CHUNK)):
             if self._turns[stream, stride] is not turn:
                 raise RuntimeError(
                     "Another clip was begun before this one was over. One "
@@ -363,7 +367,15 @@ class Extractor:
                 )
             prepared = np.asarray(self._in_range(stream, np.stack(some)))
             found = sliding.push_parts(prepared, wait=chunk is None)
-            yield from self._each(stream, found)
+            new = list(self._each(stream, found))
+            if played.length is not None and sliding.delay:
+                total = max(played.length - self.window, -1) // stride + 1
+                yield from new[: total - given]
+                if given + len(new) >= total:
+                    return
+            else:
+                yield from new
+            given += len(new)
         yield from self._each(stream, sliding.finish_parts())
 
     def _each(
@@ -540,6 +552,52 @@ class Extractor:
                     itertools.chain.from_iterable(f.items() for f in features)
                 ),
             )
+
+
+class _Played:
+    """A signal, and what is played behind it for those who look ahead.
+
+    That is the signal backwards, as what is played before a clip is
+    (`windows.prefix`): zeros would look like a cut to black.
+
+    Args:
+        stream: "rgb" or "flow".
+        signal: Its elements.
+        ahead: How many elements behind the last one are seen; 0 for none, and
+            nothing is played then.
+
+    Attributes:
+        length: Number of its elements; None until the signal is over.
+    """
+
+    def __init__(
+        self, stream: str, signal: Iterable[np.ndarray], *, ahead: int
+    ) -> None:
+        self._stream = stream
+        self._signal = signal
+        self._ahead = ahead
+        self.length: int | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        recent: collections.deque[np.ndarray] = collections.deque(
+            maxlen=self._ahead + 1
+        )
+        count = 0
+        for element in self._signal:
+            recent.append(element)
+            count += 1
+            yield element
+        self.length = count
+        if not self._ahead or not recent:
+            return
+        there = list(recent)
+        if self._stream == "flow":
+            # Backwards, each motion is undone, the last one first.
+            back = [-flow for flow in reversed(there)]
+            yield from itertools.cycle(back + there)
+        # The last frame stands already, and the first one is not repeated.
+        back = there[-2::-1]
+        yield from itertools.cycle([*back, *there[1:]] or there)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
 r"""Where people look in any video: an overlay to watch, maps, and more.
 
+    python -m lsts_tf.predict --video=in.mp4 --output=out
     python -m lsts_tf.predict --flagfile=RUN/experiment.flags \
         --video=in.mp4 --output=out
 
-reads a video file, pictures (`--video=FOLDER`, or several names behind the
+predicts by the starter, the trained model that comes with the package, or by
+the model of a run. It reads a video file, pictures (`--video=FOLDER`, or several names behind the
 flags), a camera (`--video=camera:0`), a pipe (`--video=-`) or a video of the
 run's dataset (`--video=dataset:601`), and writes what `--outputs` names, all
 in one pass, and `prediction.json`, which says what it was made with. See
@@ -133,11 +135,14 @@ def define_flags() -> None:
     )
 
 
-def _about(settings: experiment.Experiment, model: str) -> dict[str, str]:
-    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS[model]
-    with path.open("rb") as file:
+def _about(run: pathlib.Path, model: str) -> dict[str, str]:
+    with (run / predictor_lib.MODELS[model]).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"run": settings.run_dir, "model": model, "sha256": checksum}
+    return {
+        "run": experiment.run_name(run),
+        "model": model,
+        "sha256": checksum,
+    }
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
@@ -244,7 +249,10 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
         logging.warning(
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
-    model = predictor_lib.Predictor.load(settings.run_dir, model=values.model)
+    run = experiment.run_folder()
+    if run == experiment.STARTER:
+        logging.info("No run is named, so the starter predicts: %s", run)
+    model = predictor_lib.Predictor.load(run, model=values.model)
     model.batch = values.batch
     return predict(
         model,
@@ -275,7 +283,7 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
         start=values.start,
         end=values.end,
         every=values.every,
-        about=_about(settings, values.model),
+        about=_about(run, values.model),
     )
 
 

@@ -40,7 +40,7 @@ class Predictor:
 
     >>> import numpy as np
     >>> import lsts_tf
-    >>> predictor = lsts_tf.Predictor.load("workspace/runs/rgb")
+    >>> predictor = lsts_tf.Predictor.load()
     >>> predictor(np.zeros((2, 180, 320, 3), np.uint8)).shape
     (2, 360, 640)
 
@@ -73,12 +73,16 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, run_dir: str | pathlib.Path, *, model: str = "last"
+        cls,
+        run_dir: str | pathlib.Path = experiment.STARTER,
+        *,
+        model: str = "last",
     ) -> "Predictor":
         """The model of a run folder.
 
         Args:
-            run_dir: A folder that `train` made.
+            run_dir: A folder that `train` made; by default the starter, the
+                trained model that comes with the package.
             model: "last", or "best" for the highest CC in validation.
 
         Raises:

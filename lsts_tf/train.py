@@ -44,6 +44,7 @@ from lsts_tf import forecast
 from lsts_tf import input_pipeline
 from lsts_tf import joint
 from lsts_tf import monitor
+from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import scorer as scorer_lib
@@ -203,9 +204,18 @@ def _run(
         encode=trainer_lib.live_encoder(extractor) if live else None,
         steps=steps,
     )
+    if settings.init:
+        trainer.start_from(_trained_model(settings.init))
     return _train(
         settings, folder, trainer, training, validation, data, extractor.note
     )
+
+
+def _trained_model(name: str) -> pathlib.Path:
+    """The file that --init names."""
+    if name == experiment.STARTER.name:
+        return experiment.STARTER / predictor_lib.MODELS["last"]
+    return pathlib.Path(name)
 
 
 def _stored(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
+import pathlib
 from typing import Any
 import zlib
 
@@ -107,6 +108,47 @@ class Trainer:
             lambda features: self.model(features, training=False),
             autograph=False,
         )
+
+    def start_from(self, path: pathlib.Path) -> None:
+        """Take the weights of a trained model of the same network.
+
+        Args:
+            path: Of a `.keras` file.
+
+        Raises:
+            FileNotFoundError: There is none.
+            ValueError: It is another network.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"--init is starter or a .keras file. Received: {path}, which "
+                "is no file."
+            )
+        trained = keras.models.load_model(path, compile=False)
+        there, here = (
+            {w.path: w for w in model.weights} for model in (trained, self.model)
+        )
+        other = [
+            name
+            for name in sorted(there.keys() | here.keys())
+            if name not in there
+            or name not in here
+            or there[name].shape != here[name].shape
+        ]
+        if other:
+            raise ValueError(
+                "--init takes a model of the network that is trained. "
+                f"Received: {path}, which differs in {len(other)} weights, "
+                f"such as {other[0]}. Train with its --streams, --decoder, "
+                "--skips, --centre_prior and --blur, or without --init."
+            )
+        with self.strategy.scope():
+            for name, variable in here.items():
+                variable.assign(there[name].numpy())
+            for average, variable in zip(
+                self.averages, self.model.trainable_variables, strict=False
+            ):
+                average.assign(variable.numpy())
 
     @property
     def learning_rate(self) -> float:

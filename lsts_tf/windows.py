@@ -22,6 +22,7 @@ its start, so that each of its frames has one (`Geometry.short`). Frames below
 from collections.abc import Iterable
 from collections.abc import Sequence
 import dataclasses
+import re
 
 STREAMS = ("rgb", "flow")
 FIRST_FRAMES = ("mirror", "repeat", "copy", "skip")
@@ -208,21 +209,22 @@ def first_map(num_missing: int, mode: str, stride: int = 1) -> int:
 
 
 def parse_ranges(text: str) -> frozenset[int]:
-    """Numbers named by a text such as "1-500" or "1,5,601-700".
+    """Numbers named by a text such as "1-500", "1,5,601-700" or "7-700/7".
 
-    >>> sorted(parse_ranges("1-3,7"))
-    [1, 2, 3, 7]
+    >>> sorted(parse_ranges("1-3,7")), sorted(parse_ranges("7-21/7"))
+    ([1, 2, 3, 7], [7, 14, 21])
     """
     numbers: set[int] = set()
     for part in filter(None, text.replace(" ", "").split(",")):
-        first, dash, last = part.partition("-")
-        last = last if dash else first
-        if not (first.isdigit() and last.isdigit()):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?:/([1-9]\d*))?)?", part)
+        if match is None:
             raise ValueError(
-                "Videos are named by numbers and ranges, for instance "
-                f"'1-500,601'. Received: {text!r}"
+                "Videos are named by numbers and ranges, with a step if not "
+                "every number is meant, for instance '1-500,601' or '7-700/7'. "
+                f"Received: {text!r}"
             )
-        numbers.update(range(int(first), int(last) + 1))
+        first, last, step = match[1], match[2] or match[1], match[3] or "1"
+        numbers.update(range(int(first), int(last) + 1, int(step)))
     return frozenset(numbers)
 
 

@@ -328,3 +328,57 @@ def test_a_skip_behind_the_end_point_is_refused():
             skips=("Mixed_4f",),
             end_point="Mixed_4e",
         )
+
+
+@pytest.fixture(scope="module")
+def continuous():
+    return extractor_lib.Extractor(
+        STREAMS,
+        window=16,
+        sources=SOURCES,
+        front_end="continuous",
+        size=(32, 64),
+        skips=("Mixed_4f",),
+    )
+
+
+def signal_of(stream, length):
+    rng = np.random.default_rng(length)
+    if stream == "rgb":
+        return list(rng.integers(0, 256, (length, 32, 64, 3), np.uint8))
+    return list(rng.normal(0, 3, (length, 16, 32, 2)).astype(np.float16))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("length", [16, 21, 75])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_behind_a_clip_it_is_played_backwards(
+    continuous, stream, length, chunk
+):
+    signal = signal_of(stream, length)
+    found = list(continuous.all_parts(stream, signal, chunk=chunk))
+    assert len(found) == length - 15
+    # Back and forth, longer than anything that is seen.
+    if stream == "rgb":
+        longer = signal + (signal[-2::-1] + signal[1:]) * 8
+    else:
+        # A motion backwards is undone, the last one first.
+        longer = signal + ([-flow for flow in signal[::-1]] + signal) * 8
+    want = list(continuous.all_parts(stream, longer))[: len(found)]
+    assert len(want) == len(found)
+    for one, other in zip(found, want, strict=True):
+        for part in one:
+            close(one[part], other[part])
+
+
+def test_a_still_is_a_long_clip_that_does_not_move(continuous):
+    for stream in STREAMS:
+        (element,) = signal_of(stream, 1)
+        found = continuous.of_still(stream, element)
+        assert {k: v.shape for k, v in found.items()} == (
+            continuous.part_shapes(stream)
+        )
+        if stream == "rgb":
+            *_, last = continuous.all_parts(stream, [element] * 120)
+            for part in found:
+                close(found[part], last[part])
