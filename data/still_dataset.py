@@ -99,9 +99,9 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Coordinates as the file has them -> pixels (x, y) from 0 on.
 
         MATLAB counts pixels from 1, and so do the authors' programs; they round
-        to the nearest one.
+        to the nearest one. Whole numbers, but float64: any may be in a file.
         """
-        return np.floor(coordinates + 0.5).astype(np.int64) - 1
+        return np.floor(coordinates + 0.5) - 1
 
     def read_gaze(self, root: epath.Path) -> dict[int, Gaze]:
         """Where people looked, by number of the photograph."""
@@ -154,9 +154,9 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 self.pixels(fixations[LEFT_OUT:])
                 for fixations in still.gaze.observers
             ]
-            or [np.zeros((0, 2), np.int64)]
+            or [np.zeros((0, 2))]
         )
-        points = inside(points, size)
+        points = inside(points, size).astype(np.int64)
         if not len(points):
             raise ValueError(
                 f"Image {still.path.name}: somebody must have looked at it, "

@@ -215,7 +215,16 @@ def test_fixations_outside_are_dropped_and_the_first_is_the_first(
 ):
     paths = [
         np.array([[-5, 300], [10, 20], [801, 20], [30, 0.4]]),
-        np.array([[10, 300], [800.5, 1], [800.4, 600.4], [5, 600.5], [5, -7]]),
+        np.array(
+            [
+                [10, 300],
+                [800.5, 1],
+                [800.4, 600.4],
+                [5, 600.5],
+                [5, -7],
+                [1e300, 5],
+            ]
+        ),
     ]
     write_osie(manual, paths)
     (example,) = build()["train"].values()

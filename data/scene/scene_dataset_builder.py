@@ -55,7 +55,7 @@ class Builder(still_dataset.StillBuilder):
         The authors kept what is above 0 and at most the photograph's width or
         height, and mark it at the next whole number, counted from 1.
         """
-        return np.ceil(coordinates).astype(np.int64) - 1
+        return np.ceil(coordinates) - 1
 
     def read_gaze(self, root: epath.Path) -> dict[int, still_dataset.Gaze]:
         """Where people looked, by number of the photograph.
