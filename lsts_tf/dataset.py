@@ -258,7 +258,8 @@ class Dataset:
 
         Raises:
             DatasetError: Not one of them is there; or `whole`, and the
-                dataset is damaged.
+                dataset is damaged; or `geometry` is one of flow, and some are
+                stills.
         """
         there = [n for n in self.frame_counts if n in numbers]
         if whole and (damage := self.damage(numbers)):
@@ -271,6 +272,8 @@ class Dataset:
                 "some of these by --train_videos, --val_videos or "
                 "--test_videos."
             )
+        if geometry is not None and geometry.first:
+            self._check_moving(there, purpose)
         chosen = [
             n
             for n in there
@@ -289,6 +292,20 @@ class Dataset:
                 )
             logging.warning("%s: %s; left out.", self.name, left_out)
         return chosen
+
+    def _check_moving(self, numbers: Collection[int], purpose: str) -> None:
+        """Raises if these are stills, whose flow would be zero throughout.
+
+        A shot of one frame among longer ones is a video nevertheless; a
+        dataset where all are such holds stills.
+        """
+        if numbers and set(self.frame_counts.values()) == {1}:
+            raise DatasetError(
+                "A still does not move: it has no flow to learn from or to "
+                f"predict by. Received: dataset {self.name}, where each video "
+                f"has one frame, for {purpose} with the stream flow. Choose "
+                "--streams=rgb, or take other datasets."
+            )
 
     def videos(self, numbers: Collection[int]) -> Iterator[Video]:
         """Stream the videos whose number is in `numbers`, in a fixed order.
@@ -396,6 +413,11 @@ class Joint(Dataset):
             for index, local in self.by_part(numbers).items()
         )
         return "; ".join(filter(None, found))
+
+    def _check_moving(self, numbers: Collection[int], purpose: str) -> None:
+        """As of one dataset, of all parts."""
+        for index, local in self.by_part(numbers).items():
+            self.parts[index]._check_moving(local, purpose)
 
     def by_part(self, numbers: Collection[int]) -> dict[int, list[int]]:
         """{place of a part: numbers that its videos have there}."""

@@ -1,0 +1,1 @@
+"""Crowd, photographs with gaze, for TensorFlow Datasets."""

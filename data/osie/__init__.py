@@ -1,0 +1,1 @@
+"""OSIE, photographs with gaze, for TensorFlow Datasets."""

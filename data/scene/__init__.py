@@ -1,0 +1,1 @@
+"""Scene, photographs with gaze, for TensorFlow Datasets."""

@@ -1,0 +1,1 @@
+data/still_dataset.py
