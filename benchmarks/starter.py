@@ -1,0 +1,124 @@
+"""Scores of trained models beside what any model has to pass.
+
+    python -m benchmarks.starter --dataset=osie --videos=1001-1700/7
+    python -m benchmarks.starter --dataset=dhf1k --videos=2,3,501,601
+
+Each model predicts every frame as `predict` does, with the clip played
+backwards before its start. Beside them stand the benchmark's centre prior, the
+mean map of what the starter was trained on, and OpenCV's spectral residual.
+Scores are those of `evaluate`, means over videos of their means over frames.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+import cv2
+import numpy as np
+import tqdm
+
+from lsts_tf import dataset
+from lsts_tf import experiment
+from lsts_tf import fixations as fixations_lib
+from lsts_tf import maps as maps_lib
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import preprocess
+from lsts_tf import scorer as scorer_lib
+from lsts_tf import scores
+from lsts_tf import windows
+
+DATASET = flags.DEFINE_string("dataset", "osie", "TFDS name of the dataset.")
+VIDEOS = flags.DEFINE_string("videos", "1001-1700/7", "Videos scored.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS data folder.")
+RUNS = flags.DEFINE_list(
+    "runs", ["starter"], "Run folders of the models scored; starter is one."
+)
+TRAINED_ON = flags.DEFINE_list(
+    "trained_on",
+    ["osie", "crowd", "scene"],
+    "Datasets whose training splits give the mean map; empty: no mean map.",
+)
+METRICS = ("cc", "sim", "nss", "auc_judd", "sauc", "kld")
+
+Maps = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+
+
+def of_run(name: str) -> Maps:
+    """The maps of a trained model."""
+    run = experiment.STARTER if name == experiment.STARTER.name else name
+    return predictor_lib.Predictor.load(run).maps
+
+
+def same(map_: np.ndarray) -> Maps:
+    """One map for all frames."""
+    return lambda frames: (map_ for _ in frames)
+
+
+def spectral_residual(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Hou and Zhang's method, as OpenCV has it, of each frame alone."""
+    method = cv2.saliency.StaticSaliencySpectralResidual_create()
+    for frame in frames:
+        found, map_ = method.computeSaliency(np.ascontiguousarray(frame))
+        if not found:
+            raise RuntimeError("OpenCV found no spectral residual.")
+        yield map_
+
+
+def mean_map(names: Sequence[str]) -> np.ndarray:
+    """Mean of the densities that training sees, float64 [360, 640]."""
+    total = np.zeros(preprocess.MAP_SIZE)
+    for name in names:
+        data = dataset.Dataset(name, DATA_DIR.value)
+        for video in data.videos(data.splits["train"]):
+            for png in video.maps:
+                density = preprocess.density(maps_lib.decode(png))
+                total += density / max(density.max(), 1)
+    return total / total.max()
+
+
+def score(
+    videos: Sequence[dataset.Video], method: Maps, scorer: scorer_lib.Scorer
+) -> dict[str, float]:
+    """Mean over videos of each metric's mean over frames."""
+    found = []
+    for video in tqdm.tqdm(videos, unit="video"):
+        maps = [preprocess.to_uint8(map_) for map_ in method(video.frames())]
+        density = [maps_lib.decode(png) for png in video.maps]
+        rows = scorer.fixations.rows(video.number)
+        values = scorer.score(list(rows), maps, density)
+        found.append([np.nanmean(values[name]) for name in METRICS])
+    return dict(zip(METRICS, np.nanmean(found, axis=0), strict=True))
+
+
+def main(_: Sequence[str]) -> None:
+    """Print a table."""
+    data = dataset.Dataset(DATASET.value, DATA_DIR.value)
+    chosen = data.choose(windows.parse_ranges(VIDEOS.value), "scoring")
+    videos = list(data.videos(chosen))
+    scorer = scorer_lib.Scorer(
+        fixations_lib.FixationSet.of_maps(
+            (video.number, frame, maps_lib.decode(png))
+            for video in videos
+            for frame, png in enumerate(video.fixations)
+        )
+    )
+    methods = {name: of_run(name) for name in RUNS.value}
+    methods["centre prior"] = same(scores.centre_prior(*preprocess.MAP_SIZE))
+    if TRAINED_ON.value:
+        methods["mean training map"] = same(mean_map(TRAINED_ON.value))
+    methods["spectral residual"] = spectral_residual
+    count = sum(video.num_frames for video in videos)
+    print(f"{data.name}: {len(videos)} videos, {count} frames")
+    print(f"| | {' | '.join(METRICS)} |")
+    print(f"|---|{'---|' * len(METRICS)}")
+    for name, method in methods.items():
+        found = score(videos, method, scorer)
+        figures = " | ".join(f"{found[metric]:.3f}" for metric in METRICS)
+        print(f"| {name} | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
