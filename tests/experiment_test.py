@@ -84,6 +84,15 @@ def test_differences_name_what_changes_the_experiment():
     assert "--loss: 'mse' here, 'kld' there" in text
 
 
+def test_the_place_of_the_weights_does_not_change_the_experiment():
+    """What they are is told by their checksum, in the run folder."""
+    one = experiment.Experiment()
+    moved = dataclasses.replace(
+        one, rgb_weights=("a/b",), flow_weights=("c/d",)
+    )
+    assert one.differences(moved) == []
+
+
 def test_the_end_of_a_cosine_is_part_of_the_experiment():
     one = experiment.Experiment(schedule="cosine")
     (text,) = one.differences(dataclasses.replace(one, epochs=99))

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import json
 
 import keras
@@ -281,6 +283,67 @@ def test_stores_of_other_weights_are_refused(tmp_path, extractor):
     other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
     with pytest.raises(stores.StoreError, match="weights_sha256"):
         open_stores(tmp_path, other)
+
+
+def moved(extractor, place="another/place"):
+    """The same front end with its weights from another place."""
+    other = copy.copy(extractor)
+    other.weights = {
+        stream: dataclasses.replace(weights, source=place)
+        for stream, weights in extractor.weights.items()
+    }
+    return other
+
+
+def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
+    there = json.loads(json.dumps(extractor.describe()))
+    assert there["streams"]["rgb"]["weights"] == "random"
+    here = moved(extractor).describe()
+    assert here["streams"]["rgb"]["weights"] == "another/place"
+    assert extractor_lib.differences(there, here) == ""
+    # Nor is it named where something else differs.
+    here["streams"]["rgb"]["weights_sha256"] = "abc"
+    text = extractor_lib.differences(there, here)
+    assert text.count(" then, ") == 1
+    assert "another/place" not in text
+
+
+def test_stores_are_opened_with_the_same_weights_from_elsewhere(
+    data, extractor, kept, tmp_path
+):
+    extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+    again = open_stores(tmp_path, moved(extractor))
+    for stream, store in again.features.items():
+        assert 2 in store
+        assert store.read(2, [0]).shape[1:] == extractor.feature_shape
+        manifest = store.manifest
+        # Of who made the store.
+        assert manifest.about["weights"] == "random"
+        assert "weights" not in manifest.details
+        checksum = extractor.weights[stream].checksum
+        assert manifest.details["weights_sha256"] == checksum
+
+
+def test_earlier_stores_that_name_the_place_are_opened(
+    data, extractor, tmp_path
+):
+    """Where it stood among what decides, and in the digest of each mark."""
+    for store in open_stores(tmp_path, extractor).features.values():
+        path = store.root / "manifest.json"
+        fields = json.loads(path.read_text())
+        fields["details"]["weights"] = fields["about"].pop("weights")
+        path.write_text(json.dumps(fields))
+    old = open_stores(tmp_path, moved(extractor, "b"))
+    extractor_lib.fill(data, [2], extractor, old, purpose="test")
+    for place in ("random", "c"):
+        again = open_stores(tmp_path, moved(extractor, place))
+        for store in again.features.values():
+            assert store.manifest.details["weights"] == "random"
+            assert len(store.read(2, [0, 1])) == 2
+    other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
+    with pytest.raises(stores.StoreError, match="weights_sha256") as error:
+        open_stores(tmp_path, moved(other, "random"))
+    assert "details.weights:" not in str(error.value)
 
 
 def test_a_full_disk_is_said_before_the_work(

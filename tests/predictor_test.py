@@ -247,6 +247,15 @@ def test_another_front_end_is_refused_with_what_differs(tmp_path):
     assert "weights" not in str(error.value)
 
 
+def test_the_same_weights_from_elsewhere_are_the_same_front_end(tmp_path):
+    there = {"streams": {"rgb": {"weights": "a", "weights_sha256": "1"}}}
+    now = {"streams": {"rgb": {"weights": "b", "weights_sha256": "1"}}}
+    predictor_lib._check_front_end(tmp_path, there, now)
+    now["streams"]["rgb"]["weights_sha256"] = "2"
+    with pytest.raises(ValueError, match="weights_sha256: '1' then, '2' now"):
+        predictor_lib._check_front_end(tmp_path, there, now)
+
+
 def test_the_version_is_the_packages():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert lsts_tf.__version__ == project["version"]

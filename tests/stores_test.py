@@ -250,6 +250,20 @@ def test_another_manifest_is_refused(filled, change, message):
     assert len(stores.Store.create(filled.root, MANIFEST).videos()) == 3
 
 
+def test_where_weights_came_from_is_not_compared():
+    def manifest(**details):
+        return stores.Manifest(**{**MANIFEST.__dict__, "details": details})
+
+    old = manifest(weights="a", weights_sha256="1")
+    for same in (
+        manifest(weights_sha256="1"),
+        manifest(weights="b", weights_sha256="1"),
+    ):
+        assert old.differences(same) == same.differences(old) == []
+    (text,) = old.differences(manifest(weights_sha256="2"))
+    assert text == "details.weights_sha256: '1' there, '2' wanted"
+
+
 def test_manifest_round_trip():
     again = stores.Manifest.parse(MANIFEST.text())
     assert again == MANIFEST
