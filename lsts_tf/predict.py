@@ -5,13 +5,13 @@ r"""Where people look in any video: an overlay to watch, maps, and more.
         --video=in.mp4 --output=out
 
 predicts by the starter, the trained model that comes with the package, or by
-the model of a run. It reads a video file, pictures (`--video=FOLDER`, or several names behind the
-flags), a camera (`--video=camera:0`), a pipe (`--video=-`) or a video of the
-run's dataset (`--video=dataset:601`), and writes what `--outputs` names, all
-in one pass, and `prediction.json`, which says what it was made with. See
-docs/predict.md. The program leaves with 0; with 1 when nothing could be done;
-with 3 when frames of the video are missing, after writing all that could be
-decoded.
+the model of a run. It reads a video file, pictures (`--video=FOLDER`, or
+several names behind the flags), a camera (`--video=camera:0`), a pipe
+(`--video=-`) or a video of the run's dataset (`--video=dataset:601`), and
+writes what `--outputs` names, all in one pass, and `prediction.json`, which
+says what it was made with. See docs/predict.md. The program leaves with 0; with
+1 when nothing could be done; with 3 when frames of the video are missing, after
+writing all that could be decoded.
 """
 
 from collections.abc import Collection

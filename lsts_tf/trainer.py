@@ -126,7 +126,8 @@ class Trainer:
             )
         trained = keras.models.load_model(path, compile=False)
         there, here = (
-            {w.path: w for w in model.weights} for model in (trained, self.model)
+            {w.path: w for w in model.weights}
+            for model in (trained, self.model)
         )
         other = [
             name
