@@ -553,6 +553,7 @@ def build(
     learn_blur: bool = False,
     centre_prior: str = "none",
     sharpen: float = 1.0,
+    centre: float = 0.0,
     synchronized: bool = False,
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
@@ -587,6 +588,7 @@ def build(
         centre_prior: "none", or what a learnt prior of each place starts
             from, "neutral" or "gaussian"; see `layers.CentrePrior`.
         sharpen: power to which served maps are raised; see `layers.Sharpen`.
+        centre: weight by which they are drawn to the middle; likewise.
         synchronized: whether BatchNorm takes its statistics over all replicas
             of a strategy; without, each replica keeps its own and only the
             first one's are saved.
@@ -608,7 +610,7 @@ def build(
     _check_key("fusion", fusion, FUSIONS)
     _check_key("design", design, DESIGNS)
     skip_sizes = _check_skips(design, head, skip_shapes or {})
-    _check_output(targets, dropout, blur, learn_blur, centre_prior, sharpen)
+    _check_output(targets, dropout, blur, learn_blur, centre_prior)
     if design == "readout" and targets > 1:
         raise ValueError(
             'The design "readout" gives one map of a window. '
@@ -652,8 +654,8 @@ def build(
         x = layers.GaussianBlur(
             blur, learned=learn_blur, dtype=exact, name="blur"
         )(x)
-    if sharpen != 1:
-        x = layers.Sharpen(sharpen, dtype=exact, name="sharpen")(x)
+    if sharpen != 1 or centre:
+        x = layers.Sharpen(sharpen, centre, dtype=exact, name="sharpen")(x)
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 
 
@@ -713,7 +715,6 @@ def _check_output(
     blur: float,
     learn_blur: bool,
     centre_prior: str,
-    sharpen: float,
 ) -> None:
     if targets not in parts.TARGETS:
         raise ValueError(
@@ -733,5 +734,3 @@ def _check_output(
             f"`centre_prior` must be one of {', '.join(layers.PRIORS)}. "
             f"Received: {centre_prior!r}"
         )
-    if not sharpen > 0:
-        raise ValueError(f"`sharpen` must be above 0. Received: {sharpen}")

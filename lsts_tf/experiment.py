@@ -200,8 +200,14 @@ class Experiment:
     )
     sharpen: float = _setting(
         1.0,
-        "Power to which maps are raised when they are served, not in training; "
-        "above 1 draws them together.",
+        "Power to which served maps are raised, not those in training; above "
+        "1 draws them together.",
+    )
+    centre: float = _setting(
+        0.0,
+        "Weight of the centre prior in served maps, not in those in training; "
+        "above 0 draws them to the middle.",
+        at_least=0,
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
@@ -461,6 +467,7 @@ class Experiment:
             "learn_blur": self.learn_blur,
             "centre_prior": self.centre_prior,
             "sharpen": self.sharpen,
+            "centre": self.centre,
             "dtype": self.precision,
             "seed": self.seed,
         }

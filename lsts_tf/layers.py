@@ -33,6 +33,15 @@ def _bilinear(x: Any, size: tuple[int, int]) -> Any:
     )
 
 
+def _log_prior(height: int, width: int) -> np.ndarray:
+    """Logarithm of the benchmark's centre prior, [height, width, 1]."""
+    rows, columns = (
+        -0.5 * np.square(((np.arange(n) + 0.5) / n - 0.5) / 0.25)
+        for n in (height, width)
+    )
+    return (rows[:, None] + columns)[..., None]
+
+
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Resize(keras.layers.Layer):
     """Bilinear resizing, by the pixels' centres, without antialiasing.
@@ -174,12 +183,7 @@ class CentrePrior(keras.layers.Layer):
     def _start(self, shape: Any, dtype: Any = None) -> Any:
         if self.start == "neutral":
             return ops.zeros(shape, dtype)
-        rows, columns = (
-            -0.5 * np.square(((np.arange(n) + 0.5) / n - 0.5) / 0.25)
-            for n in PRIOR_GRID
-        )
-        grid = rows[:, None] + columns
-        return ops.convert_to_tensor(grid[None, ..., None], dtype)
+        return ops.convert_to_tensor(_log_prior(*PRIOR_GRID)[None], dtype)
 
     def call(self, x: Any) -> Any:
         """Log-odds [..., h, w, 1] to the same shape."""
@@ -210,28 +214,38 @@ class LastStep(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Sharpen(keras.layers.Layer):
-    """Raises maps in [0, 1] to a power, except in training.
+    """Draws maps in [0, 1] together, except in training.
 
     People who watch a film look at fewer places at once than people who look
-    at a photograph. A model of photographs therefore spreads its maps too
-    widely for films; what it learns stays as it was, and only what it serves
-    is drawn together.
+    at a photograph, and more at the middle. A model of photographs therefore
+    spreads its maps too widely for films; what it learns stays as it was, and
+    only what it serves is changed: map ** power * prior ** centre.
 
     Args:
         power: Above 0; 1 changes nothing, more draws maps together.
+        centre: Weight of the benchmark's centre prior, whose standard
+            deviation is a quarter of each side, at least 0; 0 is none.
     """
 
-    def __init__(self, power: float, **kwargs: Any) -> None:
+    def __init__(
+        self, power: float = 1.0, centre: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        if power <= 0:
+        if power <= 0 or centre < 0:
             raise ValueError(
-                f"Maps are raised to a power above 0. Received: power={power}"
+                "Maps are raised to a power above 0, and drawn to the centre "
+                f"by a weight of 0 or more. Received: power={power}, "
+                f"centre={centre}"
             )
         self.power = float(power)
+        self.centre = float(centre)
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Maps [..., h, w, 1] to the same shape."""
-        return x if training else ops.power(x, self.power)
+        if training:
+            return x
+        prior = np.exp(self.centre * _log_prior(x.shape[-3], x.shape[-2]))
+        return ops.power(x, self.power) * ops.convert_to_tensor(prior, x.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Nothing changes."""
@@ -239,4 +253,8 @@ class Sharpen(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
-        return {**super().get_config(), "power": self.power}
+        return {
+            **super().get_config(),
+            "power": self.power,
+            "centre": self.centre,
+        }

@@ -459,7 +459,7 @@ def test_first_stream_is_first_in_fusion():
         ({"learn_blur": True}, "above 0 to be learnt"),
         ({"blur": -1.0}, "blur=-1"),
         ({"centre_prior": "left"}, "centre_prior.*'left'"),
-        ({"sharpen": 0.0}, "sharpen.*Received: 0.0"),
+        ({"sharpen": 0.0}, "above 0.*Received: power=0.0"),
         ({"design": "readout", "targets": 8}, "one map.*targets=8"),
         ({"design": "readout", "head": "released"}, "head.*readout"),
     ],

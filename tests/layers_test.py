@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import layers
+from lsts_tf import scores
 
 
 def gaussian_by_hand(map_, sigma, reach):
@@ -95,7 +96,7 @@ def test_resizing_interpolates_by_centres():
         layers.Resize((3, 5)),
         layers.GaussianBlur(1.5, learned=True),
         layers.CentrePrior("gaussian"),
-        layers.Sharpen(1.4),
+        layers.Sharpen(1.4, 0.5),
     ],
 )
 def test_layers_are_what_they_were_after_saving(layer, tmp_path):
@@ -117,5 +118,13 @@ def test_sharpening_serves_a_power_and_trains_without():
     sharpen = layers.Sharpen(2.0)
     np.testing.assert_allclose(sharpen(x), x**2, atol=1e-7)
     np.testing.assert_array_equal(sharpen(x, training=True), x)
-    with pytest.raises(ValueError, match=r"above 0. Received: power=0"):
-        layers.Sharpen(0)
+    for arguments in ((0,), (1, -0.1)):
+        with pytest.raises(ValueError, match=r"above 0.*Received: power="):
+            layers.Sharpen(*arguments)
+
+
+def test_a_centre_weighs_served_maps_by_the_benchmarks_prior():
+    x = np.full((1, 8, 16, 1), 0.5, np.float32)
+    found = np.asarray(layers.Sharpen(2.0, 0.5)(x))[0, ..., 0]
+    prior = scores.centre_prior(8, 16)
+    np.testing.assert_allclose(found, 0.25 * np.sqrt(prior), atol=1e-6)
