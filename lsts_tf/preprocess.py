@@ -28,12 +28,13 @@ MAP_SIZE = (360, 640)
 def describe(stream: str, size: tuple[int, int] = parts.SIZE) -> str:
     """What stands in the manifest of everything made from these functions.
 
-    >>> describe("rgb")
-    'whole frame to 224x224, bilinear, RGB, x / 127.5 - 1'
+    >>> describe("flow")
+    '112x112 to 224x224, bilinear, vectors x 2, clip 20, / 20'
     """
     full, half = (f"{h}x{w}" for h, w in (size, parts.half(size)))
     return {
-        "rgb": f"whole frame to {full}, bilinear, RGB, x / 127.5 - 1",
+        "rgb": f"whole frame to {full}, bilinear (from twice on by area), "
+        "RGB, x / 127.5 - 1",
         "flow": f"{half} to {full}, bilinear, vectors x 2, clip 20, / 20",
     }[stream]
 
@@ -44,7 +45,9 @@ def squeeze(
     """Squeeze a whole frame to one size; the aspect ratio is not kept.
 
     Nothing is cropped, because people may look anywhere (report, section
-    4.2). Bilinear without antialiasing, as the authors' program.
+    4.2). Bilinear without antialiasing, as the authors' program; but means
+    over areas where both sides of a frame are at least twice as long, as those
+    of large videos, of which that would skip pixels.
 
     Args:
         frame: uint8 [H, W, 3].
@@ -53,7 +56,9 @@ def squeeze(
     Returns:
         uint8 [*size, 3].
     """
-    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+    twice = all(n >= 2 * m for n, m in zip(frame.shape, size, strict=False))
+    rule = cv2.INTER_AREA if twice else cv2.INTER_LINEAR
+    return cv2.resize(frame, size[::-1], interpolation=rule)
 
 
 def rgb(frames: Any) -> Any:

@@ -31,6 +31,25 @@ def gray(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(_halve(total + 2**14, 15), tf.uint8)
 
 
+def squeeze(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """As `preprocess.squeeze`.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: Rows and columns of the result.
+
+    Returns:
+        uint8 [*size, 3].
+    """
+    return tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] >= 2 * tf.constant(size)),
+        lambda: tf.stack(
+            [area(image[..., channel], size) for channel in range(3)], axis=-1
+        ),
+        lambda: linear(image, size),
+    )
+
+
 def linear(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """`cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)`.
 

@@ -187,7 +187,7 @@ class Graph:
         if stream == "rgb":
             size = self._extractor.size
             squeezed = _each(
-                lambda frame: resize.linear(frame, size),
+                lambda frame: resize.squeeze(frame, size),
                 frames,
                 tf.TensorSpec((*size, 3), tf.uint8),
             )

@@ -115,6 +115,17 @@ def test_squeeze_keeps_the_whole_frame_and_the_colours():
     assert (small[:, 113:] == (0, 0, 255)).all()
 
 
+def test_large_frames_are_averaged_so_that_no_pixel_is_skipped():
+    rng = np.random.default_rng(1)
+    frame = rng.integers(0, 256, (448, 896, 3), np.uint8)
+    want = frame.reshape(224, 2, 224, 4, 3).mean((1, 3))
+    assert np.abs(preprocess.squeeze(frame) - want).max() <= 0.5
+    # One row less, and it is the authors' program's rule.
+    got = preprocess.squeeze(frame[:447])
+    want = cv2.resize(frame[:447], (224, 224))
+    np.testing.assert_array_equal(got, want)
+
+
 def test_another_size_need_not_be_square():
     frame = np.zeros((360, 640, 3), np.uint8)
     frame[:, 320:] = 255

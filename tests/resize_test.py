@@ -18,9 +18,9 @@ SIZES = (
 
 
 @pytest.fixture(scope="module")
-def linear():
+def squeezed():
     return tf.function(
-        lambda image: resize.linear(image, parts.SIZE),
+        lambda image: resize.squeeze(image, parts.SIZE),
         input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
     )
 
@@ -39,16 +39,18 @@ def noise(height, width):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_graphs_resize_as_opencv_does_bit_for_bit(linear, shrunk, size):
+def test_graphs_resize_as_opencv_does_bit_for_bit(squeezed, shrunk, size):
     frame = noise(*size)
-    np.testing.assert_array_equal(linear(frame), preprocess.squeeze(frame))
+    np.testing.assert_array_equal(squeezed(frame), preprocess.squeeze(frame))
     np.testing.assert_array_equal(shrunk(frame), flow.gray(frame))
 
 
-def test_sizes_by_chance(linear, shrunk):
+def test_sizes_by_chance(squeezed, shrunk):
     for height, width in np.random.default_rng(0).integers(1, 700, (25, 2)):
         frame = noise(height, width)
-        np.testing.assert_array_equal(linear(frame), preprocess.squeeze(frame))
+        np.testing.assert_array_equal(
+            squeezed(frame), preprocess.squeeze(frame)
+        )
         np.testing.assert_array_equal(shrunk(frame), flow.gray(frame))
 
 
