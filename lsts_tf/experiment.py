@@ -247,6 +247,13 @@ class Experiment:
         "Mirror half of the training windows left to right, others each "
         "epoch; stored features then need a second, mirrored copy.",
     )
+    views: int = _setting(
+        0,
+        "Views of a part of each training video's frames, stretched to the "
+        "whole, that training takes besides them; stored RGB features then "
+        "need a copy for each.",
+        at_least=0,
+    )
     batch_size: int = _setting(
         128, "Windows in a step, over all replicas.", at_least=1
     )
@@ -351,6 +358,12 @@ class Experiment:
                 "--features=live computes each window alone, which is done in "
                 "float32, so it goes with --front_end_dtype=float32. Received: "
                 f"{self.front_end_dtype!r}. Take --features=stored for it."
+            )
+        if self.views and (self.features == "live" or self.streams != ("rgb",)):
+            raise ValueError(
+                "--views goes with --features=stored and --streams=rgb. "
+                f"Received: --features={self.features}, "
+                f"--streams={','.join(self.streams)}"
             )
         if self.ema >= 1:
             raise ValueError(f"--ema must be below 1. Received: {self.ema}")

@@ -44,6 +44,7 @@ from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import sliding_i3d
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import windows
 
 # Frames that are prepared and pushed at a time.
@@ -625,14 +626,14 @@ class Stores:
         flow: Flows; None where no stream needs them.
         features: Features of each part of each stream; see `parts.name`.
         geometry: Which windows have features, for each part.
-        mirrored: Whether the features are those of the mirrored videos.
+        view: Which view of the videos the features are of.
     """
 
     truth: stores.TruthStore
     flow: stores.Store | None
     features: Mapping[str, stores.Store]
     geometry: Mapping[str, windows.Geometry]
-    mirrored: bool = False
+    view: views.View = views.WHOLE
 
 
 @functools.cache
@@ -653,13 +654,13 @@ def open_stores(
     extractor: Extractor,
     stride: int,
     short: str = "skip",
-    mirrored: bool = False,
+    view: views.View = views.WHOLE,
     command: str = stores.COMMAND,
 ) -> Stores:
     """Open or make the stores in `root`; what is read there is checked.
 
     RGB features at stride 1 start with the first window that RGB alone has,
-    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of mirrored videos lie
+    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie
     beside the others; flows and truth are those of the videos as they are.
     What becomes of short clips (`windows.Geometry.short`) does not tell stores
     apart: of those that are in one, the features are those of clips played
@@ -671,7 +672,7 @@ def open_stores(
         extractor: What computes their features.
         stride: Distance between windows.
         short: What becomes of short clips.
-        mirrored: Whether the features are those of mirrored videos.
+        view: Which view of the videos the features are of.
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
@@ -731,9 +732,9 @@ def open_stores(
             place += f"-stride{stride}-first{chosen.first}"
         if extractor.end_point != parts.MAIN:
             place += f"-{extractor.end_point}"
-        if mirrored:
-            place += "-mirrored"
-            details["mirrored"] = True
+        if view.name:
+            place += f"-{view.name}"
+            details |= view.describe()
         rules: dict[str, dict[str, str]] = {stream: {}}
         for skip, rule in skips.items():
             rules[parts.name(stream, skip)] = {"skip": skip, "rule": rule}
@@ -757,7 +758,7 @@ def open_stores(
         flow=flow,
         features=features,
         geometry=geometry,
-        mirrored=mirrored,
+        view=view,
     )
 
 
@@ -779,7 +780,7 @@ def ready_stores(
     stride: int,
     purpose: str,
     short: str = "skip",
-    mirrored: bool = False,
+    view: views.View = views.WHOLE,
     command: str = stores.COMMAND,
 ) -> Stores:
     """Open the stores in `root` and compute what they lack; see `fill`."""
@@ -789,7 +790,7 @@ def ready_stores(
         extractor=extractor,
         stride=stride,
         short=short,
-        mirrored=mirrored,
+        view=view,
         command=command,
     )
     fill(data, numbers, extractor, kept, purpose=purpose)
@@ -1033,11 +1034,14 @@ def _signal(
     """
 
     def seen(signal: np.ndarray) -> np.ndarray:
-        return preprocess.mirror(stream, signal) if kept.mirrored else signal
+        mirrored = kept.view.mirrored
+        return preprocess.mirror(stream, signal) if mirrored else signal
 
     if stream == "rgb":
-        frames = itertools.islice(video.frames(), geometry.first, None)
-        yield from map(seen, map(extractor.squeeze, frames))
+        for frame in itertools.islice(video.frames(), geometry.first, None):
+            yield extractor.squeeze(kept.view.of(video.number, frame))
+    elif kept.view.part:
+        raise ValueError("A part of a frame has no flow of its own here.")
     elif lead:
         # Backwards, motion is another one than what is stored.
         yield from map(seen, extractor.flows(video.frames()))

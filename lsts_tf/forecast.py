@@ -181,7 +181,7 @@ def _disk(
         main = i3d.shapes(settings.window, *size)[end_point]
     skips = i3d.skip_shapes(settings.skips, settings.window, *size)
     record = 2 * sum(map(math.prod, (main, *skips.values())))
-    copies = len(settings.streams) * (1 + settings.flip)
+    copies = len(settings.streams) * (1 + settings.flip + settings.views)
     wanted = number["validation"] * record * len(settings.streams)
     if settings.features == "stored":
         wanted += number["training"] * record * copies

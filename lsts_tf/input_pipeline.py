@@ -37,6 +37,7 @@ from lsts_tf import maps as maps_lib
 from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import windows
 
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.
@@ -120,23 +121,32 @@ def step_windows(
 _permutation = functools.lru_cache(maxsize=2)(permutation)
 
 
-def step_flips(
-    count: int, *, batch_size: int, seed: int, step: int
+def step_views(
+    count: int, *, views: int, batch_size: int, seed: int, step: int
 ) -> np.ndarray:
-    """Which windows of a training step are mirrored: bool [batch_size].
+    """Which view of each window a training step takes: int64 [batch_size].
 
-    A pure function, as the order is; half of an epoch's, others each epoch.
+    A pure function, as the order is; others each epoch.
+
+    Args:
+        count: Windows of an epoch.
+        views: How many views there are besides the whole frame, view 0.
+        batch_size: Windows in a step.
+        seed: Seed of the run.
+        step: Number of the step from the start of the run, from 0.
     """
     epoch, place = divmod(step, steps_per_epoch(count, batch_size))
-    flips = _flips(count, seed, epoch)
-    return flips[place * batch_size : (place + 1) * batch_size]
+    numbers = _views(count, views, seed, epoch)
+    return numbers[place * batch_size : (place + 1) * batch_size]
 
 
 @functools.lru_cache(maxsize=2)
-def _flips(count: int, seed: int, epoch: int) -> np.ndarray:
+def _views(count: int, views: int, seed: int, epoch: int) -> np.ndarray:
     # Another stream of numbers than the order's, of the same key.
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1])
-    return np.random.Generator(bits).random(count) < 0.5
+    shares = np.random.Generator(bits).random(count)
+    # From the last one on, so that of two views the first half is view 1.
+    return views - (shares * (views + 1)).astype(np.int64)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -162,8 +172,8 @@ class StoredWindows:
         truth: The store of density and fixation maps.
         videos: Videos to take.
         geometry: Which of their windows to take.
-        mirrored: The same stores of the mirrored videos; training then
-            mirrors half of the windows, others each epoch.
+        others: The same stores of other views of the videos; training then
+            takes a window in one of its views, another one each epoch.
         maps: Of how many of a window's last frames there is truth.
 
     Attributes:
@@ -180,11 +190,11 @@ class StoredWindows:
         *,
         videos: Sequence[int],
         geometry: windows.Geometry,
-        mirrored: Mapping[str, stores.Store] | None = None,
+        others: Mapping[views.View, Mapping[str, stores.Store]] | None = None,
         maps: int = 1,
     ) -> None:
         self._features = dict(features)
-        self._mirrored = dict(mirrored or {})
+        self._others = dict(others or {})
         self._truth = truth
         self._maps = maps
         self.failures: list[Exception] = []
@@ -221,39 +231,34 @@ class StoredWindows:
         return part
 
     def read(
-        self, chosen: Windows, flips: np.ndarray | None = None
+        self, chosen: Windows, numbers: np.ndarray | None = None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Features and truth of windows [B, 2]: one batch as above.
 
         Args:
             chosen: The windows.
-            flips: Which of them are mirrored, bool [B]; None: none.
+            numbers: Which view of each, int [B], 0 for the whole frame; None
+                for that of all.
         """
         pairs = [(int(video), int(target)) for video, target in chosen]
-        rows = {
-            stream: [(v, self._rows[stream][v, t]) for v, t in pairs]
-            for stream in self._features
+        if numbers is None:
+            numbers = np.zeros(len(pairs), int)
+        seen = (views.WHOLE, *self._others)
+        features = {
+            stream: np.empty((len(pairs), *store.shape), store.dtype)
+            for stream, store in self._features.items()
         }
-        truth = self._read_truth(pairs)
-        if flips is None or not flips.any():
-            return {
-                stream: store.read_batch(rows[stream])
-                for stream, store in self._features.items()
-            }, truth
-        truth[flips] = truth[flips][..., ::-1, :]
-        features = {}
-        for stream, store in self._features.items():
-            batch = np.empty((len(pairs), *store.shape), store.dtype)
-            for one, which in (
-                (store, ~flips),
-                (self._mirrored[stream], flips),
-            ):
-                if which.any():
-                    numbers = np.flatnonzero(which)
-                    batch[which] = one.read_batch(
-                        [rows[stream][n] for n in numbers]
-                    )
-            features[stream] = batch
+        several = () if self._maps == 1 else (self._maps,)
+        truth = np.empty((len(pairs), *several, *preprocess.MAP_SIZE, 2), "u1")
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            some = [pairs[place] for place in places]
+            view = seen[number]
+            truth[places] = self._read_truth(some, view)
+            for stream, store in self._others.get(view, self._features).items():
+                features[stream][places] = store.read_batch(
+                    [(v, self._rows[stream][v, t]) for v, t in some]
+                )
         return features, truth
 
     def frames(self, chosen: Windows) -> list[tuple[int, int]]:
@@ -275,10 +280,12 @@ class StoredWindows:
             for video, frame in sorted(set(self.frames(self.windows)))
         )
 
-    def _read_truth(self, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    def _read_truth(
+        self, pairs: Sequence[tuple[int, int]], view: views.View
+    ) -> np.ndarray:
         if self._maps == 1:
-            return read_truth(self._truth, pairs)
-        found = read_truth(self._truth, self.frames(np.array(pairs)))
+            return read_truth(self._truth, pairs, view)
+        found = read_truth(self._truth, self.frames(np.array(pairs)), view)
         return found.reshape(len(pairs), -1, *found.shape[1:])
 
     def training(
@@ -311,7 +318,7 @@ class StoredWindows:
             )
             return self._flat(
                 chosen[rows[place]],
-                self.step_flips(batch_size=batch_size, seed=seed, step=step)[
+                self.step_views(batch_size=batch_size, seed=seed, step=step)[
                     rows[place]
                 ],
             )
@@ -328,14 +335,16 @@ class StoredWindows:
             self.windows, batch_size=batch_size, seed=seed, step=step
         )
 
-    def step_flips(
+    def step_views(
         self, *, batch_size: int, seed: int, step: int
     ) -> np.ndarray:
-        """Which windows of a training step are mirrored: bool [batch_size]."""
-        if not self._mirrored:
-            return np.zeros(batch_size, bool)
-        return step_flips(
-            len(self), batch_size=batch_size, seed=seed, step=step
+        """Which view of each window a step takes: int64 [batch_size]."""
+        return step_views(
+            len(self),
+            views=len(self._others),
+            batch_size=batch_size,
+            seed=seed,
+            step=step,
         )
 
     def in_order(
@@ -361,7 +370,7 @@ class StoredWindows:
 
         def load(number: np.ndarray) -> list[np.ndarray]:
             chosen = places[int(number)]
-            return self._flat(self.windows[chosen], np.zeros(len(chosen), bool))
+            return self._flat(self.windows[chosen], None)
 
         data = self._mapped(
             tf.data.Dataset.range(len(rows)), load, rows.shape[1], threads
@@ -371,8 +380,10 @@ class StoredWindows:
             lambda batch, each: (batch, *each)
         )
 
-    def _flat(self, chosen: Windows, flips: np.ndarray) -> list[np.ndarray]:
-        features, truth = self.read(chosen, flips)
+    def _flat(
+        self, chosen: Windows, numbers: np.ndarray | None
+    ) -> list[np.ndarray]:
+        features, truth = self.read(chosen, numbers)
         return [*features.values(), truth]
 
     def _mapped(
@@ -431,15 +442,19 @@ def _keeping(failures: list[Exception]) -> Iterator[None]:
 
 
 def read_truth(
-    truth: stores.TruthStore, pairs: Sequence[tuple[int, int]]
+    truth: stores.TruthStore,
+    pairs: Sequence[tuple[int, int]],
+    view: views.View = views.WHOLE,
 ) -> np.ndarray:
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
     batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
-        batch[row, ..., 0] = preprocess.density(truth.maps(video, [frame])[0])
-        batch[row, ..., 1] = preprocess.fixations(
-            truth.fixations(video, [frame])[0]
-        )
+        # The number that its dataset gives a video, of several datasets too.
+        local = video % dataset.STEP
+        map_ = view.of(local, truth.maps(video, [frame])[0])
+        fixated = view.of(local, truth.fixations(video, [frame])[0])
+        batch[row, ..., 0] = preprocess.density(map_)
+        batch[row, ..., 1] = preprocess.fixations(fixated)
     return batch
 
 
@@ -566,12 +581,12 @@ class LiveWindows:
             while step < last_step:
                 end = min(step - step % in_epoch + in_epoch, last_step)
                 chosen: list[tuple[int, int]] = []
-                flips: list[bool] = []
+                flips: list[int] = []
                 for each in range(step, end):
                     whole = self.step_windows(
                         batch_size=batch_size, seed=seed, step=each
                     )
-                    mirrored = self.step_flips(
+                    mirrored = self.step_views(
                         batch_size=batch_size, seed=seed, step=each
                     )
                     for place in rows:
@@ -595,14 +610,16 @@ class LiveWindows:
         order = self._order(seed, epoch)
         return order[place * batch_size : (place + 1) * batch_size]
 
-    def step_flips(
+    def step_views(
         self, *, batch_size: int, seed: int, step: int
     ) -> np.ndarray:
-        """Which windows of a training step are mirrored: bool [batch_size]."""
-        if not self._flip:
-            return np.zeros(batch_size, bool)
-        return step_flips(
-            len(self), batch_size=batch_size, seed=seed, step=step
+        """Which windows of a step are mirrored: 0 or 1, int64 [batch_size]."""
+        return step_views(
+            len(self),
+            views=int(self._flip),
+            batch_size=batch_size,
+            seed=seed,
+            step=step,
         )
 
     def _order(self, seed: int, epoch: int) -> Windows:
@@ -631,7 +648,7 @@ class LiveWindows:
         return {s: specs[s] for s in self._streams}, truth
 
     def _load(
-        self, chosen: Sequence[tuple[int, int]], flips: Sequence[bool]
+        self, chosen: Sequence[tuple[int, int]], flips: Sequence[int]
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Decode each video when it is first needed; drop it after its last."""
         last = {video: place for place, (video, _) in enumerate(chosen)}

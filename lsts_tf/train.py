@@ -49,6 +49,7 @@ from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import scorer as scorer_lib
 from lsts_tf import trainer as trainer_lib
+from lsts_tf import views
 
 Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
 
@@ -190,7 +191,7 @@ def _run(
                 train_videos,
                 settings.train_stride,
                 "training",
-                flip=settings.flip,
+                others=views.chosen(flip=settings.flip, parts=settings.views),
             )
     steps = settings.epochs * input_pipeline.steps_per_epoch(
         len(training), settings.batch_size
@@ -226,9 +227,9 @@ def _stored(
     stride: int,
     purpose: str,
     *,
-    flip: bool = False,
+    others: Sequence[views.View] = (),
 ) -> input_pipeline.StoredWindows:
-    kept, *mirrored = (
+    kept, *more = (
         joint.ready_stores(
             pathlib.Path(settings.store_dir),
             data,
@@ -237,17 +238,17 @@ def _stored(
             stride=stride,
             purpose=purpose,
             short=settings.short_clips,
-            mirrored=which,
+            view=view,
             command=settings.command("extract"),
         )
-        for which in ((False, True) if flip else (False,))
+        for view in (views.WHOLE, *others)
     )
     return input_pipeline.StoredWindows(
         kept.features,
         kept.truth,
         videos=videos,
         geometry=settings.geometry(stride),
-        mirrored=mirrored[0].features if mirrored else None,
+        others={found.view: found.features for found in more},
         maps=settings.targets,
     )
 

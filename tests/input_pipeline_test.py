@@ -7,7 +7,9 @@ import pytest
 
 from lsts_tf import dataset
 from lsts_tf import input_pipeline
+from lsts_tf import preprocess
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import windows
 
 SHAPE = (1, 2, 2, 4)
@@ -184,55 +186,69 @@ def test_parts_of_a_step_are_all_of_it_and_read_nothing_else(stored):
     ]
 
 
-def test_half_of_the_windows_are_mirrored_others_each_epoch():
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_each_view_is_taken_as_often_another_one_each_epoch(count):
+    arguments = {"views": count, "batch_size": 100, "seed": 3}
     epochs = [
         np.concatenate(
             [
-                input_pipeline.step_flips(
-                    1000, batch_size=100, seed=3, step=10 * epoch + place
+                input_pipeline.step_views(
+                    1000, step=10 * epoch + place, **arguments
                 )
                 for place in range(10)
             ]
         )
         for epoch in (0, 1)
     ]
-    for flips in epochs:
-        assert 430 < flips.sum() < 570
-    assert (epochs[0] != epochs[1]).any()
-    again = input_pipeline.step_flips(1000, batch_size=100, seed=3, step=4)
+    for numbers in epochs:
+        found = np.bincount(numbers, minlength=count + 1)
+        assert len(found) == count + 1
+        assert np.abs(found - 1000 / (count + 1)).max() < 70
+    assert not count or (epochs[0] != epochs[1]).any()
+    again = input_pipeline.step_views(1000, step=4, **arguments)
     np.testing.assert_array_equal(again, epochs[0][400:500])
 
 
-def test_mirrored_windows_come_from_their_own_store(stored, tmp_path):
+def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
     features, truth = stored
-    mirrored = stores.Store.create(
-        tmp_path / "mirrored",
-        stores.Manifest(
-            kind="features", dataset="d", shape=SHAPE, dtype="float16"
-        ),
-    )
-    for video, frames in {3: 9, 4: 12}.items():
-        with mirrored.writer(video, count=frames - 4, first=4) as writer:
-            for target in range(4, frames):
-                writer.append(-feature(video, target)[None])
+    seen = views.chosen(flip=True, parts=2)
+    others = {}
+    for number, view in enumerate(seen, 1):
+        store = stores.Store.create(
+            tmp_path / view.name,
+            stores.Manifest(
+                kind="features", dataset="d", shape=SHAPE, dtype="float16"
+            ),
+        )
+        for video, frames in {3: 9, 4: 12}.items():
+            with store.writer(video, count=frames - 4, first=4) as writer:
+                for target in range(4, frames):
+                    writer.append(-number * feature(video, target)[None])
+        others[view] = {"rgb": store}
     data = input_pipeline.StoredWindows(
         {"rgb": features},
         truth,
         videos=(3, 4),
         geometry=GEOMETRY,
-        mirrored={"rgb": mirrored},
+        others=others,
     )
     batches = data.training(batch_size=11, seed=1, first_step=0, last_step=1)
     ((inputs, found),) = list(batches)
-    signs = np.sign(np.asarray(inputs["rgb"])[:, 0, 0, 0, 0])
-    flips = data.step_flips(batch_size=11, seed=1, step=0)
-    np.testing.assert_array_equal(signs, np.where(flips, -1, 1))
-    assert {-1, 1} == set(signs)
+    numbers = data.step_views(batch_size=11, seed=1, step=0)
+    assert set(numbers) == {0, 1, 2, 3}
     chosen = data.step_windows(batch_size=11, seed=1, step=0)
-    _, straight = data.read(chosen)
-    for row, flip in enumerate(flips):
-        want = straight[row, :, ::-1] if flip else straight[row]
-        np.testing.assert_array_equal(np.asarray(found)[row], want)
+    for row, (number, (video, target)) in enumerate(
+        zip(numbers, chosen.tolist(), strict=True)
+    ):
+        want = feature(video, target) * (-number or 1)
+        np.testing.assert_array_equal(np.asarray(inputs["rgb"])[row], want)
+        view = (views.WHOLE, *seen)[number]
+        (map_,) = truth.maps(video, [target])
+        want = preprocess.density(view.of(video, map_))
+        np.testing.assert_array_equal(np.asarray(found)[row, ..., 0], want)
+        (fixated,) = truth.fixations(video, [target])
+        want = preprocess.fixations(view.of(video, fixated))
+        np.testing.assert_array_equal(np.asarray(found)[row, ..., 1], want)
 
 
 def test_what_moved_right_moves_left_in_a_mirrored_window():

@@ -1,0 +1,98 @@
+"""Other views of a video, which training takes besides the whole frame.
+
+A view is the video mirrored, or a part of each of its frames, stretched to the
+whole: nearer, broader or narrower, off the middle, and mirrored or not. Where
+people look in it is where they looked in that part. A video's views are a pure
+function of its number, so that whoever computes features and whoever reads the
+truth see the same one, and those of few stills teach as many more would.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+
+# The smallest part of a side that a view shows.
+SMALLEST = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of every video.
+
+    Attributes:
+        mirrored: Whether it is the whole frame with left and right exchanged.
+        part: Number of a view of a part of each frame, from 1; 0 for the
+            whole.
+    """
+
+    mirrored: bool = False
+    part: int = 0
+
+    @property
+    def name(self) -> str:
+        """What tells its stores from others; "" for the video as it is."""
+        if self.part:
+            return f"view{self.part}"
+        return "mirrored" if self.mirrored else ""
+
+    def describe(self) -> dict[str, str | bool]:
+        """What decides the numbers of its features besides the video's."""
+        if self.part:
+            share = f"{SMALLEST:g} to 1 of each side"
+            return {"view": f"part {self.part}, {share}"}
+        return {"mirrored": True} if self.mirrored else {}
+
+    def of(self, video: int, images: np.ndarray) -> np.ndarray:
+        """What the view shows of frames or maps.
+
+        Args:
+            video: The video's number in its dataset.
+            images: [..., H, W, C], or maps [H, W].
+
+        Returns:
+            [..., h, w, C] or [h, w], a part of each; no copy.
+        """
+        rows = 0 if images.ndim == 2 else images.ndim - 3
+        height, width = images.shape[rows : rows + 2]
+        (top, bottom), (left, right), mirrored = self._box(video)
+        before = (slice(None),) * rows
+        found = images[
+            (
+                *before,
+                slice(*_pixels(top, bottom, height)),
+                slice(*_pixels(left, right, width)),
+            )
+        ]
+        if mirrored:
+            found = found[(*before, slice(None), slice(None, None, -1))]
+        return found
+
+    def _box(
+        self, video: int
+    ) -> tuple[tuple[float, float], tuple[float, float], bool]:
+        """Its first and last row and column, 0 … 1; whether it is mirrored."""
+        if not self.part:
+            return (0.0, 1.0), (0.0, 1.0), self.mirrored
+        bits = np.random.Philox(key=[video, self.part])
+        rng = np.random.Generator(bits)
+        sides = rng.uniform(SMALLEST, 1.0, 2)
+        starts = rng.uniform(0.0, 1.0, 2) * (1.0 - sides)
+        (top, left), (bottom, right) = starts, starts + sides
+        return (top, bottom), (left, right), bool(rng.random() < 0.5)
+
+
+WHOLE = View()
+MIRRORED = View(mirrored=True)
+
+
+def chosen(*, flip: bool, parts: int) -> Sequence[View]:
+    """The views besides the whole one: the mirrored one, then the parts."""
+    mirrored = [MIRRORED] if flip else []
+    return [*mirrored, *(View(part=n) for n in range(1, parts + 1))]
+
+
+def _pixels(start: float, stop: float, length: int) -> tuple[int, int]:
+    """Rows or columns, one at least."""
+    first = min(int(start * length), length - 1)
+    return first, max(first + 1, round(stop * length))
