@@ -587,7 +587,8 @@ def build(
         learn_blur: whether its width is learnt.
         centre_prior: "none", or what a learnt prior of each place starts
             from, "neutral" or "gaussian"; see `layers.CentrePrior`.
-        sharpen: power to which served maps are raised; see `layers.Sharpen`.
+        sharpen: power to which served maps of what moves are raised; see
+            `layers.Sharpen`.
         centre: weight by which they are drawn to the middle; likewise.
         synchronized: whether BatchNorm takes its statistics over all replicas
             of a strategy; without, each replica keeps its own and only the
@@ -634,7 +635,7 @@ def build(
         )
         for s in streams
     }
-    x = FUSIONS[fusion](
+    x = features = FUSIONS[fusion](
         [tuned[s](inputs[s]) if s in tuned else inputs[s] for s in streams]
     )
     skips = {}
@@ -655,7 +656,9 @@ def build(
             blur, learned=learn_blur, dtype=exact, name="blur"
         )(x)
     if sharpen != 1 or centre:
-        x = layers.Sharpen(sharpen, centre, dtype=exact, name="sharpen")(x)
+        x = layers.Sharpen(sharpen, centre, dtype=exact, name="sharpen")(
+            [x, features]
+        )
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 
 

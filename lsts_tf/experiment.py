@@ -200,13 +200,13 @@ class Experiment:
     )
     sharpen: float = _setting(
         1.0,
-        "Power to which served maps are raised, not those in training; above "
-        "1 draws them together.",
+        "Power to which served maps of what moves are raised, not those in "
+        "training; above 1 draws them together.",
     )
     centre: float = _setting(
         0.0,
-        "Weight of the centre prior in served maps, not in those in training; "
-        "above 0 draws them to the middle.",
+        "Weight of the centre prior in served maps of what moves, not in those "
+        "in training; above 0 draws them to the middle.",
         at_least=0,
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")

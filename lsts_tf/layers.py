@@ -214,18 +214,23 @@ class LastStep(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Sharpen(keras.layers.Layer):
-    """Draws maps in [0, 1] together, except in training.
+    """Draws maps of what moves together, except in training.
 
     People who watch a film look at fewer places at once than people who look
     at a photograph, and more at the middle. A model of photographs therefore
     spreads its maps too widely for films; what it learns stays as it was, and
-    only what it serves is changed: map ** power * prior ** centre.
+    only what it serves of them is changed: map ** power * prior ** centre. A
+    window whose features are the same at each step shows a photograph, and
+    its map stays as it is.
 
     Args:
         power: Above 0; 1 changes nothing, more draws maps together.
         centre: Weight of the benchmark's centre prior, whose standard
             deviation is a quarter of each side, at least 0; 0 is none.
     """
+
+    # Of the largest feature: more than rounding, less than a camera's noise.
+    _STILL = 1e-3
 
     def __init__(
         self, power: float = 1.0, centre: float = 0.0, **kwargs: Any
@@ -240,16 +245,29 @@ class Sharpen(keras.layers.Layer):
         self.power = float(power)
         self.centre = float(centre)
 
-    def call(self, x: Any, training: bool = False) -> Any:
-        """Maps [..., h, w, 1] to the same shape."""
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Maps [..., h, w, 1] and features [batch, time, ...] to maps."""
+        x, features = inputs
         if training:
             return x
         prior = np.exp(self.centre * _log_prior(x.shape[-3], x.shape[-2]))
-        return ops.power(x, self.power) * ops.convert_to_tensor(prior, x.dtype)
+        drawn = ops.power(x, self.power) * ops.convert_to_tensor(prior, x.dtype)
+        if features.shape[1] == 1:
+            return drawn
+        moves = self._moves(ops.cast(features, x.dtype))
+        shape = (-1, *([1] * (len(x.shape) - 1)))
+        return ops.where(ops.reshape(moves, shape), drawn, x)
+
+    def _moves(self, features: Any) -> Any:
+        """Whether a window's features change over time: bool [batch]."""
+        axes = tuple(range(1, len(features.shape)))
+        steps = features[:, 1:] - features[:, :-1]
+        largest = ops.max(ops.abs(features), axis=axes)
+        return ops.max(ops.abs(steps), axis=axes) > self._STILL * largest
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Nothing changes."""
-        return input_shape
+        """That of the maps."""
+        return input_shape[0]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

@@ -96,7 +96,6 @@ def test_resizing_interpolates_by_centres():
         layers.Resize((3, 5)),
         layers.GaussianBlur(1.5, learned=True),
         layers.CentrePrior("gaussian"),
-        layers.Sharpen(1.4, 0.5),
     ],
 )
 def test_layers_are_what_they_were_after_saving(layer, tmp_path):
@@ -113,18 +112,47 @@ def test_the_last_step_is_the_newest():
     np.testing.assert_array_equal(layers.LastStep()(x), x[:, 2])
 
 
+def moving(count):
+    """Features of windows that change over time, [count, 5, 2, 2, 3]."""
+    return np.random.default_rng(4).random((count, 5, 2, 2, 3), np.float32)
+
+
 def test_sharpening_serves_a_power_and_trains_without():
     x = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3, 1)
     sharpen = layers.Sharpen(2.0)
-    np.testing.assert_allclose(sharpen(x), x**2, atol=1e-7)
-    np.testing.assert_array_equal(sharpen(x, training=True), x)
+    inputs = [x, moving(1)]
+    np.testing.assert_allclose(sharpen(inputs), x**2, atol=1e-7)
+    np.testing.assert_array_equal(sharpen(inputs, training=True), x)
+    # A window of one step may be of anything.
+    one = [x, moving(1)[:, :1]]
+    np.testing.assert_allclose(sharpen(one), x**2, atol=1e-7)
     for arguments in ((0,), (1, -0.1)):
         with pytest.raises(ValueError, match=r"above 0.*Received: power="):
             layers.Sharpen(*arguments)
 
 
+def test_photographs_are_not_sharpened():
+    x = np.full((4, 2, 3, 1), 0.5, np.float32)
+    features = moving(4)
+    features[1] = features[1, :1]
+    # Rounding is no motion, a camera's noise is.
+    features[2] = features[2, :1] * (1 + 1e-5 * moving(1)[0])
+    features[3] = features[3, :1] * (1 + 1e-2 * moving(1)[0])
+    found = np.asarray(layers.Sharpen(2.0)([x, features]))[:, 0, 0, 0]
+    np.testing.assert_allclose(found, [0.25, 0.5, 0.5, 0.25])
+
+
+def test_sharpening_is_what_it_was_after_saving(tmp_path):
+    inputs = [keras.Input((8, 9, 1)), keras.Input((5, 2, 2, 3))]
+    model = keras.Model(inputs, layers.Sharpen(1.4, 0.5)(inputs))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = [np.random.default_rng(2).random((1, 8, 9, 1)), moving(1)]
+    np.testing.assert_array_equal(again(x), model(x))
+
+
 def test_a_centre_weighs_served_maps_by_the_benchmarks_prior():
     x = np.full((1, 8, 16, 1), 0.5, np.float32)
-    found = np.asarray(layers.Sharpen(2.0, 0.5)(x))[0, ..., 0]
+    found = np.asarray(layers.Sharpen(2.0, 0.5)([x, moving(1)]))[0, ..., 0]
     prior = scores.centre_prior(8, 16)
     np.testing.assert_allclose(found, 0.25 * np.sqrt(prior), atol=1e-6)

@@ -465,16 +465,20 @@ def test_a_run_that_is_too_short_for_a_profile_says_so(tiny, caplog):
     assert "the first 10 steps are left out, and this run has 10" in caplog.text
 
 
-def test_flips_have_a_store_of_their_own(tiny):
-    assert train.run(dataclasses.replace(tiny, flip=True, epochs=1)) == 0
+def test_flips_and_views_have_stores_of_their_own(tiny):
+    more = dataclasses.replace(tiny, flip=True, views=2, epochs=1)
+    assert train.run(more) == 0
     root = pathlib.Path(tiny.store_dir) / "tiny-1.0.0"
     assert {p.name for p in root.iterdir()} == {
         "truth",
         "rgb-window4",
         "rgb-window4-mirrored",
+        "rgb-window4-view1",
+        "rgb-window4-view2",
         "rgb-window4-stride2-first0",
     }
-    assert len(list((root / "rgb-window4-mirrored").glob("*.npy"))) == 5
+    for name in ("mirrored", "view1", "view2"):
+        assert len(list((root / f"rgb-window4-{name}").glob("*.npy"))) == 5
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
