@@ -105,16 +105,29 @@ def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
 
 
 def evaluate_run(
-    settings: experiment.Experiment, *, model: str, scoring: jobs.Settings
+    settings: experiment.Experiment,
+    *,
+    model: str,
+    scoring: jobs.Settings,
+    sources: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, Any], scores_lib.Scores]:
-    """What `scores.json` holds, and the scores of each frame, of a run."""
+    """What `scores.json` holds, and the scores of each frame, of a run.
+
+    Args:
+        settings: The run's, and what is scored.
+        model: See `predictor.Predictor.load`.
+        scoring: How to score.
+        sources: See there.
+    """
     from lsts_tf import dataset
     from lsts_tf import extractor as extractor_lib
     from lsts_tf import predictor as predictor_lib
     from lsts_tf import scorer as scorer_lib
 
     name, numbers = _scored(settings)
-    predictor = predictor_lib.Predictor.load(settings.run_dir, model=model)
+    predictor = predictor_lib.Predictor.load(
+        settings.run_dir, model=model, sources=sources
+    )
     data = dataset.Dataset(name, settings.data_dir)
     videos = sorted(data.choose(numbers, "scoring", settings.geometry()))
     kept = extractor_lib.ready_stores(
@@ -817,12 +830,16 @@ def main(arguments: Sequence[str]) -> None:
                 "A run is scored on its own dataset, all of --test_videos; "
                 "maps in folders are by --predictions or --compare.",
             )
-            settings = experiment.from_flags(values)
-            path = pathlib.Path(
-                values.output or f"{settings.run_dir}/scores.json"
-            )
+            run = experiment.chosen_run(values)
+            # Not into the package.
+            own = run.folder != experiment.STARTER
+            place = run.folder / "scores.json" if own else "scores.json"
+            path = pathlib.Path(values.output or place)
             result, of_run = evaluate_run(
-                settings, model=values.model, scoring=_scoring(settings.seed)
+                run.settings,
+                model=values.model,
+                scoring=_scoring(values.seed),
+                sources=run.sources,
             )
             scores = {"scores": of_run}
         if about := _about_fixed_maps():

@@ -15,6 +15,7 @@ import dataclasses
 import pathlib
 import shlex
 from typing import Any
+from typing import NamedTuple
 
 from absl import flags
 
@@ -23,6 +24,10 @@ from lsts_tf import parts
 from lsts_tf import windows
 
 FLAGFILE = "experiment.flags"
+# Settings that say what is looked at, not how.
+_OF_DATA = frozenset(
+    ("dataset", "datasets", "train_videos", "val_videos", "test_videos")
+)
 # The trained model that comes with the package: a run folder.
 STARTER = pathlib.Path(__file__).with_name("starter")
 HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
@@ -488,19 +493,19 @@ class Experiment:
     def flagfile_text(self) -> str:
         """The record as lines of a flagfile."""
         return "".join(
-            f"{self._flag(field)}\n" for field in dataclasses.fields(self)
+            f"{self.flag(field.name)}\n" for field in dataclasses.fields(self)
         )
 
-    def _flag(self, field: dataclasses.Field) -> str:
-        """One setting as a flag."""
-        value = getattr(self, field.name)
+    def flag(self, name: str) -> str:
+        """One setting as a flag, by its name."""
+        value = getattr(self, name)
         if isinstance(value, tuple):
             value = ",".join(value)
         elif isinstance(value, bool):
             value = str(value).lower()
         elif isinstance(value, float):
             value = repr(value)
-        return f"--{field.name}={value}"
+        return f"--{name}={value}"
 
     def command(self, program: str) -> str:
         """What to type to run a program on this experiment, for messages.
@@ -518,7 +523,7 @@ class Experiment:
         except (OSError, flags.Error):
             flagfile = []
         more = [
-            self._flag(field)
+            self.flag(field.name)
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != getattr(known, field.name)
         ]
@@ -571,18 +576,67 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             define(name, field.default, help_text, **kwargs)
 
 
-def run_folder(flag_values: flags.FlagValues = flags.FLAGS) -> pathlib.Path:
-    """The run whose model is used: --run_dir, or else the starter.
+class Run(NamedTuple):
+    """The run whose model a program uses, as flags choose it.
 
-    A flagfile of a run names it.
+    Attributes:
+        folder: --run_dir, or the starter where nothing names a run.
+        settings: The run's own, with those of data and places that flags give.
+        sources: {stream: sources of I3D's weights} that flags give; the model
+            decides whether their values are those that it was trained on.
     """
-    flag = flag_values["run_dir"]
-    return STARTER if flag.using_default_value else pathlib.Path(flag.value)
+
+    folder: pathlib.Path
+    settings: Experiment
+    sources: dict[str, tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        """How records call it: by its folder, the starter by its name."""
+        return STARTER.name if self.folder == STARTER else str(self.folder)
 
 
-def run_name(run: pathlib.Path) -> str:
-    """How records call a run: by its folder, and the starter by its name."""
-    return STARTER.name if run == STARTER else str(run)
+def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
+    """The run that parsed flags choose.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: A flag says of the model what it is not.
+    """
+    given = {
+        field.name: field
+        for field in dataclasses.fields(Experiment)
+        if not flag_values[field.name].using_default_value
+    }
+    folder = STARTER
+    if "run_dir" in given:
+        folder = pathlib.Path(flag_values["run_dir"].value)
+    there, here = load(folder / FLAGFILE), from_flags(flag_values)
+    contradicted = [
+        f"{there.flag(name)} (received {here.flag(name)})"
+        for name, field in given.items()
+        if name not in _OF_DATA
+        and not field.metadata["free"]
+        and getattr(there, name) != getattr(here, name)
+    ]
+    if contradicted:
+        raise ValueError(
+            f"The model in {folder} was trained with "
+            f"{', '.join(contradicted)}, and cannot be used otherwise. Leave "
+            "these flags out, or train another model with them."
+        )
+    names = set(given)
+    if names & {"dataset", "datasets"}:
+        # Videos of another dataset are others.
+        names |= _OF_DATA
+    values = {name: getattr(here, name) for name in names}
+    settings = dataclasses.replace(there, **values | {"run_dir": str(folder)})
+    sources = {
+        stream: getattr(here, f"{stream}_weights")
+        for stream in windows.STREAMS
+        if f"{stream}_weights" in given
+    }
+    return Run(folder, settings, sources)
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:

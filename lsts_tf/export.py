@@ -384,16 +384,18 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
-    experiment.from_flags(flags.FLAGS)
+    experiment.from_flags(flags.FLAGS)  # A wrong flag is a usage error.
     values = flags.FLAGS
     with program.terminable(), program.exit_codes():
-        run = experiment.run_folder()
-        predictor = predictor_lib.Predictor.load(run, model=values.model)
+        run = experiment.chosen_run()
+        predictor = predictor_lib.Predictor.load(
+            run.folder, model=values.model, sources=run.sources
+        )
         export(
             predictor,
             pathlib.Path(values.output),
             file_format=values.format,
-            about={"run": experiment.run_name(run), "model": values.model},
+            about={"run": run.name, "model": values.model},
         )
         logging.info("Written: %s", values.output)
 

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import pathlib
 import sys
 
 from absl import app
@@ -135,14 +134,10 @@ def define_flags() -> None:
     )
 
 
-def _about(run: pathlib.Path, model: str) -> dict[str, str]:
-    with (run / predictor_lib.MODELS[model]).open("rb") as file:
+def _about(run: experiment.Run, model: str) -> dict[str, str]:
+    with (run.folder / predictor_lib.MODELS[model]).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "run": experiment.run_name(run),
-        "model": model,
-        "sha256": checksum,
-    }
+    return {"run": run.name, "model": model, "sha256": checksum}
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
@@ -221,11 +216,12 @@ def unused_flags(
     return found
 
 
-def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
+def _run(names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
     if values.batch < 1:
         raise ValueError(f"--batch is at least 1. Received: {values.batch}")
+    run = experiment.chosen_run()
     outputs = list(values.outputs)
     if values.report:
         alone = not values.output and values["outputs"].using_default_value
@@ -236,7 +232,7 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
     names = [*values.video, *names]
     source: sources.Source
     if len(names) == 1 and names[0].startswith(DATASET):
-        source = of_dataset(settings, names[0].removeprefix(DATASET))
+        source = of_dataset(run.settings, names[0].removeprefix(DATASET))
     else:
         source = sources.open_source(
             names,
@@ -249,10 +245,11 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
         logging.warning(
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
-    run = experiment.run_folder()
-    if run == experiment.STARTER:
-        logging.info("No run is named, so the starter predicts: %s", run)
-    model = predictor_lib.Predictor.load(run, model=values.model)
+    if run.folder == experiment.STARTER:
+        logging.info("No run is named, so the starter predicts: %s", run.folder)
+    model = predictor_lib.Predictor.load(
+        run.folder, model=values.model, sources=run.sources
+    )
     model.batch = values.batch
     return predict(
         model,
@@ -289,9 +286,9 @@ def _run(settings: experiment.Experiment, names: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Predict as the flags say."""
-    settings = experiment.from_flags(flags.FLAGS)
+    experiment.from_flags(flags.FLAGS)  # A wrong flag is a usage error.
     with program.terminable(), program.exit_codes():
-        damage = _run(settings, arguments[1:])
+        damage = _run(arguments[1:])
     if damage:
         logging.error("%s What was decoded is written.", damage)
         sys.exit(INCOMPLETE)

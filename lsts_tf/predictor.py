@@ -77,6 +77,7 @@ class Predictor:
         run_dir: str | pathlib.Path = experiment.STARTER,
         *,
         model: str = "last",
+        sources: Mapping[str, Sequence[str]] | None = None,
     ) -> "Predictor":
         """The model of a run folder.
 
@@ -84,6 +85,8 @@ class Predictor:
             run_dir: A folder that `train` made; by default the starter, the
                 trained model that comes with the package.
             model: "last", or "best" for the highest CC in validation.
+            sources: {stream: sources of I3D's weights}, where they lie
+                elsewhere than the run says; see `i3d_weights.load`.
 
         Raises:
             FileNotFoundError: There is no trained model.
@@ -97,7 +100,9 @@ class Predictor:
                 f"No trained model at {path}. Train one with `python -m "
                 f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
             )
-        extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+        arguments = settings.front_end_arguments()
+        arguments["sources"] |= dict(sources or {})
+        extractor = extractor_lib.Extractor(**arguments)
         trained_on = json.loads(
             (folder / extractor_lib.DESCRIPTION).read_text()
         )

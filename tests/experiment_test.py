@@ -182,3 +182,63 @@ def test_recipes_say_what_they_need():
     assert skip.decoder_arguments()["design"] == "skip"
     tuned = experiment.Experiment(finetune_from="Mixed_5b")
     assert tuned.front_end_arguments()["end_point"] == "MaxPool3d_5a_2x2"
+
+
+# === The run that a program uses ===
+
+
+@pytest.fixture
+def run(tmp_path):
+    settings = experiment.Experiment(
+        run_dir=str(tmp_path),
+        streams=("rgb", "flow"),
+        datasets=("osie", "crowd"),
+        train_videos="osie:1-3",
+        val_videos="osie:4",
+        test_videos="osie:5",
+    )
+    settings.save(tmp_path / experiment.FLAGFILE)
+    return settings
+
+
+def chosen(*arguments):
+    values = flags.FlagValues()
+    experiment.define_flags(values)
+    values(["program", *arguments])
+    return experiment.chosen_run(values)
+
+
+def test_without_a_run_the_starter_is_used():
+    found = chosen()
+    assert (found.folder, found.name) == (experiment.STARTER, "starter")
+    assert found.settings.decoder == "readout"
+
+
+def test_a_run_brings_its_settings(run):
+    found = chosen(f"--run_dir={run.run_dir}", "--data_dir=elsewhere")
+    assert found.settings == dataclasses.replace(run, data_dir="elsewhere")
+    assert found.name == run.run_dir
+    assert found.sources == {}
+
+
+def test_weights_that_are_named_are_looked_at(run):
+    found = chosen(f"--run_dir={run.run_dir}", "--rgb_weights=moved/ckpt")
+    assert found.sources == {"rgb": ("moved/ckpt",)}
+
+
+def test_what_contradicts_the_run_is_refused(run):
+    with pytest.raises(ValueError, match="trained with --flow=tvl1") as info:
+        chosen(f"--run_dir={run.run_dir}", "--flow=dis", "--ema=0")
+    assert "received --flow=dis" in str(info.value)
+    assert "--ema" not in str(info.value)
+    with pytest.raises(ValueError, match="starter was trained with --streams"):
+        chosen("--streams=flow")
+
+
+def test_another_dataset_brings_its_own_videos(run):
+    found = chosen(
+        f"--run_dir={run.run_dir}", "--dataset=dhf1k", "--test_videos=2,3"
+    ).settings
+    assert found.dataset_names == ("dhf1k",)
+    assert found.videos("test_videos") == {"dhf1k": {2, 3}}
+    assert found.videos("train_videos") == {"dhf1k": frozenset(range(1, 501))}
