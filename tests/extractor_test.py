@@ -445,3 +445,20 @@ def test_a_still_is_a_long_clip_that_does_not_move(continuous):
             *_, last = continuous.all_parts(stream, [element] * 120)
             for part in found:
                 close(found[part], last[part])
+
+
+def test_a_still_alone_is_a_window_that_does_not_move():
+    extractor = extractor_lib.Extractor(
+        STREAMS,
+        window=21,
+        sources=SOURCES,
+        size=(32, 64),
+        skips=("Mixed_4f", "Conv3d_2c_3x3"),
+    )
+    for stream in STREAMS:
+        (element,) = signal_of(stream, 1)
+        (found,) = extractor.all_parts(stream, iter([element]), is_still=True)
+        want = extractor.encode_parts(stream, np.stack([element] * 21))
+        assert list(found) == list(extractor.part_shapes(stream)) == list(want)
+        for part in found:
+            close(found[part], want[part])

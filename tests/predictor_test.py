@@ -76,6 +76,10 @@ class Extractor(extractor_lib.Extractor):
         self._sliding = {(stream, 1): Sliding(delay) for stream in streams}
         self._turns = {}
 
+    def of_still(self, stream, element):
+        (found,) = self.all_parts(stream, [element] * WINDOW)
+        return found
+
 
 class Model:
     """In the place of the decoder."""
