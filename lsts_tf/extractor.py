@@ -133,7 +133,14 @@ class Extractor:
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
             one in front of layers that are trained, as it is.
+        lookahead: For live use of "continuous": frames beyond a window that
+            are waited for; None for all that it sees. It is left out of
+            `describe`, because a model trained with all may be served with
+            less.
         seed: Seed of random weights.
+
+    Raises:
+        ValueError: A choice that there is not; or a lookahead with "window".
     """
 
     def __init__(
@@ -148,9 +155,11 @@ class Extractor:
         size: tuple[int, int] = parts.SIZE,
         skips: Sequence[str] = (),
         end_point: str = parts.MAIN,
+        lookahead: int | None = None,
         seed: int = 0,
     ) -> None:
         windows.check_streams(streams)
+        sliding_i3d.check_lookahead(lookahead, front_end)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         self.streams = tuple(streams)
@@ -163,6 +172,7 @@ class Extractor:
         self.size = size
         self.skips = tuple(skips)
         self.end_point = end_point
+        self.lookahead = lookahead
         self.networks: dict[str, keras.Model] = {}
         self.weights: dict[str, i3d_weights.Weights] = {}
         for stream in self.streams:
@@ -496,6 +506,7 @@ class Extractor:
                 window=self.window,
                 stride=stride,
                 front_end=self.front_end,
+                lookahead=self.lookahead,
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype=self.dtype,

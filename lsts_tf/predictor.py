@@ -77,6 +77,7 @@ class Predictor:
         run_dir: str | pathlib.Path = experiment.STARTER,
         *,
         model: str = "last",
+        lookahead: int | None = None,
     ) -> "Predictor":
         """The model of a run folder.
 
@@ -84,10 +85,14 @@ class Predictor:
             run_dir: A folder that `train` made; by default the starter, the
                 trained model that comes with the package.
             model: "last", or "best" for the highest CC in validation.
+            lookahead: For live use of a model with --front_end=continuous:
+                frames that a map waits for, in the place of all that it sees.
+                Fewer give other maps sooner; see `delay`.
 
         Raises:
             FileNotFoundError: There is no trained model.
-            ValueError: I3D's weights are not those it was trained on.
+            ValueError: I3D's weights are not those it was trained on; or a
+                lookahead for --front_end=window.
         """
         folder = pathlib.Path(run_dir)
         settings = experiment.load(folder / experiment.FLAGFILE)
@@ -97,7 +102,9 @@ class Predictor:
                 f"No trained model at {path}. Train one with `python -m "
                 f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
             )
-        extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+        extractor = extractor_lib.Extractor(
+            **settings.front_end_arguments(), lookahead=lookahead
+        )
         trained_on = json.loads(
             (folder / extractor_lib.DESCRIPTION).read_text()
         )

@@ -1102,6 +1102,15 @@ def _folded_units(network: keras.Model) -> dict[str, _Unit]:
     return found
 
 
+def check_lookahead(lookahead: int | None, front_end: str) -> None:
+    """Raises ValueError for a lookahead that a front end cannot have."""
+    if lookahead is not None and (front_end == "window" or lookahead < 0):
+        raise ValueError(
+            'Only "continuous" looks ahead, by 0 frames or more. '
+            f"Received: lookahead={lookahead}, front_end={front_end!r}"
+        )
+
+
 class SlidingI3D:
     """Pooled Mixed_5c features of every window of a video, and skips.
 
@@ -1184,11 +1193,7 @@ class SlidingI3D:
                 f"The front end must be one of {', '.join(FRONT_ENDS)}. "
                 f"Received: front_end={front_end!r}"
             )
-        if lookahead is not None and (front_end == "window" or lookahead < 0):
-            raise ValueError(
-                'Only "continuous" looks ahead, by 0 frames or more. '
-                f"Received: lookahead={lookahead}, front_end={front_end!r}"
-            )
+        check_lookahead(lookahead, front_end)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         _, _, height, width, channels = network.input_shape

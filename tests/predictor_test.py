@@ -164,6 +164,17 @@ def test_the_continuous_front_end_says_how_far_it_looks_ahead(frames, chunk):
     )
 
 
+def test_a_run_is_served_with_less_lookahead(tmp_path):
+    for front_end in ("window", "continuous"):
+        tiny_run.make(tmp_path / front_end, front_end=front_end)
+    load = predictor_lib.Predictor.load
+    assert load(tmp_path / "continuous").delay(1) == 51
+    live = load(tmp_path / "continuous", lookahead=3)
+    assert (live.delay(1), live.delay(8)) == (3, 17)
+    with pytest.raises(ValueError, match="lookahead=3, front_end='window'"):
+        load(tmp_path / "window", lookahead=3)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 8])
 def test_streams_shorter_than_a_window(frames, count):
     predictor = cheap()
