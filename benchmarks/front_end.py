@@ -7,6 +7,11 @@ Computes the features of the same frames by `--front_end=window` and by
 difference. A run without a trained decoder gets a random one, and says so. No
 decoder was trained on both, so maps say how far a decoder that was trained on
 one front end goes astray on the other.
+
+With `--lookaheads=0,8,16,24,32` also continuous with so many frames beyond a
+window, as for live use, beside continuous with all that it sees. With
+`--annotations=DIR --number=N` (DHF1K's folders) the maps of each are scored
+against gaze: means over the frames that have a whole window.
 """
 
 from collections.abc import Mapping
@@ -20,16 +25,24 @@ from absl import flags
 import keras
 import numpy as np
 
+from lsts_tf import annotations
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import metrics
 from lsts_tf import predictor as predictor_lib
+from lsts_tf import preprocess
 from lsts_tf import video as video_lib
 
 VIDEO = flags.DEFINE_string("video", None, "A video file.", required=True)
 FRAMES = flags.DEFINE_integer("frames", 100, "Frames of it that are used.")
 STRIDE = flags.DEFINE_integer("stride", 1, "Distance between windows.")
+
+LOOKAHEADS = flags.DEFINE_list(
+    "lookaheads", [], "Frames of lookahead; in whole --stride."
+)
+ANNOTATIONS = flags.DEFINE_string("annotations", "", "Folder with 0601/maps.")
+NUMBER = flags.DEFINE_integer("number", 0, "The video's number in it.")
 
 FRONT_ENDS = ("window", "continuous")
 
@@ -41,10 +54,16 @@ def extractors(
 ) -> dict[str, extractor_lib.Extractor]:
     """An extractor of each kind, with the same weights."""
     arguments = settings.front_end_arguments()
-    return {
+    found = {
         name: extractor_lib.Extractor(**{**arguments, "front_end": name})
         for name in FRONT_ENDS
     }
+    arguments["front_end"] = "continuous"
+    for number in map(int, LOOKAHEADS.value):
+        found[f"lookahead {number}"] = extractor_lib.Extractor(
+            **arguments, lookahead=number
+        )
+    return found
 
 
 def load_decoder(
@@ -95,6 +114,21 @@ def compare_maps(window: np.ndarray, continuous: np.ndarray) -> str:
     )
 
 
+def against_gaze(
+    clip: annotations.AnnotatedFiles, targets: Sequence[int], maps: np.ndarray
+) -> str:
+    """Mean CC and NSS of the targets' maps, as `evaluate` scores them."""
+    found = metrics.score(
+        preprocess.to_uint8(maps),
+        np.stack([clip.density(n) for n in targets]),
+        [clip.fixations(n)[0] for n in targets],
+        metrics=("cc", "nss"),
+    )
+    return (
+        f"CC {np.nanmean(found['cc']):.4f}, NSS {np.nanmean(found['nss']):.4f}"
+    )
+
+
 def main(_: Sequence[str]) -> None:
     """Print the comparison."""
     settings = experiment.from_flags()
@@ -104,7 +138,8 @@ def main(_: Sequence[str]) -> None:
     found: dict[str, Features] = {}
     for name, extractor in each.items():
         cpu = time.process_time()
-        of_clip = extractor.of_clip(prepared, stride=STRIDE.value)
+        of_clip = list(extractor.of_clip(prepared, stride=STRIDE.value))
+        targets = [target for target, _ in of_clip]
         found[name] = [features for _, features in of_clip]
         cpu = time.process_time() - cpu
         print(f"{name}: {cpu:.0f} CPU seconds, tracing included")
@@ -120,14 +155,25 @@ def main(_: Sequence[str]) -> None:
     )
     note = each["window"].note
     print(f"I3D: {note.upper() if note else 'published weights'}")
-    for stream in settings.streams:
-        both = (np.stack([f[stream] for f in found[n]]) for n in FRONT_ENDS)
-        print(f"features, {stream}: {compare_features(*both)}")
     model, what = load_decoder(settings, each["window"].feature_shape)
     print(f"decoder: {what}")
     predictor = predictor_lib.Predictor(model, each["window"])
-    maps = (np.stack(list(predictor.of_features(found[n]))) for n in FRONT_ENDS)
-    print(f"maps: {compare_maps(*maps)}")
+    maps = {
+        n: np.stack(list(predictor.of_features(f))) for n, f in found.items()
+    }
+    fewer = list(found)[len(FRONT_ENDS) :]
+    for pair in (FRONT_ENDS, *(("continuous", name) for name in fewer)):
+        print(f"{pair[1]} against {pair[0]}:")
+        for stream in settings.streams:
+            both = (np.stack([f[stream] for f in found[n]]) for n in pair)
+            print(f"  features, {stream}: {compare_features(*both)}")
+        print(f"  maps: {compare_maps(*(maps[name] for name in pair))}")
+    if ANNOTATIONS.value:
+        clip = annotations.Folder(
+            ANNOTATIONS.value, videos=frozenset({NUMBER.value})
+        ).clips[NUMBER.value]
+        for name, found_maps in maps.items():
+            print(f"gaze, {name}: {against_gaze(clip, targets, found_maps)}")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,14 @@ class Extractor:
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
             one in front of layers that are trained, as it is.
+        lookahead: For live use of "continuous": frames beyond a window that
+            are waited for; None for all that it sees. It is left out of
+            `describe`, because a model trained with all may be served with
+            less.
         seed: Seed of random weights.
+
+    Raises:
+        ValueError: A choice that there is not; or a lookahead with "window".
     """
 
     def __init__(
@@ -149,9 +156,11 @@ class Extractor:
         size: tuple[int, int] = parts.SIZE,
         skips: Sequence[str] = (),
         end_point: str = parts.MAIN,
+        lookahead: int | None = None,
         seed: int = 0,
     ) -> None:
         windows.check_streams(streams)
+        sliding_i3d.check_lookahead(lookahead, front_end)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         self.streams = tuple(streams)
@@ -164,6 +173,7 @@ class Extractor:
         self.size = size
         self.skips = tuple(skips)
         self.end_point = end_point
+        self.lookahead = lookahead
         self.networks: dict[str, keras.Model] = {}
         self.weights: dict[str, i3d_weights.Weights] = {}
         for stream in self.streams:
@@ -364,8 +374,16 @@ class Extractor:
         stride: int = 1,
         length: int | None = None,
         chunk: int | None = None,
+        is_still: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Does what `features` does; yields {name of a part: it}."""
+        """Does what `features` does; yields {name of a part: it}.
+
+        With `is_still` the signal is one window of equal elements, which costs
+        less; its first one is taken.
+        """
+        if is_still:
+            yield self.of_still(stream, next(iter(signal)))
+            return
         sliding = self._slide(stream, stride)
         if length is not None and self._is_short(
             stream, sum(sliding.costs.values()), length, stride
@@ -436,17 +454,12 @@ class Extractor:
                 found = self._alone[stream](np.stack(recent))
                 yield {name: part.numpy() for name, part in found.items()}
 
-    @property
-    def knows_stills(self) -> bool:
-        """Whether a clip that does not move costs no more than a frame.
-
-        The continuous front end sees a video's own frames on both sides of a
-        window, so such a clip has no border, and one step tells all.
-        """
-        return self.front_end == "continuous"
-
     def of_still(self, stream: str, element: np.ndarray) -> dict[str, Any]:
-        """Features of a window of equal elements, far from a clip's ends.
+        """Features of a window of equal elements.
+
+        The front end "window" sees zeros around it, as it does around any. The
+        continuous one sees a video's own frames on both sides of a window, so
+        one step tells all. Computed in float32.
 
         Args:
             stream: "rgb" or "flow".
@@ -456,16 +469,22 @@ class Extractor:
             {name of a part: float32 of its shape}; see `part_shapes`.
         """
         if stream not in self._stills:
-            network = i3d.of_still(self.networks[stream])
-            ends = i3d.at(network, (self.end_point, *self.skips))
+            network = self.networks[stream]
+            wanted = (self.end_point, *self.skips)
+            if self.front_end == "window":
+                ends = sliding_i3d.of_still(network, wanted, window=self.window)
+            else:
+                ends = i3d.at(i3d.of_still(network), wanted)
             self._stills[stream] = tf.function(ends, autograph=False)
         clip = self._in_range(stream, element[None])[None]
         steps = self._stills[stream](clip)
-        count, *_ = i3d.shapes(self.window, *self.size)[self.end_point]
-        main = tf.repeat(steps[self.end_point], count, axis=1)
+        main = steps[self.end_point]
+        if self.front_end != "window":
+            count, *_ = i3d.shapes(self.window, *self.size)[self.end_point]
+            main = tf.repeat(main, count, axis=1)
         found = {stream: i3d.pool(main) if self._is_pooled else main}
         for skip in self.skips:
-            found[parts.name(stream, skip)] = steps[skip][:, -1]
+            found[parts.name(stream, skip)] = i3d.recent(steps[skip], skip)
         return {name: part[0].numpy() for name, part in found.items()}
 
     @property
@@ -488,6 +507,7 @@ class Extractor:
                 window=self.window,
                 stride=stride,
                 front_end=self.front_end,
+                lookahead=self.lookahead,
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype=self.dtype,
@@ -533,6 +553,7 @@ class Extractor:
         stride: int = 1,
         length: int | None = None,
         chunk: int | None = None,
+        is_still: bool = False,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -543,6 +564,7 @@ class Extractor:
             length: Number of frames, if known; see `features`.
             chunk: For live use: windows that end within each so many elements
                 of the signals come before another frame is taken.
+            is_still: Whether the clip is one window of equal frames.
 
         Yields:
             (target, {stream: float32 [5, 5, 5, 1024]}), and skips if there
@@ -559,6 +581,7 @@ class Extractor:
                 stride=stride,
                 length=None if length is None else length - geometry.first,
                 chunk=chunk,
+                is_still=is_still,
             )
         each = zip(*found.values(), strict=False)
         for place, features in enumerate(each):
@@ -980,16 +1003,13 @@ def extract_video(
         lead = geometry.lead(video.num_frames)
         played = video.after(lead)
         signal = _signal(stream, played, extractor, kept, geometry, lead=lead)
-        found: Iterable[dict[str, np.ndarray]]
-        if lead and video.num_frames == 1 and extractor.knows_stills:
-            found = [extractor.of_still(stream, next(signal))]
-        else:
-            found = extractor.all_parts(
-                stream,
-                signal,
-                stride=geometry.stride,
-                length=played.num_frames - geometry.first,
-            )
+        found = extractor.all_parts(
+            stream,
+            signal,
+            stride=geometry.stride,
+            length=played.num_frames - geometry.first,
+            is_still=bool(lead) and video.num_frames == 1,
+        )
         _store(wanted, number, targets, found, step)
 
 

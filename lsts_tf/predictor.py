@@ -78,6 +78,7 @@ class Predictor:
         *,
         model: str = "last",
         sources: Mapping[str, Sequence[str]] | None = None,
+        lookahead: int | None = None,
     ) -> "Predictor":
         """The model of a run folder.
 
@@ -87,10 +88,14 @@ class Predictor:
             model: "last", or "best" for the highest CC in validation.
             sources: {stream: sources of I3D's weights}, where they lie
                 elsewhere than the run says; see `i3d_weights.load`.
+            lookahead: For live use of a model with --front_end=continuous:
+                frames that a map waits for, in the place of all that it sees.
+                Fewer give other maps sooner; see `delay`.
 
         Raises:
             FileNotFoundError: There is no trained model.
-            ValueError: I3D's weights are not those it was trained on.
+            ValueError: I3D's weights are not those it was trained on; or a
+                lookahead for --front_end=window.
         """
         folder = pathlib.Path(run_dir)
         settings = experiment.load(folder / experiment.FLAGFILE)
@@ -102,7 +107,7 @@ class Predictor:
             )
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
-        extractor = extractor_lib.Extractor(**arguments)
+        extractor = extractor_lib.Extractor(**arguments, lookahead=lookahead)
         trained_on = json.loads(
             (folder / extractor_lib.DESCRIPTION).read_text()
         )
@@ -199,24 +204,23 @@ class Predictor:
         )
         copy = first_frames == "copy"
         length = None
+        is_still = False
         if not copy:
             window = self.geometry.first_target + 1
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
             if not head:
                 return
-            if len(head) == 1 and self.hop == 1 and self.extractor.knows_stills:
-                yield from self.of_features([self._of_still(head[0])], batch=1)
-                return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
             if len(head) <= missing:
                 length = missing + len(head)
+                is_still = len(head) == 1
             before = windows.prefix(missing, len(head), first_frames)
             played = (head[index] for index in before)
             prepared = itertools.chain(played, head, prepared)
         # With one map a window only windows that are wanted are computed.
         step = stride if self.hop == 1 else 1
-        maps = self._each_map(prepared, length, step)
+        maps = self._each_map(prepared, length, step, is_still=is_still)
         if copy:
             first = next(maps, None)
             if first is None:
@@ -274,15 +278,6 @@ class Predictor:
         ahead = self.extractor.delay
         return ahead + (chunk - 1) * (2 if ahead else 1)
 
-    def _of_still(
-        self, prepared: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Features of a photograph, as of a clip that shows it for long."""
-        found: dict[str, np.ndarray] = {}
-        for stream, signal in self.extractor.signals([prepared] * 2).items():
-            found |= self.extractor.of_still(stream, next(signal))
-        return found
-
     def _live(
         self, frames: Iterable[np.ndarray], first_frames: str, chunk: int
     ) -> Iterator[np.ndarray]:
@@ -324,10 +319,14 @@ class Predictor:
         prepared: Iterable[Mapping[str, np.ndarray]],
         length: int | None,
         step: int,
+        *,
+        is_still: bool,
     ) -> Iterator[np.ndarray]:
         """Maps of a clip's frames from `first_map` on, each `step`-th."""
         if self.hop == 1:
-            found = self.extractor.of_clip(prepared, stride=step, length=length)
+            found = self.extractor.of_clip(
+                prepared, stride=step, length=length, is_still=is_still
+            )
             yield from self.of_features(features for _, features in found)
             return
         # The last window: hops do not end with every clip.
@@ -344,7 +343,7 @@ class Predictor:
                 yield element
 
         found = self.extractor.of_clip(
-            counted(), stride=self.hop, length=length
+            counted(), stride=self.hop, length=length, is_still=is_still
         )
         given = self.first_map
         for maps in self.of_windows(features for _, features in found):

@@ -445,3 +445,64 @@ def test_a_still_is_a_long_clip_that_does_not_move(continuous):
             *_, last = continuous.all_parts(stream, [element] * 120)
             for part in found:
                 close(found[part], last[part])
+
+
+def test_a_still_alone_is_a_window_that_does_not_move():
+    extractor = extractor_lib.Extractor(
+        STREAMS,
+        window=21,
+        sources=SOURCES,
+        size=(32, 64),
+        skips=("Mixed_4f", "Conv3d_2c_3x3"),
+    )
+    for stream in STREAMS:
+        (element,) = signal_of(stream, 1)
+        (found,) = extractor.all_parts(stream, iter([element]), is_still=True)
+        want = extractor.encode_parts(stream, np.stack([element] * 21))
+        assert list(found) == list(extractor.part_shapes(stream)) == list(want)
+        for part in found:
+            close(found[part], want[part])
+
+
+@pytest.mark.parametrize("lookahead", [0, 9, 47])
+def test_less_lookahead_gives_features_sooner(continuous, lookahead):
+    stream, length = "rgb", 50
+    assert continuous.delay == 47
+    live = extractor_lib.Extractor(
+        (stream,),
+        window=16,
+        sources=SOURCES,
+        front_end="continuous",
+        size=(32, 64),
+        skips=("Mixed_4f",),
+        lookahead=lookahead,
+    )
+    assert live.delay == lookahead
+    expected = {**continuous.describe(), "streams": live.describe()["streams"]}
+    assert live.describe() == expected
+    taken = []
+
+    def camera():
+        for element in signal_of(stream, length):
+            taken.append(1)
+            yield element
+
+    found, delays = [], []
+    for n, features in enumerate(live.all_parts(stream, camera(), chunk=1)):
+        delays.append(len(taken) - 1 - (15 + n))
+        found.append(features)
+    assert len(found) == length - 15
+    assert max(delays) == min(lookahead, length - 16)
+    want = continuous.all_parts(stream, signal_of(stream, length))
+    is_equal = [
+        np.allclose(one[stream], other[stream], atol=1e-5 * one[stream].max())
+        for one, other in zip(found, want, strict=True)
+    ]
+    assert all(is_equal) if lookahead == 47 else not any(is_equal)
+
+
+def test_the_front_end_window_has_no_lookahead():
+    with pytest.raises(ValueError, match="lookahead=0, front_end='window'"):
+        extractor_lib.Extractor(
+            ("rgb",), window=16, sources=SOURCES, lookahead=0
+        )

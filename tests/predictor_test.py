@@ -76,6 +76,10 @@ class Extractor(extractor_lib.Extractor):
         self._sliding = {(stream, 1): Sliding(delay) for stream in streams}
         self._turns = {}
 
+    def of_still(self, stream, element):
+        (found,) = self.all_parts(stream, [element] * WINDOW)
+        return found
+
 
 class Model:
     """In the place of the decoder."""
@@ -158,6 +162,17 @@ def test_the_continuous_front_end_says_how_far_it_looks_ahead(frames, chunk):
     np.testing.assert_allclose(
         maps, list(predictor.maps(frames, first_frames="repeat")), rtol=1e-6
     )
+
+
+def test_a_run_is_served_with_less_lookahead(tmp_path):
+    for front_end in ("window", "continuous"):
+        tiny_run.make(tmp_path / front_end, front_end=front_end)
+    load = predictor_lib.Predictor.load
+    assert load(tmp_path / "continuous").delay(1) == 51
+    live = load(tmp_path / "continuous", lookahead=3)
+    assert (live.delay(1), live.delay(8)) == (3, 17)
+    with pytest.raises(ValueError, match="lookahead=3, front_end='window'"):
+        load(tmp_path / "window", lookahead=3)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 8])

@@ -326,6 +326,55 @@ def test_memory_does_not_grow_with_the_video(networks):
         assert remembered() <= limit
 
 
+# === Windows that do not move ===
+
+
+def _whole_still(network, frame, names, window):
+    clip = np.repeat(frame, window, axis=1)
+    return i3d.at(network, names).predict_on_batch(clip)
+
+
+@pytest.mark.parametrize("channels", [3, 2])
+@pytest.mark.parametrize("window", [1, 16, 63, 79, 80])
+def test_a_still_equals_a_window_of_it_alone(networks, window, channels):
+    names = ("Mixed_5c", *SKIPS)
+    frame = _video(1, channels, seed=window)[None]
+    want = _whole_still(networks[channels], frame, names, window)
+    found = sliding_i3d.of_still(networks[channels], names, window=window)(
+        frame
+    )
+    assert set(found) == set(names)
+    for name in names:
+        _assert_exact(np.asarray(found[name]), want[name])
+        # Its ends see zeros, and are told from the middle.
+        ends = want[name][0, [0, -1]] - want[name][0, window // 2 // 8]
+        assert window == 1 or np.abs(ends).max() > 1e-2
+
+
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.given(
+    window=st.integers(2, 130),
+    end_point=st.sampled_from(i3d.END_POINTS[:-1]),
+)
+def test_a_still_of_any_window_up_to_any_layer(networks, window, end_point):
+    frame = _video(1, 2, seed=window)[None]
+    want = _whole_still(networks[2], frame, [end_point], window)
+    found = sliding_i3d.of_still(networks[2], [end_point], window=window)
+    _assert_exact(np.asarray(found(frame)[end_point]), want[end_point])
+
+
+@pytest.mark.parametrize(("channels", "left"), [(3, 39.77), (2, 38.39)])
+def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
+    computed = [5, 5, 5, 7, 7, 9, 11, 7, 9, 11, 13, 15, 17, 9, 10, 10]
+    costs = i3d.multiply_adds(79, channels)
+    total = 0.0
+    plan = sliding_i3d.steps_of_still(79)
+    for count, (name, track, after, steps) in zip(computed, plan, strict=True):
+        assert -(-steps * track.spacing // after.spacing) == count
+        total += costs[name] * count / after.steps
+    assert round(total / 1e9, 2) == left
+
+
 # === Geometry ===
 
 

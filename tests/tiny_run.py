@@ -14,7 +14,7 @@ from lsts_tf import files
 WINDOW = 9
 
 
-def make(folder, streams=("rgb",)):
+def make(folder, streams=("rgb",), **more):
     """Write the run; what it is, as settings."""
     settings = experiment.Experiment(
         run_dir=str(folder),
@@ -22,6 +22,7 @@ def make(folder, streams=("rgb",)):
         window=WINDOW,
         rgb_weights=("random",),
         flow_weights=("random",),
+        **more,
     )
     folder.mkdir(parents=True)
     settings.save(folder / experiment.FLAGFILE)
