@@ -1,6 +1,6 @@
 """What each recipe makes of the same clips, steps and seeds.
 
-    make demo                                  # the clips and their flows
+    make sample                                # the clips and their flows
     python -m benchmarks.recipes               # 21 runs of LSTS-Flow
     python -m benchmarks.recipes --recipes=paper --seeds=0 --epochs=1  # a check
 

@@ -211,6 +211,10 @@ class LastStep(keras.layers.Layer):
         """Without the time."""
         return (input_shape[0], *input_shape[2:])
 
+    def get_config(self) -> dict[str, Any]:
+        """No arguments; Keras' own may not be all that a file can hold."""
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Sharpen(keras.layers.Layer):

@@ -758,3 +758,23 @@ def test_readout_is_small():
     assert model.count_params() < 200_000
     names = [x.name for x in model.layers if x.name.endswith("_dropout")]
     assert len(names) == 5
+
+
+def test_a_readout_is_what_it_was_after_saving(tmp_path):
+    model = decoder.build(
+        ("rgb",),
+        design="readout",
+        feature_shape=TINY,
+        skip_shapes=SKIPS,
+        map_size=(16, 24),
+        dropout=0.1,
+        blur=1.0,
+        learn_blur=True,
+        centre_prior="gaussian",
+        sharpen=1.3,
+        centre=0.5,
+    )
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = _tiny_input(skips=SKIPS)
+    np.testing.assert_array_equal(again(x), model(x))
