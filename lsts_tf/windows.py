@@ -224,6 +224,11 @@ def parse_ranges(text: str) -> frozenset[int]:
                 f"Received: {text!r}"
             )
         first, last, step = match[1], match[2] or match[1], match[3] or "1"
+        if int(last) < int(first):
+            raise ValueError(
+                "A range of videos goes from a number to one that is not "
+                f"smaller. Received: {part!r}"
+            )
         numbers.update(range(int(first), int(last) + 1, int(step)))
     return frozenset(numbers)
 

@@ -158,8 +158,9 @@ def test_repeated_prefix():
 
 def test_ranges():
     assert windows.parse_ranges("1-3, 7,9-9") == {1, 2, 3, 7, 9}
+    assert windows.parse_ranges("7-21/7,1-4/2") == {1, 3, 7, 14, 21}
     assert windows.parse_ranges("") == frozenset()
-    for text in ("a", "1-", "1-x", "-3"):
+    for text in ("a", "1-", "1-x", "-3", "1-7/0", "3/2", "1-7/", "700-601"):
         with pytest.raises(ValueError, match="Received"):
             windows.parse_ranges(text)
 
