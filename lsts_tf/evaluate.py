@@ -1,14 +1,16 @@
 r"""Score maps of where people look: a trained model's, or any as files.
 
     python -m lsts_tf.evaluate --flagfile=RUN/experiment.flags
+    python -m lsts_tf.evaluate --dataset=osie --test_videos=1001-1700/7
     python -m lsts_tf.evaluate --predictions=DIR --annotations=DIR \
         --protocol=dhf1k --output=scores.json
     python -m lsts_tf.evaluate --compare A B C --annotations=DIR
 
-The first scores a run on `--test_videos`; frames without a window (the first
+The first scores a run on `--test_videos`, the second the starter, the trained
+model that comes with the package; frames without a window (the first
 78 or 79) get a copy of the first map that exists (LSTS report, section 5.3).
-The second scores a folder (`predictions`) against DHF1K's annotation or a
-list of points (`annotations`); the third ranks several folders on the same
+The next scores a folder (`predictions`) against DHF1K's annotation or a
+list of points (`annotations`); the last ranks several folders on the same
 frames. All of them score by the benchmark's definitions (see `metrics`) and
 beside a centre prior. Written are
 
@@ -110,6 +112,7 @@ def evaluate_run(
     model: str,
     scoring: jobs.Settings,
     sources: Mapping[str, Sequence[str]] | None = None,
+    name: str = "",
 ) -> tuple[dict[str, Any], scores_lib.Scores]:
     """What `scores.json` holds, and the scores of each frame, of a run.
 
@@ -118,17 +121,18 @@ def evaluate_run(
         model: See `predictor.Predictor.load`.
         scoring: How to score.
         sources: See there.
+        name: How the record calls the run, instead of by its folder.
     """
     from lsts_tf import dataset
     from lsts_tf import extractor as extractor_lib
     from lsts_tf import predictor as predictor_lib
     from lsts_tf import scorer as scorer_lib
 
-    name, numbers = _scored(settings)
+    of_data, numbers = _scored(settings)
     predictor = predictor_lib.Predictor.load(
         settings.run_dir, model=model, sources=sources
     )
-    data = dataset.Dataset(name, settings.data_dir)
+    data = dataset.Dataset(of_data, settings.data_dir)
     videos = sorted(data.choose(numbers, "scoring", settings.geometry()))
     kept = extractor_lib.ready_stores(
         pathlib.Path(settings.store_dir),
@@ -168,7 +172,7 @@ def evaluate_run(
         scoring=scoring,
         about={
             "model": model,
-            "run": settings.run_dir,
+            "run": name or settings.run_dir,
             "dataset": data.name,
             "videos": settings.test_videos,
             "front_end": predictor.extractor.describe(),
@@ -838,8 +842,13 @@ def main(arguments: Sequence[str]) -> None:
             result, of_run = evaluate_run(
                 run.settings,
                 model=values.model,
-                scoring=_scoring(values.seed),
+                scoring=_scoring(
+                    run.settings.seed
+                    if values["seed"].using_default_value
+                    else values.seed
+                ),
                 sources=run.sources,
+                name=run.name,
             )
             scores = {"scores": of_run}
         if about := _about_fixed_maps():

@@ -18,15 +18,22 @@ from typing import Any
 from typing import NamedTuple
 
 from absl import flags
+from absl import logging
 
 from lsts_tf import files
 from lsts_tf import parts
 from lsts_tf import windows
 
 FLAGFILE = "experiment.flags"
-# Settings that say what is looked at, not how.
-_OF_DATA = frozenset(
-    ("dataset", "datasets", "train_videos", "val_videos", "test_videos")
+_OF_VIDEOS = ("train_videos", "val_videos", "test_videos")
+# Settings that a trained model is made of: it cannot be used with others.
+_OF_MODEL = frozenset(
+    (
+        *("streams", "window", "targets", "input_size", "short_clips"),
+        *("front_end", "front_end_dtype", "flow", "weights_seed"),
+        *("decoder", "skips", "finetune_from", "head", "blur", "learn_blur"),
+        *("centre_prior", "sharpen", "centre", "precision"),
+    )
 )
 # The trained model that comes with the package: a run folder.
 STARTER = pathlib.Path(__file__).with_name("starter")
@@ -205,13 +212,13 @@ class Experiment:
     )
     sharpen: float = _setting(
         1.0,
-        "Power to which served maps of what moves are raised, not those in "
-        "training; above 1 draws them together.",
+        "Exponent of the maps of moving clips, outside of training; above 1 "
+        "makes them more peaked.",
     )
     centre: float = _setting(
         0.0,
-        "Weight of the centre prior in served maps of what moves, not in those "
-        "in training; above 0 draws them to the middle.",
+        "Weight of the centre prior in the maps of moving clips, outside of "
+        "training.",
         at_least=0,
     )
     loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
@@ -370,6 +377,12 @@ class Experiment:
                 f"Received: --features={self.features}, "
                 f"--streams={','.join(self.streams)}"
             )
+        if self.init and self.finetune_from:
+            raise ValueError(
+                "--init starts a decoder, and --finetune_from trains I3D with "
+                f"it. Received: --init={self.init}, "
+                f"--finetune_from={self.finetune_from}"
+            )
         if self.ema >= 1:
             raise ValueError(f"--ema must be below 1. Received: {self.ema}")
         if (self.schedule == "halving") > (self.lr_halving_steps > 0) or (
@@ -428,6 +441,14 @@ class Experiment:
         if not self.sharpen > 0:
             raise ValueError(
                 f"--sharpen must be above 0. Received: {self.sharpen}"
+            )
+        if self.front_end == "window" and (self.sharpen != 1 or self.centre):
+            # A window of equal frames has borders that look like motion.
+            raise ValueError(
+                "--sharpen and --centre tell films from photographs, which "
+                "takes --front_end=continuous. Received: "
+                f"--sharpen={self.sharpen}, --centre={self.centre} with "
+                f"--front_end={self.front_end}"
             )
         if self.targets not in parts.TARGETS or self.targets > self.window:
             raise ValueError(
@@ -498,14 +519,7 @@ class Experiment:
 
     def flag(self, name: str) -> str:
         """One setting as a flag, by its name."""
-        value = getattr(self, name)
-        if isinstance(value, tuple):
-            value = ",".join(value)
-        elif isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, float):
-            value = repr(value)
-        return f"--{name}={value}"
+        return f"--{name}={_text(getattr(self, name))}"
 
     def command(self, program: str) -> str:
         """What to type to run a program on this experiment, for messages.
@@ -548,6 +562,18 @@ class Experiment:
         if field.name == "epochs" and self.schedule == "cosine":
             return False  # The rate of each step depends on the last one's.
         return field.metadata["free"]
+
+
+def _text(value: Any) -> str:
+    """A setting's value as a flag has it."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _value(flag: Any) -> Any:
+    """A flag's value as a setting has it."""
+    return tuple(flag.value) if isinstance(flag.value, list) else flag.value
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -596,43 +622,50 @@ class Run(NamedTuple):
         return STARTER.name if self.folder == STARTER else str(self.folder)
 
 
+def run_folder(name: str) -> pathlib.Path:
+    """The folder of a run, or of the starter, by its name."""
+    return STARTER if name == STARTER.name else pathlib.Path(name)
+
+
 def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
     """The run that parsed flags choose.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: A flag says of the model what it is not.
+        ValueError: A flag says of the model what it is not, or breaks a rule.
     """
     given = {
-        field.name: field
+        field.name: _value(flag_values[field.name])
         for field in dataclasses.fields(Experiment)
         if not flag_values[field.name].using_default_value
     }
-    folder = STARTER
-    if "run_dir" in given:
-        folder = pathlib.Path(flag_values["run_dir"].value)
-    there, here = load(folder / FLAGFILE), from_flags(flag_values)
-    contradicted = [
-        f"{there.flag(name)} (received {here.flag(name)})"
-        for name, field in given.items()
-        if name not in _OF_DATA
-        and not field.metadata["free"]
-        and getattr(there, name) != getattr(here, name)
-    ]
+    folder = run_folder(given.get("run_dir", STARTER.name))
+    there = load(folder / FLAGFILE)
+    if folder == STARTER:
+        logging.info("No run is named, so the starter is used: %s", folder)
+    other = {n: v for n, v in given.items() if v != getattr(there, n)}
+    contradicted = [n for n in other if n in _OF_MODEL]
     if contradicted:
-        raise ValueError(
-            f"The model in {folder} was trained with "
-            f"{', '.join(contradicted)}, and cannot be used otherwise. Leave "
-            "these flags out, or train another model with them."
+        told = ", ".join(
+            f"--{name}={_text(getattr(there, name))} "
+            f"(received {_text(other[name])})"
+            for name in contradicted
         )
-    names = set(given)
-    if names & {"dataset", "datasets"}:
-        # Videos of another dataset are others.
-        names |= _OF_DATA
-    values = {name: getattr(here, name) for name in names}
-    settings = dataclasses.replace(there, **values | {"run_dir": str(folder)})
+        raise ValueError(
+            f"The model in {folder} was trained with {told}, and cannot be "
+            "used otherwise. Leave these flags out, or train another model."
+        )
+    alone = "dataset" in given and "datasets" not in given
+    if {"dataset", "datasets"} & other.keys() or (alone and there.datasets):
+        # The videos of another dataset are others.
+        defaults = Experiment()
+        named = {n: given.get(n, getattr(defaults, n)) for n in _OF_VIDEOS}
+        other = {"datasets": ()} | named | other
+    settings = dataclasses.replace(
+        there, **other | {"run_dir": str(folder), "seed": there.seed}
+    )
     sources = {
-        stream: getattr(here, f"{stream}_weights")
+        stream: given[f"{stream}_weights"]
         for stream in windows.STREAMS
         if f"{stream}_weights" in given
     }
@@ -646,10 +679,10 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
         flags.IllegalFlagValueError: A setting breaks a rule; absl shows it as
             a usage error.
     """
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(Experiment):
-        value = flag_values[field.name].value
-        values[field.name] = tuple(value) if isinstance(value, list) else value
+    values = {
+        field.name: _value(flag_values[field.name])
+        for field in dataclasses.fields(Experiment)
+    }
     try:
         return Experiment(**values)
     except ValueError as error:

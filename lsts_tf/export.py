@@ -4,12 +4,14 @@ r"""A trained model as files that need nothing of this package.
         --format=saved_model --output=exported/1
 
 Without a run it takes the starter, the trained model that comes with the
-package. `saved_model` is a folder that plain TensorFlow and TensorFlow Serving
-load: uint8 frames in, maps out, with all preprocessing inside. `tflite` is a
-folder with `decoder.tflite`, features in, and `window.tflite`, one window of
-squeezed frames (and flows) in. Beside either lies `metadata.json`: which model,
-which weights and whether they are random, what goes in and comes out, SHA-256
-of each file. docs/export.md shows how all of it is asked.
+package; of that, as of each model with --front_end=continuous, the decoder
+alone, features in. `saved_model` is a folder that plain TensorFlow and
+TensorFlow Serving load: uint8 frames in, maps out, with all preprocessing
+inside. `tflite` is a folder with `decoder.tflite`, features in, and
+`window.tflite`, one window of squeezed frames (and flows) in. Beside either
+lies `metadata.json`: which model, which weights and whether they are random,
+what goes in and comes out, SHA-256 of each file. docs/export.md shows how all
+of it is asked.
 
 What was written is loaded again and compared with the model before the folder
 gets its name. The program leaves with 0, or with 1 and nothing written.
@@ -58,8 +60,9 @@ _INPUTS = {
     "flow": "I3D's flow features, Mixed_5c averaged: 0 and more",
 }
 _SIGNALS = {
-    "rgb": "uint8 RGB, 0 … 255: whole frames squeezed to 224 x 224, bilinear",
-    "flow": "TV-L1 flow at 112 x 112, (x, y) in pixels a frame, oldest first",
+    "rgb": "uint8 RGB, 0 … 255: whole frames squeezed to this size, bilinear, "
+    "by area where both sides are at least twice as long",
+    "flow": "TV-L1 flow at this size, (x, y) in pixels a frame, oldest first",
 }
 _OUTPUT = "saliency: float32, 0 … 1"
 
@@ -384,7 +387,6 @@ def define_flags() -> None:
 
 def main(_: Sequence[str]) -> None:
     """Export as the flags say."""
-    experiment.from_flags(flags.FLAGS)  # A wrong flag is a usage error.
     values = flags.FLAGS
     with program.terminable(), program.exit_codes():
         run = experiment.chosen_run()

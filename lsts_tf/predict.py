@@ -245,8 +245,6 @@ def _run(names: Sequence[str]) -> str:
         logging.warning(
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
-    if run.folder == experiment.STARTER:
-        logging.info("No run is named, so the starter predicts: %s", run.folder)
     model = predictor_lib.Predictor.load(
         run.folder, model=values.model, sources=run.sources
     )
@@ -286,7 +284,6 @@ def _run(names: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Predict as the flags say."""
-    experiment.from_flags(flags.FLAGS)  # A wrong flag is a usage error.
     with program.terminable(), program.exit_codes():
         damage = _run(arguments[1:])
     if damage:

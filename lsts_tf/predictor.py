@@ -100,6 +100,10 @@ class Predictor:
         folder = pathlib.Path(run_dir)
         settings = experiment.load(folder / experiment.FLAGFILE)
         path = folder / MODELS[model]
+        if not path.is_file() and folder == experiment.STARTER:
+            raise FileNotFoundError(
+                f"The starter has the model 'last' alone. Received: {model!r}"
+            )
         if not path.is_file():
             raise FileNotFoundError(
                 f"No trained model at {path}. Train one with `python -m "

@@ -44,7 +44,6 @@ from lsts_tf import forecast
 from lsts_tf import input_pipeline
 from lsts_tf import joint
 from lsts_tf import monitor
-from lsts_tf import predictor as predictor_lib
 from lsts_tf import preprocess
 from lsts_tf import program
 from lsts_tf import scorer as scorer_lib
@@ -156,6 +155,9 @@ def _run(
         settings.geometry(),
     )
     live = settings.features == "live"
+    if settings.init and not (folder / "checkpoints").exists():
+        # Before days of extraction; a run that goes on needs it no more.
+        trainer_lib.read_init(settings)
     # Only live features are computed by the replicas.
     with strategy.scope() if live else contextlib.nullcontext():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
@@ -205,18 +207,9 @@ def _run(
         encode=trainer_lib.live_encoder(extractor) if live else None,
         steps=steps,
     )
-    if settings.init:
-        trainer.start_from(_trained_model(settings.init))
     return _train(
         settings, folder, trainer, training, validation, data, extractor.note
     )
-
-
-def _trained_model(name: str) -> pathlib.Path:
-    """The file that --init names."""
-    if name == experiment.STARTER.name:
-        return experiment.STARTER / predictor_lib.MODELS["last"]
-    return pathlib.Path(name)
 
 
 def _stored(
@@ -292,6 +285,8 @@ def _train(
     )
     with devices.chief_first(trainer.strategy):
         saved.restore()
+        if settings.init and not int(trainer.step.numpy()):
+            trainer.start_from(trainer_lib.read_init(settings))
     first_step = int(trainer.step.numpy())
     restored = (first_step, trainer.checksum())
     _require_agreement(folder, devices.gathered(trainer.strategy, restored))

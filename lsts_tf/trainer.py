@@ -23,9 +23,11 @@ from lsts_tf import accumulation
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
+from lsts_tf import i3d
 from lsts_tf import losses
 from lsts_tf import metrics
 from lsts_tf import optimizers
+from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import tuned_i3d
 
@@ -34,6 +36,49 @@ Batch = tuple[Mapping[str, Any], Any]
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
 # until that is more than --ema.
 _AVERAGE_START = 10.0
+
+
+def read_init(settings: experiment.Experiment) -> keras.Model:
+    """The model that --init names.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not of the network that the settings describe.
+    """
+    path = pathlib.Path(settings.init)
+    if settings.init == experiment.STARTER.name:
+        path = experiment.STARTER / "model.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--init is starter or a .keras file. Received: {settings.init}, "
+            "which is no file."
+        )
+    trained = keras.models.load_model(path, compile=False)
+    size = parts.parse_size(settings.input_size)
+    wanted = decoder.build(
+        **settings.decoder_arguments(),
+        feature_shape=i3d.feature_shape(settings.window, *size),
+        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        map_size=preprocess.MAP_SIZE,
+    )
+    there, here = (
+        {x.name: x.shape for x in model.inputs}
+        | {weight.path: weight.shape for weight in model.weights}
+        for model in (trained, wanted)
+    )
+    if there != here:
+        names = sorted(
+            name
+            for name in there.keys() | here.keys()
+            if there.get(name) != here.get(name)
+        )
+        raise ValueError(
+            "--init takes a model of the network that is trained. Received: "
+            f"{path}, which differs in {len(names)} inputs and weights, the "
+            f"first of them {names[0]}. Take the settings in the "
+            f"{experiment.FLAGFILE} beside it, or leave --init out."
+        )
+    return trained
 
 
 class Trainer:
@@ -109,47 +154,16 @@ class Trainer:
             autograph=False,
         )
 
-    def start_from(self, path: pathlib.Path) -> None:
-        """Take the weights of a trained model of the same network.
-
-        Args:
-            path: Of a `.keras` file.
-
-        Raises:
-            FileNotFoundError: There is none.
-            ValueError: It is another network.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"--init is starter or a .keras file. Received: {path}, which "
-                "is no file."
-            )
-        trained = keras.models.load_model(path, compile=False)
-        there, here = (
-            {w.path: w for w in model.weights}
-            for model in (trained, self.model)
-        )
-        other = [
-            name
-            for name in sorted(there.keys() | here.keys())
-            if name not in there
-            or name not in here
-            or there[name].shape != here[name].shape
-        ]
-        if other:
-            raise ValueError(
-                "--init takes a model of the network that is trained. "
-                f"Received: {path}, which differs in {len(other)} weights, "
-                f"such as {other[0]}. Train with its --streams, --decoder, "
-                "--skips, --centre_prior and --blur, or without --init."
-            )
+    def start_from(self, trained: keras.Model) -> None:
+        """Take the weights of a model of the same network; see `read_init`."""
+        there = {weight.path: weight for weight in trained.weights}
         with self.strategy.scope():
-            for name, variable in here.items():
-                variable.assign(there[name].numpy())
-            for average, variable in zip(
+            for weight in self.model.weights:
+                weight.assign(there[weight.path].numpy())
+            for average, weight in zip(
                 self.averages, self.model.trainable_variables, strict=False
             ):
-                average.assign(variable.numpy())
+                average.assign(weight.numpy())
 
     @property
     def learning_rate(self) -> float:

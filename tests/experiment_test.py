@@ -59,6 +59,8 @@ def test_flags_have_the_records_defaults():
         ("--decoder=readout --targets=8", "goes with --targets=1"),
         ("--decoder=readout --head=released", "belongs to --decoder=paper"),
         ("--sharpen=0", "--sharpen must be above 0"),
+        ("--sharpen=1.2", "takes --front_end=continuous"),
+        ("--centre=0.5", "takes --front_end=continuous"),
         ("--skips=Mixed_4b", "Skips are some of"),
         ("--targets=4", "--targets must be one of"),
         ("--dropout=1", "below 1"),
@@ -233,6 +235,20 @@ def test_what_contradicts_the_run_is_refused(run):
     assert "--ema" not in str(info.value)
     with pytest.raises(ValueError, match="starter was trained with --streams"):
         chosen("--streams=flow")
+
+
+def test_what_is_of_training_alone_contradicts_nothing(run):
+    found = chosen(f"--run_dir={run.run_dir}", "--batch_size=7", "--seed=3")
+    assert found.settings.batch_size == 7
+    # The decoder's; scores may be drawn by another.
+    assert found.settings.seed == run.seed
+
+
+def test_rules_are_those_of_the_run(run):
+    found = chosen(f"--run_dir={run.run_dir}", "--test_videos=crowd:7")
+    assert found.settings.videos("test_videos") == {"crowd": {7}}
+    with pytest.raises(ValueError, match="Videos must be of osie or crowd"):
+        chosen(f"--run_dir={run.run_dir}", "--test_videos=dhf1k:7")
 
 
 def test_another_dataset_brings_its_own_videos(run):

@@ -135,11 +135,19 @@ def test_photographs_are_not_sharpened():
     x = np.full((4, 2, 3, 1), 0.5, np.float32)
     features = moving(4)
     features[1] = features[1, :1]
-    # Rounding is no motion, a camera's noise is.
-    features[2] = features[2, :1] * (1 + 1e-5 * moving(1)[0])
-    features[3] = features[3, :1] * (1 + 1e-2 * moving(1)[0])
+    # Rounding is no motion, and a little of it counts a little.
+    noise = np.linspace(-1, 1, 5)[:, None, None, None]
+    features[2] = 1 + 0.004 * noise
+    features[3] = 1 + 0.06 * noise
     found = np.asarray(layers.Sharpen(2.0)([x, features]))[:, 0, 0, 0]
-    np.testing.assert_allclose(found, [0.25, 0.5, 0.5, 0.25])
+    # 0.06 / 2 a step, of 1.06.
+    share = (0.03 / 1.06 - 0.01) / 0.04
+    want = [0.25, 0.5, 0.5, 0.5 ** (1 + share)]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    assert 0.25 < found[3] < 0.5
+    # Nothing at all is a photograph.
+    zeros = [x[:1], 0 * features[:1]]
+    np.testing.assert_array_equal(layers.Sharpen(2.0)(zeros), x[:1])
 
 
 def test_sharpening_is_what_it_was_after_saving(tmp_path):
