@@ -155,12 +155,17 @@ def _run(
         settings.geometry(),
     )
     live = settings.features == "live"
-    if settings.init and not (folder / "checkpoints").exists():
-        # Before days of extraction; a run that goes on needs it no more.
-        trainer_lib.read_init(settings)
     # Only live features are computed by the replicas.
     with strategy.scope() if live else contextlib.nullcontext():
         extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+    shapes: dict[str, Any] = {
+        "feature_shape": extractor.decoder_shape,
+        "skip_shapes": extractor.skip_shapes,
+    }
+    init = None
+    if settings.init and not (folder / "checkpoints").exists():
+        # Before days of extraction; a run that goes on needs it no more.
+        init = trainer_lib.read_init(settings, **shapes)
     with devices.chief_first(strategy):
         _describe_front_end(
             folder, extractor, writes=devices.is_chief(strategy)
@@ -201,12 +206,13 @@ def _run(
     trainer = trainer_lib.Trainer(
         settings,
         strategy,
-        feature_shape=extractor.decoder_shape,
-        skip_shapes=extractor.skip_shapes,
+        **shapes,
         networks=extractor.networks,
         encode=trainer_lib.live_encoder(extractor) if live else None,
         steps=steps,
     )
+    if init:
+        trainer.start_from(init)
     return _train(
         settings, folder, trainer, training, validation, data, extractor.note
     )
@@ -285,8 +291,6 @@ def _train(
     )
     with devices.chief_first(trainer.strategy):
         saved.restore()
-        if settings.init and not int(trainer.step.numpy()):
-            trainer.start_from(trainer_lib.read_init(settings))
     first_step = int(trainer.step.numpy())
     restored = (first_step, trainer.checksum())
     _require_agreement(folder, devices.gathered(trainer.strategy, restored))

@@ -23,11 +23,9 @@ from lsts_tf import accumulation
 from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
-from lsts_tf import i3d
 from lsts_tf import losses
 from lsts_tf import metrics
 from lsts_tf import optimizers
-from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import tuned_i3d
 
@@ -38,8 +36,13 @@ Batch = tuple[Mapping[str, Any], Any]
 _AVERAGE_START = 10.0
 
 
-def read_init(settings: experiment.Experiment) -> keras.Model:
-    """The model that --init names.
+def read_init(
+    settings: experiment.Experiment,
+    *,
+    feature_shape: Sequence[int],
+    skip_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> keras.Model:
+    """The model that --init names; arguments as of `Trainer`.
 
     Raises:
         FileNotFoundError: There is none.
@@ -54,11 +57,10 @@ def read_init(settings: experiment.Experiment) -> keras.Model:
             "which is no file."
         )
     trained = keras.models.load_model(path, compile=False)
-    size = parts.parse_size(settings.input_size)
     wanted = decoder.build(
         **settings.decoder_arguments(),
-        feature_shape=i3d.feature_shape(settings.window, *size),
-        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        feature_shape=tuple(feature_shape),
+        skip_shapes=skip_shapes,
         map_size=preprocess.MAP_SIZE,
     )
     there, here = (

@@ -52,11 +52,9 @@ def test_its_network_is_what_its_settings_say(settings):
     model = keras.models.load_model(
         experiment.STARTER / predictor_lib.MODELS["last"], compile=False
     )
-    size = parts.parse_size(settings.input_size)
     built = decoder.build(
         **settings.decoder_arguments(),
-        feature_shape=i3d.feature_shape(settings.window, *size),
-        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        **shapes_of(settings),
         map_size=(360, 640),
     )
     shapes = [{w.path: w.shape for w in m.weights} for m in (model, built)]
@@ -64,17 +62,20 @@ def test_its_network_is_what_its_settings_say(settings):
     assert all(np.isfinite(np.asarray(w)).all() for w in model.weights)
 
 
-def test_training_may_start_from_it(settings):
+def shapes_of(settings):
     size = parts.parse_size(settings.input_size)
+    return {
+        "feature_shape": i3d.feature_shape(settings.window, *size),
+        "skip_shapes": i3d.skip_shapes(settings.skips, settings.window, *size),
+    }
+
+
+def test_training_may_start_from_it(settings):
     begun = dataclasses.replace(settings, init="starter")
-    trainer = trainer_lib.Trainer(
-        begun,
-        devices.choose_strategy("one"),
-        feature_shape=i3d.feature_shape(settings.window, *size),
-        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
-    )
+    strategy = devices.choose_strategy("one")
+    trainer = trainer_lib.Trainer(begun, strategy, **shapes_of(begun))
     before = [np.array(w) for w in trainer.model.weights]
-    wanted = trainer_lib.read_init(begun)
+    wanted = trainer_lib.read_init(begun, **shapes_of(begun))
     trainer.start_from(wanted)
     by_path = {w.path: np.array(w) for w in wanted.weights}
     changed = 0
@@ -91,10 +92,10 @@ def test_training_may_start_from_it(settings):
 def test_another_network_does_not_start_from_it(settings, tmp_path):
     other = dataclasses.replace(settings, init="starter", skips=("Mixed_4f",))
     with pytest.raises(ValueError, match=r"network that is trained.*Mixed_3c"):
-        trainer_lib.read_init(other)
+        trainer_lib.read_init(other, **shapes_of(other))
     none = dataclasses.replace(settings, init=str(tmp_path / "none.keras"))
     with pytest.raises(FileNotFoundError, match=r"starter or a \.keras file"):
-        trainer_lib.read_init(none)
+        trainer_lib.read_init(none, **shapes_of(none))
 
 
 def test_without_the_weights_it_says_how_to_get_them(monkeypatch):

@@ -7,12 +7,14 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -414,6 +416,38 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
     assert {
         p.step for p in run_folder.curves(short).Tensors("train/loss")
     } == set(range(1, 11))
+
+
+def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
+    assert train.run(dataclasses.replace(tiny, epochs=1)) == 0
+    model = tmp_path / "first.keras"
+    shutil.copy(pathlib.Path(tiny.run_dir) / "model.keras", model)
+    other = dataclasses.replace(
+        tiny,
+        run_dir=str(tmp_path / "other"),
+        init=str(model),
+        seed=tiny.seed + 1,
+        learning_rate=0.0,
+        weight_decay=0.0,
+        epochs=1,
+    )
+    assert train.run(other) == 0
+    there, here = (
+        {
+            w.path: np.array(w)
+            for w in keras.models.load_model(path, compile=False).weights
+            if "moving" not in w.path
+        }
+        for path in (model, pathlib.Path(other.run_dir) / "model.keras")
+    )
+    assert there.keys() == here.keys()
+    for name, weight in there.items():
+        np.testing.assert_array_equal(weight, here[name])
+    model.unlink()
+    # What is in the checkpoint is needed no more; a new run does need it.
+    assert train.run(dataclasses.replace(other, epochs=2)) == 0
+    with pytest.raises(FileNotFoundError, match="starter or a"):
+        train.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
 
 
 def test_a_recipe_of_everything(tiny):
