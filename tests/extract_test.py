@@ -25,6 +25,7 @@ from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import sample
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import workers
 from tests import cheap_extraction
 from tests import flag_scope
@@ -462,6 +463,20 @@ def test_training_is_extracted_in_its_views(settings, cheap, tmp_path):
     done = run_program(settings, tmp_path, "run", "2")
     assert done.returncode == 0, done.stderr
     assert stored(settings) == stored(alone)
+
+
+def test_a_part_of_each_frame_has_no_flow(settings, cheap, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"RGB alone.* Received: --streams=rgb,flow.*--views"
+    ):
+        extractor_lib.open_stores(
+            tmp_path / "none",
+            dataset_name="d",
+            extractor=extractor_lib.Extractor(settings.streams, window=16),
+            stride=1,
+            view=views.View(part=1),
+        )
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_mirrored_live_is_not_stored(settings, cheap):
