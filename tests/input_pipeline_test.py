@@ -188,7 +188,7 @@ def test_parts_of_a_step_are_all_of_it_and_read_nothing_else(stored):
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_each_view_is_taken_as_often_another_one_each_epoch(count):
-    arguments = {"views": count, "batch_size": 100, "seed": 3}
+    arguments = {"num_views": count, "batch_size": 100, "seed": 3}
     epochs = [
         np.concatenate(
             [
