@@ -141,7 +141,7 @@ def _open_parts(
     seen = [views.WHOLE]
     # Live windows are mirrored as they stream.
     if split == "train" and settings.features == "stored":
-        seen += views.chosen(flip=settings.flip, parts=settings.views)
+        seen += views.chosen(flip=settings.flip, crops=settings.views)
     parts = []
     for view in seen:
         kept = extractor_lib.open_stores(

@@ -699,13 +699,13 @@ def open_stores(
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
-        ValueError: A store there was made with something else; or a view of a
-            part of each frame is wanted of flow.
+        ValueError: A store there was made with something else; or a crop of
+            flow is wanted.
     """
-    if view.part and "flow" in extractor.streams:
+    if view.crop and "flow" in extractor.streams:
         raise ValueError(
-            "Views of a part of each frame (--views) are of RGB alone, because "
-            "the flow that is stored is the whole frame's. Received: "
+            "Crops (--views) are of RGB alone, because the flow that is stored "
+            "is the whole frame's. Received: "
             f"--streams={','.join(extractor.streams)}. Leave out --views."
         )
     folder = store_folder(root, dataset_name)

@@ -465,7 +465,7 @@ def test_training_is_extracted_in_its_views(settings, cheap, tmp_path):
     assert stored(settings) == stored(alone)
 
 
-def test_a_part_of_each_frame_has_no_flow(settings, cheap, tmp_path):
+def test_a_crop_has_no_flow(settings, cheap, tmp_path):
     with pytest.raises(
         ValueError, match=r"RGB alone.* Received: --streams=rgb,flow.*--views"
     ):
@@ -474,7 +474,7 @@ def test_a_part_of_each_frame_has_no_flow(settings, cheap, tmp_path):
             dataset_name="d",
             extractor=extractor_lib.Extractor(settings.streams, window=16),
             stride=1,
-            view=views.View(part=1),
+            view=views.View(crop=1),
         )
     assert not (tmp_path / "none").exists()
 
