@@ -261,9 +261,8 @@ class Experiment:
     )
     views: int = _setting(
         0,
-        "Views of a part of each training video's frames, stretched to the "
-        "whole, that training takes besides them; stored RGB features then "
-        "need a copy for each.",
+        "Crops of each training video, stretched to the whole frame, that are "
+        "trained on besides it; stored features need one more copy for each.",
         at_least=0,
     )
     batch_size: int = _setting(

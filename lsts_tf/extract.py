@@ -26,6 +26,7 @@ from lsts_tf import experiment
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import program
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import workers as workers_lib
 
 SPLITS = ("train", "val", "test")
@@ -34,7 +35,7 @@ RUNNERS = ("local", "beam")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A split of a dataset: its stores, and the videos that they lack."""
+    """A split of a dataset in one view: its stores, and what they lack."""
 
     split: str
     data: dataset.Dataset
@@ -92,8 +93,8 @@ def extract(
                 continue
             title = f"{split}, {one.name}" if several else split
             try:
-                parts.append(
-                    _open_part(settings, split, title, one, numbers, extractor)
+                parts += _open_parts(
+                    settings, split, title, one, numbers, extractor
                 )
             except dataset.DatasetError as error:
                 failures.append(f"{title}: {error}")
@@ -123,45 +124,63 @@ def extract(
         raise extractor_lib.ExtractionError("\n".join(failures))
 
 
-def _open_part(
+def _open_parts(
     settings: experiment.Experiment,
     split: str,
     title: str,
     data: dataset.Dataset,
     numbers: Collection[int],
     extractor: extractor_lib.Extractor,
-) -> _Part:
+) -> list[_Part]:
     stride = {
         "train": settings.train_stride,
         "val": settings.val_stride,
         "test": 1,
     }[split]
     chosen = data.choose(numbers, title, settings.geometry(), whole=False)
-    kept = extractor_lib.open_stores(
-        pathlib.Path(settings.store_dir),
-        dataset_name=data.name,
-        extractor=extractor,
-        stride=stride,
-        short=settings.short_clips,
-        command=settings.command("extract"),
-    )
-    return _Part(
-        split=title,
-        data=data,
-        stride=stride,
-        kept=kept,
-        absent=extractor_lib.missing(chosen, kept),
-    )
+    seen = [views.WHOLE]
+    # Live windows are mirrored as they stream.
+    if split == "train" and settings.features == "stored":
+        seen += views.chosen(flip=settings.flip, crops=settings.views)
+    parts = []
+    for view in seen:
+        kept = extractor_lib.open_stores(
+            pathlib.Path(settings.store_dir),
+            dataset_name=data.name,
+            extractor=extractor,
+            stride=stride,
+            short=settings.short_clips,
+            view=view,
+            command=settings.command("extract"),
+        )
+        parts.append(
+            _Part(
+                split=f"{title}, {view.name}" if view.name else title,
+                data=data,
+                stride=stride,
+                kept=kept,
+                absent=extractor_lib.missing(chosen, kept),
+            )
+        )
+    return parts
 
 
 def _require_disk(parts: Sequence[_Part]) -> None:
     """Raise OSError unless all parts together fit on the disk."""
-    needed = sum(
-        extractor_lib.missing_bytes(p.data, p.absent, p.kept) for p in parts
-    )
-    videos = sum(len(part.absent) for part in parts)
+    # Views of a video share its flow.
+    needed = {
+        (store.root, video): size
+        for part in parts
+        for video in part.absent
+        for store, size in extractor_lib.missing_files(
+            video, part.data.frame_counts[video], part.kept
+        )
+    }
+    videos = {(part.data.name, n) for part in parts for n in part.absent}
     if videos:
-        extractor_lib.require_disk(parts[0].kept, needed, videos)
+        extractor_lib.require_disk(
+            parts[0].kept, sum(needed.values()), len(videos)
+        )
 
 
 def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
@@ -172,6 +191,7 @@ def _work(settings: experiment.Experiment, part: _Part) -> workers_lib.Work:
         front_end=settings.front_end_arguments(),
         stride=part.stride,
         short=settings.short_clips,
+        view=part.kept.view,
         command=settings.command("extract"),
     )
 

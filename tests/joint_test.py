@@ -26,6 +26,7 @@ from lsts_tf import monitor
 from lsts_tf import parts
 from lsts_tf import preprocess
 from lsts_tf import train
+from lsts_tf import views
 from lsts_tf import windows
 from tests import clip_folders
 from ucf_sports import ucf_sports_dataset_builder
@@ -427,6 +428,19 @@ def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
         want = np.floor((np.argwhere(fixated) + 0.5) * scale).astype(int)
         # Two points may fall into one.
         np.testing.assert_array_equal(points, np.unique(want, axis=0))
+
+
+def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
+    """By which its features were made, too."""
+    kept, _, _, _ = stored
+    view, video = views.View(crop=1), STEP + 2
+    (found,) = input_pipeline.read_truth(kept.truth, [(video, 1)], view)
+    (map_,) = kept.truth.maps(video, [1])
+    want, other = (
+        preprocess.density(view.of(n, map_)) for n in (video - STEP, video)
+    )
+    np.testing.assert_array_equal(found[..., 0], want)
+    assert (want != other).any()
 
 
 def test_pictures_of_any_size(both):

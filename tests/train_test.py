@@ -24,6 +24,7 @@ from lsts_tf import dataset
 from lsts_tf import devices
 from lsts_tf import files
 from lsts_tf import forecast
+from lsts_tf import i3d
 from lsts_tf import program
 from lsts_tf import train
 from tests import run_folder
@@ -558,6 +559,16 @@ def test_live_features_store_flows_of_validation_only(tiny, monkeypatch):
         for train_videos in ("1-2", "1-5")
     ]
     assert lines[0] == lines[1]
+
+
+def test_each_view_is_one_more_copy_of_training(tiny, monkeypatch):
+    monkeypatch.setattr(forecast, "_GB", 1)
+    sizes = [
+        float(stores_line(dataclasses.replace(tiny, **more)).split()[1])
+        for more in ({}, {"views": 1}, {"views": 2, "flip": True})
+    ]
+    copy = 2 * 30 * math.prod(i3d.feature_shape(4))
+    assert [size - sizes[0] for size in sizes] == [0, copy, 3 * copy]
 
 
 def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):

@@ -13,8 +13,8 @@ def test_the_whole_and_the_mirrored_view():
     assert (views.WHOLE.name, views.MIRRORED.name) == ("", "mirrored")
 
 
-def test_a_part_is_the_same_place_at_each_size():
-    """Where a pixel of the frame lies, the map has the same part of it."""
+def test_a_crop_is_the_same_place_at_each_size():
+    """Where a pixel of the frame lies, the map's crop has it, too."""
     rows, columns = np.meshgrid(
         np.linspace(0, 1, 480), np.linspace(0, 1, 640), indexing="ij"
     )
@@ -22,7 +22,7 @@ def test_a_part_is_the_same_place_at_each_size():
     map_ = rows[::2, ::4]
     mirrored = []
     for video in range(40):
-        view = views.View(part=1 + video % 3)
+        view = views.View(crop=1 + video % 3)
         found, same = view.of(video, frame), view.of(video, map_)
         for axis, length in ((0, 480), (1, 640)):
             assert 0.5 - 2 / length <= found.shape[axis] / length <= 1
@@ -34,24 +34,24 @@ def test_a_part_is_the_same_place_at_each_size():
     assert 10 < sum(mirrored) < 30
 
 
-def test_videos_and_numbers_have_other_parts():
+def test_videos_and_numbers_have_other_crops():
     frame = np.arange(100 * 100).reshape(100, 100)
-    parts = [
-        views.View(part=part).of(video, frame)
+    crops = [
+        views.View(crop=crop).of(video, frame)
         for video in (1, 2)
-        for part in (1, 2)
+        for crop in (1, 2)
     ]
-    corners = {(p.shape, int(p[0, 0])) for p in parts}
+    corners = {(c.shape, int(c[0, 0])) for c in crops}
     assert len(corners) == 4
 
 
 def test_one_pixel_has_every_view():
-    for part in range(1, 20):
-        assert views.View(part=part).of(3, np.ones((1, 1))).shape == (1, 1)
+    for crop in range(1, 20):
+        assert views.View(crop=crop).of(3, np.ones((1, 1))).shape == (1, 1)
 
 
 def test_stores_tell_views_apart():
-    seen = (views.WHOLE, *views.chosen(flip=True, parts=2))
+    seen = (views.WHOLE, *views.chosen(flip=True, crops=2))
     assert [v.name for v in seen] == ["", "mirrored", "view1", "view2"]
     assert len({str(v.describe()) for v in seen}) == 4
-    assert views.chosen(flip=False, parts=0) == []
+    assert views.chosen(flip=False, crops=0) == []
