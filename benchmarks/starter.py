@@ -48,8 +48,7 @@ Maps = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 def of_run(name: str) -> Maps:
     """The maps of a trained model."""
-    run = experiment.STARTER if name == experiment.STARTER.name else name
-    return predictor_lib.Predictor.load(run).maps
+    return predictor_lib.Predictor.load(experiment.run_folder(name)).maps
 
 
 def same(map_: np.ndarray) -> Maps:

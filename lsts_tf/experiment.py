@@ -36,7 +36,7 @@ _OF_MODEL = frozenset(
     )
 )
 # The trained model that comes with the package: a run folder.
-STARTER = pathlib.Path(__file__).with_name("starter")
+STARTER = pathlib.Path(__file__).resolve().with_name("starter")
 HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 
 
@@ -622,8 +622,10 @@ class Run(NamedTuple):
 
 
 def run_folder(name: str) -> pathlib.Path:
-    """The folder of a run, or of the starter, by its name."""
-    return STARTER if name == STARTER.name else pathlib.Path(name)
+    """The folder of a run; "starter" names the starter's."""
+    folder = pathlib.Path(name)
+    own = name == STARTER.name or folder.resolve() == STARTER
+    return STARTER if own else folder
 
 
 def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:

@@ -48,9 +48,9 @@ def read_init(
         FileNotFoundError: There is none.
         ValueError: It is not of the network that the settings describe.
     """
-    path = pathlib.Path(settings.init)
-    if settings.init == experiment.STARTER.name:
-        path = experiment.STARTER / "model.keras"
+    path = experiment.run_folder(settings.init)
+    if path == experiment.STARTER:
+        path /= "model.keras"
     if not path.is_file():
         raise FileNotFoundError(
             f"--init is starter or a .keras file. Received: {settings.init}, "

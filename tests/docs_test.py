@@ -155,3 +155,13 @@ def test_lines_of_python_print_what_the_page_says(capsys):
     for code, printed in found:
         exec(code, {})
         assert capsys.readouterr().out.strip() == printed
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for page in (*pages.ROOT.glob("*.md"), *pages.ROOT.glob("*/**/*.md")):
+        if ".venv" in page.parts or "workspace" in page.parts:
+            continue
+        found = re.findall(
+            r"\b[A-Z]+_TABLE\w*|\bTODO\b|\bTRAINED\b", page.read_text()
+        )
+        assert not found, page
