@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import functools
-import pathlib
 from typing import Any
 import zlib
 
