@@ -223,9 +223,11 @@ class Sharpen(keras.layers.Layer):
     People who watch a film look at fewer places at once than people who look
     at a photograph, and more at the middle. A model of photographs therefore
     spreads its maps too widely for films; what it learns stays as it was, and
-    only what it serves of them is changed: map ** power * prior ** centre. A
-    window whose features are the same at each step shows a photograph, and
-    its map stays as it is; where they change a little, so does the map.
+    only what it serves of them is changed: map ** power * prior ** centre,
+    and a floor of a step of 8 bits, for a map that is stored as a zero says
+    that nobody can look there. A window whose features are the same at each
+    step shows a photograph, and its map stays as it is; where they change a
+    little, so does the map.
 
     Args:
         power: Above 0; 1 changes nothing, more draws maps together.
@@ -237,6 +239,7 @@ class Sharpen(keras.layers.Layer):
     # from more than half precision rounds by to what the stillest real clips
     # have, a camera on a tripod before people who talk (0.06).
     _STILL, _MOVING = 0.01, 0.05
+    _FLOOR = 1 / 255
 
     def __init__(
         self, power: float = 1.0, centre: float = 0.0, **kwargs: Any
@@ -262,7 +265,8 @@ class Sharpen(keras.layers.Layer):
         shape = (-1, *([1] * (len(x.shape) - 1)))
         motion = ops.reshape(self._motion(ops.cast(features, x.dtype)), shape)
         drawn = ops.power(x, 1 + (self.power - 1) * motion)
-        return drawn * ops.exp(self.centre * motion * prior)
+        drawn = drawn * ops.exp(self.centre * motion * prior)
+        return drawn + self._FLOOR * motion * (1 - drawn)
 
     def _motion(self, features: Any) -> Any:
         """How far a window is from a photograph: 0 … 1, [batch]."""

@@ -117,15 +117,21 @@ def moving(count):
     return np.random.default_rng(4).random((count, 5, 2, 2, 3), np.float32)
 
 
+def floored(x, motion=1.0):
+    """What is served of a map that was drawn together."""
+    return x + motion * (1 - x) / 255
+
+
 def test_sharpening_serves_a_power_and_trains_without():
     x = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3, 1)
     sharpen = layers.Sharpen(2.0)
     inputs = [x, moving(1)]
-    np.testing.assert_allclose(sharpen(inputs), x**2, atol=1e-7)
+    want = floored(x**2)
+    np.testing.assert_allclose(sharpen(inputs), want, atol=1e-7)
     np.testing.assert_array_equal(sharpen(inputs, training=True), x)
     # A window of one step may be of anything.
     one = [x, moving(1)[:, :1]]
-    np.testing.assert_allclose(sharpen(one), x**2, atol=1e-7)
+    np.testing.assert_allclose(sharpen(one), want, atol=1e-7)
     for arguments in ((0,), (1, -0.1)):
         with pytest.raises(ValueError, match=r"above 0.*Received: power="):
             layers.Sharpen(*arguments)
@@ -142,7 +148,7 @@ def test_photographs_are_not_sharpened():
     found = np.asarray(layers.Sharpen(2.0)([x, features]))[:, 0, 0, 0]
     # 0.06 / 2 a step, of 1.06.
     share = (0.03 / 1.06 - 0.01) / 0.04
-    want = [0.25, 0.5, 0.5, 0.5 ** (1 + share)]
+    want = [floored(0.25), 0.5, 0.5, floored(0.5 ** (1 + share), share)]
     np.testing.assert_allclose(found, want, rtol=1e-5)
     assert 0.25 < found[3] < 0.5
     # Nothing at all is a photograph.
@@ -163,4 +169,7 @@ def test_a_centre_weighs_served_maps_by_the_benchmarks_prior():
     x = np.full((1, 8, 16, 1), 0.5, np.float32)
     found = np.asarray(layers.Sharpen(2.0, 0.5)([x, moving(1)]))[0, ..., 0]
     prior = scores.centre_prior(8, 16)
-    np.testing.assert_allclose(found, 0.25 * np.sqrt(prior), atol=1e-6)
+    np.testing.assert_allclose(
+        found, floored(0.25 * np.sqrt(prior)), atol=1e-6
+    )
+    assert found.min() >= 1 / 255
