@@ -9,10 +9,13 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lsts_tf import decoder
 from lsts_tf import devices
+from lsts_tf import evaluate
 from lsts_tf import experiment
+from lsts_tf import export
 from lsts_tf import extractor as extractor_lib
 from lsts_tf import i3d
 from lsts_tf import i3d_jax_weights
@@ -82,7 +85,7 @@ def test_training_may_start_from_it(settings):
     for weight, old in zip(trainer.model.weights, before, strict=True):
         np.testing.assert_array_equal(weight, by_path[weight.path])
         changed += not np.array_equal(weight, old)
-    assert changed > 20
+    assert changed == len(wanted.weights)
     for weight, average in zip(
         trainer.model.trainable_weights, trainer.averages, strict=True
     ):
@@ -116,16 +119,20 @@ def faces(count):
     return frames
 
 
+def call(program, *arguments):
+    """A program without a run, in this process."""
+    with flag_scope.defined(experiment.define_flags, program.define_flags):
+        flags.FLAGS(["program", *arguments, "--rgb_weights=i3d-jax"])
+        program.main(["program"])
+
+
 def test_the_program_without_a_run_predicts_by_it(i3d_jax, tmp_path):
     video = tmp_path / "frames"
     video.mkdir()
     for number, frame in enumerate(faces(3), 1):
         cv2.imwrite(str(video / f"{number:04d}.png"), frame[..., ::-1])
     out = tmp_path / "out"
-    with flag_scope.defined(experiment.define_flags, predict.define_flags):
-        arguments = [f"--video={video}", f"--output={out}", "--outputs=npy"]
-        flags.FLAGS(["predict", *arguments, "--rgb_weights=i3d-jax"])
-        predict.main(["predict"])
+    call(predict, f"--video={video}", f"--output={out}", "--outputs=npy")
     record = json.loads((out / predict.RECORD).read_text())
     assert record["model"]["run"] == "starter"
     assert record["note"] == ""
@@ -147,3 +154,45 @@ def test_a_photograph_is_a_film_of_one_frame(i3d_jax):
     y, x = np.unravel_index(map_.argmax(), map_.shape)
     assert 92 <= y <= 236 and 120 <= x <= 240
     assert np.corrcoef(map_.ravel(), larger.ravel())[0, 1] > 0.95
+
+
+@pytest.mark.slow
+def test_it_is_scored_on_any_dataset(i3d_jax, sample_data, tmp_path):
+    data = f"--data_dir={sample_data / 'tfds'}"
+    scores, maps = tmp_path / "scores.json", tmp_path / "maps"
+    call(
+        evaluate,
+        data,
+        "--dataset=dhf1k",
+        "--test_videos=601",
+        f"--store_dir={tmp_path / 'stores'}",
+        f"--output={scores}",
+    )
+    result = json.loads(scores.read_text())
+    assert list(result["by_video"]) == ["0601"]
+    assert result["frames"] == 20
+    # The same frames through the other program.
+    call(
+        predict,
+        data,
+        "--dataset=dhf1k",
+        "--video=dataset:601",
+        f"--output={maps}",
+        "--outputs=npy",
+    )
+    assert np.load(maps / "maps.npy").shape == (20, 360, 640)
+    assert not (experiment.STARTER / "scores.json").exists()
+
+
+@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+def test_its_decoder_is_exported(i3d_jax, file_format, tmp_path):
+    out = tmp_path / "exported"
+    call(export, f"--format={file_format}", f"--output={out}")
+    record = json.loads((out / export.METADATA).read_text())
+    assert record["run"] == "starter"
+    if file_format == "tflite":
+        assert not (out / export.WINDOW).exists()
+        assert (out / export.DECODER).exists()
+    else:
+        loaded = tf.saved_model.load(str(out))
+        assert set(loaded.signatures) == {"features"}
