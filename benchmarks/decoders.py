@@ -16,9 +16,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import decoder
-from lsts_tf import i3d
 from lsts_tf import parts
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
 
 FRAMES = 79
 # Arguments of `decoder.build`, and of the skips' shapes.

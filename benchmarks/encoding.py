@@ -15,8 +15,8 @@ import tempfile
 import cv2
 import numpy as np
 
-from lsts_tf import encoding
-from lsts_tf import video
+from lsts_tf.media import video
+from lsts_tf.outputs import encoding
 
 SIZE = (640, 360)
 FRAMES = 25

@@ -29,10 +29,10 @@ from absl import flags
 import cv2
 import numpy as np
 
-from lsts_tf import annotations
-from lsts_tf import cores as cores_lib
-from lsts_tf import density
-from lsts_tf import maps
+from lsts_tf.media import cores as cores_lib
+from lsts_tf.media import maps
+from lsts_tf.scoring import annotations
+from lsts_tf.scoring import density
 
 _VIDEOS = flags.DEFINE_integer("videos", 10, "videos", 2)
 _LENGTH = flags.DEFINE_integer("length", 200, "frames of a video", 1)
@@ -96,8 +96,8 @@ def evaluate(root, output, *arguments):
 
 def steps(root):
     """CPU milliseconds a frame of each step, the median of rounds."""
-    from lsts_tf import fixations as fixations_lib
-    from lsts_tf import scorer as scorer_lib
+    from lsts_tf.scoring import fixations as fixations_lib
+    from lsts_tf.scoring import scorer as scorer_lib
 
     folder = annotations.Folder(root / "annotation")
     video, clip = next(iter(folder.clips.items()))

@@ -27,10 +27,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import forecast
-from lsts_tf import i3d
-from lsts_tf import i3d_weights
-from lsts_tf import sliding_i3d
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import sliding_i3d
+from lsts_tf.training import forecast
 
 GIGA = 1e9
 

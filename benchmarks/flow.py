@@ -20,8 +20,8 @@ from absl import flags
 import cv2
 import numpy as np
 
-from lsts_tf import flow
-from lsts_tf import video
+from lsts_tf.features import flow
+from lsts_tf.media import video
 
 _VIDEO = flags.DEFINE_string("video", None, "A real video.", required=True)
 _START = flags.DEFINE_integer("start", 0, "First frame.")

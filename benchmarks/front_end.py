@@ -25,14 +25,14 @@ from absl import flags
 import keras
 import numpy as np
 
-from lsts_tf import annotations
-from lsts_tf import decoder
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import metrics
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
-from lsts_tf import video as video_lib
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import preprocess
+from lsts_tf.media import video as video_lib
+from lsts_tf.networks import decoder
+from lsts_tf.scoring import annotations
+from lsts_tf.scoring import metrics
 
 VIDEO = flags.DEFINE_string("video", None, "A video file.", required=True)
 FRAMES = flags.DEFINE_integer("frames", 100, "Frames of it that are used.")

@@ -37,16 +37,16 @@ try:
 except ImportError:  # `main` says so.
     jax = None
 
-from lsts_tf import decoder
-from lsts_tf import flow
-from lsts_tf import i3d
-from lsts_tf import i3d_weights
-from lsts_tf import losses
-from lsts_tf import metrics
-from lsts_tf import optimizers
-from lsts_tf import preprocess
-from lsts_tf import sliding_i3d
-from lsts_tf import video
+from lsts_tf.features import flow
+from lsts_tf.features import preprocess
+from lsts_tf.media import video
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import losses
+from lsts_tf.networks import optimizers
+from lsts_tf.networks import sliding_i3d
+from lsts_tf.scoring import metrics
 
 _PARTS = flags.DEFINE_list(
     "parts",

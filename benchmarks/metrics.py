@@ -25,8 +25,8 @@ from absl import flags
 import cv2
 import numpy as np
 
-from lsts_tf import density
-from lsts_tf import metrics
+from lsts_tf.scoring import density
+from lsts_tf.scoring import metrics
 
 _FRAMES = flags.DEFINE_integer("frames", 32, "frames in a batch", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "rounds", 1)

@@ -42,14 +42,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import decoder
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import sources
-from lsts_tf import video as video_lib
 from lsts_tf import windows
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.media import sources
+from lsts_tf.media import video as video_lib
+from lsts_tf.networks import decoder
 
 VIDEO = flags.DEFINE_string("video", "", "A video file.")
 FRAMES = flags.DEFINE_integer("frames", 40, "Frames of it that are used.")

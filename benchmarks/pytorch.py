@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import torch
 
-from lsts_tf import decoder
 from lsts_tf import experiment
-from lsts_tf import i3d
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
 
 
 class Unit(torch.nn.Module):

@@ -20,15 +20,15 @@ import cv2
 import numpy as np
 import tqdm
 
-from lsts_tf import dataset
 from lsts_tf import experiment
-from lsts_tf import fixations as fixations_lib
-from lsts_tf import maps as maps_lib
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
-from lsts_tf import scorer as scorer_lib
-from lsts_tf import scores
 from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.features import preprocess
+from lsts_tf.media import maps as maps_lib
+from lsts_tf.scoring import fixations as fixations_lib
+from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.scoring import scores
 
 DATASET = flags.DEFINE_string("dataset", "osie", "TFDS name of the dataset.")
 VIDEOS = flags.DEFINE_string("videos", "1001-1700/7", "Videos scored.")

@@ -22,7 +22,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
-from lsts_tf import stores
+from lsts_tf.features import stores
 
 GIGABYTES = flags.DEFINE_float("gigabytes", 4.5, "Size of the store.")
 FOLDER = flags.DEFINE_string("folder", None, "Where; default: a temporary one.")

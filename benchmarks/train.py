@@ -31,14 +31,14 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import devices
 from lsts_tf import experiment
-from lsts_tf import forecast
-from lsts_tf import input_pipeline
-from lsts_tf import preprocess
-from lsts_tf import stores
-from lsts_tf import trainer as trainer_lib
 from lsts_tf import windows
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from lsts_tf.training import devices
+from lsts_tf.training import forecast
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import trainer as trainer_lib
 
 GIGA = 1e9
 # (batch, micro-batches) of the table of memory.

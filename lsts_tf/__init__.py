@@ -1,16 +1,11 @@
 """Where people look in a video: LSTS in TensorFlow and Keras.
 
-The modules in the order of the data's walk: `windows`, `parts`, `experiment`
-are the words; `video`, `sources`, `flow`, `preprocess`, `metrics`, `losses`,
-`overlay` the signals; `i3d`, `i3d_weights`, `sliding_i3d`, `tuned_i3d`,
-`decoder`, `layers`, `optimizers` the networks; `dataset`, `stores`, `maps`,
-`predictions`, `annotations`, `fixations` what is on disk; `extractor`,
-`joint`, `input_pipeline`, `trainer`, `accumulation`, `devices`,
-`checkpoints`, `monitor`, `predictor`, `serving`, `scorer`, `jobs`, `workers`,
-`cluster`, `charts` the assembly; `outputs`, `sink`, `attention`, `encoding`,
-`reframe`, `report` what is made of maps.
-Programs are `python -m lsts_tf.<verb>`: `sample`, `extract`, `train`,
-`evaluate`, `predict`, `export`.
+Seven packages: `media` (pixels and files), `networks` (pure Keras 3),
+`features` (frames to stored features), `scoring` (maps to numbers),
+`training` (features to a model), `outputs` (maps to files) and `serving` (a
+model as a graph). Above them stand `experiment` (a run's settings), `windows`
+(which frames), `predictor` and the programs, `python -m lsts_tf.<verb>`:
+`sample`, `extract`, `train`, `evaluate`, `predict`, `export`.
 
 `lsts_tf.Predictor` is a trained model, from frames to maps: docs/api.md.
 """

@@ -41,24 +41,24 @@ from absl import logging
 import numpy as np
 import tqdm
 
-from lsts_tf import annotations as annotations_lib
-from lsts_tf import cores
-from lsts_tf import density as density_lib
 from lsts_tf import experiment
-from lsts_tf import files
-from lsts_tf import fixations as fixations_lib
-from lsts_tf import jobs
-from lsts_tf import maps as maps_lib
-from lsts_tf import predictions as predictions_lib
 from lsts_tf import program
-from lsts_tf import scores as scores_lib
 from lsts_tf import windows
+from lsts_tf.media import cores
+from lsts_tf.media import files
+from lsts_tf.media import maps as maps_lib
+from lsts_tf.scoring import annotations as annotations_lib
+from lsts_tf.scoring import density as density_lib
+from lsts_tf.scoring import fixations as fixations_lib
+from lsts_tf.scoring import jobs
+from lsts_tf.scoring import predictions as predictions_lib
+from lsts_tf.scoring import scores as scores_lib
 
 if TYPE_CHECKING:
     # TensorFlow takes seconds to import, and folders need none of it.
-    from lsts_tf import extractor as extractor_lib
     from lsts_tf import predictor as predictor_lib
-    from lsts_tf import scorer as scorer_lib
+    from lsts_tf.features import extractor as extractor_lib
+    from lsts_tf.scoring import scorer as scorer_lib
 
 CENTRE_TITLE = "centre prior"
 # How many lines of each kind of problem are shown.
@@ -123,10 +123,10 @@ def evaluate_run(
         sources: See there.
         name: How the record calls the run, instead of by its folder.
     """
-    from lsts_tf import dataset
-    from lsts_tf import extractor as extractor_lib
     from lsts_tf import predictor as predictor_lib
-    from lsts_tf import scorer as scorer_lib
+    from lsts_tf.features import dataset
+    from lsts_tf.features import extractor as extractor_lib
+    from lsts_tf.scoring import scorer as scorer_lib
 
     of_data, numbers = _scored(settings)
     predictor = predictor_lib.Predictor.load(
@@ -199,7 +199,7 @@ def _scored(settings: experiment.Experiment) -> tuple[str, frozenset[int]]:
 
 def _centre_priors(store: Any, video: int) -> np.ndarray:
     """Centre priors, uint8 [T, H, W], of the size of a video's truth."""
-    from lsts_tf import preprocess
+    from lsts_tf.features import preprocess
 
     size = store.maps(video, [0]).shape[1:]
     prior = preprocess.to_uint8(scores_lib.centre_prior(*size))
@@ -217,7 +217,7 @@ def maps_of_store(
         uint8 [T, 360, 640]; the frames before the first window carry a copy
         of its map, and short clips are mirrored where the stores' are.
     """
-    from lsts_tf import preprocess
+    from lsts_tf.features import preprocess
 
     total = kept.truth.length(video)
     short = next(iter(kept.geometry.values())).short
@@ -604,7 +604,7 @@ def define_flags() -> None:
         "protocol",
         "dhf1k",
         ["dhf1k", "paper", "aim"],
-        "Whose definitions; see lsts_tf.metrics.",
+        "Whose definitions; see lsts_tf.scoring.metrics.",
     )
     flags.DEFINE_string(
         "videos", "", "Videos to score, as 601-700; all annotated by default."
@@ -687,7 +687,7 @@ def write(
             with files.replacing(beside) as temporary:
                 writer[kind](found, temporary)
     if plots:
-        from lsts_tf import charts
+        from lsts_tf.scoring import charts
 
         charts.write(pathlib.Path(plots), result, scores, table_rows(result))
     text = json.dumps(result, indent=2, allow_nan=False)

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from absl import flags
 from absl import logging
 
-from lsts_tf import files
 from lsts_tf import parts
 from lsts_tf import windows
+from lsts_tf.media import files
 
 FLAGFILE = "experiment.flags"
 _OF_VIDEOS = ("train_videos", "val_videos", "test_videos")

@@ -41,11 +41,11 @@ import tensorflow as tf
 
 import lsts_tf
 from lsts_tf import experiment
-from lsts_tf import files
 from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
-from lsts_tf import serving
+from lsts_tf.media import files
+from lsts_tf.serving import graph as graph_lib
 
 METADATA = "metadata.json"
 DECODER = "decoder.tflite"
@@ -128,7 +128,7 @@ def export(
             f"A format is one of {', '.join(_FORMATS)}. "
             f"Received: {file_format!r}"
         )
-    graph = serving.Graph(predictor)
+    graph = graph_lib.Graph(predictor)
     if graph.stops:
         logging.warning("Only features can be taken: %s.", graph.stops)
     if predictor.note:
@@ -182,24 +182,24 @@ def _checksums(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 def _saved_model(
     predictor: predictor_lib.Predictor,
-    graph: serving.Graph,
+    graph: graph_lib.Graph,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
     functions = graph.functions()
-    serving.save(functions, graph.variables, str(folder))
+    graph_lib.save(functions, graph.variables, str(folder))
     loaded = tf.saved_model.load(str(folder))
     calls = loaded.signatures
     features = _features(predictor)
     parity = {
-        serving.FEATURES: compare(
-            calls[serving.FEATURES](**features)["saliency"].numpy(),
+        graph_lib.FEATURES: compare(
+            calls[graph_lib.FEATURES](**features)["saliency"].numpy(),
             _of_features(predictor, features),
         )
     }
-    if serving.LAST in functions:
+    if graph_lib.LAST in functions:
         frames = _frames()
         every = np.stack(list(predictor.maps(frames)))
-        wanted = {serving.LAST: every[-1], serving.FRAMES: every}
+        wanted = {graph_lib.LAST: every[-1], graph_lib.FRAMES: every}
         for name, want in wanted.items():
             got = calls[name](frames=tf.constant(frames[None]))
             parity[name] = compare(got["saliency"].numpy(), want[None])
@@ -209,14 +209,14 @@ def _saved_model(
     }
     return {
         "signatures": signatures,
-        "left_out": {serving.FRAMES: graph.stops} if graph.stops else {},
+        "left_out": {graph_lib.FRAMES: graph.stops} if graph.stops else {},
         "parity": parity,
     }
 
 
 def _tflite(
     predictor: predictor_lib.Predictor,
-    graph: serving.Graph,
+    graph: graph_lib.Graph,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
     if predictor.extractor.end_point != parts.MAIN:
@@ -283,7 +283,7 @@ def _convert(
 ) -> None:
     """Writes a function as LiteRT, of operations that it has built in."""
     with tempfile.TemporaryDirectory() as folder:
-        serving.save({"serving_default": function}, variables, folder)
+        graph_lib.save({"serving_default": function}, variables, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         path.write_bytes(converter.convert())
 

@@ -21,13 +21,13 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 
-from lsts_tf import dataset
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
 from lsts_tf import program
-from lsts_tf import stores
-from lsts_tf import views
-from lsts_tf import workers as workers_lib
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import stores
+from lsts_tf.features import views
+from lsts_tf.features import workers as workers_lib
 
 SPLITS = ("train", "val", "test")
 RUNNERS = ("local", "beam")
@@ -219,7 +219,7 @@ def _fill_by_beam(
     beam_args: Sequence[str],
 ) -> None:
     # Only here, because it takes seconds to import.
-    from lsts_tf import cluster
+    from lsts_tf.features import cluster
 
     cluster.fill(
         _work(settings, part),

@@ -25,15 +25,15 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from lsts_tf import encoding
 from lsts_tf import experiment
-from lsts_tf import one_pass
-from lsts_tf import outputs as outputs_lib
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
-from lsts_tf import reframe
-from lsts_tf import sources
 from lsts_tf import windows
+from lsts_tf.media import sources
+from lsts_tf.outputs import encoding
+from lsts_tf.outputs import one_pass
+from lsts_tf.outputs import pictures
+from lsts_tf.outputs import reframe
 
 INCOMPLETE = 3
 DATASET = "dataset:"
@@ -74,19 +74,19 @@ def define_flags() -> None:
         "Model after the last epoch, or the best in validation.",
     )
     flags.DEFINE_enum(
-        "view", "heat", list(outputs_lib.VIEWS), "How overlays are drawn."
+        "view", "heat", list(pictures.VIEWS), "How overlays are drawn."
     )
     flags.DEFINE_float("alpha", 0.6, "Strength of the overlay, 0 … 1.")
     flags.DEFINE_enum(
         "normalize",
         "none",
-        list(outputs_lib.NORMALIZE),
+        list(pictures.NORMALIZE),
         "How maps are normalised (overlays always show each over its range).",
     )
     flags.DEFINE_enum(
         "map_size",
         "source",
-        list(outputs_lib.MAP_SIZES),
+        list(pictures.MAP_SIZES),
         "Size of maps: the video's, or the model's 640x360.",
     )
     flags.DEFINE_string(
@@ -153,7 +153,7 @@ def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
             the video, or frames that cannot be decoded.
     """
     # Its library takes seconds to import.
-    from lsts_tf import dataset
+    from lsts_tf.features import dataset
 
     named = windows.parse_videos(text, settings.dataset_names)
     if sum(map(len, named.values())) != 1:
@@ -228,7 +228,7 @@ def _run(names: Sequence[str]) -> str:
         outputs = ["report"] if alone else [*outputs, "report"]
     stream = None
     if STDOUT in outputs:
-        stream = outputs_lib.claim_stdout()
+        stream = pictures.claim_stdout()
     names = [*values.video, *names]
     source: sources.Source
     if len(names) == 1 and names[0].startswith(DATASET):

@@ -22,14 +22,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Registered so that saved models load.
-from lsts_tf import decoder  # noqa: F401
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import losses  # noqa: F401
-from lsts_tf import optimizers  # noqa: F401
-from lsts_tf import tuned_i3d  # noqa: F401
 from lsts_tf import windows
+from lsts_tf.features import extractor as extractor_lib
+
+# Registered so that saved models load.
+from lsts_tf.networks import decoder  # noqa: F401
+from lsts_tf.networks import losses  # noqa: F401
+from lsts_tf.networks import optimizers  # noqa: F401
+from lsts_tf.networks import tuned_i3d  # noqa: F401
 
 MODELS = {"last": "model.keras", "best": "best.keras"}
 BATCH = 8

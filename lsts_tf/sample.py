@@ -30,9 +30,9 @@ from absl import logging
 import cv2
 import numpy as np
 
-from lsts_tf import cores
-from lsts_tf import density
-from lsts_tf import files
+from lsts_tf.media import cores
+from lsts_tf.media import files
+from lsts_tf.scoring import density
 
 HEIGHT = 360
 WIDTH = 640

@@ -34,21 +34,21 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from lsts_tf import checkpoints
-from lsts_tf import dataset
-from lsts_tf import devices
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import files
-from lsts_tf import forecast
-from lsts_tf import input_pipeline
-from lsts_tf import joint
-from lsts_tf import monitor
-from lsts_tf import preprocess
 from lsts_tf import program
-from lsts_tf import scorer as scorer_lib
-from lsts_tf import trainer as trainer_lib
-from lsts_tf import views
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import joint
+from lsts_tf.features import preprocess
+from lsts_tf.features import views
+from lsts_tf.media import files
+from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.training import checkpoints
+from lsts_tf.training import devices
+from lsts_tf.training import forecast
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import monitor
+from lsts_tf.training import trainer as trainer_lib
 
 Training = input_pipeline.StoredWindows | input_pipeline.LiveWindows
 

@@ -28,11 +28,11 @@ import numpy as np
 
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import extractor as extractor_lib
 from lsts_tf import parts
-from lsts_tf import preprocess
-from lsts_tf import stores
-from lsts_tf import workers
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from lsts_tf.features import workers
 
 SHAPE = (1, 2, 2, 16)
 # Seconds between two kills, at most.

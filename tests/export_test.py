@@ -19,14 +19,14 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 import lsts_tf
-from lsts_tf import decoder
 from lsts_tf import experiment
 from lsts_tf import export
-from lsts_tf import i3d
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
-from lsts_tf import serving
 from lsts_tf import windows
+from lsts_tf.features import preprocess
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
+from lsts_tf.serving import graph as graph_lib
 from tests import fake_front_end
 from tests import pages
 from tests import tiny_run
@@ -277,7 +277,7 @@ def test_what_stands_there_stays(predictor, exported):
 def test_a_file_that_answers_wrongly_does_not_appear(
     predictor, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(serving.Graph, "functions", wrong_functions)
+    monkeypatch.setattr(graph_lib.Graph, "functions", wrong_functions)
     with pytest.raises(RuntimeError, match="'features' differs"):
         export.export(predictor, tmp_path / "deep" / "1")
     assert list((tmp_path / "deep").iterdir()) == []
@@ -293,13 +293,13 @@ def test_frames_that_are_answered_wrongly_do_not_appear(
     light, tmp_path, monkeypatch
 ):
     """The maps of a clip in another order, and its last one as it is."""
-    monkeypatch.setattr(serving, "_motion", motion_in_graph)
-    every = serving.Graph._every
+    monkeypatch.setattr(graph_lib, "_motion", motion_in_graph)
+    every = graph_lib.Graph._every
 
     def backwards(graph, *, frames):
         return {"saliency": every(graph, frames=frames)["saliency"][:, ::-1]}
 
-    monkeypatch.setattr(serving.Graph, "_every", backwards)
+    monkeypatch.setattr(graph_lib.Graph, "_every", backwards)
     with pytest.raises(RuntimeError, match="'serving_default' differs"):
         export.export(light, tmp_path / "1")
     assert list(tmp_path.iterdir()) == []
@@ -391,7 +391,7 @@ def motion(first, second):
 
 
 def motion_in_graph(first, second):
-    """As `serving._motion`."""
+    """As `graph_lib._motion`."""
     pair = (tf.cast(g, tf.float32) for g in (first, second))
     return tf.cast(motion(*pair), tf.float16)
 
@@ -422,10 +422,10 @@ def light():
 def test_flow_of_every_frame_inside_the_graph(light, tmp_path, monkeypatch):
     """Grey frames, pairs, mirroring and windows of both streams.
 
-    That TV-L1 is the same in a graph: tests/tvl1_test.py, and slow below.
+    That TV-L1 is the same in a graph: features/tvl1_test.py, and slow below.
     """
 
-    monkeypatch.setattr(serving, "_motion", motion_in_graph)
+    monkeypatch.setattr(graph_lib, "_motion", motion_in_graph)
     record = export.export(light, tmp_path / "out")
     assert set(record["parity"]) == {"features", "last", "serving_default"}
     loaded = tf.saved_model.load(str(tmp_path / "out"))
@@ -485,7 +485,7 @@ def test_mirroring_is_that_of_the_programs(count):
     for missing in range(1, 13):
         places = tf.range(-missing, count)
         want = (*windows.prefix(missing, count, "mirror"), *range(count))
-        got = serving.mirrored(places, tf.constant(count))
+        got = graph_lib.mirrored(places, tf.constant(count))
         np.testing.assert_array_equal(got, want)
 
 
@@ -516,10 +516,10 @@ def test_what_stops_frames_is_said(predictor, what, message):
         geometry=predictor.geometry,
         hop=1,
     )
-    assert serving.Graph(some).stops == ""
+    assert graph_lib.Graph(some).stops == ""
     for name, value in what.items():
         setattr(extractor, name, value)
-    graph = serving.Graph(some)
+    graph = graph_lib.Graph(some)
     assert message in graph.stops
     assert len(graph.variables) == len(predictor.model.variables)
     # The features of the model that is there.
@@ -537,7 +537,7 @@ def test_several_maps_of_a_window_at_once(predictor, tmp_path):
     )
     record = export.export(several, tmp_path / "saved")
     assert set(record["signatures"]) == {"features"}
-    assert "8 maps of a window" in record["left_out"][serving.FRAMES]
+    assert "8 maps of a window" in record["left_out"][graph_lib.FRAMES]
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     rgb = features(several, 3)
     got = loaded.signatures["features"](rgb=tf.constant(rgb))["saliency"]

@@ -18,15 +18,15 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dhf1k import dhf1k_dataset_builder
-from lsts_tf import cluster
-from lsts_tf import dataset
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import extractor as extractor_lib
 from lsts_tf import sample
-from lsts_tf import stores
-from lsts_tf import views
-from lsts_tf import workers
+from lsts_tf.features import cluster
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import stores
+from lsts_tf.features import views
+from lsts_tf.features import workers
 from tests import cheap_extraction
 from tests import flag_scope
 

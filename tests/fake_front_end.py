@@ -5,9 +5,9 @@ import functools
 import keras
 import numpy as np
 
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import flow as flow_lib
 from lsts_tf import parts
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import flow as flow_lib
 
 SHAPES = {
     "Mixed_5c": (2, 2, 2, 8),

@@ -24,18 +24,18 @@ import numpy as np
 import pytest
 
 from lsts_tf import experiment
-from lsts_tf import files
-from lsts_tf import maps as maps_lib
-from lsts_tf import outputs as outputs_lib
 from lsts_tf import predict
-from lsts_tf import predictions
-from lsts_tf import preprocess
 from lsts_tf import program
-from lsts_tf import sources
-from lsts_tf import video
+from lsts_tf.features import preprocess
+from lsts_tf.media import files
+from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import sources
+from lsts_tf.media import video
+from lsts_tf.outputs import pictures
+from lsts_tf.scoring import predictions
 from tests import cheap_prediction
-from tests import sources_test
-from tests import video_test
+from tests.media import sources_test
+from tests.media import video_test
 
 SIZE = (64, 36)
 # What leaves no trace if it fails.
@@ -128,10 +128,10 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
         found = [maps_lib.read(out / kind / name) for name in names]
         np.testing.assert_array_equal(found, eight)
     found = [maps_lib.read(out / "maps16" / name) for name in names]
-    np.testing.assert_array_equal(found, outputs_lib.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
     with av.open(os.fspath(out / "saliency16.mkv")) as container:
         found = [frame.to_ndarray() for frame in container.decode(video=0)]
-    np.testing.assert_array_equal(found, outputs_lib.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
     sizes = {
         "overlay.mp4": SIZE,
         "side_by_side.mp4": (2 * SIZE[0] + 4, SIZE[1]),
@@ -1031,7 +1031,7 @@ def test_a_disk_that_is_really_full(model, folder, outputs):
         assert listed(out) == []
 
 
-class Unlucky(outputs_lib.Array):
+class Unlucky(pictures.Array):
     """The disk is full when all frames have come."""
 
     def complete(self):

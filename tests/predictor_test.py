@@ -14,10 +14,10 @@ import pytest
 import tensorflow as tf
 
 import lsts_tf
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import flow
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import video
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import flow
+from lsts_tf.media import video
 from tests import pages
 from tests import tiny_run
 

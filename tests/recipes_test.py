@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from dhf1k import dhf1k_dataset_builder
-from lsts_tf import dataset
-from lsts_tf import decoder
 from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import i3d
-from lsts_tf import maps
-from lsts_tf import optimizers
 from lsts_tf import parts
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import preprocess
 from lsts_tf import sample
 from lsts_tf import train
-from lsts_tf import tuned_i3d
 from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import preprocess
+from lsts_tf.media import maps
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
+from lsts_tf.networks import optimizers
+from lsts_tf.networks import tuned_i3d
 from tests import clip_folders
 from tests import fake_front_end
 from tests import flag_scope

@@ -5,9 +5,9 @@ import pathlib
 
 from tensorboard.backend.event_processing import event_accumulator
 
-from lsts_tf import dataset
 from lsts_tf import evaluate
-from lsts_tf import extractor as extractor_lib
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
 
 
 def records(settings):

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import density
 from lsts_tf import sample
+from lsts_tf.scoring import density
 
 FRAMES = 6
 ONE_EACH = {

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import decoder
-from lsts_tf import devices
 from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf import export
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import i3d
-from lsts_tf import i3d_jax_weights
 from lsts_tf import parts
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import trainer as trainer_lib
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_jax_weights
+from lsts_tf.training import devices
+from lsts_tf.training import trainer as trainer_lib
 from tests import flag_scope
 
 ROOT = pathlib.Path(__file__).parents[1]

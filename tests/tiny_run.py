@@ -6,10 +6,10 @@ import cv2
 import keras
 import numpy as np
 
-from lsts_tf import decoder
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import files
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.media import files
+from lsts_tf.networks import decoder
 
 WINDOW = 9
 

@@ -27,15 +27,15 @@ import traceback
 import cv2
 import numpy as np
 
-from lsts_tf import dataset
-from lsts_tf import decoder
 from lsts_tf import experiment
-from lsts_tf import extractor as extractor_lib
-from lsts_tf import files
 from lsts_tf import parts
-from lsts_tf import preprocess
 from lsts_tf import train
-from lsts_tf import trainer
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import preprocess
+from lsts_tf.media import files
+from lsts_tf.networks import decoder
+from lsts_tf.training import trainer
 
 SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import checkpoints
-from lsts_tf import dataset
-from lsts_tf import devices
-from lsts_tf import files
-from lsts_tf import forecast
-from lsts_tf import i3d
 from lsts_tf import program
 from lsts_tf import train
+from lsts_tf.features import dataset
+from lsts_tf.media import files
+from lsts_tf.networks import i3d
+from lsts_tf.training import checkpoints
+from lsts_tf.training import devices
+from lsts_tf.training import forecast
 from tests import run_folder
 from tests import tiny_training
 

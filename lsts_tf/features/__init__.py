@@ -1,0 +1,1 @@
+"""Frames to features: datasets, flow, preprocessing, front ends, stores."""

@@ -1,0 +1,402 @@
+"""TV-L1 motion between successive frames.
+
+Frames are numbered from 0. Flow k is the motion from frame k-1 to frame k;
+there is no flow 0, so T frames have T-1 flows. A flow is float32 [h, w, 2]:
+(x, y) in pixels a frame, on the grid of the grey frames that it was computed
+from (112 x 112 as published), where x grows to the right and y downwards. It is
+a forward flow: what is at (x, y) in frame k-1 is at (x, y) + flow in frame k.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import concurrent.futures
+import functools
+import importlib
+import importlib.metadata
+import itertools
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lsts_tf import parts
+from lsts_tf.media import cores
+
+METHODS = ("tvl1", "opencv", "dis")
+# A range over clips, least where little moves: docs/performance.md.
+DIS_WARNING = (
+    "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
+    "correlate by 0.04 to 0.87, depending on the clip"
+)
+
+# [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_Pair = tuple[np.ndarray, np.ndarray]
+
+
+def gray(
+    frame: np.ndarray, *, size: tuple[int, int] = parts.FLOW_SIZE
+) -> np.ndarray:
+    """Shrinks a frame to the small grey one that flow is computed from.
+
+    By area: bilinear shrinking of 640 x 360 aliases, which costs two to five
+    times the accuracy of the flow on textured frames.
+
+    Args:
+        frame: uint8 [H, W, 3], RGB.
+        size: Rows and columns of the result; the aspect ratio is not kept.
+
+    Returns:
+        uint8 of that size.
+    """
+    return cv2.resize(
+        cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),
+        size[::-1],
+        interpolation=cv2.INTER_AREA,
+    )
+
+
+def describe_gray(size: tuple[int, int] = parts.FLOW_SIZE) -> str:
+    """What `gray` does, for a manifest.
+
+    >>> describe_gray()
+    'whole frame to grey, then to 112x112 by INTER_AREA, uint8'
+    """
+    rows, columns = size
+    return f"whole frame to grey, then to {rows}x{columns} by INTER_AREA, uint8"
+
+
+def method(name: str) -> Method:
+    """Returns a function that computes the flow of one pair of frames.
+
+    Args:
+        name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
+            follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
+
+    Returns:
+        A function of two uint8 arrays [h, w] to float32 [h, w, 2], that many
+        threads may call at a time.
+
+    Raises:
+        ValueError: Another name.
+        ImportError: "opencv", and the installed OpenCV has no DualTVL1.
+    """
+    if name not in _METHODS:
+        raise ValueError(
+            f"A flow method is one of {METHODS}. Received: {name!r}"
+        )
+    return _METHODS[name]()
+
+
+class Flow:
+    """Flows of successive frames, by a bounded pool of threads.
+
+    Threads and not processes: every method leaves Python's lock while it
+    computes, so threads scale as processes do. On an accelerator "tvl1" takes
+    many pairs a call instead. The result does not depend on the threads, and
+    on the pairs a call only by rounding.
+
+    Attributes:
+        name: The method.
+        workers: How many calls are under way at a time.
+        batch: How many pairs a call computes.
+    """
+
+    def __init__(
+        self,
+        name: str = "tvl1",
+        *,
+        workers: int | None = None,
+        batch: int | None = None,
+    ):
+        """Chooses a method.
+
+        Args:
+            name: One of `METHODS`; see `method`.
+            workers: How many calls are under way at a time; one a core and
+                one more by default.
+            batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
+                64 on an accelerator by default. The other methods have 1.
+
+        Raises:
+            ValueError: An unknown method, no worker, or an empty batch.
+            ImportError: "opencv", and the installed OpenCV has no DualTVL1.
+        """
+        self._method = method(name)
+        self.name = name
+        # One caller more than cores: while one is between two pairs, every
+        # core still has a call that has begun.
+        self.workers = cores.usable() + 1 if workers is None else workers
+        if name != "tvl1":
+            batch = 1
+        self.batch = _default_batch() if batch is None else batch
+        if self.workers < 1 or self.batch < 1:
+            raise ValueError(
+                "Flow needs at least one worker and one pair a call. "
+                f"Received: {workers=}, {batch=}"
+            )
+
+    def pairs(
+        self, grays: Iterable[np.ndarray], *, chunk: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yields the flow of each frame but the first, in order.
+
+        Frames are taken as they are needed: at most two calls a worker are
+        under way.
+
+        Args:
+            grays: uint8 arrays [h, w], all of one size.
+            chunk: For live use: all flows of so many pairs are yielded before
+                another frame is taken. By default frames are taken ahead.
+
+        Yields:
+            float32 [h, w, 2], (x, y) in pixels a frame.
+
+        Raises:
+            ValueError: A frame of another type or size.
+        """
+        size = min(self.batch, chunk or self.batch)
+        most = -(-chunk // size) if chunk else 2 * self.workers
+        pending: collections.deque = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for batch in _batches(_pairwise(grays), size):
+                    pending.append(pool.submit(self._compute, batch, size))
+                    if len(pending) < most:
+                        continue
+                    for _ in range(most if chunk else 1):
+                        yield from pending.popleft().result()
+                while pending:
+                    yield from pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _compute(self, batch: list[_Pair], size: int) -> list[np.ndarray]:
+        if size == 1:
+            return [self._method(*pair) for pair in batch]
+        # The last batch is filled up with black frames, which stop at once,
+        # because every number of pairs would be compiled anew.
+        shape = (2, size, *batch[0][0].shape)
+        frames = np.zeros(shape, np.uint8)
+        for index, pair in enumerate(batch):
+            frames[:, index] = pair
+        return list(np.asarray(_compiled_tvl1()(*frames))[: len(batch)])
+
+    def compute(self, grays: np.ndarray) -> np.ndarray:
+        """Computes the flows of a whole clip.
+
+        Args:
+            grays: uint8 [T, h, w], T >= 1.
+
+        Returns:
+            float32 [T-1, h, w, 2]; index k-1 holds flow k.
+
+        Raises:
+            ValueError: Another type or number of dimensions, or no frame.
+        """
+        grays = np.asarray(grays)
+        if grays.ndim != 3 or not len(grays):
+            raise ValueError(
+                "Grey frames are uint8 [T, h, w] with T >= 1. "
+                f"Received: {grays.dtype} {list(grays.shape)}"
+            )
+        flows = np.empty((len(grays) - 1, *grays.shape[1:], 2), np.float32)
+        for index, flow in enumerate(self.pairs(grays)):
+            flows[index] = flow
+        return flows
+
+    def describe(self) -> dict[str, Any]:
+        """Says what decides the numbers, for a manifest."""
+        return describe(self.name)
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Says what decides the numbers of a method, for a manifest.
+
+    Args:
+        name: One of `METHODS`.
+
+    Returns:
+        The method, its parameters, and for OpenCV's methods the major
+        version (from 4 to 5 the numbers of its DualTVL1 changed by 0.018
+        pixels in the mean, because its bicubic warp became exact).
+    """
+    about: dict[str, Any] = {"method": name}
+    if name == "dis":
+        about["preset"] = "medium"
+    else:
+        about.update(_TVL1)
+    if name != "tvl1":
+        about["opencv"] = cv2.__version__.split(".")[0]
+    return about
+
+
+def _pairwise(grays: Iterable[np.ndarray]) -> Iterator[_Pair]:
+    previous = None
+    for current in grays:
+        _check(current, previous)
+        if previous is not None:
+            yield previous, current
+        previous = current
+
+
+def _batches(pairs: Iterator[_Pair], size: int) -> Iterator[list[_Pair]]:
+    while batch := list(itertools.islice(pairs, size)):
+        yield batch
+
+
+def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
+    if current.dtype != np.uint8 or current.ndim != 2:
+        raise ValueError(
+            "A grey frame is uint8 [h, w]. "
+            f"Received: {current.dtype} {list(current.shape)}"
+        )
+    if previous is not None and current.shape != previous.shape:
+        raise ValueError(
+            "Grey frames have one size. "
+            f"Received: {list(current.shape)} after {list(previous.shape)}"
+        )
+
+
+# DualTVL1's defaults, the same in OpenCV 3, 4 and 5.
+_TVL1: dict[str, Any] = {
+    "tau": 0.25,
+    "lambda_": 0.15,
+    "theta": 0.3,
+    "scales": 5,
+    "warps": 5,
+    "epsilon": 0.01,
+    "inner": 30,
+    "outer": 10,
+    "scale_step": 0.8,
+}
+
+
+# What a GPU need not wait for (docs/performance.md); the numbers are the same.
+_BURST = 5
+
+
+def _tvl1() -> Method:
+    compiled = _compiled_tvl1()
+
+    def compute(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.asarray(compiled(first[None], second[None]))[0]
+
+    return compute
+
+
+def kernel() -> Callable[..., Any]:
+    """Returns the method "tvl1" as Keras operations, to be put in a graph.
+
+    Returns:
+        A function of two tensors [N, h, w], frames k-1 and k of N pairs, to
+        float32 [N, h, w, 2]. N, h and w must be known when it is traced.
+    """
+    from lsts_tf.features import tvl1
+
+    return functools.partial(tvl1.flow, **_TVL1)
+
+
+@functools.cache
+def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
+    """Compiles the kernel, once a process and size: 16 to 22 CPU seconds.
+
+    It must be called from Python: inside `tf.data.Dataset.map` a compiled
+    function silently runs uncompiled, three times slower.
+    """
+    import keras
+
+    often = functools.partial(kernel(), burst=_BURST)
+    if keras.backend.backend() == "jax":
+        return importlib.import_module("jax").jit(often)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(often, jit_compile=True, autograph=False)
+    raise ImportError(
+        "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
+        f"Received: {keras.backend.backend()!r}; use the method 'opencv'."
+    )
+
+
+def _default_batch() -> int:
+    import keras
+
+    devices = keras.distribution.list_devices()
+    # A batch takes as long as its slowest pair, and 64 fit a GPU's cache.
+    return 1 if all("cpu" in name.lower() for name in devices) else 64
+
+
+def _opencv() -> Method:
+    optflow = getattr(cv2, "optflow", None)
+    # The attribute `optflow` alone proves nothing: it survives as an empty
+    # name when another OpenCV wheel is installed over the one with it.
+    create = getattr(optflow, "DualTVL1OpticalFlow_create", None)
+    if create is None:
+        raise ImportError(_explain_missing_contrib())
+    # One object a thread, because none is safe to share.
+    return _per_thread(
+        lambda: create(
+            tau=_TVL1["tau"],
+            lambda_=_TVL1["lambda_"],
+            theta=_TVL1["theta"],
+            nscales=_TVL1["scales"],
+            warps=_TVL1["warps"],
+            epsilon=_TVL1["epsilon"],
+            innnerIterations=_TVL1["inner"],  # Sic.
+            outerIterations=_TVL1["outer"],
+            scaleStep=_TVL1["scale_step"],
+        )
+    )
+
+
+def _dis() -> Method:
+    return _per_thread(
+        lambda: cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    )
+
+
+def _per_thread(create: Callable[[], Any]) -> Method:
+    local = threading.local()
+
+    def compute(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        # DualTVL1 remembers how many scales the smallest frame allowed, so an
+        # object serves one size only.
+        if getattr(local, "shape", None) != first.shape:
+            local.solver, local.shape = create(), first.shape
+        # DIS refuses slices of larger arrays.
+        first, second = (
+            np.ascontiguousarray(first),
+            np.ascontiguousarray(second),
+        )
+        return local.solver.calc(first, second, None)
+
+    return compute
+
+
+def _explain_missing_contrib() -> str:
+    wheels = sorted(
+        {
+            f"{distribution.name}=={distribution.version}"
+            for distribution in importlib.metadata.distributions()
+            if distribution.name.lower().startswith("opencv")
+        }
+    )
+    return (
+        "The flow method 'opencv' needs DualTVL1, which only OpenCV's contrib "
+        f"wheels have. Installed: {', '.join(wheels) or 'none by pip'}. "
+        "Uninstall all of them, because they overwrite each other's files, "
+        "and then `pip install opencv-contrib-python-headless`; or use the "
+        "method 'tvl1', which needs no contrib."
+    )
+
+
+_METHODS: dict[str, Callable[[], Method]] = {
+    "tvl1": _tvl1,
+    "opencv": _opencv,
+    "dis": _dis,
+}

@@ -1,0 +1,253 @@
+"""Saliency maps on disk.
+
+A map is [H, W]; as a grey PNG it has 256 levels, 0 … 255 for 0 … 1, or 65,536.
+Files appear whole or not at all. Files of frames and folders of videos have
+numbers for names, from 1, with any number of leading zeros: `601/0001.png` is
+frame 0 of video 601.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import os
+import pathlib
+import re
+import struct
+from typing import NamedTuple
+
+import cv2
+from kornia_rs import io as kornia_io
+import numpy as np
+
+from lsts_tf.media import files
+
+SUFFIXES = (".png", ".npy")
+# Signature and header chunk of a PNG: width, height, bits, colour, compression,
+# filter, interlace.
+_PNG_HEADER = struct.Struct(">16xIIBBBBB")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_GREY_8 = (8, 0, 0, 0, 0)
+# A header may ask for any size; what is larger is OpenCV's to refuse.
+_MOST_PIXELS = 2**26
+
+
+class MapError(files.FileError):
+    """A file that is not a map."""
+
+
+class File(NamedTuple):
+    """A file, and what tells it from an older one of the same name."""
+
+    path: str
+    size: int
+    mtime: int
+
+
+class Numbered(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        entries: {number: file or folder}, in the order of the numbers.
+        strays: What has no number or another type, and why.
+        clashes: Numbers that two names have.
+    """
+
+    entries: Mapping[int, File]
+    strays: Sequence[str]
+    clashes: Sequence[str]
+
+
+def numbered(
+    folder: str | os.PathLike[str],
+    suffixes: Sequence[str],
+    *,
+    folders: bool = False,
+) -> Numbered:
+    """Files of a folder whose names are numbers.
+
+    Names that begin with a point are passed over.
+
+    Args:
+        folder: Where to look; not below it.
+        suffixes: Those that count, in small letters.
+        folders: Whether folders count too.
+
+    Raises:
+        MapError: There is no such folder.
+    """
+    entries: dict[int, File] = {}
+    strays, clashes = [], []
+    try:
+        found = sorted(
+            os.scandir(os.fspath(folder)), key=lambda entry: entry.name
+        )
+    except OSError as error:
+        raise MapError(folder, f"no folder ({error.strerror}).") from error
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        name = pathlib.PurePath(entry.name)
+        stem, suffix = name.stem, name.suffix
+        try:
+            # Of what a link points to; one in a loop points to nothing.
+            about = entry.stat()
+            is_folder = entry.is_dir()
+        except OSError as error:
+            strays.append(f"{entry.path}: cannot be read ({error.strerror})")
+            continue
+        if is_folder:
+            stem, fits = entry.name, folders
+        else:
+            fits = suffix.lower() in suffixes
+        if not fits:
+            kind = "a folder" if is_folder else "a file of another type"
+            strays.append(f"{entry.path}: {kind}")
+        elif not re.fullmatch("[0-9]{1,9}", stem):
+            strays.append(f"{entry.path}: its name is not a number")
+        elif int(stem) in entries:
+            other = pathlib.PurePath(entries[int(stem)].path).name
+            clashes.append(f"{entry.path}: has the number of {other}")
+        else:
+            entries[int(stem)] = File(
+                entry.path, about.st_size, about.st_mtime_ns
+            )
+    return Numbered(dict(sorted(entries.items())), strays, clashes)
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Reads a map as it is, without any scaling.
+
+    Of pictures in colour it is the first channel, red, as the benchmark's
+    program takes it.
+
+    Args:
+        path: A picture of 8 or 16 bits, or an array of NumPy [H, W] or
+            [H, W, 1] of real numbers.
+
+    Returns:
+        [H, W] of the file's type: uint8, uint16, or that of the array.
+
+    Raises:
+        MapError: It is none of these, is empty or damaged, or has a value
+            that is not finite or beyond what float32 can hold (3.4e38), so
+            that no sum of a map overflows.
+    """
+    try:
+        if os.fspath(path).lower().endswith(".npy"):
+            return _read_array(path)
+        data = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise MapError(path, f"cannot be read ({error.strerror}).") from error
+    if not data:
+        raise MapError(path, "the file is empty.")
+    image = decode(data, cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise MapError(path, "no picture, or a damaged one.")
+    if image.ndim == 3:
+        image = image[..., 2]  # OpenCV's order is blue, green, red, alpha.
+    if image.dtype not in (np.uint8, np.uint16):
+        raise MapError(path, f"a picture of 8 or 16 bits, not {image.dtype}.")
+    return image
+
+
+def _read_array(path: str | os.PathLike) -> np.ndarray:
+    array = _load_array(path)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or 0 in array.shape:
+        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
+    if array.dtype.kind not in "buif":
+        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise MapError(path, "has a value that is NaN or infinite.")
+        if np.abs(array).max() > np.finfo(np.float32).max:
+            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
+    return array
+
+
+def _load_array(path: str | os.PathLike) -> np.ndarray:
+    try:
+        # Mapped first, because a header may declare any shape, and memory of
+        # it would be taken before it is found that the file is too short.
+        # Damaged shapes may also overflow.
+        with np.errstate(over="raise"):
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # Headers are parsed as Python.
+        raise MapError(
+            path, f"no array of NumPy, or a damaged one ({error})."
+        ) from error
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise MapError(path, "an archive; save one array by `np.save`.")
+    return np.array(found)
+
+
+def file_name(frame: int) -> str:
+    """Name of frame `frame` (from 0) in DHF1K's layout: 0001.png is frame 0."""
+    return f"{frame + 1:04d}.png"
+
+
+def write_png(path: pathlib.Path, image: np.ndarray) -> None:
+    """Write a picture.
+
+    Args:
+        path: Where, ending in .png; its folder exists.
+        image: uint8 or uint16, grey [H, W] or RGB [H, W, 3].
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise OSError(f"{path} cannot be encoded as PNG.")
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def read_grey(path: pathlib.Path) -> np.ndarray:
+    """Read a grey picture: uint8 [H, W].
+
+    Raises:
+        OSError: It is missing or damaged.
+    """
+    image = decode(path.read_bytes())
+    if image is None:
+        raise OSError(f"{path} is not a picture that can be read.")
+    return image
+
+
+def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
+    """Decodes a picture, grey PNG of 8 bits several times faster than OpenCV.
+
+    These are what saliency datasets and models write. Everything else is left
+    to OpenCV, and so is the last word on what is damaged.
+
+    Args:
+        data: The file.
+        how: For `cv2.imdecode`. A grey PNG of 8 bits comes as [H, W] whatever
+            it is.
+
+    Returns:
+        What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey
+        [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
+        None, if it is no picture or a damaged one.
+    """
+    # The fast decoder does not look at the end.
+    if data.startswith(_PNG_SIGNATURE) and data.endswith(_PNG_END):
+        width, height, *kind = _PNG_HEADER.unpack_from(data)
+        if tuple(kind) == _GREY_8 and width * height <= _MOST_PIXELS:
+            # It has no exception of its own.
+            with contextlib.suppress(Exception):
+                return kornia_io.decode_image_png_u8(
+                    data, (height, width), "mono"
+                )[..., 0]
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except cv2.error:  # Empty, or more pixels than it allows.
+        return None

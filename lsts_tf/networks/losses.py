@@ -1,0 +1,222 @@
+"""What a training may minimise: metrics with gradients, in pure Keras.
+
+Each is a function of (`y_true`, `y_pred`) that returns one float32 number a
+frame, `[B]`. `y_true` is `[B, H, W, 2]`: density in 0 … 1 and fixated pixels, 0
+or 1. `y_pred` is `[B, H, W, 1]`, any scale for all but `mse`.
+
+On maps with something in them they equal `lsts_tf.scoring.metrics`. Where a
+metric is NaN (a constant map, a frame that nobody looked at) they are 0, and
+so is their gradient: such a frame teaches nothing, and does no harm. They
+compute in float32 whatever the policy, because a float16 sum over a frame
+overflows.
+
+`cc`, `nss` and `sim` are better the larger they are: give them a negative
+weight, as in `weighted("kld-cc")`.
+"""
+
+import re
+from typing import Any
+
+import keras
+from keras import ops
+
+_EPSILON = 2.0**-52
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+def mse(y_true, y_pred):
+    """Mean squared error against the density.
+
+    Args:
+        y_true: `[B, H, W, 2]`.
+        y_pred: `[B, H, W, 1]`, 0 … 1.
+
+    Returns:
+        `[B]`, 0 … 1.
+    """
+    pred, density, _ = _flat(y_true, y_pred)
+    return ops.mean(ops.square(pred - density), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+def kld(y_true, y_pred):
+    """Kullback-Leibler divergence from the density, in nats.
+
+    Maps are scaled to sum 1; negative predictions count as 0. An all-zero
+    density scores 0. (Bylinskii et al., arXiv 1604.03605, section 4.2.5.)
+
+    Args:
+        y_true: `[B, H, W, 2]`.
+        y_pred: `[B, H, W, 1]`, at least 0.
+
+    Returns:
+        `[B]`, at least 0.
+    """
+    pred, density, _ = _flat(y_true, y_pred)
+    q = _share(density)
+    p = _share(ops.relu(pred))
+    # Q log(eps + Q / (P + eps)) as a difference: no term is 0 * infinity.
+    entropy = q * ops.log(ops.where(q > 0, q, 1.0))
+    return ops.sum(entropy - q * ops.log(p + _EPSILON), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+def cc(y_true, y_pred):
+    """Pearson's correlation with the density; 0 if either is constant.
+
+    Args:
+        y_true: `[B, H, W, 2]`.
+        y_pred: `[B, H, W, 1]`.
+
+    Returns:
+        `[B]`, -1 … 1. Larger is better.
+    """
+    pred, density, _ = _flat(y_true, y_pred)
+    return ops.sum(_standard(pred) * _standard(density), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+def nss(y_true, y_pred):
+    """Mean standard score at the fixated pixels; 0 without any.
+
+    The standard deviation divides by N - 1. A constant map scores 0.
+
+    Args:
+        y_true: `[B, H, W, 2]`.
+        y_pred: `[B, H, W, 1]`.
+
+    Returns:
+        `[B]`. Larger is better.
+    """
+    pred, _, fixated = _flat(y_true, y_pred)
+    fixated = ops.cast(fixated > 0, "float32")
+    count = ops.maximum(ops.sum(fixated, axis=-1), 1.0)
+    total = ops.sum(_standard(pred) * fixated, axis=-1)
+    return total / count * (pred.shape[-1] - 1) ** 0.5
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+def sim(y_true, y_pred):
+    """Sum of the minima of both maps, each less its minimum and with sum 1.
+
+    An all-zero or constant map scores 0.
+
+    Args:
+        y_true: `[B, H, W, 2]`.
+        y_pred: `[B, H, W, 1]`.
+
+    Returns:
+        `[B]`, 0 … 1. Larger is better.
+    """
+    pred, density, _ = _flat(y_true, y_pred)
+    p, q = (
+        _share(x - ops.min(x, axis=-1, keepdims=True)) for x in (pred, density)
+    )
+    return ops.sum(ops.minimum(p, q), axis=-1)
+
+
+LOSSES = {f.__name__: f for f in (mse, kld, cc, nss, sim)}
+
+
+@keras.saving.register_keras_serializable(package="lsts_tf")
+class Weighted:
+    """A weighted sum of losses, itself a loss `[B]`; see `weighted`."""
+
+    def __init__(self, terms: str):
+        self.terms = terms
+        self._terms = _parse(terms)
+        # What Keras calls it in logs.
+        self.__name__ = terms
+
+    def __call__(self, y_true, y_pred):
+        """The sum, `[B]`; of `[B, maps, H, W, …]` its mean over the maps."""
+        if len(y_pred.shape) == 5:
+            maps = y_pred.shape[1]
+            each = self(
+                *(ops.reshape(y, (-1, *y.shape[2:])) for y in (y_true, y_pred))
+            )
+            return ops.mean(ops.reshape(each, (-1, maps)), axis=1)
+        return sum(w * LOSSES[name](y_true, y_pred) for w, name in self._terms)
+
+    def get_config(self) -> dict[str, Any]:
+        """The text that it was made from."""
+        return {"terms": self.terms}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Weighted":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+def weighted(terms: str) -> Weighted:
+    """A loss from text.
+
+    >>> weighted("kld - 0.5*cc").terms
+    'kld - 0.5*cc'
+
+    Args:
+        terms: names of `LOSSES` with signs between them, each with a number
+            and `*` before it or none: "mse", "kld-cc", "10*kld-2*cc-1e-1*nss".
+
+    Returns:
+        A serialisable function (`y_true`, `y_pred`) -> `[B]`.
+
+    Raises:
+        ValueError: if `terms` is anything else.
+    """
+    return Weighted(terms)
+
+
+_TERM = re.compile(
+    r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*)?"
+    r"\s*(?P<name>[a-z]+)\s*"
+)
+
+
+def _parse(terms: str) -> list[tuple[float, str]]:
+    parsed: list[tuple[float, str]] = []
+    position = 0
+    while position < len(terms) or not parsed:
+        term = _TERM.match(terms, position)
+        unsigned = bool(parsed) and term is not None and not term["sign"]
+        if term is None or unsigned or term["name"] not in LOSSES:
+            raise ValueError(
+                "A loss is one of "
+                f"{', '.join(LOSSES)}, or a weighted sum such as "
+                f"'kld-cc' or '10*kld-2*cc'. Received: {terms!r}, not "
+                f"understood from {terms[position:]!r}."
+            )
+        weight = float(term["weight"] or 1.0)
+        parsed.append(
+            (-weight if term["sign"] == "-" else weight, term["name"])
+        )
+        position = term.end()
+    return parsed
+
+
+def _flat(y_true, y_pred):
+    """Prediction, density and fixated pixels, float32 `[B, H * W]`."""
+    pixels = y_pred.shape[1] * y_pred.shape[2]
+    channels = (y_pred[..., 0], y_true[..., 0], y_true[..., 1])
+    return tuple(
+        ops.reshape(ops.cast(channel, "float32"), (-1, pixels))
+        for channel in channels
+    )
+
+
+def _share(x):
+    """A map as shares of its sum; an all-zero map stays zero."""
+    total = ops.sum(x, axis=-1, keepdims=True)
+    return x / ops.where(total > 0, total, 1.0)
+
+
+def _standard(x):
+    """A map less its mean, of length 1; a constant map becomes zero."""
+    about = x - ops.mean(x, axis=-1, keepdims=True)
+    constant = ops.equal(
+        ops.max(x, axis=-1, keepdims=True), ops.min(x, axis=-1, keepdims=True)
+    )
+    # A constant's mean may be rounded; and a root has no gradient at 0.
+    about = ops.where(constant, 0.0, about)
+    squares = ops.sum(ops.square(about), axis=-1, keepdims=True)
+    return about / ops.sqrt(ops.where(squares > 0, squares, 1.0))

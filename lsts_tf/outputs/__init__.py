@@ -1,0 +1,1 @@
+"""Frames, maps and times to files: pictures, figures, films, reports."""

@@ -1,0 +1,4 @@
+"""Maps to numbers: metrics, what is scored, tables and charts.
+
+No TensorFlow is imported here.
+"""

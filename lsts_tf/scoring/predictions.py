@@ -1,0 +1,155 @@
+"""Maps of any model, as files.
+
+A folder holds one clip for each video: a folder of its frames' maps
+(`0601/0001.png`, pictures of 8 or 16 bits, or `.npy`), or a video of them
+(`0601.mp4`). Frames are numbered from 0 here and from 1 in names of files.
+Nothing is decoded before it is asked for.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from lsts_tf.media import maps
+from lsts_tf.media import video as video_lib
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFiles:
+    """A clip with one file for each map.
+
+    Attributes:
+        files: {frame: its file}.
+    """
+
+    files: Mapping[int, maps.File]
+
+    @property
+    def frames(self) -> Sequence[int]:
+        """Numbers of the frames, ascending."""
+        return tuple(self.files)
+
+    def signature(self) -> list[tuple]:
+        """What changes if a file does."""
+        return [tuple(file) for file in self.files.values()]
+
+    def read(
+        self, frames: Sequence[int]
+    ) -> Iterator[np.ndarray | maps.MapError]:
+        """Maps [H, W] of some frames, or why one cannot be had."""
+        for frame in frames:
+            try:
+                yield maps.read(self.files[frame].path)
+            except maps.MapError as error:
+                yield error
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoFile:
+    """A clip that is a video of its maps.
+
+    Attributes:
+        file: The video.
+        frames: Numbers of its frames; see `video.count_frames`.
+    """
+
+    file: maps.File
+    frames: Sequence[int]
+
+    def signature(self) -> list[tuple]:
+        """What changes if the file does."""
+        return [tuple(self.file)]
+
+    def read(
+        self, frames: Sequence[int]
+    ) -> Iterator[np.ndarray | maps.MapError]:
+        """Maps [H, W] of some frames in ascending order; see `FrameFiles`.
+
+        It is the first channel, red. Decoding stops behind the last frame
+        that is asked for.
+        """
+        wanted = iter(frames)
+        frame: int | None = next(wanted, None)
+        try:
+            for number, image in enumerate(video_lib.frames(self.file.path)):
+                if frame is None:
+                    return
+                if number == frame:
+                    yield np.ascontiguousarray(image[..., 0])
+                    frame = next(wanted, None)
+        except video_lib.VideoError as error:
+            reason = error.reason
+        else:
+            reason = "the video is shorter than it declares."
+        while frame is not None:
+            yield maps.MapError(self.file.path, f"frame {frame + 1}: {reason}")
+            frame = next(wanted, None)
+
+
+Clip = FrameFiles | VideoFile
+
+
+class Predictions:
+    """The maps of a model.
+
+    Attributes:
+        folder: Where they are.
+        clips: {video: its clip}.
+        strays: Files and folders that are no map, and why.
+        clashes: Names that have the same number as others.
+        unreadable: Videos that cannot be opened, and why.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        videos: frozenset[int] = frozenset(),
+    ):
+        """Looks for files; does not read maps.
+
+        Only frames of videos whose files estimate their number are counted.
+
+        Args:
+            folder: Folder of clips.
+            videos: Those to look into; all, if none is named.
+
+        Raises:
+            maps.MapError: There is no such folder, or no clip in it.
+        """
+        self.folder = pathlib.Path(folder)
+        self.clips: dict[int, Clip] = {}
+        self.unreadable: list[str] = []
+        top = maps.numbered(folder, VIDEO_SUFFIXES, folders=True)
+        self.strays, self.clashes = list(top.strays), list(top.clashes)
+        if not top.entries:
+            raise maps.MapError(
+                folder,
+                "has no numbered folder or video; the map of frame 1 of "
+                "video 601 is 0601/0001.png.",
+            )
+        for number, file in top.entries.items():
+            if videos and number not in videos:
+                continue
+            clip = self._clip(file)
+            if clip is not None:
+                self.clips[number] = clip
+
+    def _clip(self, file: maps.File) -> Clip | None:
+        if not pathlib.Path(file.path).is_dir():
+            try:
+                count = video_lib.count_frames(file.path)
+            except video_lib.VideoError as error:
+                self.unreadable.append(str(error))
+                return None
+            return VideoFile(file, range(count))
+        inside = maps.numbered(file.path, maps.SUFFIXES)
+        self.strays += inside.strays
+        self.clashes += inside.clashes
+        return FrameFiles({n - 1: f for n, f in inside.entries.items()})

@@ -1,0 +1,1 @@
+"""A model as a graph of its own: SavedModel and LiteRT."""

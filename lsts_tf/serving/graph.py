@@ -1,0 +1,360 @@
+"""A trained model as one TensorFlow graph, from frames to maps.
+
+`Graph` has a function for each way of asking, in plain TensorFlow operations:
+neither OpenCV nor this package is needed where they run. Frames are uint8 RGB
+[B, T, H, W, 3], of B clips of T frames; a map is float32 [360, 640] in [0, 1].
+A frame without a whole window sees its clip mirrored in time, as in
+`Predictor.maps`.
+
+Each window is computed alone: a graph that anybody calls has no past to share
+work with. For long clips `Predictor` needs about a fifth of the arithmetic.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from lsts_tf import parts
+from lsts_tf import predictor as predictor_lib
+from lsts_tf.features import flow as flow_lib
+from lsts_tf.features import preprocess
+from lsts_tf.networks import i3d
+from lsts_tf.serving import resize
+
+FEATURES = "features"
+FRAMES = "serving_default"
+LAST = "last"
+CLIP = "clip"
+
+
+class Graph:
+    """The functions of a model, and the variables that they read.
+
+    Args:
+        predictor: The model.
+
+    Attributes:
+        stops: Why frames cannot be taken, or "" where they can.
+        stops_window: Why `clip` cannot be had, or "".
+    """
+
+    def __init__(self, predictor: predictor_lib.Predictor) -> None:
+        self._model = predictor.model
+        self._extractor = predictor.extractor
+        self._geometry = predictor.geometry
+        self._map_shape = self._model.output_shape[-3:-1]
+        # Functions, so that all signatures share one tracing of each.
+        self._encode = {
+            stream: tf.function(
+                functools.partial(self._extractor.encode_parts, stream),
+                autograph=False,
+            )
+            for stream in self._extractor.streams
+        }
+        self._motion = tf.function(_motion, autograph=False)
+        self.stops = self.stops_window = _what_stops(predictor)
+        if self._extractor.skips or self._extractor.end_point != parts.MAIN:
+            self.stops_window = self.stops or (
+                "the decoder reads more of I3D than Mixed_5c, pooled"
+            )
+
+    @property
+    def variables(self) -> list[Any]:
+        """TensorFlow's variables of decoder and front ends."""
+        networks = () if self.stops else self._extractor.networks.values()
+        return _values(self._model, *networks)
+
+    def functions(self) -> dict[str, Any]:
+        """Traced functions by name, for any number of clips.
+
+        Returns:
+            "features": {stream: float32 [B, 5, 5, 5, 1024]} to maps, [B, 360,
+            640]; and where frames can be taken "serving_default", uint8
+            frames [B, T, H, W, 3] to a map of each, [B, T, 360, 640], and
+            "last", the same frames to the map of the last one, [B, 360, 640].
+            What is returned is named "saliency".
+        """
+        found = {FEATURES: self.features()}
+        if not self.stops:
+            frames = tf.TensorSpec([None, None, None, None, 3], tf.uint8)
+            for name, call in {FRAMES: self._every, LAST: self._last}.items():
+                found[name] = _trace(call, frames=frames)
+        return found
+
+    def features(self, batch: int | None = None) -> Any:
+        """The decoder alone, traced; see `functions`."""
+        return _trace(
+            self._decode,
+            **{
+                part: tf.TensorSpec((batch, *shape))
+                for stream in self._extractor.streams
+                for part, shape in self._extractor.part_shapes(stream).items()
+            },
+        )
+
+    def clip(self) -> tuple[Any, list[Any]]:
+        """One window of the networks' signals to its map, traced.
+
+        Takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79, 112,
+        112, 2]}, squeezed frames and pixels a frame, and holds only operations
+        that LiteRT has built in: pooling over time is written as maxima and
+        means of slices.
+
+        Returns:
+            The function, and the variables that it reads.
+        """
+        length = self._geometry.length
+        networks = {
+            stream: _without_pooling_in_time(network, length)
+            for stream, network in self._extractor.networks.items()
+        }
+        specs = {
+            "rgb": tf.TensorSpec(
+                (1, length, *self._extractor.size, 3), tf.uint8
+            ),
+            "flow": tf.TensorSpec(
+                (1, length, *parts.half(self._extractor.size), 2), tf.float32
+            ),
+        }
+
+        def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
+            prepare: dict[str, Callable[[Any], Any]]
+            prepare = {
+                "rgb": preprocess.rgb,
+                "flow": lambda x: preprocess.flow(x, self._extractor.size),
+            }
+            features = {
+                stream: _pool(
+                    networks[stream](prepare[stream](signal[0])[None])
+                )
+                for stream, signal in signals.items()
+            }
+            return self._decode(**features)
+
+        function = _trace(call, **{s: specs[s] for s in networks})
+        return function, _values(self._model, *networks.values())
+
+    def _decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"saliency": self._model(features, training=False)[..., 0]}
+
+    def _every(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
+        call = functools.partial(self._of_clip, only_last=False)
+        return {"saliency": _each(call, frames, spec)}
+
+    def _last(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec = tf.TensorSpec(self._map_shape, tf.float32)
+        call = functools.partial(self._of_clip, only_last=True)
+        return {"saliency": _each(lambda frames: call(frames)[0], frames, spec)}
+
+    def _of_clip(self, frames: tf.Tensor, *, only_last: bool) -> tf.Tensor:
+        """Maps of the frames of one clip, [T, H, W, 3], or of its last one."""
+        count = tf.shape(frames)[0]
+        first = count - 1 if only_last else 0
+        places = mirrored(
+            tf.range(first - self._geometry.first_target, count), count
+        )
+        signals = {
+            stream: self._signal(stream, frames, places)
+            for stream in self._extractor.streams
+        }
+
+        def window(index: tf.Tensor) -> tf.Tensor:
+            features = {}
+            for stream, signal in signals.items():
+                # Signal k of "flow" is the motion to frame k + 1 already.
+                is_behind = stream == "rgb" and self._geometry.first
+                start = index + 1 if is_behind else index
+                clip = signal[start : start + self._geometry.length]
+                clip = tf.ensure_shape(
+                    clip, (self._geometry.length, *signal.shape[1:])
+                )
+                for part, found in self._encode[stream](clip).items():
+                    features[part] = found[None]
+            return self._decode(**features)["saliency"][0]
+
+        spec = tf.TensorSpec(self._map_shape, tf.float32)
+        return _each(window, tf.range(count - first), spec)
+
+    def _signal(
+        self, stream: str, frames: tf.Tensor, places: tf.Tensor
+    ) -> tf.Tensor:
+        """What I3D's windows are cut from: squeezed frames, or flows."""
+        if stream == "rgb":
+            size = self._extractor.size
+            squeezed = _each(
+                lambda frame: resize.squeeze(frame, size),
+                frames,
+                tf.TensorSpec((*size, 3), tf.uint8),
+            )
+            return tf.gather(squeezed, places)
+        size = parts.half(self._extractor.size)
+        grays = _each(
+            lambda frame: resize.area(resize.gray(frame), size),
+            frames,
+            tf.TensorSpec(size, tf.uint8),
+        )
+        grays = tf.gather(grays, places)
+        return tf.map_fn(
+            lambda k: self._motion(grays[k], grays[k + 1]),
+            tf.range(tf.shape(places)[0] - 1),
+            fn_output_signature=tf.TensorSpec((*size, 2), tf.float16),
+        )
+
+
+def _motion(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Flow of one pair of grey frames, in half precision as it is stored."""
+    flows = flow_lib.kernel()(first[None], second[None])
+    return tf.cast(flows[0], tf.float16)
+
+
+def mirrored(places: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Frames of a clip that is played back and forth, as `windows.prefix`.
+
+    Args:
+        places: int32 [...], before, in or behind the clip.
+        count: Frames of the clip.
+
+    Returns:
+        int32 [...] in 0 … count - 1.
+    """
+    period = tf.maximum(2 * (count - 1), 1)
+    step = tf.abs(places) % period
+    return tf.minimum(step, period - step)
+
+
+def save(
+    functions: dict[str, Any], variables: Sequence[Any], path: str
+) -> None:
+    """Write traced functions as the signatures of a SavedModel."""
+    module = tf.Module()
+    module.variables_read = list(variables)
+    tf.saved_model.save(module, path, signatures=functions)
+
+
+def _values(*models: keras.Model) -> list[Any]:
+    return [v.value for model in models for v in model.variables]
+
+
+def _trace(call: Callable, **specs: tf.TensorSpec) -> Any:
+    named = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in specs.items()
+    }
+    return tf.function(call, autograph=False).get_concrete_function(**named)
+
+
+def _each(
+    call: Callable[[tf.Tensor], tf.Tensor],
+    elements: tf.Tensor,
+    spec: tf.TensorSpec,
+) -> tf.Tensor:
+    """One after the other, so that memory holds one window's activations."""
+    return tf.map_fn(
+        call, elements, fn_output_signature=spec, parallel_iterations=1
+    )
+
+
+def _what_stops(predictor: predictor_lib.Predictor) -> str:
+    extractor = predictor.extractor
+    if predictor.hop > 1:
+        return f"the model gives {predictor.hop} maps of a window at once"
+    if extractor.front_end != "window":
+        return (
+            f"the front end {extractor.front_end!r} carries states from frame "
+            "to frame, which a graph without a past cannot"
+        )
+    if extractor.dtype != "float32":
+        return (
+            f"I3D in {extractor.dtype} is computed by `sliding_i3d` only, and "
+            "not by the network that is exported"
+        )
+    if "flow" in extractor.streams and extractor.flow.name != "tvl1":
+        return (
+            f"the flow method {extractor.flow.name!r} is OpenCV's compiled "
+            "code; only 'tvl1' is made of operations that a graph can hold"
+        )
+    return ""
+
+
+# === Pooling over time without operations of three dimensions ===
+
+
+def _without_pooling_in_time(network: keras.Model, frames: int) -> keras.Model:
+    """A copy of I3D for so many frames."""
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.layers.MaxPooling3D):
+            return _MaxPooling(
+                layer.pool_size,
+                layer.strides,
+                name=layer.name,
+                dtype=layer.dtype_policy,
+            )
+        return layer.__class__.from_config(layer.get_config())
+
+    copy = keras.models.clone_model(
+        network,
+        input_tensors=keras.Input((frames, *network.input_shape[2:])),
+        clone_function=copied,
+    )
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+class _MaxPooling(keras.layers.Layer):
+    """I3D's max pooling, SAME, of values that are not negative."""
+
+    def __init__(
+        self, kernel: i3d.Triple, stride: i3d.Triple, **keywords: Any
+    ) -> None:
+        super().__init__(**keywords)
+        self._kernel, self._stride = kernel, stride
+
+    def call(self, x: Any) -> Any:
+        size = self._kernel[0], self._stride[0]
+        x = _in_space(
+            lambda images: keras.ops.max_pool(
+                images, self._kernel[1:], self._stride[1:], padding="same"
+            ),
+            x,
+        )
+        steps = x.shape[1]
+        out = -(-steps // size[1])
+        total = max((out - 1) * size[1] + size[0] - steps, 0)
+        before = total // 2
+        # Behind a ReLU, zeros are as good as nothing.
+        x = keras.ops.pad(
+            x, ((0, 0), (before, total - before), (0, 0), (0, 0), (0, 0))
+        )
+        return functools.reduce(keras.ops.maximum, _slices(x, out, *size))
+
+
+def _pool(mixed: Any) -> Any:
+    """As `i3d.pool`."""
+    _, steps, rows, columns, _ = mixed.shape
+    kernel = i3d.pooling_kernel(steps, rows, columns)
+    x = _in_space(
+        lambda images: keras.ops.average_pool(
+            images, kernel[1:], 1, padding="valid"
+        ),
+        mixed,
+    )
+    return sum(_slices(x, steps - kernel[0] + 1, kernel[0], 1)) / kernel[0]
+
+
+def _in_space(call: Callable[[Any], Any], x: Any) -> Any:
+    steps = x.shape[1]
+    found = call(keras.ops.reshape(x, (-1, *x.shape[2:])))
+    return keras.ops.reshape(found, (-1, steps, *found.shape[1:]))
+
+
+def _slices(x: Any, out: int, kernel: int, stride: int) -> list[Any]:
+    return [
+        x[:, tap : tap + (out - 1) * stride + 1 : stride]
+        for tap in range(kernel)
+    ]

@@ -1,0 +1,659 @@
+"""OSIE, Crowd and Scene: maps by the recipe, and every refusal."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pytest
+import scipy.io
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from crowd import crowd_dataset_builder
+import gaze_dataset
+from lsts_tf import experiment
+from lsts_tf import train
+from lsts_tf import windows
+from lsts_tf.features import dataset
+from osie import osie_dataset_builder
+from scene import scene_dataset_builder
+import still_dataset
+from tests import clip_folders
+from tests import still_folders
+from ucf_sports import ucf_sports_dataset_builder
+
+ROOT = pathlib.Path(__file__).parents[2]
+BUILDERS = {
+    "osie": osie_dataset_builder.Builder,
+    "crowd": crowd_dataset_builder.Builder,
+    "scene": scene_dataset_builder.Builder,
+}
+MATS = {name: builder.FIXATIONS for name, builder in BUILDERS.items()}
+OSIE = (600, 800)
+
+
+class OsieTest(tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = osie_dataset_builder.Builder
+    SPLITS: ClassVar = {"train": 2, "test": 1}
+
+
+class CrowdTest(tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = crowd_dataset_builder.Builder
+    SPLITS: ClassVar = {"train": 2, "test": 1}
+
+
+class SceneTest(tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = scene_dataset_builder.Builder
+    SPLITS: ClassVar = {"train": 6, "test": 1}
+
+
+@pytest.fixture
+def manual(tmp_path):
+    folder = tmp_path / "manual"
+    folder.mkdir()
+    return folder
+
+
+def write_osie(root, paths, number=1002):
+    return still_folders.write_structs(root, {number: paths}, OSIE)
+
+
+def write_scene(root, paths, size):
+    return still_folders.write_scene(root, {1: paths}, {1: size})
+
+
+@pytest.fixture
+def build(manual, tmp_path):
+    """Builds what is in `manual`, and returns {split: {number: example}}."""
+
+    def build(name="osie"):
+        builder = clip_folders.build(
+            BUILDERS[name], manual, tmp_path / f"tfds_{name}"
+        )
+        return {
+            split: clip_folders.examples(builder, split)
+            for split in builder.info.splits
+        }
+
+    return build
+
+
+@pytest.fixture
+def refused(build, tmp_path):
+    """Asserts that a build fails and that the message says all the words."""
+
+    def check(*words, name="osie"):
+        with pytest.raises(ValueError, match=r"Received: ") as caught:
+            build(name)
+        for word in words:
+            assert re.search(word, str(caught.value)), str(caught.value)
+        assert not list(tmp_path.glob(f"tfds_{name}/{name}/1.0.0/*"))
+
+    return check
+
+
+@pytest.fixture
+def osie(manual):
+    """One photograph and where two people looked, ready to be spoilt."""
+    return write_osie(manual, still_folders.look(OSIE, 1002, 2))
+
+
+@pytest.fixture
+def scene(manual):
+    size = (30, 40)
+    return write_scene(manual, still_folders.look(size, 1), size)
+
+
+def picture(example, feature):
+    (data,) = example[feature].numpy()
+    return tf.io.decode_image(data).numpy().squeeze()
+
+
+def reference(points, size, sigma):
+    """The recipe, one Gaussian after the other, in float64."""
+    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float64)
+    total = np.zeros(size)
+    for x, y in points:
+        distance = (columns - x) ** 2 + (rows - y) ** 2
+        total += np.exp(-distance / (2 * sigma**2))
+    return np.floor(255 * total / total.max() + 0.5).astype(np.uint8)
+
+
+# === The contract ===
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_features_are_the_contract_and_the_name(name):
+    info = BUILDERS[name](data_dir="unused").info
+    assert set(info.features) == {*dataset.FEATURES, "name"}
+    size = BUILDERS[name].SIZE or (None, None)
+    assert info.features["frames"].shape == (None, *size, 3)
+    assert info.features["maps"].shape == (None, *size, 1)
+    assert "degree of visual" in info.description
+    assert "Zhao, Qi" in info.citation
+
+
+def test_does_not_know_the_package():
+    for module in (
+        still_dataset,
+        osie_dataset_builder,
+        crowd_dataset_builder,
+        scene_dataset_builder,
+    ):
+        assert "lsts_tf" not in pathlib.Path(module.__file__).read_text()
+
+
+def test_an_example_is_a_video_of_one_frame(osie, build):
+    ((split, found),) = build().items()
+    (example,) = found.values()
+    assert split == "train"
+    assert int(example["video"]) == 1002
+    assert example["name"].numpy() == b"1002.jpg"
+    assert float(example["fps"]) == 1
+    assert int(example["num_frames"]) == 1
+    (frame,) = example["frames"].numpy()
+    assert frame == (osie / "data" / "stimuli" / "1002.jpg").read_bytes()
+    for feature in ("maps", "fixations"):
+        (data,) = example[feature].numpy()
+        header = gaze_dataset.png_header(data)
+        assert header.grey
+        assert (header.width, header.height) == (800, 600)
+
+
+def test_multiples_of_7_are_for_testing(manual, build):
+    sizes = dict.fromkeys(range(1, 16), (20, 24))
+    gaze = {n: still_folders.look(size, n) for n, size in sizes.items()}
+    still_folders.write_scene(manual / "clone", gaze, sizes)
+    found = build("scene")
+    assert list(found["test"]) == [7, 14]
+    assert list(found["train"]) == [n for n in sizes if n not in (7, 14)]
+
+
+def test_sizes_of_scene_are_of_each_photograph_its_own(manual, build):
+    sizes = {1: (30, 40), 2: (64, 32)}
+    gaze = {n: still_folders.look(size, n) for n, size in sizes.items()}
+    still_folders.write_scene(manual, gaze, sizes)
+    found = build("scene")["train"]
+    for number, size in sizes.items():
+        assert picture(found[number], "frames").shape == (*size, 3)
+        assert picture(found[number], "maps").shape == size
+
+
+# === Fixations and maps ===
+
+
+def test_pixels_and_the_first_fixation(manual, build):
+    paths = [
+        # The first is left out. MATLAB rounds halves up and counts from 1.
+        np.array(
+            [[400, 300], [1, 1], [420.4, 30.4], [420.5, 430.5], [799.9, 600]]
+        ),
+        np.array([[100.0, 100.0], [1.2, 0.6], [250, 40]]),
+        np.array([[77.0, 77.0]]),
+        np.zeros((0, 2)),
+    ]
+    write_osie(manual, paths)
+    (example,) = build()["train"].values()
+    points = [(0, 0), (419, 29), (420, 430), (799, 599), (0, 0), (249, 39)]
+    expected = np.zeros(OSIE, np.uint8)
+    for x, y in points:
+        expected[y, x] = 255
+    np.testing.assert_array_equal(picture(example, "fixations"), expected)
+    # The corner, where two looked, counts twice.
+    density = picture(example, "maps")
+    np.testing.assert_array_equal(density, reference(points, OSIE, 24))
+    assert density[0, 0] == 255
+
+
+def test_fixations_outside_are_dropped_and_the_first_is_the_first(
+    manual, build
+):
+    paths = [
+        np.array([[-5, 300], [10, 20], [801, 20], [30, 0.4]]),
+        np.array(
+            [
+                [10, 300],
+                [800.5, 1],
+                [800.4, 600.4],
+                [5, 600.5],
+                [5, -7],
+                [1e300, 5],
+            ]
+        ),
+    ]
+    write_osie(manual, paths)
+    (example,) = build()["train"].values()
+    rows, columns = np.nonzero(picture(example, "fixations"))
+    assert list(zip(columns, rows, strict=True)) == [(9, 19), (799, 599)]
+
+
+def test_crowd_has_a_wider_degree(manual, build):
+    size = (768, 1024)
+    paths = [np.array([[500, 400], [900.2, 100.7], [30, 700]])]
+    still_folders.write_structs(manual, {7: paths}, size)
+    (example,) = build("crowd")["test"].values()
+    want = reference([(899, 100), (29, 699)], size, 26)
+    np.testing.assert_array_equal(picture(example, "maps"), want)
+
+
+def test_scene_has_rows_first_and_the_next_whole_number(manual, build):
+    size = (54, 96)
+    paths = [
+        np.array([[48, 27], [0.2, 0.3], [10, 20], [10.1, 20.9], [96, 54]]),
+        np.array([[1, 1], [96.1, 5], [50, 0], [-0.1, 5], [70.5, 12.5]]),
+    ]
+    write_scene(manual, paths, size)
+    (example,) = build("scene")["train"].values()
+    points = [(0, 0), (9, 19), (10, 20), (95, 53), (70, 12)]
+    expected = np.zeros(size, np.uint8)
+    for x, y in points:
+        expected[y, x] = 255
+    np.testing.assert_array_equal(picture(example, "fixations"), expected)
+    # Enlarged 20 times to the screen, whose degree is 33.75 pixels.
+    want = reference(points, size, 33.75 / 20)
+    np.testing.assert_array_equal(picture(example, "maps"), want)
+
+
+@pytest.mark.parametrize(
+    ("size", "sigma"),
+    [((256, 256), 8), ((768, 1024), 24), ((1080, 3840), 67.5), ((4, 2), 0.125)],
+)
+def test_a_degree_follows_from_how_far_a_photograph_was_enlarged(size, sigma):
+    assert scene_dataset_builder.Builder.sigma(size) == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_density_of_many_fixations(seed):
+    draws = np.random.default_rng(seed)
+    size = (60, 83)
+    points = draws.integers(0, (83, 60), (150, 2))
+    points[1] = points[0]
+    np.testing.assert_array_equal(
+        still_dataset.density_map(points, size, 5.5),
+        reference(points, size, 5.5),
+    )
+
+
+# === Photographs ===
+
+
+def spoil(image, path, kind):
+    """Writes a photograph as the file of another kind."""
+    if kind == "grey":
+        still_folders.write_image(path, cv2.cvtColor(image, 6))
+    elif kind == "png":
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    else:  # EXIF of one tag: orientation.
+        data = cv2.imencode(".jpg", image)[1].tobytes()
+        tag = b"\x01\x12\0\x03\0\0\0\x01" + bytes([0, kind, 0, 0])
+        exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + tag + bytes(4)
+        length = (len(exif) + 2).to_bytes(2, "big")
+        path.write_bytes(data[:2] + b"\xff\xe1" + length + exif + data[2:])
+
+
+@pytest.mark.parametrize("kind", ["grey", "png", 1, 3, 6])
+def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
+    size = (30, 40)
+    write_scene(manual, still_folders.look(size, 1), size)
+    path = manual / "data" / "stimuli" / "001.jpg"
+    image = still_folders.draw(size, 1)
+    spoil(image, path, kind)
+    if kind in (3, 6):
+        # The test's own file is one that OpenCV turns.
+        turned = cv2.imread(str(path))
+        assert turned.shape[:2] == ((30, 40) if kind == 3 else (40, 30))
+        assert np.abs(turned[:5, :5].astype(int) - image[-5:, -5:]).max() < 9
+    (example,) = build("scene")["train"].values()
+    (data,) = example["frames"].numpy()
+    assert (data == path.read_bytes()) == (kind == 1)
+    # Not turned, by whichever decoder.
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert int(tf.image.extract_jpeg_shape(data)[2]) == 3
+    if kind == "grey":
+        image = cv2.cvtColor(cv2.cvtColor(image, 6), 8)
+    assert np.abs(decoded.astype(int) - image).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda _: b"", "1002.jpg must be a whole JPEG .* 0 bytes"),
+        (lambda _: b"no picture", "1002.jpg must be a whole JPEG"),
+        (lambda data: data[: len(data) // 2], "1002.jpg must be a whole JPEG"),
+        (
+            lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256",
+            "a pointer of Git LFS .*1002.jpg.*git lfs pull",
+        ),
+    ],
+    ids=["empty", "text", "truncated", "lfs"],
+)
+def test_damaged_photographs(osie, refused, spoil, word):
+    path = osie / "data" / "stimuli" / "1002.jpg"
+    path.write_bytes(spoil(path.read_bytes()))
+    refused(word, re.escape(str(path)), "git clone https://github.com/NUS-VIP")
+
+
+@pytest.mark.parametrize("name", ["osie", "scene"])
+def test_another_size(manual, refused, name):
+    if name == "osie":
+        write_osie(manual, still_folders.look(OSIE, 1002))
+        file, want = "1002.jpg", "800x600"
+    else:
+        write_scene(manual, still_folders.look((30, 40), 1), (30, 40))
+        file, want = "001.jpg", "40x30"
+    path = manual / "data" / "stimuli" / file
+    still_folders.write_image(path, still_folders.draw((48, 64), 1))
+    refused(f"Image {file} must be {want}", "Received: 64x48", name=name)
+
+
+# === Layout ===
+
+
+def test_strays_are_passed_over(osie, build):
+    folder = osie / "data" / "stimuli"
+    for name in (".DS_Store", "._1002.jpg", "Thumbs.db", "readme.md"):
+        (folder / name).touch()
+    assert list(build()["train"]) == [1002]
+
+
+def test_no_data(manual, refused):
+    (manual / "something else").mkdir()
+    refused("`data/stimuli/`", re.escape(str(manual)), "none")
+
+
+def test_two_clones(manual, refused):
+    for name in ("a", "b"):
+        (manual / name / "data" / "stimuli").mkdir(parents=True)
+    refused("exactly one folder", "a/data/stimuli", "b/data/stimuli")
+
+
+def test_no_photograph(osie, refused):
+    (osie / "data" / "stimuli" / "1002.jpg").unlink()
+    refused("at least one image, such as 1001.jpg")
+
+
+@pytest.mark.parametrize("name", ["1000.jpg", "1701.jpg", "01002.jpg", "a.jpg"])
+def test_other_names(osie, refused, name):
+    (osie / "data" / "stimuli" / name).touch()
+    refused("1001.jpg to 1700.jpg", re.escape(name))
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "0001.jpg", "000.jpg", "001.JPG"])
+def test_other_names_of_three_digits(scene, refused, name):
+    (scene / "data" / "stimuli" / name).touch()
+    refused("001.jpg to 500.jpg", re.escape(name), name="scene")
+
+
+def test_another_dataset_of_the_same_layout(osie, refused):
+    refused("fixations.mat must .* an image, once", "1002.jpg", name="crowd")
+
+
+def test_photographs_without_fixations(osie, refused):
+    still_folders.write_images(osie, {1700: OSIE, 1001: OSIE})
+    refused(
+        "3 images in .*, 1 in ", "no fixations of image 1001.jpg and 1 more"
+    )
+
+
+def test_fixations_without_photographs(manual, refused):
+    gaze = {n: still_folders.look(OSIE, n) for n in (1001, 1002, 1003)}
+    still_folders.write_structs(manual, gaze, OSIE)
+    (manual / "data" / "stimuli" / "1003.jpg").unlink()
+    refused("2 images in .*, 3 in ", "no file of image 1003.jpg and 0 more")
+
+
+def test_nobody_looked_again(manual, refused):
+    write_osie(manual, [np.array([[5.0, 5.0], [900, 5]]), np.zeros((0, 2))])
+    refused("Image 1002.jpg: somebody", "of 2 observers", "800x600")
+
+
+def test_nobody_looked_at_all(manual, refused):
+    write_osie(manual, [np.zeros((0, 2))])
+    refused("Image 1002.jpg: somebody", "of 1 observers")
+
+
+# === fixations.mat ===
+
+
+@pytest.mark.parametrize("name", ["osie", "scene"])
+def test_no_fixations(manual, refused, request, name):
+    root = request.getfixturevalue(name)
+    (root / MATS[name]).unlink()
+    refused("no file .*fixations.mat", "git clone", name=name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda _: b"", "MATLAB file"),
+        (lambda _: b"no matrix " * 40, "MATLAB file"),
+        (lambda data: data[: len(data) // 2], "MATLAB file"),
+        (lambda data: data[:200] + bytes(60) + data[260:], "MATLAB file"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    ],
+    ids=["empty", "text", "truncated", "damaged", "lfs"],
+)
+@pytest.mark.parametrize("file", ["fixations.mat", "imgInfo.mat"])
+def test_damaged_mat_files(scene, refused, spoil, words, file):
+    path = scene / "data" / "tidy" / file
+    path.write_bytes(spoil(path.read_bytes()))
+    refused(words, re.escape(str(path)), "git clone", name="scene")
+
+
+def structs(change):
+    """The cells of a fixations.mat like OSIE's after a change."""
+    cells = still_folders.structs({1002: still_folders.look(OSIE, 1002, 2)})
+    change(cells[0, 0])
+    return cells
+
+
+def of_second(**values):
+    return structs(lambda image: image["subjects"][1, 0].update(values))
+
+
+HOSTILE = {
+    "numbers": (np.zeros((1, 4)), "fixations{1}"),
+    "no cells": (still_folders.column([np.zeros((2, 2))]), "fixations{1}"),
+    "no name": (structs(lambda i: i.pop("img")), "fixations{1}"),
+    "a number": (structs(lambda i: i.update(img=1002)), "fixations{1}"),
+    "a path": (structs(lambda i: i.update(img="../1002.jpg")), "1002.jpg"),
+    "twice": (np.repeat(structs(dict), 2, 0), "fixations{2}, image 1002.jpg"),
+    "no people": (structs(lambda i: i.pop("subjects")), "image 1002.jpg"),
+    "no vectors": (
+        structs(lambda i: i.update(subjects=still_folders.column([3.0]))),
+        "image 1002.jpg, subjects{1}",
+    ),
+    "no y": (
+        structs(lambda i: i["subjects"][1, 0].pop("fix_y")),
+        "image 1002.jpg, subjects{2}",
+    ),
+    "fewer y": (
+        of_second(fix_y=np.ones((1, 4))),
+        "image 1002.jpg, subjects{2}",
+    ),
+    "a matrix": (
+        of_second(fix_x=np.ones((2, 3)), fix_y=np.ones((2, 3))),
+        "image 1002.jpg, subjects{2}",
+    ),
+    "text": (
+        of_second(fix_x="12345", fix_y="12345"),
+        "image 1002.jpg, subjects{2}",
+    ),
+    "not a number": (
+        of_second(fix_x=np.full((1, 5), np.nan)),
+        "image 1002.jpg, subjects{2}",
+    ),
+    "complex": (
+        of_second(fix_x=1j * np.ones(5)),
+        "image 1002.jpg, subjects{2}",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_another_structure(osie, refused, case):
+    fixations, where = HOSTILE[case]
+    path = osie / "data" / "eye" / "fixations.mat"
+    still_folders.write_mat(path, fixations=fixations)
+    refused("fixations.mat must have ", re.escape(where), re.escape(str(path)))
+
+
+def test_another_variable(osie, refused):
+    path = osie / "data" / "eye" / "fixations.mat"
+    still_folders.write_mat(path, gaze=np.zeros(3))
+    refused("must hold `fixations`", re.escape(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("fixations", "words"),
+    [
+        (np.zeros((1, 4)), "a row of cells"),
+        (still_folders.column([np.ones((5, 3))]), r"\{1, 1\}, image 001.jpg"),
+        (still_folders.column(["abcd"]), r"\{1, 1\}, image 001.jpg"),
+        (still_folders.column([np.full((2, 4), np.inf)]), r"\{1, 1\}, image"),
+        (still_folders.column([{"a": 1}]), r"\{1, 1\}, image 001.jpg"),
+        (still_folders.column([np.ones((2, 4))] * 2), "1 sizes .* 2 images"),
+        (np.empty((501, 1), object), "a row of cells|cannot"),
+    ],
+)
+def test_another_structure_of_scene(scene, refused, fixations, words):
+    if fixations.shape[0] == 501:
+        fixations = still_folders.column([np.ones((2, 4))] * 501)
+    path = scene / MATS["scene"]
+    still_folders.write_mat(path, fixations=fixations)
+    refused(words, re.escape(str(path)), name="scene")
+
+
+@pytest.mark.parametrize(
+    "info", [{"size": np.ones((1, 3))}, {"sizes": 1}, 5.0, {"size": "ab"}]
+)
+def test_other_sizes_of_scene(scene, refused, info):
+    path = scene / "data" / "tidy" / "imgInfo.mat"
+    still_folders.write_mat(path, imgInfo=info)
+    refused("imgInfo.mat must have", re.escape(str(path)), name="scene")
+
+
+# === Dummy data and the command ===
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_dummy_data_is_small_and_drawn_by_us(name, tmp_path):
+    still_folders.dummies(tmp_path)
+    new, old = tmp_path / name, ROOT / "data" / name
+    files = [p for p in (old / "dummy_data").rglob("*") if p.is_file()]
+    assert sum(path.stat().st_size for path in files) < 150_000
+    drawn = [p for p in new.rglob("*") if p.is_file()]
+    assert {p.relative_to(old) for p in files} == {
+        p.relative_to(new) for p in drawn
+    }
+    for path in drawn:
+        committed = old / path.relative_to(new)
+        if path.suffix == ".mat":  # Which holds the time of writing.
+            found, want = map(scipy.io.loadmat, (committed, path))
+            name = {"imgInfo.mat": "imgInfo"}.get(path.name, "fixations")
+            assert repr(found[name]) == repr(want[name])
+        else:
+            assert cv2.PSNR(cv2.imread(committed), cv2.imread(path)) > 40
+
+
+@pytest.mark.parametrize(("start", "name"), [(".", "osie"), ("data", "scene")])
+def test_tfds_build(start, name, tmp_path):
+    subprocess.run(
+        [
+            pathlib.Path(sys.executable).parent / "tfds",
+            *("build", name, f"--data_dir={tmp_path}"),
+            f"--manual_dir={ROOT / 'data' / name / 'dummy_data'}",
+            '--download_config={"try_download_gcs": false}',
+        ],
+        cwd=ROOT / start,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        timeout=300,
+    )
+    builder = tfds.builder_from_directory(tmp_path / name / "1.0.0")
+    assert list(clip_folders.examples(builder, "test")) == [
+        {"osie": 1001, "scene": 7}[name]
+    ]
+
+
+# === Who reads them ===
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A data folder with Scene's dummy data and two clips, one of a frame."""
+    folder = tmp_path_factory.mktemp("built")
+    dummy = ROOT / "data" / "scene" / "dummy_data"
+    clip_folders.build(BUILDERS["scene"], dummy, folder / "tfds")
+    for name, frames in (("Lifting-003", 1), ("Lifting-004", 3)):
+        clip_folders.write_clip(
+            folder / "raw" / "training" / name,
+            [f"{index + 1:03d}" for index in range(frames)],
+        )
+    clip_folders.build(
+        ucf_sports_dataset_builder.Builder, folder / "raw", folder / "tfds"
+    )
+    return folder / "tfds"
+
+
+FLOW = [("flow",), ("rgb", "flow")]
+
+
+def geometry(streams, short="mirror"):
+    return windows.Geometry.of(streams, length=9, short=short)
+
+
+def test_stills_have_windows_of_frames(built):
+    data = dataset.Dataset("scene", str(built))
+    videos = data.choose(range(1, 501), "training", geometry(("rgb",)))
+    assert sorted(videos) == [1, 2, 3, 4, 5, 6, 7]
+    (still,) = data.videos([3])
+    assert still.num_frames == 1
+    assert still.annotated
+    (frame,) = still.frames()
+    assert frame.shape == (64, 64, 3)
+    assert np.abs(frame[-1, -1].astype(int) - (120, 90, 90)).max() < 5
+
+
+@pytest.mark.parametrize("streams", FLOW)
+@pytest.mark.parametrize("short", ["skip", "mirror"])
+def test_a_still_has_no_flow(built, streams, short):
+    data = dataset.Dataset("scene", str(built))
+    words = r"A still does not move.*scene:1\.0\.0.*training.*--streams=rgb"
+    with pytest.raises(dataset.DatasetError, match=words):
+        data.choose([1, 2], "training", geometry(streams, short))
+
+
+@pytest.mark.parametrize("streams", FLOW)
+def test_a_shot_of_one_frame_is_still_a_video(built, streams):
+    names = ("ucf_sports", "scene")
+    both = dataset.open_datasets(names, str(built))
+    shots = [n for n in both.frame_counts if n < dataset.STEP]
+    assert sorted(both.frame_counts[n] for n in shots) == [1, 3]
+    chosen = both.choose(shots, "training", geometry(streams))
+    assert sorted(chosen) == sorted(shots)
+    single = [n for n in shots if both.frame_counts[n] == 1]
+    assert both.choose(single, "training", geometry(streams)) == single
+    with pytest.raises(dataset.DatasetError, match="dataset scene:1"):
+        both.choose(both.frame_counts, "training", geometry(streams))
+
+
+def test_training_on_flow_of_stills_ends_in_words(built, tmp_path):
+    settings = experiment.Experiment(
+        run_dir=str(tmp_path / "run"),
+        data_dir=str(built),
+        store_dir=str(tmp_path / "stores"),
+        dataset="scene",
+        train_videos="1-5",
+        val_videos="6",
+        test_videos="7",
+        streams=("rgb", "flow"),
+        short_clips="mirror",
+    )
+    with pytest.raises(dataset.DatasetError, match="A still does not move"):
+        train.run(settings)

@@ -1,0 +1,508 @@
+import copy
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import flow
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from lsts_tf.networks import i3d
+
+STREAMS = ("rgb", "flow")
+SOURCES = {"rgb": ("random",), "flow": ("random",)}
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES)
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    """The same RGB network alone; each stride of a stream is traced once."""
+    return extractor_lib.Extractor(("rgb",), window=16, sources=SOURCES)
+
+
+@pytest.fixture(scope="module")
+def data(sample_data):
+    return dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+
+
+@pytest.fixture(scope="module")
+def frames(data):
+    (video,) = data.videos([2])
+    return list(video.frames())
+
+
+@pytest.fixture(scope="module")
+def every(extractor, frames):
+    """Features of every window, by target and stream."""
+    return dict(extractor.of_clip(map(extractor.prepare, frames)))
+
+
+def alone(extractor, stream, clip):
+    """The slow and obvious way: one window through the published network."""
+    prepare = {"rgb": preprocess.rgb, "flow": preprocess.flow}[stream]
+    mixed = extractor.networks[stream](np.asarray(prepare(clip))[None])
+    return np.asarray(i3d.pool(mixed))[0]
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):
+    # Flow needs one frame more, and RGB keeps to the same frames.
+    assert list(every) == [16, 17, 18, 19]
+    squeezed = np.stack([preprocess.squeeze(f) for f in frames])
+    grays = np.stack([flow.gray(f) for f in frames])
+    flows = extractor.flow.compute(grays).astype(np.float16)
+    for target, features in every.items():
+        assert features["rgb"].shape == (1, 5, 5, 1024)
+        clip = squeezed[target - 15 : target + 1]
+        close(features["rgb"], alone(extractor, "rgb", clip))
+        # Row k - 1 holds flow k.
+        clip = flows[target - 16 : target]
+        close(features["flow"], alone(extractor, "flow", clip))
+
+
+def test_stride_takes_each_so_manieth_window(rgb, frames, every):
+    some = dict(rgb.of_clip(map(rgb.prepare, frames), stride=2))
+    assert list(some) == [15, 17, 19]
+    for target in (17, 19):
+        close(some[target]["rgb"], every[target]["rgb"])
+
+
+def test_a_clip_without_a_window_has_no_features(extractor, frames):
+    prepared = map(extractor.prepare, frames[:16])
+    assert list(extractor.of_clip(prepared)) == []
+
+
+def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
+    squeezed = [preprocess.squeeze(f) for f in frames]
+    shared = list(rgb.features("rgb", squeezed, stride=2))
+    alone_ = list(rgb.features("rgb", squeezed, stride=2, length=20))
+    assert len(shared) == len(alone_) == 3
+    close(np.stack(alone_), np.stack(shared))
+    for target, feature in zip([15, 17, 19], alone_, strict=True):
+        clip = np.stack(squeezed[target - 15 : target + 1])
+        # Not through the shared way, nor by its states.
+        want = rgb._alone["rgb"](clip)["rgb"].numpy()
+        np.testing.assert_array_equal(feature, want)
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17])
+def test_short_signals_have_the_windows_that_fit(rgb, frames, length):
+    squeezed = [preprocess.squeeze(f) for f in frames[:length]]
+    found = rgb.features("rgb", squeezed, stride=2, length=length)
+    assert len(list(found)) == len(range(15, length, 2))
+
+
+def test_sharing_pays_for_long_signals_only(rgb):
+    """By count: 79 frames for one window, less for the next ones."""
+    cost = sum(rgb._slide("rgb", 1).costs.values())
+    short = [rgb._is_short("rgb", cost, n, 1) for n in range(1, 400)]
+    # Short signals first, then never again.
+    assert short[16]
+    assert not short[-1]
+    assert sorted(short, reverse=True) == short
+
+
+def test_what_failed_before_leaves_no_trace(rgb, frames):
+    squeezed = [preprocess.squeeze(f) for f in frames]
+
+    def broken():
+        yield from squeezed[3:14]
+        raise ValueError("a damaged frame")
+
+    with pytest.raises(ValueError, match="damaged frame"):
+        list(rgb.features("rgb", broken(), stride=2))
+    again = list(rgb.features("rgb", squeezed, stride=2))
+    fresh = alone(rgb, "rgb", np.stack(squeezed[2:18]))
+    close(again[1], fresh)
+
+
+def test_encoding_in_a_graph_is_the_same(extractor, frames):
+    clip = np.stack([preprocess.squeeze(f) for f in frames[:16]])
+    close(extractor.encode("rgb", clip), alone(extractor, "rgb", clip))
+
+
+def test_random_weights_are_announced(extractor):
+    assert extractor.note == "random I3D weights (rgb, flow)"
+    described = extractor.describe()
+    assert json.loads(json.dumps(described)) == described
+    for part in described["streams"].values():
+        assert part["weights_random"] is True
+        assert len(part["weights_sha256"]) == 64
+
+
+@pytest.fixture
+def kept(tmp_path, extractor):
+    return open_stores(tmp_path, extractor)
+
+
+def open_stores(root, extractor, stride=2):
+    return extractor_lib.open_stores(
+        root, dataset_name="dhf1k:1.0.0", extractor=extractor, stride=stride
+    )
+
+
+def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):
+    extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+    assert kept.flow.targets(2) == range(1, 20)
+    for stream, store in kept.features.items():
+        assert list(store.targets(2)) == [16, 18]
+        want = np.stack([every[target][stream] for target in (16, 18)])
+        got = store.read(2, [0, 1])
+        # Half precision keeps eleven bits.
+        np.testing.assert_allclose(got, want, atol=2e-3 * want.max())
+    (video,) = data.videos([2])
+    want = [preprocess_png(png) for png in video.maps]
+    np.testing.assert_array_equal(kept.truth.maps(2, range(20)), want)
+
+
+def test_the_same_bytes_each_time(data, extractor, tmp_path):
+    found = []
+    for name in "ab":
+        kept = open_stores(tmp_path / name, extractor)
+        extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+        roots = [kept.flow.root, *(s.root for s in kept.features.values())]
+        found.append([(r / "0002.npy").read_bytes() for r in roots])
+    assert found[0] == found[1]
+
+
+def preprocess_png(png):
+    import cv2
+
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+
+
+def test_filling_again_computes_nothing(data, extractor, kept, monkeypatch):
+    extractor_lib.fill(data, [3], extractor, kept, purpose="test")
+    begun = []
+    monkeypatch.setattr(
+        extractor_lib,
+        "extract_video",
+        lambda video, *_, **__: begun.append(video.number),
+    )
+    extractor_lib.fill(data, [3], extractor, kept, purpose="test")
+    assert begun == []
+    extractor_lib.fill(data, [3, 4], extractor, kept, purpose="test")
+    assert begun == [4]
+
+
+def test_outcomes_and_progress_of_each_video(data, extractor, kept):
+    steps = []
+    outcomes = extractor_lib.outcomes(
+        data,
+        [3, 701, 999],
+        extractor,
+        kept,
+        advance=lambda *step: steps.append(step),
+    )
+    found = {outcome.video: outcome.error for outcome in outcomes}
+    assert list(found) == [3, 701, 999]
+    assert found[3] == ""
+    assert "no annotation" in found[701]
+    assert found[999] == "not in the dataset"
+    assert steps[0] == (3, 0.0)
+    parts = [part for video, part in steps if video == 3]
+    np.testing.assert_allclose(sum(parts), 1)
+    assert len(parts) == 1 + 19 + 2 * 2
+    # What is stored is an outcome too.
+    again = extractor_lib.outcomes(data, [3], extractor, kept)
+    assert list(again) == [(3, "")]
+
+
+def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
+    # 701 has no annotation.
+    with pytest.raises(extractor_lib.ExtractionError, match="video 701"):
+        extractor_lib.fill(data, [701, 5], extractor, kept, purpose="test")
+    assert 5 in kept.features["rgb"]
+    assert 701 not in kept.features["rgb"]
+
+
+def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
+    both = open_stores(tmp_path, extractor, stride=1)
+    one = open_stores(tmp_path, rgb, stride=1)
+    assert one.features["rgb"].root == both.features["rgb"].root
+    assert one.geometry["rgb"].first_target == 15
+
+
+def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
+    extractor_lib._warn_of_dis.cache_clear()
+
+    def build(streams, name):
+        extractor_lib.Extractor(streams, window=16, sources=SOURCES, flow=name)
+
+    build(("flow",), "tvl1")
+    build(("rgb",), "dis")
+    assert "DIS" not in caplog.text
+    for _ in range(2):
+        build(("flow",), "dis")
+    assert caplog.text.count("correlate by 0.04 to 0.87") == 1
+
+
+def test_manifests_say_what_made_the_store(kept):
+    about = kept.flow.manifest.about
+    assert about["preprocessing"] == flow.describe_gray((112, 112))
+    assert about["pairs_per_call"] == flow.Flow().batch
+    for store in (kept.truth, kept.flow, *kept.features.values()):
+        versions = store.manifest.about["versions"]
+        assert versions["keras"] == keras.__version__
+        assert set(versions) == {"keras", "lsts_tf", "tensorflow"}
+
+
+def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
+    there = json.loads(json.dumps(extractor.describe()))
+    assert extractor_lib.differences(there, extractor.describe()) == ""
+    there["streams"]["rgb"]["weights_sha256"] = "abc"
+    text = extractor_lib.differences(there, extractor.describe())
+    sha256 = extractor.weights["rgb"].checksum
+    assert f"rgb.weights_sha256: 'abc' then, '{sha256}' now" in text
+    assert "--rgb_weights" in text
+    assert text.count(" then, ") == 1
+    there = json.loads(json.dumps(extractor.describe()))
+    there["streams"]["flow"]["flow"]["opencv"] = "4"
+    there["window"] = 79
+    text = extractor_lib.differences(there, extractor.describe())
+    assert "streams.flow.flow.opencv: '4' then, 'absent' now" in text
+    assert "window: 79 then, 16 now" in text
+    assert "version of OpenCV" in text
+    assert "the flagfile and the version of this package" in text
+    assert "_weights" not in text
+
+
+def test_stores_of_other_weights_are_refused(tmp_path, extractor):
+    open_stores(tmp_path, extractor)
+    other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
+    with pytest.raises(stores.StoreError, match="weights_sha256"):
+        open_stores(tmp_path, other)
+
+
+def moved(extractor, place="another/place"):
+    """The same front end with its weights from another place."""
+    other = copy.copy(extractor)
+    other.weights = {
+        stream: dataclasses.replace(weights, source=place)
+        for stream, weights in extractor.weights.items()
+    }
+    return other
+
+
+def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
+    there = json.loads(json.dumps(extractor.describe()))
+    assert there["streams"]["rgb"]["weights"] == "random"
+    here = moved(extractor).describe()
+    assert here["streams"]["rgb"]["weights"] == "another/place"
+    assert extractor_lib.differences(there, here) == ""
+    # Nor is it named where something else differs.
+    here["streams"]["rgb"]["weights_sha256"] = "abc"
+    text = extractor_lib.differences(there, here)
+    assert text.count(" then, ") == 1
+    assert "another/place" not in text
+
+
+def test_stores_are_opened_with_the_same_weights_from_elsewhere(
+    data, extractor, kept, tmp_path
+):
+    extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+    again = open_stores(tmp_path, moved(extractor))
+    for stream, store in again.features.items():
+        assert 2 in store
+        assert store.read(2, [0]).shape[1:] == extractor.feature_shape
+        manifest = store.manifest
+        # Of who made the store.
+        assert manifest.about["weights"] == "random"
+        assert "weights" not in manifest.details
+        checksum = extractor.weights[stream].checksum
+        assert manifest.details["weights_sha256"] == checksum
+
+
+def test_earlier_stores_that_name_the_place_are_opened(
+    data, extractor, tmp_path
+):
+    """Where it stood among what decides, and in the digest of each mark."""
+    for store in open_stores(tmp_path, extractor).features.values():
+        path = store.root / "manifest.json"
+        fields = json.loads(path.read_text())
+        fields["details"]["weights"] = fields["about"].pop("weights")
+        path.write_text(json.dumps(fields))
+    old = open_stores(tmp_path, moved(extractor, "b"))
+    extractor_lib.fill(data, [2], extractor, old, purpose="test")
+    for place in ("random", "c"):
+        again = open_stores(tmp_path, moved(extractor, place))
+        for store in again.features.values():
+            assert store.manifest.details["weights"] == "random"
+            assert len(store.read(2, [0, 1])) == 2
+    other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
+    with pytest.raises(stores.StoreError, match="weights_sha256") as error:
+        open_stores(tmp_path, moved(other, "random"))
+    assert "details.weights:" not in str(error.value)
+
+
+def test_a_full_disk_is_said_before_the_work(
+    data, extractor, kept, monkeypatch
+):
+    import shutil
+
+    usage = shutil.disk_usage("/")._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="flows and features of 1 videos"):
+        extractor_lib.fill(data, [6], extractor, kept, purpose="test")
+    assert 6 not in kept.truth
+
+
+@pytest.mark.slow
+def test_another_size_with_skips(frames):
+    """Frames that are not square, shared and each window alone."""
+    size, skips = (64, 96), ("Mixed_4f", "Conv3d_2c_3x3")
+    extractor = extractor_lib.Extractor(
+        ("flow",), window=16, sources=SOURCES, size=size, skips=skips
+    )
+    prepared = [extractor.prepare(frame)["flow"] for frame in frames[:18]]
+    assert prepared[0].shape == (32, 48)
+    flows = extractor.flow.compute(np.stack(prepared)).astype(np.float16)
+    shared = list(extractor.all_parts("flow", flows))
+    assert len(shared) == 2
+    for place, found in enumerate(shared):
+        alone_ = extractor.encode_parts("flow", flows[place : place + 16])
+        assert set(found) == {"flow", *(f"flow_{skip}" for skip in skips)}
+        assert {k: v.shape for k, v in found.items()} == extractor.part_shapes(
+            "flow"
+        )
+        for name, part in found.items():
+            close(part, alone_[name])
+    assert extractor.feature_shape == (1, 1, 1, 1024)
+    assert extractor.skip_shapes["Conv3d_2c_3x3"] == (16, 24, 192)
+
+
+def test_a_skip_behind_the_end_point_is_refused():
+    with pytest.raises(ValueError, match="in front of Mixed_4e"):
+        extractor_lib.Extractor(
+            ("rgb",),
+            window=16,
+            sources=SOURCES,
+            skips=("Mixed_4f",),
+            end_point="Mixed_4e",
+        )
+
+
+@pytest.fixture(scope="module")
+def continuous():
+    return extractor_lib.Extractor(
+        STREAMS,
+        window=16,
+        sources=SOURCES,
+        front_end="continuous",
+        size=(32, 64),
+        skips=("Mixed_4f",),
+    )
+
+
+def signal_of(stream, length):
+    rng = np.random.default_rng(length)
+    if stream == "rgb":
+        return list(rng.integers(0, 256, (length, 32, 64, 3), np.uint8))
+    return list(rng.normal(0, 3, (length, 16, 32, 2)).astype(np.float16))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("length", [16, 21, 75])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_behind_a_clip_it_is_played_backwards(
+    continuous, stream, length, chunk
+):
+    signal = signal_of(stream, length)
+    found = list(continuous.all_parts(stream, signal, chunk=chunk))
+    assert len(found) == length - 15
+    # Back and forth, longer than anything that is seen.
+    if stream == "rgb":
+        longer = signal + (signal[-2::-1] + signal[1:]) * 8
+    else:
+        # A motion backwards is undone, the last one first.
+        longer = signal + ([-flow for flow in signal[::-1]] + signal) * 8
+    want = list(continuous.all_parts(stream, longer))[: len(found)]
+    assert len(want) == len(found)
+    for one, other in zip(found, want, strict=True):
+        for part in one:
+            close(one[part], other[part])
+
+
+def test_a_still_is_a_long_clip_that_does_not_move(continuous):
+    for stream in STREAMS:
+        (element,) = signal_of(stream, 1)
+        found = continuous.of_still(stream, element)
+        assert {k: v.shape for k, v in found.items()} == (
+            continuous.part_shapes(stream)
+        )
+        if stream == "rgb":
+            *_, last = continuous.all_parts(stream, [element] * 120)
+            for part in found:
+                close(found[part], last[part])
+
+
+def test_a_still_alone_is_a_window_that_does_not_move():
+    extractor = extractor_lib.Extractor(
+        STREAMS,
+        window=21,
+        sources=SOURCES,
+        size=(32, 64),
+        skips=("Mixed_4f", "Conv3d_2c_3x3"),
+    )
+    for stream in STREAMS:
+        (element,) = signal_of(stream, 1)
+        (found,) = extractor.all_parts(stream, iter([element]), is_still=True)
+        want = extractor.encode_parts(stream, np.stack([element] * 21))
+        assert list(found) == list(extractor.part_shapes(stream)) == list(want)
+        for part in found:
+            close(found[part], want[part])
+
+
+@pytest.mark.parametrize("lookahead", [0, 9, 47])
+def test_less_lookahead_gives_features_sooner(continuous, lookahead):
+    stream, length = "rgb", 50
+    assert continuous.delay == 47
+    live = extractor_lib.Extractor(
+        (stream,),
+        window=16,
+        sources=SOURCES,
+        front_end="continuous",
+        size=(32, 64),
+        skips=("Mixed_4f",),
+        lookahead=lookahead,
+    )
+    assert live.delay == lookahead
+    expected = {**continuous.describe(), "streams": live.describe()["streams"]}
+    assert live.describe() == expected
+    taken = []
+
+    def camera():
+        for element in signal_of(stream, length):
+            taken.append(1)
+            yield element
+
+    found, delays = [], []
+    for n, features in enumerate(live.all_parts(stream, camera(), chunk=1)):
+        delays.append(len(taken) - 1 - (15 + n))
+        found.append(features)
+    assert len(found) == length - 15
+    assert max(delays) == min(lookahead, length - 16)
+    want = continuous.all_parts(stream, signal_of(stream, length))
+    is_equal = [
+        np.allclose(one[stream], other[stream], atol=1e-5 * one[stream].max())
+        for one, other in zip(found, want, strict=True)
+    ]
+    assert all(is_equal) if lookahead == 47 else not any(is_equal)
+
+
+def test_the_front_end_window_has_no_lookahead():
+    with pytest.raises(ValueError, match="lookahead=0, front_end='window'"):
+        extractor_lib.Extractor(
+            ("rgb",), window=16, sources=SOURCES, lookahead=0
+        )

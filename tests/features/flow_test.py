@@ -1,0 +1,232 @@
+import dataclasses
+import itertools
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import experiment
+from lsts_tf.features import flow
+from lsts_tf.media import video
+
+
+def texture(seed=0, size=176):
+    noise = np.random.default_rng(seed).random((size, size), np.float32)
+    image = sum(
+        cv2.GaussianBlur(noise, (0, 0), s) * s**1.5 for s in (1.5, 4, 10)
+    )
+    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+
+
+def moving(count, dx, dy, seed=0):
+    """Grey frames of a texture that moves by (dx, dy) a frame."""
+    image = texture(seed)
+    return np.stack(
+        [
+            cv2.warpAffine(
+                image,
+                np.float32([[1, 0, k * dx], [0, 1, k * dy]]),
+                image.shape,
+                flags=cv2.INTER_CUBIC,
+            )[32:-32, 32:-32]
+            for k in range(count)
+        ]
+    )
+
+
+def end_point_difference(a, b):
+    return np.linalg.norm(a - b, axis=-1).mean()
+
+
+@pytest.fixture(scope="module")
+def tvl1():
+    return flow.Flow("tvl1", workers=2)
+
+
+def test_gray_averages_over_areas():
+    frame = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
+    got = flow.gray(frame)
+    assert got.shape == (112, 112) and got.dtype == np.uint8
+    weights = [0.299, 0.587, 0.114]
+    want = (frame @ weights).reshape(112, 4, 112, 4).mean((1, 3))
+    np.testing.assert_allclose(got, want, atol=1.01)
+
+
+def test_gray_squeezes_the_whole_frame():
+    frame = np.zeros((360, 640, 3), np.uint8)
+    frame[:, 320:] = 255
+    got = flow.gray(frame, size=(64, 64))
+    assert got.shape == (64, 64)
+    np.testing.assert_array_equal(got[:, :32], 0)
+    np.testing.assert_array_equal(got[:, 32:], 255)
+
+
+@pytest.mark.parametrize("name", flow.METHODS)
+def test_flow_points_from_a_frame_to_the_next(name):
+    """(x, y), rightwards and downwards, flow k from frame k-1 to frame k."""
+    grays = moving(3, 1.5, -0.75)
+    flows = flow.Flow(name).compute(grays)
+    assert flows.shape == (2, 112, 112, 2) and flows.dtype == np.float32
+    inner = flows[:, 12:-12, 12:-12]
+    np.testing.assert_allclose(inner.mean((1, 2)), [[1.5, -0.75]] * 2, atol=0.1)
+
+
+@pytest.mark.parametrize("name", flow.METHODS)
+def test_a_still_video_does_not_move(name):
+    grays = np.stack([texture()[:112, :112]] * 3)
+    np.testing.assert_array_equal(flow.Flow(name).compute(grays), 0)
+
+
+def test_tvl1_is_opencvs_on_moving_textures(tvl1):
+    grays = np.concatenate([moving(3, 0.6, 0.3), moving(3, -2.5, 1.0, seed=1)])[
+        [0, 1, 2, 3, 4, 5]
+    ]
+    got = tvl1.compute(grays)
+    want = flow.Flow("opencv").compute(grays)
+    keep = [0, 1, 3, 4]  # Without the cut.
+    assert end_point_difference(got[keep], want[keep]) < 0.02
+
+
+def test_tvl1_is_opencvs_on_real_frames(tvl1, shared):
+    path = shared / "real_clips" / "video" / "701.AVI"
+    frames = itertools.islice(video.frames(path), 100, 107)
+    grays = np.stack([flow.gray(frame) for frame in frames])
+    got = tvl1.compute(grays)
+    want = flow.Flow("opencv").compute(grays)
+    assert np.abs(want).mean() > 0.05
+    assert end_point_difference(got, want) < 0.02
+
+
+@pytest.mark.parametrize("name", flow.METHODS)
+def test_the_number_of_threads_changes_nothing(name):
+    grays = moving(6, 0.7, 0.2)
+    serial = flow.Flow(name, workers=1).compute(grays)
+    parallel = flow.Flow(name, workers=3).compute(grays)
+    np.testing.assert_array_equal(serial, parallel)
+    one = flow.method(name)(grays[2], grays[3])
+    np.testing.assert_array_equal(one, serial[2])
+
+
+def test_batches_change_nothing_but_rounding():
+    """Seven pairs, four a call, so that the last call is filled up."""
+    grays = np.stack([frame[:19, :19] for frame in moving(8, 0.7, 0.2)])
+    single = flow.Flow("tvl1", workers=1, batch=1).compute(grays)
+    batched = flow.Flow("tvl1", workers=2, batch=4).compute(grays)
+    assert batched.shape == (7, 19, 19, 2)
+    assert np.abs(single).mean() > 0.1
+    assert end_point_difference(single, batched) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["opencv", "dis"])
+def test_slices_of_larger_frames_are_fine(name):
+    frames = moving(2, 0.7, 0.2)
+    part = frames[:, 8:72, 20:90]
+    got = flow.Flow(name).compute(part)
+    np.testing.assert_array_equal(got, flow.Flow(name).compute(part.copy()))
+
+
+def test_pairs_reads_no_further_than_it_must():
+    read = 0
+
+    def grays():
+        nonlocal read
+        for gray in itertools.cycle(moving(2, 1, 0)):
+            read += 1
+            yield gray
+
+    flows = flow.Flow("dis", workers=2).pairs(grays())
+    next(flows)
+    assert read <= 5
+    flows.close()
+
+
+def test_pairs_needs_two_frames():
+    method = flow.Flow("dis")
+    assert list(method.pairs([])) == []
+    one = np.zeros((1, 40, 50), np.uint8)
+    assert method.compute(one).shape == (0, 40, 50, 2)
+
+
+def test_an_error_while_reading_comes_through():
+    def grays():
+        yield from moving(3, 1, 0)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(flow.Flow("dis").pairs(grays()))
+
+
+def test_the_flag_says_how_far_a_preview_is_from_tvl1():
+    fields = dataclasses.fields(experiment.Experiment)
+    (about,) = (f.metadata["help"] for f in fields if f.name == "flow")
+    found = re.compile(r"0\.\d+ to 0\.\d+, depending on the clip")
+    assert found.findall(about) == found.findall(flow.DIS_WARNING)
+    assert len(found.findall(about)) == 1
+
+
+def test_wrong_frames_are_refused():
+    method = flow.Flow("dis")
+    with pytest.raises(ValueError, match="uint8"):
+        method.compute(np.zeros((3, 40, 40), np.float32))
+    with pytest.raises(ValueError, match=r"Received.*\[40, 40, 3\]"):
+        list(method.pairs([np.zeros((40, 40, 3), np.uint8)]))
+    with pytest.raises(ValueError, match=r"T >= 1"):
+        method.compute(np.zeros((0, 40, 40), np.uint8))
+    with pytest.raises(ValueError, match="one size"):
+        list(
+            method.pairs(
+                [np.zeros((40, 40), np.uint8), np.zeros((40, 41), np.uint8)]
+            )
+        )
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="farneback"):
+        flow.method("farneback")
+    with pytest.raises(ValueError, match="workers=0"):
+        flow.Flow("dis", workers=0)
+    with pytest.raises(ValueError, match="batch=0"):
+        flow.Flow("tvl1", batch=0)
+
+
+def test_missing_contrib_is_explained(monkeypatch):
+    """Another wheel leaves an `optflow` behind that has no DualTVL1."""
+    monkeypatch.setattr(cv2, "optflow", object())
+    with pytest.raises(ImportError, match="opencv-contrib-python-headless"):
+        flow.Flow("opencv")
+
+
+def test_opencv_has_the_parameters_that_ours_has():
+    default = cv2.optflow.DualTVL1OpticalFlow_create()
+    about = flow.describe("opencv")
+    assert about["tau"] == default.getTau()
+    assert about["lambda_"] == default.getLambda()
+    assert about["theta"] == default.getTheta()
+    assert about["scales"] == default.getScalesNumber()
+    assert about["scale_step"] == default.getScaleStep()
+    assert about["warps"] == default.getWarpingsNumber()
+    assert about["epsilon"] == default.getEpsilon()
+    assert about["inner"] == default.getInnerIterations()
+    assert about["outer"] == default.getOuterIterations()
+    assert default.getMedianFiltering() == 5
+    assert default.getGamma() == 0
+
+
+def test_descriptions_tell_methods_apart():
+    abouts = [flow.Flow(name).describe() for name in flow.METHODS]
+    assert [about["method"] for about in abouts] == list(flow.METHODS)
+    assert "opencv" not in abouts[0]
+    assert abouts[1]["opencv"] == abouts[2]["opencv"]
+
+
+def test_importing_flow_imports_no_tensorflow():
+    code = (
+        "import sys, lsts_tf.features.flow; print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

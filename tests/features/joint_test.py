@@ -1,0 +1,574 @@
+"""Several datasets, other sizes and short clips, from stores to scores.
+
+I3D is replaced by a few pixels of each frame; everything else is real.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import pickle
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf import evaluate
+from lsts_tf import experiment
+from lsts_tf import extract
+from lsts_tf import parts
+from lsts_tf import train
+from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import flow
+from lsts_tf.features import joint
+from lsts_tf.features import preprocess
+from lsts_tf.features import views
+from lsts_tf.training import forecast
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import monitor
+from tests import clip_folders
+from ucf_sports import ucf_sports_dataset_builder
+
+WINDOW = 16
+# {name: (split, frames, size)}; numbers 1, 2, 11, 601, 602.
+CLIPS = {
+    "Diving-Side-005": ("training", 18, (36, 64)),
+    "Diving-Side-006": ("training", 3, (400, 700)),
+    "Golf-Swing-Front-002": ("training", 1, (48, 40)),
+    "Diving-Side-001": ("testing", 17, (300, 500)),
+    "Diving-Side-002": ("testing", 4, (40, 64)),
+}
+COUNTS = {1: 18, 2: 3, 11: 1, 601: 17, 602: 4}
+STEP = dataset.STEP
+
+
+class Extractor(extractor_lib.Extractor):
+    """A feature is 5 x 5 pixels of a window's frames, later ones heavier."""
+
+    feature_shape = (1, 5, 5, 2)
+    note = "no I3D"
+    networks: dict = {}  # noqa: RUF012
+
+    def __init__(self, streams, *, window, **_):
+        self.streams = tuple(streams)
+        self.window = window
+        self.size = parts.SIZE
+        self.skips = ()
+        self.end_point = parts.MAIN
+        self.front_end = "window"
+        self.flow = flow.Flow("dis")
+
+    def describe(self):
+        return {"fake": True, "streams": {s: {} for s in self.streams}}
+
+    @property
+    def decoder_shape(self):
+        return self.feature_shape
+
+    def encode_parts(self, stream, clip):
+        step = -(-clip.shape[1] // 5)
+        few = keras.ops.cast(clip[:, ::step, ::step, :2], "float32")
+        weights = np.linspace(1, 2, self.window, dtype=np.float32)
+        total = keras.ops.sum(few * weights[:, None, None, None], 0)
+        return {stream: total[None] / 512}
+
+    def all_parts(self, stream, signal, *, stride=1, length=None, **_):
+        signal = list(signal)
+        assert length in (None, len(signal))
+        for end in range(self.window, len(signal) + 1, stride):
+            clip = np.stack(signal[end - self.window : end])
+            found = self.encode_parts(stream, clip)
+            yield {name: np.asarray(part) for name, part in found.items()}
+
+
+def close(got, want):
+    """As close as half precision, in which features are stored."""
+    np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+    monkeypatch.setattr(extractor_lib, "Extractor", Extractor)
+
+
+@pytest.fixture(scope="module")
+def root(sample_data, tmp_path_factory):
+    """Holds tfds/ with DHF1K's sample and a few clips of UCF Sports."""
+    folder = tmp_path_factory.mktemp("joint")
+    for scene, (name, (split, frames, size)) in enumerate(CLIPS.items()):
+        clip_folders.write_clip(
+            folder / "raw" / split / name,
+            [f"{index + 1:03d}" for index in range(frames)],
+            size=size,
+            scene=scene,
+        )
+    clip_folders.build(
+        ucf_sports_dataset_builder.Builder, folder / "raw", folder / "tfds"
+    )
+    (folder / "tfds" / "dhf1k").symlink_to(sample_data / "tfds" / "dhf1k")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ucf(root):
+    return dataset.Dataset("ucf_sports", str(root / "tfds"))
+
+
+@pytest.fixture(scope="module")
+def both(root):
+    names = ("dhf1k", "ucf_sports")
+    return dataset.open_datasets(names, str(root / "tfds"))
+
+
+def settings_of(root, folder):
+    return experiment.Experiment(
+        run_dir=str(folder / "run"),
+        data_dir=str(root / "tfds"),
+        store_dir=str(folder / "stores"),
+        datasets=("dhf1k", "ucf_sports"),
+        train_videos="1-2,ucf_sports:1-103",
+        val_videos="501,ucf_sports:602",
+        test_videos="ucf_sports:601-647",
+        window=WINDOW,
+        short_clips="mirror",
+        rgb_weights=("random",),
+        flow="dis",
+        val_stride=3,
+        batch_size=6,
+        epochs=1,
+        image_windows=2,
+    )
+
+
+@pytest.fixture
+def settings(root, tmp_path):
+    return settings_of(root, tmp_path)
+
+
+# === Numbers and videos ===
+
+
+def test_one_dataset_is_no_joint(root):
+    data = dataset.open_datasets(["ucf_sports"], str(root / "tfds"))
+    assert data.name == "ucf_sports:1.0.0"
+    assert dict(sorted(data.frame_counts.items())) == COUNTS
+    assert {s: set(n) for s, n in data.splits.items()} == {
+        "train": {1, 2, 11},
+        "test": {601, 602},
+    }
+
+
+def test_numbers_of_the_first_dataset_stay(both):
+    counts = both.frame_counts
+    assert counts[601] == 20
+    assert {n: c for n, c in counts.items() if n >= STEP} == {
+        STEP + number: frames for number, frames in COUNTS.items()
+    }
+    assert both.name == "dhf1k:1.0.0+ucf_sports:1.0.0"
+    assert set(both.splits["train"]) >= {1, STEP + 1}
+
+
+def test_videos_are_those_of_the_parts_in_a_fixed_order(both, ucf):
+    wanted = [2, 601, STEP + 2, STEP + 601, STEP + 11, 999]
+    found = {video.number: video for video in both.videos(wanted)}
+    assert sorted(found) == [2, 601, STEP + 2, STEP + 11, STEP + 601]
+    assert list(found) == [n for n in both.frame_counts if n in wanted]
+    for video in ucf.videos([2, 11, 601]):
+        got = found[STEP + video.number]
+        assert dataclasses.replace(got, number=video.number) == video
+
+
+def test_datasets_are_mixed_in_the_order_of_reading(both, root):
+    alone = dataset.Dataset("dhf1k", str(root / "tfds"))
+    order = [number // STEP for number in both.frame_counts]
+    assert sum(order) == 5
+    places = [place for place, index in enumerate(order) if index]
+    evenly = len(order) / 5
+    assert len(order) == len(alone.frame_counts) + 5
+    assert all(abs(b - a - evenly) < 2 for a, b in itertools.pairwise(places))
+
+
+def test_numbers_by_name(both, ucf):
+    named = {"dhf1k": {1, 2}, "ucf_sports": {601}}
+    assert both.numbers(named) == {1, 2, STEP + 601}
+    assert both.numbers({"dhf1k": {1}}) == {1}
+    # A dataset that is not named gives its training split.
+    assert both.numbers({"dhf1k": {1}}, "train") == {
+        *(1, STEP + 1, STEP + 2, STEP + 11)
+    }
+    assert ucf.numbers({"ucf_sports": {7}}, "train") == {7}
+
+
+def test_numbers_too_large_to_be_joined(ucf, monkeypatch):
+    monkeypatch.setattr(dataset, "STEP", 600)
+    with pytest.raises(dataset.DatasetError, match="below 600"):
+        list(dataset.Joint([ucf, ucf]).frame_counts)
+
+
+def test_a_dataset_that_is_missing_is_named(root):
+    with pytest.raises(dataset.DatasetError, match="tfds build hollywood2"):
+        dataset.open_datasets(["dhf1k", "hollywood2"], str(root / "tfds"))
+
+
+# === Clips shorter than a window ===
+
+
+def test_short_clips_are_left_out_or_mirrored(ucf, caplog):
+    skip = windows.Geometry(length=WINDOW)
+    mirror = dataclasses.replace(skip, short="mirror")
+    assert sorted(ucf.choose(COUNTS, "training", skip)) == [1, 601]
+    assert "3 of 5 videos for training are shorter" in caplog.text
+    assert sorted(ucf.choose(COUNTS, "training", mirror)) == sorted(COUNTS)
+    with pytest.raises(dataset.DatasetError, match="--short_clips=mirror"):
+        ucf.choose([2, 11], "training", skip)
+    # A clip of just a window of frames has one flow too few.
+    both = windows.Geometry.of(("rgb", "flow"), length=18, short="mirror")
+    assert 1 not in ucf.choose(COUNTS, "training", both)
+
+
+@pytest.mark.parametrize("streams", [("rgb",), ("flow",), ("rgb", "flow")])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_mirrored_features_are_those_of_a_prediction(
+    ucf, tmp_path, streams, stride
+):
+    extractor = Extractor(streams, window=WINDOW)
+    kept = extractor_lib.ready_stores(
+        tmp_path,
+        ucf,
+        [1, 2, 11],
+        extractor,
+        stride=stride,
+        purpose="test",
+        short="mirror",
+    )
+    for video in ucf.videos([1, 2, 11]):
+        prepared = [extractor.prepare(frame) for frame in video.frames()]
+        if video.num_frames < WINDOW:
+            missing = WINDOW - 1 + ("flow" in streams)
+            # As `Predictor.maps` plays a clip.
+            before = windows.prefix(missing, len(prepared), "mirror")
+            prepared = [prepared[index] for index in before] + prepared
+        else:
+            missing = 0
+        want = dict(extractor.of_clip(prepared, stride=stride))
+        for stream, store in kept.features.items():
+            targets = store.targets(video.number)
+            for target, features in want.items():
+                row = targets.index(target - missing)
+                (got,) = store.read(video.number, [row])
+                close(got, features[stream])
+    # What is there is not made again, nor by another kind of model.
+    again = extractor_lib.open_stores(
+        tmp_path,
+        dataset_name=ucf.name,
+        extractor=extractor,
+        stride=stride,
+        short="skip",
+    )
+    assert extractor_lib.missing([1, 2, 11], again) == []
+
+
+def test_a_short_clip_is_refused_where_nothing_is_mirrored(ucf, tmp_path):
+    with pytest.raises(
+        extractor_lib.ExtractionError, match=r"video 2: .*--short_clips=mirror"
+    ):
+        extractor_lib.ready_stores(
+            tmp_path,
+            ucf,
+            [2],
+            Extractor(("rgb",), window=WINDOW),
+            stride=1,
+            purpose="test",
+        )
+
+
+# === Stores, streams and their truth ===
+
+
+@pytest.fixture
+def stored(both, tmp_path):
+    geometry = windows.Geometry.of(
+        ("rgb", "flow"), length=WINDOW, short="mirror"
+    )
+    extractor = Extractor(("rgb", "flow"), window=WINDOW)
+    videos = both.choose(
+        [1, STEP + 1, STEP + 2, STEP + 11], "training", geometry
+    )
+    kept = joint.ready_stores(
+        tmp_path / "stores",
+        both,
+        videos,
+        extractor,
+        stride=1,
+        purpose="test",
+        short="mirror",
+    )
+    data = input_pipeline.StoredWindows(
+        kept.features, kept.truth, videos=videos, geometry=geometry
+    )
+    live = input_pipeline.LiveWindows(
+        both,
+        videos=videos,
+        streams=("rgb", "flow"),
+        geometry=geometry,
+        flows=lambda video: extractor.flows(video.frames()),
+        open_videos=2,
+    )
+    return kept, data, live, extractor
+
+
+WANTED = [
+    *((1, t) for t in range(16, 20)),
+    *((STEP + 1, t) for t in range(16, 18)),
+    *((STEP + 2, t) for t in range(3)),
+    (STEP + 11, 0),
+]
+
+
+def test_the_stores_of_each_dataset_are_its_own(stored, tmp_path):
+    kept, data, _, _ = stored
+    assert sorted(map(tuple, data.windows.tolist())) == WANTED
+    folders = tmp_path / "stores"
+    assert {p.name for p in folders.iterdir()} == {
+        "dhf1k-1.0.0",
+        "ucf_sports-1.0.0",
+    }
+    names = {
+        p.name for p in (folders / "ucf_sports-1.0.0" / "truth").glob("*.json")
+    }
+    assert names == {"manifest.json", "0001.json", "0002.json", "0011.json"}
+    for store in (kept.truth, kept.features["rgb"]):
+        assert sorted(store.videos()) == [1, STEP + 1, STEP + 2, STEP + 11]
+        assert STEP + 2 in store
+        assert 2 not in store
+        assert 2 * STEP + 1 not in store
+    assert kept.features["rgb"].length(STEP + 2) == 3
+    copy = pickle.loads(pickle.dumps(kept.features["flow"]))
+    np.testing.assert_array_equal(
+        copy.read(STEP + 2, [0, 2]),
+        kept.features["flow"].read(STEP + 2, [0, 2]),
+    )
+
+
+def test_an_epoch_mixes_all_and_follows_from_the_seed(stored):
+    _, data, _, _ = stored
+
+    def epoch(number, seed=3):
+        order = input_pipeline.step_windows(
+            data.windows, batch_size=10, seed=seed, step=number
+        )
+        return [tuple(pair) for pair in order.tolist()]
+
+    assert sorted(epoch(0)) == WANTED
+    assert epoch(0) == epoch(0)
+    assert len({tuple(epoch(0)), tuple(epoch(1)), tuple(epoch(0, 4))}) == 3
+
+
+def test_live_and_stored_windows_are_the_same(stored):
+    _, data, live, extractor = stored
+    assert len(live) == len(data) == 10
+    batch, truths = data.read(data.windows)
+    # A window is known by its truth and its features.
+    ((inputs, truth),) = live.training(
+        batch_size=10, seed=0, first_step=0, last_step=1
+    ).as_numpy_iterator()
+    assert truth.shape == (10, 360, 640, 2)
+    order = input_pipeline.live_order(
+        live._counts, live._geometry, seed=0, epoch=0, open_videos=2
+    )
+    places = {tuple(p): k for k, p in enumerate(data.windows.tolist())}
+    for row, pair in enumerate(order):
+        place = places[pair]
+        np.testing.assert_array_equal(truth[row], truths[place])
+        for stream, clips in inputs.items():
+            close(extractor.encode(stream, clips[row]), batch[stream][place])
+
+
+def test_live_windows_of_a_short_clip_are_mirrored(ucf):
+    live = input_pipeline.LiveWindows(
+        ucf,
+        videos=[2],
+        streams=("rgb",),
+        geometry=windows.Geometry(length=5, short="mirror"),
+    )
+    (video,) = ucf.videos([2])
+    small = [preprocess.squeeze(frame) for frame in video.frames()]
+    played = {0: [0, 1, 2, 1, 0], 1: [1, 2, 1, 0, 1], 2: [2, 1, 0, 1, 2]}
+    seen = set()
+    batches = live.training(batch_size=1, seed=0, first_step=0, last_step=3)
+    for inputs, _ in batches.as_numpy_iterator():
+        (target,) = [
+            t
+            for t, order in played.items()
+            if (inputs["rgb"][0] == np.stack([small[k] for k in order])).all()
+        ]
+        seen.add(target)
+    assert seen == {0, 1, 2}
+
+
+def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
+    _, data, _, _ = stored
+    chosen = np.array([(STEP + 2, 1), (STEP + 1, 17)])
+    _, truth = data.read(chosen)
+    assert truth.shape == (2, 360, 640, 2)
+    videos = {video.number: video for video in ucf.videos([1, 2])}
+    for row, (number, frame) in enumerate([(2, 1), (1, 17)]):
+        density = input_pipeline.decode_map(videos[number].maps[frame])
+        fixated = input_pipeline.decode_map(videos[number].fixations[frame])
+        scale = np.array((360, 640)) / density.shape
+        got = truth[row]
+        # The peak stays where it is, in its own pixels.
+        peak = np.unravel_index(got[..., 0].argmax(), (360, 640))
+        want = np.unravel_index(density.argmax(), density.shape)
+        assert np.abs(np.array(peak) / scale - want).max() <= 1.5
+        assert got[..., 0].max() > 240
+        points = np.argwhere(got[..., 1])
+        want = np.floor((np.argwhere(fixated) + 0.5) * scale).astype(int)
+        # Two points may fall into one.
+        np.testing.assert_array_equal(points, np.unique(want, axis=0))
+
+
+def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
+    """By which its features were made, too."""
+    kept, _, _, _ = stored
+    view, video = views.View(crop=1), STEP + 2
+    (found,) = input_pipeline.read_truth(kept.truth, [(video, 1)], view)
+    (map_,) = kept.truth.maps(video, [1])
+    want, other = (
+        preprocess.density(view.of(n, map_)) for n in (video - STEP, video)
+    )
+    np.testing.assert_array_equal(found[..., 0], want)
+    assert (want != other).any()
+
+
+def test_pictures_of_any_size(both):
+    frames = monitor.frames_of(both, [(STEP + 2, 1), (1, 4), (STEP + 602, 0)])
+    shapes = [frame.shape for frame in frames]
+    assert shapes == [(400, 700, 3), (360, 640, 3), (40, 64, 3)]
+    truth = np.random.default_rng(0).random((360, 640))
+    for frame in frames:
+        assert monitor.picture(frame, truth, truth).dtype == np.uint8
+
+
+# === The programs ===
+
+
+def test_extraction_of_several_datasets(settings):
+    extract.extract(settings, extract.SPLITS)
+    root = pathlib.Path(settings.store_dir)
+    for name, videos in (
+        ("dhf1k-1.0.0", {1, 2, 501}),
+        ("ucf_sports-1.0.0", {1, 2, 11, 601, 602}),
+    ):
+        found = {int(p.stem) for p in (root / name / "truth").glob("*.bin")}
+        assert found == videos
+    assert extract.verify(settings, repair=False) == []
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """A joint run, and its settings."""
+    folder = tmp_path_factory.mktemp("joint_run")
+    settings = settings_of(root, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractor_lib, "Extractor", Extractor)
+        assert train.run(settings) == 0
+    return settings
+
+
+def test_joint_training(trained):
+    folder = pathlib.Path(trained.run_dir)
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    # 2 x 5 windows of DHF1K; 3 + 3 + 1 of UCF Sports; batches of 6.
+    assert json.loads(line)["step"] == 2
+    assert np.isfinite(json.loads(line)["cc"])
+    saved = experiment.load(folder / experiment.FLAGFILE)
+    assert saved == trained
+    assert saved.datasets == ("dhf1k", "ucf_sports")
+
+
+def test_the_forecast_of_a_joint_training(settings, both):
+    # The lines behind these train a few steps.
+    training, validation, steps, disk = itertools.islice(
+        forecast.lines(settings), 4
+    )
+    geometry = settings.geometry(settings.train_stride)
+    chosen = both.choose(
+        both.numbers(settings.videos("train_videos"), otherwise="train"),
+        "training",
+        geometry,
+    )
+    assert {number // STEP for number in chosen} == {0, 1}
+    count = windows.num_windows(
+        (both.frame_counts[number] for number in chosen), geometry
+    )
+    assert training == (
+        f"training: {count} windows of {WINDOW} frames in {len(chosen)} videos"
+    )
+    assert validation.startswith("validation: ")
+    assert f"{count // settings.batch_size} an epoch" in steps
+    assert "ucf_sports" in disk and "dhf1k" in disk
+
+
+def test_live_joint_training(settings):
+    live = dataclasses.replace(
+        settings,
+        features="live",
+        train_videos="1,ucf_sports:2",
+        val_videos="ucf_sports:602",
+        batch_size=4,
+        image_windows=0,
+    )
+    assert train.run(live) == 0
+
+
+def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
+    sizes = []
+    original = evaluate._score_video
+
+    def score(scorer, store, video, found):
+        sizes.append((video, store.maps(video, [0]).shape[1:], found.shape))
+        return original(scorer, store, video, found)
+
+    monkeypatch.setattr(evaluate, "_score_video", score)
+    result = evaluate.evaluate(trained, model="last")
+    assert set(result["by_video"]) == {"0601", "0602"}
+    assert result["dataset"] == "ucf_sports:1.0.0"
+    # A map for every frame, of mirrored clips too.
+    assert result["frames"] == 17 + 4
+    assert sizes == [
+        (601, (300, 500), (17, 360, 640)),
+        (601, (300, 500), (17, 300, 500)),
+        (602, (40, 64), (4, 360, 640)),
+        (602, (40, 64), (4, 40, 64)),
+    ]
+    assert np.isfinite(result["overall"]["cc"]["mean"])
+    assert np.isfinite(result["centre_prior"]["nss"]["mean"])
+    skip = dataclasses.replace(trained, short_clips="skip")
+    assert set(evaluate.evaluate(skip, model="last")["by_video"]) == {"0601"}
+    first = dataclasses.replace(trained, test_videos="601")
+    assert evaluate.evaluate(first, model="last")["dataset"] == "dhf1k:1.0.0"
+
+
+def test_one_dataset_is_scored_at_a_time(settings):
+    several = dataclasses.replace(
+        settings, test_videos="601,ucf_sports:601-647"
+    )
+    with pytest.raises(ValueError, match="One dataset is scored at a time"):
+        evaluate.evaluate(several, model="last")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"datasets": ("dhf1k", "dhf1k:1.0.0")}, "different datasets"),
+        ({"train_videos": "1-5,hollywood2:1"}, "of dhf1k or ucf_sports"),
+        ({"val_videos": "ucf_sports:x"}, "numbers and ranges"),
+        ({"short_clips": "repeat"}, "--short_clips must be one of"),
+    ],
+)
+def test_settings_that_are_wrong(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(settings, **changes)

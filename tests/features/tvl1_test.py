@@ -1,0 +1,255 @@
+import functools
+
+import cv2
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import keras
+from keras import ops
+import numpy as np
+import pytest
+
+from lsts_tf.features import tvl1
+
+
+def random_plane(height, width, seed=0):
+    return np.random.default_rng(seed).random((height, width), np.float32) * 255
+
+
+def rows_of(plane):
+    return tvl1._to_rows(ops.convert_to_tensor(plane[None]))
+
+
+def plane_of(rows, width):
+    return ops.convert_to_numpy(tvl1._to_plane(rows, width))[0]
+
+
+def texture(height, width, seed=0):
+    """A random image that is smooth enough to have a motion."""
+    noise = np.random.default_rng(seed).random((height, width), np.float32)
+    fine = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    coarse = cv2.GaussianBlur(noise, (0, 0), 6)
+    image = fine / fine.std() + 2 * coarse / coarse.std()
+    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+
+
+def moving_pair(height, width, dx, dy, seed=0):
+    image = texture(height + 32, width + 32, seed)
+    matrix = np.float32([[1, 0, dx], [0, 1, dy]])
+    moved = cv2.warpAffine(
+        image, matrix, image.shape[::-1], flags=cv2.INTER_CUBIC
+    )
+    return image[16:-16, 16:-16], moved[16:-16, 16:-16]
+
+
+@functools.cache
+def compiled(burst=1):
+    kernel = functools.partial(tvl1.flow, burst=burst)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(kernel)
+    import tensorflow as tf
+
+    return tf.function(kernel, jit_compile=True, autograph=False)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))
+def test_rows_hold_the_plane_and_zeros(height, width, seed):
+    plane = random_plane(height, width, seed)
+    rows = rows_of(plane)
+    np.testing.assert_array_equal(plane_of(rows, width), plane)
+    outside = ops.convert_to_numpy(rows) * (1 - tvl1._inside(rows, width))
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (21, 17), (5, 3)])
+def test_median_is_opencvs(size):
+    plane = random_plane(*size)
+    got = tvl1._median5(rows_of(plane), size[1])
+    want = cv2.medianBlur(plane, 5)
+    np.testing.assert_array_equal(plane_of(got, size[1]), want)
+    np.testing.assert_array_equal(got, rows_of(want))
+
+
+def test_median_network_is_pruned():
+    network = tvl1._median_network()
+    # A full sort of 25 needs about 140 comparators.
+    assert len(network) <= 80
+    assert all(low or high for *_, low, high in network)
+
+
+@pytest.mark.parametrize("size", [(112, 112), (58, 72), (360, 640), (17, 31)])
+def test_shrinking_is_opencvs(size):
+    plane = random_plane(*size)
+    want = cv2.resize(plane, None, fx=0.8, fy=0.8)
+    got = tvl1._resize(plane[None], *want.shape, step=1.25)
+    np.testing.assert_allclose(got[0], want, atol=1e-4)
+
+
+def test_growing_is_opencvs():
+    plane = random_plane(46, 57)
+    want = cv2.resize(plane, (72, 58))
+    np.testing.assert_allclose(
+        tvl1._resize(plane[None], 58, 72)[0], want, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.7, 5.0, 300.0])
+def test_warp_is_opencvs_cubic_remap(scale):
+    height, width = 23, 34
+    plane = random_plane(height, width)
+    rng = np.random.default_rng(1)
+    u1, u2 = scale * rng.normal(size=(2, height, width)).astype(np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    want = cv2.remap(
+        plane,
+        x + u1,
+        y + u2,
+        cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    source = tvl1._with_margin(ops.convert_to_tensor(plane[None]))
+    (got,) = tvl1._warp([source], rows_of(u1), rows_of(u2), width)
+    # OpenCV 4 rounds positions to 1/32 pixel.
+    exact = int(cv2.__version__.split(".")[0]) >= 5
+    np.testing.assert_allclose(
+        plane_of(got, width), want, atol=2e-3 if exact else 15
+    )
+
+
+def test_warp_of_the_second_image_reads_the_second_image():
+    planes = np.stack([random_plane(9, 8, seed) for seed in range(3)])
+    zero = tvl1._to_rows(ops.zeros(planes.shape))
+    source = tvl1._with_margin(ops.convert_to_tensor(planes))
+    (got,) = tvl1._warp([source], zero, zero, 8)
+    np.testing.assert_array_equal(tvl1._to_plane(got, 8), planes)
+
+
+def test_step_is_the_published_one():
+    """Against loops over pixels in float64, with OpenCV's three cases."""
+    height, width = 6, 7
+    rng = np.random.default_rng(0)
+    constant, gx, gy = rng.normal(size=(3, height, width)) * 3
+    gx[2, 3] = gy[2, 3] = 0.0
+    u = rng.normal(size=(2, height, width))
+    p = rng.normal(size=(2, 2, height, width)) * 0.5
+    # The dual variables are zero at the ends, as every step leaves them.
+    p[:, 0, :, -1] = p[:, 1, -1, :] = 0
+    limit, theta, ascent = 0.045, 0.3, 0.25 / 0.3
+    new = np.zeros_like(u)
+    for y in range(height):
+        for x in range(width):
+            g = np.array([gx[y, x], gy[y, x]])
+            square = g @ g
+            rho = constant[y, x] + g @ u[:, y, x]
+            if rho < -limit * square:
+                move = limit * g
+            elif rho > limit * square:
+                move = -limit * g
+            else:
+                move = -rho / square * g if square > 1.2e-7 else 0 * g
+            for i in range(2):
+                before_x = p[i, 0, y, x - 1] if x else 0
+                before_y = p[i, 1, y - 1, x] if y else 0
+                divergence = p[i, 0, y, x] - before_x + p[i, 1, y, x] - before_y
+                new[i, y, x] = u[i, y, x] + move[i] + theta * divergence
+    dual = np.zeros_like(p)
+    for i in range(2):
+        for y in range(height):
+            for x in range(width):
+                dx = new[i, y, x + 1] - new[i, y, x] if x < width - 1 else 0
+                dy = new[i, y + 1, x] - new[i, y, x] if y < height - 1 else 0
+                norm = 1 + ascent * np.hypot(dx, dy)
+                dual[i, 0, y, x] = (p[i, 0, y, x] + ascent * dx) / norm
+                dual[i, 1, y, x] = (p[i, 1, y, x] + ascent * dy) / norm
+
+    def to_rows(plane):
+        return rows_of(plane.astype(np.float32))
+
+    terms = [to_rows(plane) for plane in (constant, gx, gy)]
+    square = ops.maximum(to_rows(gx**2 + gy**2), tvl1._FLAT)
+    state, error = tvl1._step(
+        [*terms, square],
+        [to_rows(plane) for plane in (*u, *p[0], *p[1])],
+        width,
+        limit=np.float32(limit),
+        theta=np.float32(theta),
+        ascent=np.float32(ascent),
+    )
+    for got, want in zip(state, (*new, *dual[0], *dual[1]), strict=True):
+        np.testing.assert_allclose(plane_of(got, width), want, atol=1e-5)
+        np.testing.assert_allclose(got, to_rows(want), atol=1e-5)
+    np.testing.assert_allclose(error[0], ((new - u) ** 2).sum(), rtol=1e-5)
+
+
+def test_no_pair_depends_on_the_others():
+    """Pairs that stop at different times, of a size that is not square."""
+    pairs = [
+        moving_pair(21, 26, 1.5, -0.5),
+        moving_pair(21, 26, 0.1, 0.2, seed=1),
+        (np.zeros((21, 26), np.uint8), np.full((21, 26), 255, np.uint8)),
+    ]
+    first, second = map(np.stack, zip(*pairs, strict=True))
+    together = np.asarray(compiled()(first, second))
+    assert np.isfinite(together).all()
+    for order in ([2, 0, 1], [1, 1, 1]):
+        again = np.asarray(compiled()(first[order], second[order]))
+        np.testing.assert_array_equal(again, together[order])
+    # A burst goes on for pairs that are done, and leaves them as they are.
+    often = compiled(burst=5)(first, second)
+    np.testing.assert_array_equal(np.asarray(often), together)
+    # Alone it is other machine code, which rounds differently.
+    for index, (a, b) in enumerate(pairs):
+        alone = np.asarray(compiled()(a[None], b[None]))[0]
+        assert np.abs(together[index] - alone).mean() < 1e-4
+
+
+@pytest.mark.parametrize("motion", [(1.0, -0.5), (-1.5, 0.75)])
+def test_finds_a_known_translation_as_opencv_does(motion):
+    first, second = moving_pair(21, 26, *motion)
+    got = np.asarray(compiled()(first[None], second[None]))[0]
+    inner = got[5:-5, 5:-5]
+    np.testing.assert_allclose(inner.mean((0, 1)), motion, atol=0.2)
+    want = cv2.optflow.DualTVL1OpticalFlow_create().calc(first, second, None)
+    assert np.linalg.norm(got - want, axis=-1).mean() < 0.02
+
+
+def test_a_graph_without_xla_finds_the_same():
+    """As exported models hold it: any TensorFlow runs that."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("A graph without XLA is TensorFlow's.")
+    import tensorflow as tf
+
+    first, second = moving_pair(21, 26, 1.0, -0.5)
+    plain = tf.function(tvl1.flow, autograph=False)
+    got = np.asarray(plain(first[None], second[None]))
+    want = np.asarray(compiled()(first[None], second[None]))
+    assert np.abs(want).max() > 0.5
+    # Rounding may end a warp an iteration earlier or later.
+    assert np.abs(got - want).mean() < 1e-3
+
+
+def test_identical_and_constant_images_do_not_move():
+    image = texture(21, 26)
+    flat = np.full((21, 26), 200, np.uint8)
+    for still in (image, flat):
+        flow = np.asarray(compiled()(still[None], still[None]))
+        np.testing.assert_array_equal(flow, 0)
+
+
+def test_small_images_have_fewer_levels():
+    def sizes(height, width):
+        image = np.zeros((1, height, width), np.float32)
+        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image, 5, 0.8)]
+
+    assert sizes(112, 112) == [(n, n) for n in (112, 90, 72, 58, 46)]
+    assert sizes(20, 60) == [(20, 60), (16, 48)]
+    assert sizes(7, 9) == [(7, 9)]
+
+
+def test_bursts_divide_the_steps():
+    image = np.zeros((1, 20, 20), np.uint8)
+    with pytest.raises(ValueError, match="burst=7, inner=30"):
+        tvl1.flow(image, image, burst=7)

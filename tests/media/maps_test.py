@@ -1,0 +1,277 @@
+import io
+import struct
+import tracemalloc
+import zlib
+
+import cv2
+import matplotlib.image
+import numpy as np
+import pytest
+
+from lsts_tf.media import maps
+
+
+def test_frame_0_is_file_1():
+    assert maps.file_name(0) == "0001.png"
+    assert maps.file_name(1557) == "1558.png"
+
+
+def test_grey_png_round_trip(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (36, 64), np.uint8)
+    maps.write_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(maps.read_grey(tmp_path / "a.png"), image)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_colours_keep_their_order(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0] = 200
+    maps.write_png(tmp_path / "red.png", image)
+    back = cv2.imread(str(tmp_path / "red.png"), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(back, image)
+
+
+def test_a_folder_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="no"):
+        maps.write_png(tmp_path / "no" / "a.png", np.zeros((2, 2), np.uint8))
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    path = tmp_path / "bad.png"
+    path.write_bytes(b"\x89PNG nothing")
+    with pytest.raises(OSError, match=r"bad\.png"):
+        maps.read_grey(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pictures_keep_their_levels(tmp_path, dtype):
+    image = np.arange(12, dtype=dtype).reshape(3, 4) * 20
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    found = maps.read(tmp_path / "a.png")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, image)
+
+
+def test_of_colours_the_first_channel_counts(tmp_path):
+    image = np.zeros((4, 5, 3), np.uint8)
+    image[..., 0] = 7
+    image[..., 2] = 9
+    maps.write_png(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(maps.read(tmp_path / "a.png"), image[..., 0])
+
+
+def test_arrays_keep_their_values(tmp_path):
+    array = np.random.default_rng(0).normal(size=(3, 4, 1)).astype(np.float16)
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array[..., 0])
+
+
+def _npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _read_or_refused(path, data):
+    """Whether the file is a map; what it is refused by names it."""
+    path.write_bytes(data)
+    try:
+        found = maps.read(path)
+    except maps.MapError as error:
+        assert path.name in str(error)
+        return False
+    assert isinstance(found, np.ndarray)
+    assert type(found) is np.ndarray
+    return found.ndim == 2
+
+
+# Some headers are read, with a warning, by rules of old versions of Python.
+@pytest.mark.filterwarnings("ignore")
+def test_any_damage_of_an_arrays_header_is_an_error_of_the_map(tmp_path):
+    data = _npy(np.arange(12, dtype=np.float32).reshape(3, 4))
+    rng = np.random.default_rng(0)
+    header = len(data) - 48
+    refused = 0
+    for place in range(header):
+        for value in {0, 10, *b"('[{\\9-", *rng.integers(0, 256, 4).tolist()}:
+            changed = bytearray(data)
+            changed[place] = value
+            refused += not _read_or_refused(tmp_path / "a.npy", bytes(changed))
+    assert refused > 500
+    for length in range(len(data)):
+        assert not _read_or_refused(tmp_path / "a.npy", data[:length])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(1000000, 1000000)",
+        "(4294967296, 4294967296)",
+        "(4294967296, 4294967295, 1)",
+        "(9999999999999999999999, 1)",
+        "(-3, -4)",
+        "(" * 300 + "1,1" + ")" * 300,
+    ],
+)
+def test_a_shape_that_the_file_cannot_hold_takes_no_memory(tmp_path, shape):
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
+    header = text.ljust(1013).encode() + b"\n"
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+    tracemalloc.start()
+    try:
+        assert not _read_or_refused(tmp_path / "a.npy", data + bytes(48))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [1e308, -1e39])
+def test_a_value_whose_sums_may_overflow_is_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.full((3, 4), value))
+    with pytest.raises(maps.MapError, match=r"a\.npy: .* float32's range"):
+        maps.read(tmp_path / "a.npy")
+
+
+def test_the_largest_values_are_read(tmp_path):
+    array = np.full((3, 4), np.finfo(np.float32).max)
+    np.save(tmp_path / "a.npy", array)
+    np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array)
+
+
+def test_an_archive_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((3, 4)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(maps.MapError, match="an archive"):
+        maps.read(tmp_path / "a.npy")
+
+
+def test_numbers_and_not_names_order_a_folder(tmp_path):
+    for name in (
+        "10.png",
+        "0002.PNG",
+        "003.npy",
+        ".0009.png",
+        "x.png",
+        "4.txt",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "5").mkdir()
+    found = maps.numbered(tmp_path, maps.SUFFIXES)
+    assert list(found.entries) == [2, 3, 10]
+    assert len(found.strays) == 3
+    assert found.clashes == []
+    assert list(maps.numbered(tmp_path, (), folders=True).entries) == [5]
+
+
+def test_a_number_given_twice_is_a_clash(tmp_path):
+    for name in ("7.png", "007.png"):
+        (tmp_path / name).touch()
+    found = maps.numbered(tmp_path, maps.SUFFIXES)
+    assert len(found.entries) == 1
+    assert "007.png" in found.clashes[0] + found.entries[7].path
+
+
+def _png(image, *options):
+    return cv2.imencode(".png", image, options)[1].tobytes()
+
+
+def _smooth(dtype=np.uint8, size=(45, 80)):
+    image = np.random.default_rng(0).random(size)
+    image = cv2.GaussianBlur(image, (0, 0), 4)
+    image = cv2.normalize(image, None, 0, np.iinfo(dtype).max, cv2.NORM_MINMAX)
+    return image.astype(dtype)
+
+
+def _by_opencv(data, how):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), how)
+
+
+_HOW = (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("how", _HOW)
+@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        getattr(cv2, f"IMWRITE_PNG_FILTER_{n}")
+        for n in ("NONE", "SUB", "UP", "AVG", "PAETH")
+    ]
+    + [cv2.IMWRITE_PNG_ALL_FILTERS],
+)
+def test_decoded_as_opencv_does(how, level, filters):
+    image = _smooth()
+    data = _png(
+        image,
+        cv2.IMWRITE_PNG_COMPRESSION,
+        level,
+        cv2.IMWRITE_PNG_FILTER,
+        filters,
+    )
+    found = maps.decode(data, how)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, image)
+    np.testing.assert_array_equal(found, _by_opencv(data, how))
+
+
+def _of_other_kinds():
+    rgba = io.BytesIO()
+    matplotlib.image.imsave(rgba, _smooth(), cmap="gray", format="png")
+    return {
+        "16 bits": _png(_smooth(np.uint16)),
+        "1 bit": _png(_smooth() & 128, cv2.IMWRITE_PNG_BILEVEL, 1),
+        "colour": _png(np.dstack([_smooth(), _smooth() // 2, _smooth() // 3])),
+        "alpha": rgba.getvalue(),
+        "JPEG": cv2.imencode(".jpg", _smooth())[1].tobytes(),
+        "one pixel": _png(np.array([[7]], np.uint8)),
+        "text after it": _png(_smooth()) + b"text",
+        "text": b"text",
+        "a signature": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "nothing": b"",
+    }
+
+
+@pytest.mark.parametrize("how", _HOW)
+@pytest.mark.parametrize("kind", _of_other_kinds())
+def test_other_files_are_left_to_opencv(how, kind):
+    data = _of_other_kinds()[kind]
+    found = maps.decode(data, how)
+    want = _by_opencv(data, how) if data else None
+    assert (found is None) == (want is None)
+    if want is not None:
+        assert found.dtype == want.dtype
+        np.testing.assert_array_equal(found, want)
+
+
+def _chunk(kind, data):
+    crc = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+
+def test_a_header_that_asks_for_too_much_takes_no_memory():
+    header = struct.pack(">IIBBBBB", 2**30, 2**30, 8, 0, 0, 0, 0)
+    data = _png(_smooth())
+    data = data[:8] + _chunk(b"IHDR", header) + data[33:]
+    assert maps.decode(data) is None
+
+
+def test_damage_is_found_where_opencv_finds_it():
+    """Cut anywhere; one byte changed anywhere."""
+    data = _png(_smooth(), cv2.IMWRITE_PNG_COMPRESSION, 6)
+    rng = np.random.default_rng(0)
+    damaged = [data[:n] for n in rng.integers(1, len(data), 40)]
+    damaged += [data[:-n] for n in range(1, 13)]
+    places = [*rng.integers(0, len(data), 80), *range(-16, 0)]
+    for place in places:
+        changed = bytearray(data)
+        changed[place] ^= int(rng.integers(1, 256))
+        damaged.append(bytes(changed))
+    refused = 0
+    for each in damaged:
+        want = _by_opencv(each, cv2.IMREAD_GRAYSCALE)
+        found = maps.decode(each)
+        assert (found is None) == (want is None)
+        if want is not None:
+            np.testing.assert_array_equal(found, want)
+        refused += want is None
+    assert refused > 100

@@ -1,0 +1,619 @@
+import io
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf.media import sources
+from lsts_tf.media import video
+
+
+def frames_of(source):
+    return [frame for frame, _ in source]
+
+
+def write(path, image):
+    assert cv2.imwrite(os.fspath(path), image)
+
+
+# === Files ===
+
+
+def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    with video.Writer(path, fps=25, size=(32, 32)) as writer:
+        for level in range(20):
+            writer.write(np.full((32, 32, 3), level, np.uint8))
+
+    def marks(path):
+        del path
+        yield from (number in (5, 9) for number in range(20))
+
+    monkeypatch.setattr(video, "_marks", marks)
+    for end, want in (
+        ("5f", ""),
+        ("7f", f"{path}: frame 5 (counted from 0) is damaged"),
+        ("", f"{path}: frames 5, 9 (counted from 0) are damaged"),
+    ):
+        source = sources.File(path)
+        for frames in sources.two_readers(sources.Clip(source, end=end)):
+            assert len(list(frames)) == int(end.removesuffix("f") or 20)
+        assert source.damage.startswith(want)
+        assert bool(want) == bool(source.damage)
+
+
+# === Pictures ===
+
+
+def test_a_folder_of_pictures_in_natural_order(tmp_path):
+    folder = tmp_path / "Bilder ü"
+    folder.mkdir()
+    for number in (10, 9, 100, 1):
+        image = np.full((6, 8, 3), number, np.uint8)
+        write(folder / f"frame{number}.png", image)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"no picture")
+    source = sources.open_source([os.fspath(folder)])
+    assert (source.size, source.fps, source.num_frames) == ((8, 6), 25, 4)
+    assert source.stem == "Bilder ü" and source.damage == ""
+    found = list(source)
+    assert [frame[0, 0, 0] for frame, _ in found] == [1, 9, 10, 100]
+    assert [time for _, time in found] == [0, 0.04, 0.08, 0.12]
+
+
+def test_pictures_one_by_one_keep_the_order_given(tmp_path):
+    names = []
+    for number in (3, 1, 2):
+        names.append(os.fspath(tmp_path / f"{number}.png"))
+        write(names[-1], np.full((4, 4), number, np.uint8))
+    source = sources.open_source(names, rate=10)
+    assert [int(f[0, 0, 0]) for f in frames_of(source)] == [3, 1, 2]
+    assert source.fps == 10
+    assert sources.open_source(names[:1]).num_frames == 1
+
+
+def test_depths_and_alpha(tmp_path):
+    """What is transparent becomes black, 16 bits are rounded to 8."""
+    bgr = np.zeros((2, 3, 3), np.uint8)
+    bgr[...] = (10, 20, 200)
+    alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)[..., None]
+    images = {
+        "colour": bgr,
+        "colour16": bgr.astype(np.uint16) * 257,
+        "alpha": np.concatenate([bgr, alpha], axis=-1),
+        "alpha16": np.concatenate([bgr, alpha], axis=-1).astype(np.uint16)
+        * 257,
+        "grey": np.full((2, 3), 77, np.uint8),
+        "grey16": np.full((2, 3), 77 * 257 + 100, np.uint16),
+    }
+    found = {}
+    for name, image in images.items():
+        path = tmp_path / f"{name}.png"
+        write(path, image)
+        found[name] = sources.read_image(path)
+        assert found[name].dtype == np.uint8
+        assert found[name].shape == (2, 3, 3)
+        assert found[name].flags.c_contiguous
+    for name in ("colour", "colour16"):
+        np.testing.assert_array_equal(found[name], bgr[..., ::-1])
+    blended = [[0, 0, 0], [100, 10, 5], [200, 20, 10]]
+    for name in ("alpha", "alpha16"):
+        np.testing.assert_array_equal(found[name], [blended] * 2)
+    for name in ("grey", "grey16"):
+        np.testing.assert_array_equal(found[name], 77)
+
+
+def exif(turn, order="<"):
+    """EXIF with two tags, the second of which is the orientation."""
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    entry = f"{order}HHIHH"
+    tags = ((0x0100, 3, 1, 7, 0), (0x0112, 3, 1, turn, 0))
+    return b"".join(
+        [
+            mark + struct.pack(f"{order}IH", 8, len(tags)),
+            *(struct.pack(entry, *tag) for tag in tags),
+            bytes(4),
+        ]
+    )
+
+
+def with_exif(suffix, image, about):
+    done, data = cv2.imencodeWithMetadata(
+        suffix,
+        image,
+        [cv2.IMAGE_METADATA_EXIF],
+        [np.frombuffer(about, np.uint8)],
+        [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [],
+    )
+    assert done
+    return np.asarray(data).tobytes()
+
+
+def seen(image, turn):
+    """What orientation says, word by word: where row 0 and column 0 are."""
+    first = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[turn]
+    if first[0] in ("left", "right"):
+        image = np.stack([*image], axis=1)
+    if "bottom" in first:
+        image = image[::-1]
+    if "right" in first:
+        image = image[:, ::-1]
+    return image
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_are_turned_as_exif_says(tmp_path, turn):
+    rng = np.random.default_rng(turn)
+    rgb = rng.integers(0, 256, (8, 24, 3), np.uint8)
+    alpha = np.full((8, 24, 1), 255, np.uint8)
+    alpha[:2] = 0
+    grey = np.repeat(rgb[..., :1], 3, axis=-1)
+    bgr = rgb[..., ::-1]
+    order = "<>"[turn % 2]
+    files = {
+        "rgb.png": (bgr, rgb),
+        "rgb.webp": (bgr, rgb),
+        "grey.png": (grey[..., 0], grey),
+        "deep.png": (bgr.astype(np.uint16) * 257, rgb),
+        "alpha.png": (np.dstack([bgr, alpha]), rgb * (alpha > 0)),
+    }
+    for name, (image, want) in files.items():
+        path = tmp_path / name
+        path.write_bytes(with_exif(path.suffix, image, exif(turn, order)))
+        found = sources.read_image(path)
+        np.testing.assert_array_equal(found, seen(want, turn), name)
+        assert found.flags.c_contiguous
+        # As OpenCV turns it where it does so by itself.
+        if name.startswith("rgb"):
+            by_opencv = cv2.imread(os.fspath(path))[..., ::-1]
+            np.testing.assert_array_equal(found, by_opencv)
+    # JPEG is lossy: a smooth picture.
+    slope = np.add.outer(np.arange(0, 128, 16), np.arange(0, 120, 5))
+    smooth = np.repeat(slope.astype(np.uint8)[..., None], 3, axis=-1)
+    path = tmp_path / "smooth.jpg"
+    path.write_bytes(with_exif(".jpg", smooth, exif(turn, order)))
+    found = sources.read_image(path).astype(int)
+    assert np.abs(found - seen(smooth, turn)).max() < 8
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_tiff_is_turned_by_its_own_tag(tmp_path, turn):
+    pixels = np.random.default_rng(turn).integers(0, 256, (4, 6), np.uint8)
+    # Width, height, bits, no compression, black is zero, where, turn, one
+    # channel, rows and bytes of the only strip.
+    size = {256: 6, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 274: turn}
+    tags = {**size, 277: 1, 278: 4, 279: 24}
+    path = tmp_path / "1.tiff"
+    path.write_bytes(
+        b"".join(
+            [
+                b"II*\0" + struct.pack("<I", 8 + 24) + pixels.tobytes(),
+                struct.pack("<H", len(tags)),
+                *(struct.pack("<HHII", t, 3, 1, v) for t, v in tags.items()),
+                bytes(4),
+            ]
+        )
+    )
+    want = seen(np.repeat(pixels[..., None], 3, axis=-1), turn)
+    np.testing.assert_array_equal(sources.read_image(path), want)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        exif(0),
+        exif(9),
+        exif(6)[:20],
+        exif(6)[:4] + b"\xff" * 4 + exif(6)[8:],
+        b"something else",
+    ],
+)
+def test_damaged_exif_turns_nothing(tmp_path, about):
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    path = tmp_path / "1.png"
+    path.write_bytes(with_exif(".png", image, about))
+    np.testing.assert_array_equal(sources.read_image(path)[..., ::-1], image)
+
+
+def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
+    for number in range(4):
+        write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"\x89PNG nothing")
+    source = sources.open_source([os.fspath(tmp_path)])
+    found = list(source)
+    assert [int(frame[0, 0, 0]) for frame, _ in found] == [0, 1, 3]
+    assert [time for _, time in found] == [0, 0.04, 0.12]
+    assert "so later ones have other numbers" in source.damage
+    assert "frame 2" in source.damage and "2.png" in source.damage
+    assert "1 of 4" in source.damage
+
+
+def test_a_header_of_an_impossible_size_is_damage(tmp_path):
+    write(tmp_path / "1.png", np.zeros((4, 6, 3), np.uint8))
+    data = (tmp_path / "1.png").read_bytes()
+    head = b"IHDR" + struct.pack(">II", 100_000, 100_000) + data[24:29]
+    huge = tmp_path / "2.png"
+    checksum = struct.pack(">I", zlib.crc32(head))
+    huge.write_bytes(data[:12] + head + checksum + data[33:])
+    with pytest.raises(video.VideoError, match=r"2\.png: no picture, or a dam"):
+        sources.read_image(huge)
+    source = sources.open_source([str(tmp_path)])
+    assert len(list(source)) == 1
+    assert "frame 1 (counted from 0)" in source.damage
+
+
+def test_a_picture_of_another_size_is_damage(tmp_path):
+    write(tmp_path / "1.png", np.zeros((4, 6), np.uint8))
+    write(tmp_path / "2.png", np.zeros((4, 8), np.uint8))
+    source = sources.open_source([os.fspath(tmp_path)])
+    assert len(frames_of(source)) == 1
+    assert "is 8x4, the first picture 6x4" in source.damage
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["empty"], "no picture in it"),
+        (["no.png"], "no such picture"),
+        (["a.txt", "b.txt"], "not a picture; several files"),
+        (["bad.png"], "no picture, or a damaged one"),
+        (["float.tiff"], "8 or 16 bits, not float32"),
+    ],
+)
+def test_what_makes_no_clip(tmp_path, names, message):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("text")
+    (tmp_path / "bad.png").write_bytes(b"")
+    write(tmp_path / "float.tiff", np.zeros((2, 2), np.float32))
+    with pytest.raises(video.VideoError, match=message):
+        sources.open_source([os.fspath(tmp_path / name) for name in names])
+
+
+def test_settings_that_make_no_clip():
+    with pytest.raises(ValueError, match="No video"):
+        sources.open_source([])
+    with pytest.raises(ValueError, match="greater than 0"):
+        sources.open_source(["a.mp4"], rate=0)
+    with pytest.raises(ValueError, match="camera:0"):
+        sources.open_source(["camera:front"])
+    with pytest.raises(ValueError, match=r"WIDTHxHEIGHT.*'640'"):
+        sources.parse_size("640")
+
+
+# === Pipes ===
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that come some at a time, as from a pipe."""
+
+    def __init__(self, data, most=1000):
+        self._data, self._most = io.BytesIO(data), most
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = self._data.read(min(len(buffer), self._most))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def piped(data, **kwargs):
+    return sources.Stream(io.BufferedReader(Pipe(data)), **kwargs)
+
+
+def test_raw_colour():
+    frames = np.random.default_rng(0).integers(0, 256, (5, 7, 9, 3), np.uint8)
+    source = piped(frames.tobytes(), size="9x7", rate=12.5)
+    found = list(source)
+    np.testing.assert_array_equal([frame for frame, _ in found], frames)
+    assert [time for _, time in found] == [0, 0.08, 0.16, 0.24, 0.32]
+    assert source.damage == "" and source.num_frames is None
+    found[0][0][...] = 0  # Frames may be drawn on.
+
+
+def test_raw_grey_smaller_than_a_header():
+    frames = np.arange(12, dtype=np.uint8).reshape(12, 1, 1)
+    source = piped(frames.tobytes(), size="1x1", rate=1, pixel_format="gray")
+    found = frames_of(source)
+    assert [int(f[0, 0, 2]) for f in found] == list(range(12))
+
+
+def test_raw_that_is_cut_off_names_the_frame():
+    frames = np.zeros((3, 4, 6, 3), np.uint8).tobytes()[:-1]
+    source = piped(frames, size="6x4", rate=25)
+    assert len(frames_of(source)) == 2
+    assert "frame 2 " in source.damage and "71 of 72 bytes" in source.damage
+
+
+def test_nothing_comes():
+    with pytest.raises(video.VideoError, match="empty"):
+        piped(b"", size="6x4", rate=25)
+    with pytest.raises(ValueError, match="--size"):
+        piped(b"0123456789abc")
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        piped(b"0123456789abc", rate=25)
+
+
+def y4m(header, greys, *, pixels, samples):
+    """Frames of one grey each, without colour."""
+    planes = [
+        b"FRAME\n" + bytes([grey]) * pixels + bytes([128]) * (2 * samples)
+        for grey in greys
+    ]
+    return b"".join([header.encode(), b"\n", *planes])
+
+
+@pytest.mark.parametrize(
+    ("tag", "samples"), [("420jpeg", 12), ("422", 20), ("444", 35), ("mono", 0)]
+)
+def test_y4m(tag, samples):
+    """Odd sizes, all ways to share colours."""
+    header = f"YUV4MPEG2 W7 H5 F30000:1001 Ip A1:1 C{tag}"
+    data = y4m(header, (16, 126, 235), pixels=35, samples=samples)
+    source = piped(data)
+    assert source.size == (7, 5)
+    assert source.fps == pytest.approx(29.97, abs=1e-3)
+    found = frames_of(source)
+    assert found[0].shape == (5, 7, 3) and found[0].dtype == np.uint8
+    # FFmpeg's grey has all 256 levels.
+    want = (16, 126, 235) if tag == "mono" else (0, 128, 255)
+    for frame, grey in zip(found, want, strict=True):
+        np.testing.assert_array_equal(frame, grey)
+    assert source.damage == ""
+
+
+def test_y4m_colours_are_those_of_ffmpeg():
+    av = pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    planes = rng.integers(16, 236, (12, 8), np.uint8)
+    header = b"YUV4MPEG2 W8 H8 F25:1 C420\n"
+    (frame,) = frames_of(piped(header + b"FRAME\n" + planes.tobytes()))
+    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    want = picture.to_ndarray(format="rgb24").astype(int)
+    # FFmpeg's quick conversion differs by some levels.
+    assert np.abs(frame - want).mean() < 3
+
+
+def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
+    """The command of the documentation, and a film whose colours are BT.709."""
+    if not shutil.which("ffmpeg"):
+        pytest.skip("The program `ffmpeg` is not installed.")
+    colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
+    frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
+    path = tmp_path / "in.mp4"
+    with video.Writer(path, fps=25, size=(128, 64)) as writer:
+        for _ in range(3):
+            writer.write(frame)
+    page = pathlib.Path(__file__).parents[2] / "docs" / "predict.md"
+    (command,) = re.findall(
+        r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
+    )
+    done = subprocess.run(
+        command.split(), cwd=tmp_path, capture_output=True, check=True
+    )
+    by_pipe = np.stack(frames_of(piped(done.stdout)))
+    by_file = np.stack(frames_of(sources.File(path)))
+    # Between colours the samples that are shared are made in other ways.
+    by_pipe, by_file = (
+        found.reshape(3, 64, 4, 32, 3)[:, :, :, 4:-4].astype(int)
+        for found in (by_pipe, by_file)
+    )
+    assert np.abs(by_pipe - by_file).max() <= 4
+
+
+def test_y4m_of_full_range():
+    header = "YUV4MPEG2 W4 H4 F25:1 C420jpeg XCOLORRANGE=FULL"
+    data = y4m(header, (0, 255), pixels=16, samples=4)
+    assert [int(f[0, 0, 0]) for f in frames_of(piped(data))] == [0, 255]
+
+
+def test_y4m_says_the_aspect_of_pixels():
+    for tag, want in ((" A4:3", 4 / 3), (" A0:0", 1), ("", 1)):
+        header = f"YUV4MPEG2 W4 H4 F25:1{tag} C420jpeg"
+        source = piped(y4m(header, (0,), pixels=16, samples=4))
+        assert source.pixel_aspect == pytest.approx(want)
+        assert isinstance(source, sources.Source)
+
+
+def test_y4m_that_is_not_whole():
+    data = y4m("YUV4MPEG2 W4 H4 F25:1", (16, 126), pixels=16, samples=4)
+    source = piped(data[:-1])
+    assert len(frames_of(source)) == 1
+    assert "frame 1 " in source.damage and "23 of 24 bytes" in source.damage
+    source = piped(data + b"rubbish\n")
+    assert len(frames_of(source)) == 2
+    assert "frame 2 " in source.damage
+    source = piped(data[: data.index(b"\n") + 1])
+    assert frames_of(source) == [] and "no frame" in source.damage
+    with pytest.raises(video.VideoError, match="420p10"):
+        piped(b"YUV4MPEG2 W4 H4 C420p10\n")
+    with pytest.raises(video.VideoError, match="without a size"):
+        piped(b"YUV4MPEG2 W4\n")
+
+
+# === Cameras ===
+
+
+class Capture:
+    """As `cv2.VideoCapture`: eleven frames, then none; BGR."""
+
+    def __init__(self, index):
+        self.count = 0 if index == 0 else 99
+
+    def read(self):
+        self.count += 1
+        frame = np.zeros((6, 8, 3), np.uint8)
+        frame[..., 0] = self.count
+        return self.count < 12, frame
+
+    def get(self, what):
+        assert what == cv2.CAP_PROP_FPS
+        return 15.0
+
+    def release(self):
+        self.count = 99
+
+
+def have_a_camera(monkeypatch):
+    """Number 0; files are read as ever."""
+    original = cv2.VideoCapture
+
+    def capture(which, *arguments):
+        if isinstance(which, int):
+            return Capture(which)
+        return original(which, *arguments)
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+
+
+def test_a_camera(monkeypatch):
+    have_a_camera(monkeypatch)
+    source = sources.open_source(["camera:0"])
+    assert (source.size, source.fps, source.num_frames) == ((8, 6), 15, None)
+    found = list(source)
+    assert [int(f[0, 0, 2]) for f, _ in found] == list(range(2, 12))
+    times = [time for _, time in found]
+    assert all(b > a for a, b in itertools.pairwise(times))
+    assert "stopped giving frames" in source.damage
+    with pytest.raises(video.VideoError, match="no such camera"):
+        sources.open_source(["camera:1"])
+
+
+def test_the_first_interrupt_ends_a_cameras_clip(monkeypatch):
+    have_a_camera(monkeypatch)
+    before = signal.getsignal(signal.SIGINT)
+    source = sources.open_source(["camera:0"])
+    count = 0
+    for _ in source:
+        count += 1
+        if count == 3:
+            signal.raise_signal(signal.SIGINT)
+    assert count == 3 and source.damage == ""
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# === Clips ===
+
+
+class Counted:
+    """Frames whose pixels are their numbers, four a second."""
+
+    name = stem = "counted"
+    fps = 4.0
+    size = (2, 2)
+    num_frames = 40
+    pixel_aspect = video.SQUARE
+    identity = damage = ""
+    paths = ()
+
+    def __init__(self, *, twice=True):
+        self.twice = twice
+        self.read = 0
+
+    def __iter__(self):
+        for number in range(40):
+            self.read += 1
+            yield np.full((2, 2, 3), number, np.uint8), 5 + number / 4
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "want"),
+    [
+        ("", "", range(40)),
+        ("3f", "7f", range(3, 7)),
+        ("6", "7.5s", range(4, 10)),
+        ("6.001", "", range(5, 40)),
+        ("38f", "", range(38, 40)),
+        ("", "1f", range(1)),
+        ("99f", "", ()),
+    ],
+)
+def test_part_of_a_source(start, end, want):
+    clip = sources.Clip(Counted(), start=start, end=end)
+    found = list(clip)
+    assert [int(f[0, 0, 0]) for f, _ in found] == list(want)
+    if found:
+        assert found[0][1] == 0
+        assert found[-1][1] == (len(found) - 1) / 4
+        assert clip.first_frame == want[0]
+        assert clip.first_time == 5 + want[0] / 4
+
+
+def test_a_clip_stops_reading_at_its_end():
+    source = Counted()
+    assert len(list(sources.Clip(source, end="5f"))) == 5
+    assert source.read == 6
+
+
+def test_frames_that_are_passed_over_keep_the_times():
+    (first, *_) = sources.Clip(Counted(), start="10f", skip=3)
+    assert first[0][0, 0, 0] == 13 and first[1] == 0.75
+
+
+def test_about_how_long_a_clip_is():
+    assert sources.Clip(Counted()).num_frames == 40
+    assert sources.Clip(Counted(), start="3f", end="7f").num_frames == 4
+    assert sources.Clip(Counted(), start="1", end="2.5").num_frames == 6
+    assert sources.Clip(Counted(), start="99f").num_frames == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "abc", "1.5f", "1:30", "."])
+def test_what_is_no_moment(text):
+    with pytest.raises(ValueError, match=r"--start is in seconds.*300f"):
+        sources.Clip(Counted(), start=text)
+
+
+@pytest.mark.parametrize("limit", [0, 30, 1 << 20])
+@pytest.mark.parametrize("twice", [True, False])
+def test_two_readers_see_the_same(monkeypatch, twice, limit):
+    monkeypatch.setattr(sources, "KEPT_BYTES", limit)
+    source = Counted(twice=twice)
+    first, second = sources.two_readers(sources.Clip(source))
+    ahead = [next(first) for _ in range(10)]
+    behind = [next(second) for _ in range(4)]
+    ahead += list(first)
+    behind += list(second)
+    np.testing.assert_array_equal(ahead, [frame for frame, _ in behind])
+    assert [time for _, time in behind] == [n / 4 for n in range(40)]
+    assert source.read == (80 if twice else 40)
+
+
+def test_kept_frames_are_the_same_pixels(monkeypatch):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (6, 5, 7, 3), np.uint8)
+    kept = sources._Kept(2 * 5 * 7 * 3)
+    timed = [(frame, float(n)) for n, frame in enumerate(frames)]
+    assert len(list(kept.first(iter(timed)))) == 6
+    np.testing.assert_array_equal([f for f, _ in kept.second()], frames)
+
+
+def test_natural_order():
+    names = ["b2.png", "b10.png", "a.png", "B1.png", "3.png"]
+    found = sorted(map(pathlib.Path, names), key=sources.natural)
+    assert [p.name for p in found] == [
+        "3.png",
+        "a.png",
+        "B1.png",
+        "b2.png",
+        "b10.png",
+    ]

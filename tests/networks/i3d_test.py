@@ -1,0 +1,203 @@
+import json
+
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_weights
+
+CHANNELS = {"rgb": 3, "flow": 2}
+
+
+@pytest.fixture(scope="module", params=["rgb", "flow"])
+def recorded(request, shared):
+    """Whole network, recorded clip and recorded outputs of a stream."""
+    stream = request.param
+    folder = shared / "i3d" / stream
+    model = i3d.build(CHANNELS[stream], end_point="Logits")
+    i3d_weights.load(model, stream, (str(folder / "ckpt"),))
+    both = keras.Model(
+        model.input, [model.get_layer("Mixed_5c").output, model.output]
+    )
+    with np.load(folder / "clip.npz") as file:
+        if stream == "rgb":
+            clip = file["frames"].astype(np.float32) * np.float32(2 / 255) - 1
+        else:
+            clip = file["flow"].astype(np.float32) / 32
+    with np.load(folder / "golden.npz") as file:
+        golden = dict(file)
+    return both, clip[None], golden
+
+
+def _assert_recorded(found, golden):
+    difference = found - golden
+    assert found.shape == golden.shape
+    assert np.abs(difference).max() < 2e-3
+    assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(golden)
+
+
+@pytest.mark.parametrize("frames", [9, 16, 79])
+def test_network_gives_the_recorded_outputs(recorded, frames):
+    model, clip, golden = recorded
+    mixed_5c, logits = model.predict_on_batch(clip[:, :frames])
+    _assert_recorded(mixed_5c, golden[f"mixed_5c_{frames}"])
+    if f"logits_{frames}" in golden:
+        _assert_recorded(logits, golden[f"logits_{frames}"])
+
+
+def test_units_are_those_of_the_released_checkpoints(shared):
+    path = shared / "i3d" / "released_checkpoints.json"
+    released = json.loads(path.read_text())
+    parts = ("conv_3d/w", *(f"batch_norm/{p}" for p in _STATISTICS))
+    names = {f"{unit.name}/{part}" for unit in i3d.units() for part in parts}
+    names |= {f"{i3d.LOGITS_UNIT}/conv_3d/{p}" for p in "wb"}
+    for checkpoint, scope in (
+        ("rgb_imagenet", "RGB/inception_i3d/"),
+        ("flow_imagenet", "Flow/inception_i3d/"),
+    ):
+        variables = released[checkpoint]["variables"]
+        assert {name.removeprefix(scope) for name in variables} == names
+
+
+_STATISTICS = ("beta", "moving_mean", "moving_variance")
+
+
+def test_published_window_has_the_published_features():
+    assert i3d.shapes(79)["Conv3d_1a_7x7"] == (40, 112, 112, 64)
+    assert i3d.shapes(79)["Mixed_5c"] == (10, 7, 7, 1024)
+    assert i3d.feature_shape(79, 224, 224) == (5, 5, 5, 1024)
+
+
+@pytest.mark.parametrize(
+    ("frames", "steps"), [(1, 1), (9, 1), (16, 1), (32, 1), (64, 3), (80, 5)]
+)
+def test_shorter_windows_are_averaged_whole(frames, steps):
+    assert i3d.feature_shape(frames, 224, 224)[0] == steps
+
+
+@pytest.mark.parametrize("size", [(79, 224, 224), (16, 65, 40), (1, 32, 33)])
+def test_shapes_of_the_table_are_those_of_the_model(size):
+    frames, height, width = size
+    model = i3d.build(2, pooled=True, frames=frames, height=height, width=width)
+    for name, shape in i3d.shapes(*size).items():
+        assert model.get_layer(name).output.shape == (None, *shape)
+    assert model.output_shape == (None, *i3d.feature_shape(*size))
+
+
+@hypothesis.given(
+    size=st.integers(1, 100), kernel=st.integers(1, 7), stride=st.integers(1, 3)
+)
+def test_same_padding_lets_the_last_window_end_at_the_end(size, kernel, stride):
+    before, after = i3d.same_padding(size, kernel, stride)
+    windows = range(-before, size + after - kernel + 1, stride)
+    assert len(windows) == -(-size // stride)
+    assert 0 <= after - before <= 1
+    # No zeros are put where the last window does not reach.
+    assert after == 0 or windows[-1] + kernel == size + after
+
+
+def test_same_padding_depends_on_the_size():
+    assert i3d.same_padding(79, 7, 2) == (3, 3)
+    assert i3d.same_padding(80, 7, 2) == (2, 3)
+
+
+def test_pool_averages_boxes_of_six_by_three_by_three():
+    x = np.random.default_rng(0).normal(size=(2, 8, 4, 3, 5))
+    found = keras.ops.convert_to_numpy(i3d.pool(x.astype(np.float32)))
+    assert found.shape == (2, 3, 2, 1, 5)
+    for t in range(3):
+        for row in range(2):
+            box = x[:, t : t + 6, row : row + 3, 0:3]
+            np.testing.assert_allclose(
+                found[:, t, row, 0], box.mean((1, 2, 3)), atol=1e-6
+            )
+
+
+def test_model_is_frozen_and_ignores_the_statistics_of_a_batch():
+    model = i3d.build(2, frames=8, height=32, width=32)
+    assert not model.trainable_variables
+    x = np.random.default_rng(0).normal(size=(2, 8, 32, 32, 2))
+    x = x.astype(np.float32)
+    calm, training = model(x), model(x, training=True)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(calm), keras.ops.convert_to_numpy(training)
+    )
+
+
+def test_batch_norm_has_the_published_epsilon_and_no_scale():
+    model = i3d.build(2)
+    norms = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert len(norms) == 57
+    assert all(norm.epsilon == 1e-3 and not norm.scale for norm in norms)
+
+
+def test_saved_model_computes_the_same(tmp_path):
+    model = i3d.build(2, pooled=True, frames=8, height=32, width=32)
+    model.save(tmp_path / "i3d.keras")
+    again = keras.models.load_model(tmp_path / "i3d.keras")
+    x = np.random.default_rng(0).normal(size=(1, 8, 32, 32, 2))
+    np.testing.assert_array_equal(
+        model.predict_on_batch(x), again.predict_on_batch(x)
+    )
+
+
+def test_mixed_precision_of_others_leaves_the_front_end_alone():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = i3d.build(2, end_point="Logits", frames=9)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert model.output.dtype == "float32"
+    # The first layer is the input, which computes nothing; the last one is an
+    # operation, which takes what it gets.
+    dtypes = {layer.compute_dtype for layer in model.layers[1:-1]}
+    assert dtypes == {"float32"}
+
+
+def test_multiply_adds_are_those_counted_by_hand():
+    costs = i3d.multiply_adds(79, 3)
+    first = 40 * 112 * 112 * 64 * 7 * 7 * 7 * 3
+    assert costs["Conv3d_1a_7x7"] == first
+    assert round(sum(costs.values()) / 1e9, 2) == 138.94
+    assert round(sum(i3d.multiply_adds(79, 2).values()) / 1e9, 2) == 127.92
+
+
+def test_what_cannot_be_built_is_refused():
+    with pytest.raises(ValueError, match="Mixed_5d"):
+        i3d.build(3, end_point="Mixed_5d")
+    with pytest.raises(ValueError, match="Only Mixed_5c is pooled"):
+        i3d.build(3, end_point="Mixed_4f", pooled=True)
+    with pytest.raises(ValueError, match="needs to know"):
+        i3d.build(3, pooled=True)
+    with pytest.raises(ValueError, match="frames=0"):
+        i3d.feature_shape(0)
+
+
+@pytest.mark.parametrize("stream", CHANNELS)
+def test_of_a_still_is_the_middle_of_a_long_clip_of_it(stream):
+    """Far from the ends, where no step sees a zero."""
+    network = i3d.build(CHANNELS[stream], height=32, width=48)
+    i3d_weights.load(network, stream, ("random",))
+    names = ("Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f", "Mixed_5c")
+    rng = np.random.default_rng(3)
+    frame = rng.uniform(-1, 1, (32, 48, CHANNELS[stream])).astype(np.float32)
+    long = np.repeat(frame[None, None], 208, axis=1)
+    want = i3d.at(network, names)(long)
+    found = i3d.at(i3d.of_still(network), names)(frame[None, None])
+    for name in names:
+        steps = np.asarray(want[name])
+        middle = steps[:, steps.shape[1] // 2]
+        # Not a comparison of zeros, and not so at the ends.
+        assert middle.std() > 0.01
+        assert not np.allclose(steps[:, -1], middle, rtol=1e-2)
+        np.testing.assert_allclose(
+            found[name][:, 0], middle, atol=2e-6 * np.abs(middle).max()
+        )

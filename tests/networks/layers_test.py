@@ -1,0 +1,173 @@
+"""Blur, prior and resizing against plain NumPy."""
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf.networks import layers
+from lsts_tf.scoring import scores
+
+
+def gaussian_by_hand(map_, sigma, reach):
+    """Each pixel, the average of those inside that it reaches."""
+    height, width = map_.shape
+    found = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            rows = np.arange(max(0, i - reach), min(height, i + reach + 1))
+            cols = np.arange(max(0, j - reach), min(width, j + reach + 1))
+            weights = np.outer(
+                np.exp(-0.5 * ((rows - i) / sigma) ** 2),
+                np.exp(-0.5 * ((cols - j) / sigma) ** 2),
+            )
+            part = map_[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+            found[i, j] = (weights * part).sum() / weights.sum()
+    return found
+
+
+def test_blur_is_a_gaussian():
+    rng = np.random.default_rng(0)
+    maps = rng.random((2, 11, 17, 1))
+    layer = layers.GaussianBlur(1.5, dtype="float64")
+    want = [gaussian_by_hand(m[..., 0], 1.5, 5) for m in maps]
+    np.testing.assert_allclose(layer(maps)[..., 0], want, atol=1e-12)
+    assert layer.weights == []
+    # Several maps of a window, each alone.
+    several = np.asarray(layer(maps[None]))
+    np.testing.assert_allclose(several[0], layer(maps), atol=1e-12)
+
+
+def test_blur_keeps_constants_and_the_range():
+    layer = layers.GaussianBlur(30.0)
+    ones = np.ones((1, 9, 16, 1), np.float32)
+    np.testing.assert_allclose(layer(ones), ones, rtol=1e-6)
+
+
+def test_a_learnt_width_starts_where_it_was_put():
+    rng = np.random.default_rng(1)
+    maps = rng.random((1, 20, 20, 1))
+    learnt = layers.GaussianBlur(2.0, learned=True, dtype="float64")
+    fixed = layers.GaussianBlur(2.0, dtype="float64")
+    # It reaches twice as far, where next to nothing lies.
+    np.testing.assert_allclose(learnt(maps), fixed(maps), atol=5e-3)
+    (weight,) = learnt.trainable_weights
+    weight.assign(np.log(1.5))
+    want = gaussian_by_hand(maps[0, ..., 0], 3.0, 12)
+    np.testing.assert_allclose(learnt(maps)[0, ..., 0], want, atol=1e-12)
+
+
+def test_a_blur_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="sigma=0"):
+        layers.GaussianBlur(0)
+    with pytest.raises(ValueError, match="one channel"):
+        layers.GaussianBlur(1)(np.zeros((1, 4, 4, 2), np.float32))
+
+
+def test_a_neutral_prior_changes_nothing_and_a_gaussian_favours_the_middle():
+    logits = np.random.default_rng(0).normal(size=(2, 36, 64, 1))
+    neutral = layers.CentrePrior(dtype="float64")
+    np.testing.assert_array_equal(neutral(logits), logits)
+    gaussian = layers.CentrePrior("gaussian", dtype="float64")
+    prior = np.asarray(gaussian(np.zeros((1, 36, 64, 1))))[0, ..., 0]
+    np.testing.assert_allclose(prior, prior[::-1, ::-1], atol=1e-6)
+    assert prior.max() <= 0
+    assert np.unravel_index(prior.argmax(), prior.shape) in {
+        (i, j) for i in range(15, 21) for j in range(28, 36)
+    }
+    # Half a side away are two standard deviations: exp(-2) in the odds.
+    assert prior[18, 0] == pytest.approx(-2, abs=0.3)
+    for layer in (neutral, gaussian):
+        assert len(layer.trainable_weights) == 1
+    with pytest.raises(ValueError, match="'none'"):
+        layers.CentrePrior("none")
+
+
+def test_resizing_interpolates_by_centres():
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
+    got = np.asarray(layers.Resize((1, 2))(x))[0, 0, :, 0]
+    np.testing.assert_allclose(got, [0.5, 2.5])
+    got = np.asarray(layers.Resize((2, 4))(x[None]))
+    np.testing.assert_allclose(got[0, 0, :, :, 0], [range(4)] * 2)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Resize((3, 5)),
+        layers.GaussianBlur(1.5, learned=True),
+        layers.CentrePrior("gaussian"),
+    ],
+)
+def test_layers_are_what_they_were_after_saving(layer, tmp_path):
+    inputs = keras.Input((8, 9, 1))
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(2).random((1, 8, 9, 1))
+    np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_the_last_step_is_the_newest():
+    x = np.arange(12.0).reshape(1, 3, 2, 2, 1)
+    np.testing.assert_array_equal(layers.LastStep()(x), x[:, 2])
+
+
+def moving(count):
+    """Features of windows that change over time, [count, 5, 2, 2, 3]."""
+    return np.random.default_rng(4).random((count, 5, 2, 2, 3), np.float32)
+
+
+def floored(x, motion=1.0):
+    """What is served of a map that was drawn together."""
+    return x + motion * (1 - x) / 255
+
+
+def test_sharpening_serves_a_power_and_trains_without():
+    x = np.linspace(0, 1, 6, dtype=np.float32).reshape(1, 2, 3, 1)
+    sharpen = layers.Sharpen(2.0)
+    inputs = [x, moving(1)]
+    want = floored(x**2)
+    np.testing.assert_allclose(sharpen(inputs), want, atol=1e-7)
+    np.testing.assert_array_equal(sharpen(inputs, training=True), x)
+    # A window of one step may be of anything.
+    one = [x, moving(1)[:, :1]]
+    np.testing.assert_allclose(sharpen(one), want, atol=1e-7)
+    for arguments in ((0,), (1, -0.1)):
+        with pytest.raises(ValueError, match=r"above 0.*Received: power="):
+            layers.Sharpen(*arguments)
+
+
+def test_photographs_are_not_sharpened():
+    x = np.full((4, 2, 3, 1), 0.5, np.float32)
+    features = moving(4)
+    features[1] = features[1, :1]
+    # Rounding is no motion, and a little of it counts a little.
+    noise = np.linspace(-1, 1, 5)[:, None, None, None]
+    features[2] = 1 + 0.004 * noise
+    features[3] = 1 + 0.06 * noise
+    found = np.asarray(layers.Sharpen(2.0)([x, features]))[:, 0, 0, 0]
+    # 0.06 / 2 a step, of 1.06.
+    share = (0.03 / 1.06 - 0.01) / 0.04
+    want = [floored(0.25), 0.5, 0.5, floored(0.5 ** (1 + share), share)]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    assert 0.25 < found[3] < 0.5
+    # Nothing at all is a photograph.
+    zeros = [x[:1], 0 * features[:1]]
+    np.testing.assert_array_equal(layers.Sharpen(2.0)(zeros), x[:1])
+
+
+def test_sharpening_is_what_it_was_after_saving(tmp_path):
+    inputs = [keras.Input((8, 9, 1)), keras.Input((5, 2, 2, 3))]
+    model = keras.Model(inputs, layers.Sharpen(1.4, 0.5)(inputs))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = [np.random.default_rng(2).random((1, 8, 9, 1)), moving(1)]
+    np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_a_centre_weighs_served_maps_by_the_benchmarks_prior():
+    x = np.full((1, 8, 16, 1), 0.5, np.float32)
+    found = np.asarray(layers.Sharpen(2.0, 0.5)([x, moving(1)]))[0, ..., 0]
+    prior = scores.centre_prior(8, 16)
+    np.testing.assert_allclose(found, floored(0.25 * np.sqrt(prior)), atol=1e-6)
+    assert found.min() >= 1 / 255

@@ -1,0 +1,606 @@
+import importlib
+
+import hypothesis
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import sliding_i3d
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """I3D for 3 and 2 channels with BatchNorm that does something."""
+    return {channels: _network(channels) for channels in (3, 2)}
+
+
+def _network(channels):
+    network = i3d.build(channels, height=SIZE, width=SIZE)
+    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
+    rng = np.random.default_rng(channels)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            count = layer.beta.shape[0]
+            layer.beta.assign(rng.uniform(-0.2, 0.5, count))
+            layer.moving_mean.assign(rng.uniform(-0.3, 0.3, count))
+            layer.moving_variance.assign(rng.uniform(0.5, 2, count))
+    return network
+
+
+def _video(frames, channels, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (frames, SIZE, SIZE, channels)
+    return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def _alone(network, video, window, ends):
+    """Features of windows by their last frames, each by the plain network."""
+    clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
+    return np.asarray(i3d.pool(network.predict_on_batch(clips)))
+
+
+def _compile(function):
+    if keras.backend.backend() == "jax":
+        return importlib.import_module("jax").jit(function)
+    return importlib.import_module("tensorflow").function(function)
+
+
+def _push(sliding, video, sizes):
+    """Pushes a video in pieces of the given sizes, again and again."""
+    found = []
+    first = k = 0
+    while first < len(video):
+        size = sizes[k % len(sizes)]
+        found.append(sliding.push(video[first : first + size]))
+        first, k = first + size, k + 1
+    return np.concatenate(found)
+
+
+def _assert_exact(found, expected):
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+# === The same as each window alone ===
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "channels", "more", "sizes"),
+    [
+        (79, 1, 3, 2, (40,)),
+        pytest.param(79, 2, 2, 5, (11, 24), marks=pytest.mark.slow),
+        (79, 8, 3, 17, (40,)),
+        (80, 1, 2, 1, (81, 2)),
+        pytest.param(80, 3, 3, 4, (64,), marks=pytest.mark.slow),
+        (63, 1, 3, 2, (16, 48)),
+        (63, 4, 2, 9, (20,)),
+        (16, 1, 3, 40, (1, 24, 7)),
+        (16, 8, 2, 33, (5,)),
+        (40, 5, 2, 11, (9,)),
+        (1, 1, 3, 3, (2,)),
+    ],
+)
+def test_features_equal_those_of_each_window_alone(
+    networks, window, stride, channels, more, sizes
+):
+    network = networks[channels]
+    video = _video(window + more, channels)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    found = _push(sliding, video, sizes)
+    ends = list(range(window - 1, len(video), stride))
+    assert len(found) == len(ends)
+    # The plain network is slow: both ends and some between.
+    some = sorted({0, len(ends) - 1, *range(0, len(ends), 4)})
+    expected = _alone(network, video, window, [ends[k] for k in some])
+    _assert_exact(found[some], expected)
+    assert sliding.finish().shape == (0, *sliding.feature_shape)
+
+
+@hypothesis.settings(deadline=None, max_examples=5, derandomize=True)
+@hypothesis.given(
+    window=st.integers(2, 20),
+    stride=st.integers(1, 9),
+    more=st.integers(0, 9),
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=3).filter(any),
+    channels=st.sampled_from((2, 3)),
+)
+def test_any_window_stride_and_chunk(
+    networks, window, stride, more, sizes, channels
+):
+    network = networks[channels]
+    video = _video(window + more, channels, seed=more)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    ends = list(range(window - 1, len(video), stride))
+    expected = _alone(network, video, window, ends)
+    _assert_exact(_push(sliding, video, sizes), expected)
+
+
+@pytest.mark.slow
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.given(
+    window=st.sampled_from((16, 63, 79, 80)),
+    stride=st.sampled_from((1, 2, 3, 4, 8)),
+    more=st.integers(0, 40),
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=3),
+    channels=st.sampled_from((2, 3)),
+)
+def test_long_windows_of_any_length_and_chunk(
+    networks, window, stride, more, sizes, channels
+):
+    network = networks[channels]
+    video = _video(window + more, channels, seed=more)
+    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
+    ends = list(range(window - 1, len(video), stride))
+    found = _push(sliding, video, sizes)
+    assert len(found) == len(ends)
+    some = sorted({0, len(ends) // 2, len(ends) - 1})
+    expected = _alone(network, video, window, [ends[k] for k in some])
+    _assert_exact(found[some], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [3, 2])
+def test_whole_size_windows_share_exactly(channels):
+    network = i3d.build(channels)
+    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
+    rng = np.random.default_rng(0)
+    shape = (82, 224, 224, channels)
+    video = rng.uniform(-1, 1, shape).astype(np.float32)
+    found = _push(sliding_i3d.SlidingI3D(network, window=79), video, (32,))
+    assert found.shape == (4, 5, 5, 5, 1024)
+    for place, end in enumerate([78, 79, 80, 81]):
+        expected = _alone(network, video, 79, [end])
+        _assert_exact(found[[place]], expected)
+
+
+SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "more", "sizes"),
+    [(79, 8, 9, (40,)), (63, 1, 1, (24,)), (16, 1, 6, (5, 8)), (9, 2, 6, (3,))],
+)
+def test_skips_equal_those_of_each_window_alone(
+    networks, window, stride, more, sizes
+):
+    network = networks[2]
+    video = _video(window + more, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        network, window=window, stride=stride, skips=SKIPS
+    )
+    found = _push_parts(sliding, video, sizes)
+    ends = range(window - 1, len(video), stride)
+    clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
+    expected = i3d.at(network, ("Mixed_5c", *SKIPS)).predict_on_batch(clips)
+    assert list(found) == ["Mixed_5c", *SKIPS]
+    assert {k: v.shape[1:] for k, v in found.items()} == sliding.part_shapes
+    _assert_exact(found["Mixed_5c"], np.asarray(i3d.pool(expected["Mixed_5c"])))
+    for skip in SKIPS:
+        # The mean over the last 8 frames, slow and obvious.
+        steps = -(
+            -8 // {"Conv3d_2c_3x3": 2, "Mixed_3c": 2, "Mixed_4f": 4}[skip]
+        )
+        want = expected[skip][:, -steps:].astype(np.float64).mean(1)
+        _assert_exact(found[skip], want.astype(np.float32))
+
+
+def _push_parts(sliding, video, sizes):
+    found = []
+    first = k = 0
+    while first < len(video):
+        size = sizes[k % len(sizes)]
+        found.append(sliding.push_parts(video[first : first + size]))
+        first, k = first + size, k + 1
+    found.append(sliding.finish_parts())
+    return {
+        name: np.concatenate([some[name] for some in found])
+        for name in sliding.part_shapes
+    }
+
+
+@pytest.mark.parametrize("end_point", ["MaxPool3d_5a_2x2", "MaxPool3d_3a_3x3"])
+@pytest.mark.parametrize("window", [40, 16])
+def test_another_end_point_is_not_pooled(networks, window, end_point):
+    video = _video(window + 3, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=window, end_point=end_point
+    )
+    clips = np.stack([video[n : n + window] for n in range(4)])
+    network = i3d.at(networks[2], [end_point])
+    expected = network.predict_on_batch(clips)[end_point]
+    _assert_exact(_push(sliding, video, (9,)), expected)
+
+
+def test_windows_come_with_their_last_frame(networks):
+    video = _video(20, 3)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=2)
+    counts = [len(sliding.push(frame[None])) for frame in video]
+    assert counts == [0] * 15 + [1, 0, 1, 0, 1]
+    assert len(sliding.push(video[:0])) == 0
+
+
+@pytest.mark.parametrize("front_end", sliding_i3d.FRONT_ENDS)
+@pytest.mark.parametrize(("frames", "stride", "size"), [(21, 2, 7)])
+def test_a_recorded_video_may_wait_for_whole_chunks(
+    networks, front_end, frames, stride, size
+):
+    video = _video(frames, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, stride=stride, front_end=front_end
+    )
+    expected = np.concatenate([sliding.push(video), sliding.finish()])
+    assert len(expected) == (frames - 16) // stride + 1
+    sliding.reset()
+    pieces = np.split(video, range(size, frames, size))
+    found = [sliding.push_parts(x, wait=True)["Mixed_5c"] for x in pieces]
+    found.append(sliding.finish())
+    _assert_exact(np.concatenate(found), expected)
+
+
+def test_a_step_may_have_more_frames(networks):
+    video = _video(45, 3)
+    usual = sliding_i3d.SlidingI3D(networks[3], window=16)
+    large = sliding_i3d.SlidingI3D(networks[3], window=16, chunk=24)
+    expected = usual.push(video)
+    _assert_exact(_push(large, video, (24, 8, 7)), expected)
+    large.reset()
+    waiting = [
+        large.push_parts(video[k : k + 9], wait=True)["Mixed_5c"]
+        for k in range(0, 45, 9)
+    ]
+    assert [len(part) for part in waiting] == [0, 0, 9, 0, 0]
+    found = np.concatenate([*waiting, large.finish()])
+    _assert_exact(found, expected)
+
+
+def test_reset_forgets_the_video(networks):
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
+    video = _video(18, 3)
+    first = sliding.push(video)
+    sliding.reset()
+    sliding.push(_video(21, 3, seed=1))
+    sliding.reset()
+    np.testing.assert_array_equal(sliding.push(video), first)
+
+
+def test_compiled_functions_give_the_same(networks):
+    video = _video(34, 2)
+    plain = sliding_i3d.SlidingI3D(networks[2], window=16, stride=2)
+    compiled = sliding_i3d.SlidingI3D(
+        networks[2], window=16, stride=2, compile=_compile
+    )
+    expected = plain.push(video)
+    _assert_exact(_push(compiled, video, (8, 9)), expected)
+
+
+@pytest.mark.parametrize(
+    "stream", ["rgb", pytest.param("flow", marks=pytest.mark.slow)]
+)
+def test_whole_size_equals_the_recorded_network(shared, stream):
+    folder = shared / "i3d" / stream
+    network = i3d.build(i3d_weights.CHANNELS[stream])
+    i3d_weights.load(network, stream, (str(folder / "ckpt"),))
+    with np.load(folder / "clip.npz") as file:
+        if stream == "rgb":
+            video = file["frames"].astype(np.float32) * np.float32(2 / 255) - 1
+        else:
+            video = file["flow"].astype(np.float32) / 32
+    with np.load(folder / "golden.npz") as file:
+        golden = np.asarray(i3d.pool(file["mixed_5c_79"]))
+    sliding = sliding_i3d.SlidingI3D(network, window=79, stride=8)
+    assert sliding.feature_shape == (5, 5, 5, 1024)
+    found = _push(sliding, video, (32,))
+    assert found.shape == (1, 5, 5, 5, 1024)
+    difference = found - golden
+    assert np.abs(difference).max() < 1e-5 * np.abs(golden).max()
+    assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(golden)
+
+
+def test_bfloat16_is_near_and_gives_float32(networks):
+    video = _video(18, 3)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, dtype="bfloat16")
+    found = sliding.push(video)
+    expected = _alone(networks[3], video, 16, [15, 16, 17])
+    assert found.dtype == np.float32
+    relative = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 1e-4 < relative < 0.1
+
+
+def test_memory_does_not_grow_with_the_video(networks):
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=3)
+
+    def remembered():
+        state = sum(np.asarray(array).nbytes for array in sliding._state)
+        assert state == sliding.state_bytes
+        return state + sliding._pending.nbytes
+
+    limit = sliding.state_bytes + 2 * _video(1, 3).nbytes
+    for _ in range(4):
+        sliding.push(_video(17, 3))
+        assert remembered() <= limit
+
+
+# === Windows that do not move ===
+
+
+def _whole_still(network, frame, names, window):
+    clip = np.repeat(frame, window, axis=1)
+    return i3d.at(network, names).predict_on_batch(clip)
+
+
+@pytest.mark.parametrize("channels", [3, 2])
+@pytest.mark.parametrize("window", [1, 16, 63, 79, 80])
+def test_a_still_equals_a_window_of_it_alone(networks, window, channels):
+    names = ("Mixed_5c", *SKIPS)
+    frame = _video(1, channels, seed=window)[None]
+    want = _whole_still(networks[channels], frame, names, window)
+    found = sliding_i3d.of_still(networks[channels], names, window=window)(
+        frame
+    )
+    assert set(found) == set(names)
+    for name in names:
+        _assert_exact(np.asarray(found[name]), want[name])
+        # Its ends see zeros, and are told from the middle.
+        ends = want[name][0, [0, -1]] - want[name][0, window // 2 // 8]
+        assert window == 1 or np.abs(ends).max() > 1e-2
+
+
+@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
+@hypothesis.given(
+    window=st.integers(2, 130),
+    end_point=st.sampled_from(i3d.END_POINTS[:-1]),
+)
+def test_a_still_of_any_window_up_to_any_layer(networks, window, end_point):
+    frame = _video(1, 2, seed=window)[None]
+    want = _whole_still(networks[2], frame, [end_point], window)
+    found = sliding_i3d.of_still(networks[2], [end_point], window=window)
+    _assert_exact(np.asarray(found(frame)[end_point]), want[end_point])
+
+
+@pytest.mark.parametrize(("channels", "left"), [(3, 39.77), (2, 38.39)])
+def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
+    computed = [5, 5, 5, 7, 7, 9, 11, 7, 9, 11, 13, 15, 17, 9, 10, 10]
+    costs = i3d.multiply_adds(79, channels)
+    total = 0.0
+    plan = sliding_i3d.steps_of_still(79)
+    for count, (name, track, after, steps) in zip(computed, plan, strict=True):
+        assert -(-steps * track.spacing // after.spacing) == count
+        total += costs[name] * count / after.steps
+    assert round(total / 1e9, 2) == left
+
+
+# === Geometry ===
+
+
+def _range(first, count):
+    return range(first, first + count)
+
+
+def _steps_by_hand(start, window):
+    """What each step of a window computes, as nested tuples of frames.
+
+    Padding is None. Yields (kernel, stride, steps) behind each layer.
+    """
+    steps = [start + k for k in range(window)]
+    for layer in i3d.layers():
+        kernel, stride = sliding_i3d.in_time(layer)
+        before, _ = i3d.same_padding(len(steps), kernel, stride)
+        seen = dict(enumerate(steps))
+        steps = [
+            hash(
+                tuple(seen.get(stride * j - before + t) for t in range(kernel))
+            )
+            for j in range(-(-len(steps) // stride))
+        ]
+        yield kernel, stride, steps
+
+
+@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.given(window=st.integers(1, 130), stride=st.integers(1, 9))
+def test_borders_are_the_steps_that_see_padding(window, stride):
+    start = 1000
+    layers = _steps_by_hand(start, window)
+    long = list(_steps_by_hand(start - 400 * 8, window + 800 * 8))
+    track = sliding_i3d.frames_track(window)
+    for depth, (kernel, step, steps) in enumerate(layers):
+        track = sliding_i3d.follow(track, kernel, step, stride)
+        assert track.steps == len(steps)
+        # The same steps inside a video that is longer by a multiple of 8, and
+        # so has the same padding.
+        middle = long[depth][2]
+        first = 400 * 8 // track.spacing
+        shared = [j for j in range(len(steps)) if steps[j] == middle[first + j]]
+        inner = range(track.left, track.steps - track.right)
+        assert shared == list(inner)
+
+
+def test_borders_of_the_published_window_are_those_counted_by_hand():
+    track = sliding_i3d.frames_track(79)
+    found = []
+    for layer in i3d.layers():
+        track = sliding_i3d.follow(track, *sliding_i3d.in_time(layer), 1)
+        found.append((track.left, track.right))
+    sides = [2, 2, 2, 3, 3, 4, 5, 3, 4, 5, 6, 7, 8, 4, 5, 6]
+    assert found == [(side, side) for side in sides]
+
+
+def test_costs_are_those_counted_by_hand():
+    network = i3d.build(3)
+    exact = sliding_i3d.SlidingI3D(network, window=79).costs
+    alone = i3d.multiply_adds(79, 3)
+    assert exact.keys() <= alone.keys()
+    assert sum(alone.values()) / sum(exact.values()) > 4.85
+    # Five partial sums of conv2c's three taps for six border steps and one.
+    step = 56 * 56 * 9 * 64 * 192
+    assert exact["Conv3d_2c_3x3"] == step * (3 + 2 * (3 * 2 - 1))
+    dense = sliding_i3d.SlidingI3D(network, front_end="continuous").costs
+    assert sum(alone.values()) / sum(dense.values()) > 32
+
+
+# === Continuous ===
+
+
+def _over_the_video(network, video, window, end_point="Mixed_5c"):
+    """Dense activations of every label, layer by layer, slow and obvious.
+
+    Returns [frames, rows, columns, 1024]: the step of Mixed_5c at each label,
+    in a video without window borders, where what lies outside is zero.
+    """
+    steps, spacing = window, 1
+    x = video
+    for layer in i3d.layers(end_point):
+        chains = (
+            i3d.branches(layer) if isinstance(layer, i3d.Mixed) else ((layer,),)
+        )
+        ends = []
+        for chain in chains:
+            y = x
+            for part in chain:
+                y = _at_every_label(network, part, y, steps, spacing)
+            ends.append(y)
+        x = np.concatenate(ends, -1)
+        _, stride = sliding_i3d.in_time(layer)
+        steps, spacing = -(-steps // stride), spacing * stride
+    return x
+
+
+def _at_every_label(network, part, x, steps, spacing):
+    kernel = part.kernel[0]
+    before, _ = i3d.same_padding(steps, kernel, part.stride[0])
+    blank = np.zeros_like(x[0])
+    clips = np.stack(
+        [
+            [
+                x[label] if 0 <= label < len(x) else blank
+                for label in (q + spacing * (t - before) for t in range(kernel))
+            ]
+            for q in range(len(x))
+        ]
+    )
+    strides = (1, *part.stride[1:])
+    if isinstance(part, i3d.Pool):
+        y = keras.ops.max_pool(clips, part.kernel, strides, "same")
+    else:
+        conv = network.get_layer(i3d.layer_name(part.name, "conv_3d"))
+        norm = network.get_layer(i3d.layer_name(part.name, "batch_norm"))
+        y = keras.ops.conv(clips, conv.kernel, strides, "same")
+        y = keras.ops.relu(norm(y))
+    # The middle one has seen all taps and no padding in time.
+    return np.asarray(y[:, (kernel - 1) // 2])
+
+
+def _of_labels(dense, starts, labels):
+    """Features of windows whose steps have the given labels."""
+    blank = np.zeros_like(dense[0])
+    clips = [
+        [dense[s + q] if 0 <= s + q < len(dense) else blank for q in labels]
+        for s in starts
+    ]
+    return np.asarray(i3d.pool(np.asarray(clips)))
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "more", "sizes"),
+    [(79, 1, 3, (16,)), (16, 1, 8, (3, 9)), (32, 3, 9, (13,))],
+)
+def test_continuous_is_one_pass_over_the_video(
+    networks, window, stride, more, sizes
+):
+    video = _video(window + more, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=window, stride=stride, front_end="continuous"
+    )
+    early = _push(sliding, video, sizes)
+    found = np.concatenate([early, sliding.finish()])
+    dense = _over_the_video(networks[2], video, window)
+    steps = i3d.shapes(window)["Mixed_5c"][0]
+    starts = range(0, more + 1, stride)
+    labels = [8 * j for j in range(steps)]
+    _assert_exact(found, _of_labels(dense, starts, labels))
+    waiting = sum(s + window + sliding.delay > len(video) for s in starts)
+    assert len(found) - len(early) == waiting
+
+
+@pytest.mark.parametrize("lookahead", [None, 0])
+def test_continuous_skips_are_of_the_same_pass(networks, lookahead):
+    video = _video(40, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2],
+        window=16,
+        front_end="continuous",
+        lookahead=lookahead,
+        skips=("Mixed_3c",),
+    )
+    found = _push_parts(sliding, video, (11,))
+    dense = _over_the_video(networks[2], video, 16, "Mixed_3c")
+    # 1a sees 4 frames beyond its label, 2c, 3b and 3c two each.
+    ahead = 0 if lookahead is None else 4 + 2 * 3
+    late = -(-max(0, 14 + ahead - 15) // 2)
+    labels = [2 * (j - late) for j in range(4, 8)]
+    blank = np.zeros_like(dense[0])
+    want = np.stack(
+        [
+            np.mean([dense[s + q] if s + q >= 0 else blank for q in labels], 0)
+            for s in range(25)
+        ]
+    )
+    _assert_exact(found["Mixed_3c"], want)
+    assert len(found["Mixed_3c"]) == len(found["Mixed_5c"]) == 25
+
+
+def test_live_continuous_does_not_wait(networks):
+    video = _video(64, 2)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, front_end="continuous", lookahead=0
+    )
+    assert sliding.delay == 0
+    found = sliding.push(video)
+    track = sliding_i3d.frames_track(16)
+    for layer in i3d.layers():
+        track = sliding_i3d.follow(
+            track, *sliding_i3d.in_time(layer), 1, borders=False
+        )
+    # The newest label of the window's phase that sees nothing beyond it.
+    last = track.head // 8 * 8
+    assert last + 8 > track.head
+    # What lies behind is of no account: zeros here, frames there.
+    behind = np.concatenate([video, _video(8, 2, seed=1)])
+    dense = _over_the_video(networks[2], behind, 16)
+    expected = _of_labels(dense, range(49), [last - 8, last])
+    _assert_exact(found, expected)
+    assert len(sliding.finish()) == 0
+
+
+def test_continuous_of_a_video_shorter_than_a_window_is_empty(networks):
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, front_end="continuous"
+    )
+    assert len(sliding.push(_video(15, 2))) == 0
+    assert len(sliding.finish()) == 0
+
+
+# === Errors ===
+
+
+def test_wrong_arguments_are_refused(networks):
+    with pytest.raises(ValueError, match="window=0"):
+        sliding_i3d.SlidingI3D(networks[3], window=0)
+    with pytest.raises(ValueError, match="front_end='both'"):
+        sliding_i3d.SlidingI3D(networks[3], front_end="both")
+    with pytest.raises(ValueError, match="lookahead=3"):
+        sliding_i3d.SlidingI3D(networks[3], lookahead=3)
+    with pytest.raises(ValueError, match="Received: Mixed_4b"):
+        sliding_i3d.SlidingI3D(networks[3], skips=("Mixed_4b",))
+    with pytest.raises(ValueError, match="in front of Mixed_4f"):
+        sliding_i3d.SlidingI3D(
+            networks[3], skips=("Mixed_4f",), end_point="Mixed_4f"
+        )
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
+    with pytest.raises(ValueError, match=r"shape \(4, 32, 32, 2\)"):
+        sliding.push(_video(4, 2))

@@ -1,0 +1,326 @@
+import io
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf.features import preprocess
+from lsts_tf.media import files
+from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import video
+from lsts_tf.outputs import pictures
+from tests.media import video_test
+
+SIZE = (32, 18)
+FRAME = np.full((18, 32, 3), 90, np.uint8)
+
+
+def maps_of(count, seed=0):
+    """Smooth maps in [0, 1], as a network makes them."""
+    rng = np.random.default_rng(seed)
+    small = rng.random((count, 5, 8), np.float32)
+    return [cv2.resize(m, (640, 360)) for m in small]
+
+
+def write(output, maps, *, fps=25.0):
+    with output:
+        for place, map_ in enumerate(maps):
+            output.write(FRAME, map_, place / fps)
+
+
+def made(kind, path, **kwargs):
+    return kind(path=path, fps=25.0, size=SIZE, **kwargs)
+
+
+def listed(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+# === Size and range ===
+
+
+def test_a_map_has_the_size_that_is_wanted():
+    (map_,) = maps_of(1)
+    same = pictures.Scale(size=SIZE, map_size="model")
+    assert same.size == (640, 360)
+    np.testing.assert_array_equal(same(map_), map_)
+    of_source = pictures.Scale(size=SIZE)(map_)
+    np.testing.assert_array_equal(of_source, cv2.resize(map_, SIZE))
+
+
+def test_normalisations():
+    (map_,) = maps_of(1)
+    frame = pictures.Scale(size=SIZE, normalize="frame")(map_)
+    assert (frame.min(), frame.max()) == (0, 1)
+    total = pictures.Scale(size=SIZE, normalize="sum", levels=False)(map_)
+    assert total.sum(dtype=np.float64) == pytest.approx(1, abs=1e-5)
+    small = cv2.resize(map_, SIZE)
+    np.testing.assert_allclose(total, small / small.sum(), rtol=1e-4)
+    flat = np.zeros((360, 640), np.float32)
+    for how in ("frame", "sum"):
+        scale = pictures.Scale(size=SIZE, normalize=how, levels=False)
+        np.testing.assert_array_equal(scale(flat), 0)
+    np.testing.assert_array_equal(
+        pictures.Scale(size=SIZE, normalize="frame")(flat + 0.7), 0
+    )
+
+
+def test_what_cannot_be():
+    with pytest.raises(ValueError, match=r"Received: 'half', 'none'"):
+        pictures.Scale(size=SIZE, map_size="half")
+    with pytest.raises(ValueError, match="OverClip"):
+        pictures.Scale(size=SIZE, normalize="clip")
+    with pytest.raises(ValueError, match="millionths"):
+        pictures.Scale(size=SIZE, normalize="sum")
+
+
+# === Files ===
+
+
+def test_pictures(tmp_path):
+    found = maps_of(3)
+    write(made(pictures.Pictures, tmp_path / "maps"), found)
+    write(made(pictures.Pictures, tmp_path / "maps16", bits=16), found)
+    assert listed(tmp_path) == ["maps", "maps16"]
+    for place, map_ in enumerate(found):
+        name = maps_lib.file_name(place)
+        small = cv2.resize(map_, SIZE)
+        eight = maps_lib.read(tmp_path / "maps" / name)
+        np.testing.assert_array_equal(eight, preprocess.to_uint8(small))
+        sixteen = maps_lib.read(tmp_path / "maps16" / name)
+        assert sixteen.dtype == np.uint16
+        np.testing.assert_allclose(sixteen / 65535, small, atol=1e-5)
+
+
+def test_numbers_of_pictures(tmp_path):
+    path = tmp_path / "maps"
+    write(made(pictures.Pictures, path, first=78, step=5), maps_of(3))
+    assert listed(path) == ["0079.png", "0084.png", "0089.png"]
+
+
+def test_an_array_is_one_file_that_numpy_maps(tmp_path):
+    found = maps_of(4)
+    path = tmp_path / "maps.npy"
+    write(made(pictures.Array, path, map_size="model"), found)
+    array = np.load(path, mmap_mode="r")
+    assert array.dtype == np.float32 and array.shape == (4, 360, 640)
+    np.testing.assert_array_equal(array, found)
+    assert listed(tmp_path) == ["maps.npy"]
+    write(made(pictures.Array, path), found[:2])
+    assert np.load(path).shape == (2, 18, 32)
+
+
+def test_grey_videos(tmp_path):
+    found = maps_of(6)
+    lossy = made(pictures.Saliency, tmp_path / "a.mp4", map_size="model")
+    write(lossy, found)
+    write(made(pictures.Saliency, tmp_path / "a.mkv", bits=16), found)
+    eight = np.stack([f[..., 0] for f in video.frames(tmp_path / "a.mp4")])
+    difference = np.abs(eight - np.stack(found) * 255)
+    assert difference.mean() < 1 and difference.max() < 8
+    small = np.stack([cv2.resize(m, SIZE) for m in found])
+    with video_test.av.open(str(tmp_path / "a.mkv")) as container:
+        sixteen = [f.to_ndarray() for f in container.decode(video=0)]
+    np.testing.assert_array_equal(sixteen, pictures.to_uint16(small))
+
+
+@pytest.mark.parametrize("view", pictures.VIEWS)
+def test_pictures_to_watch(tmp_path, view):
+    """Random weights are announced; a weak map can be seen."""
+    weak = np.zeros((360, 640), np.float32)
+    weak[:, 320:] = 0.01
+    size = (320, 180)
+    frame = np.full((180, 320, 3), 90, np.uint8)
+    shown = {}
+    for kind, note in itertools.product(
+        (pictures.Overlay, pictures.SideBySide), ("", "random I3D weights")
+    ):
+        path = tmp_path / "a.mp4"
+        with kind(path=path, fps=25, size=size, note=note, view=view) as out:
+            for place in range(3):
+                out.write(frame, weak, place / 25)
+        images = list(video.frames(path))
+        assert len(images) == 3
+        shown[kind, bool(note)] = images[1].astype(int)
+    plain = shown[pictures.Overlay, False]
+    assert plain.shape == (180, 320, 3)
+    assert shown[pictures.SideBySide, False].shape == (180, 644, 3)
+    left, right = plain[20:120, 20:140], plain[20:120, 180:300]
+    darker = left if view == "fog" else right
+    same = right if view == "fog" else left
+    np.testing.assert_allclose(same, 90, atol=4)
+    assert np.abs(darker - 90).mean() > 20
+    beside = shown[pictures.SideBySide, False]
+    np.testing.assert_allclose(beside[20:160, 20:300], 90, atol=4)
+    np.testing.assert_allclose(beside[20:120, 344:464], left, atol=8)
+    for kind in (pictures.Overlay, pictures.SideBySide):
+        corner = np.abs(shown[kind, True] - shown[kind, False])[-15:, :100]
+        assert corner.max() > 100
+
+
+def test_grey_bytes(tmp_path):
+    found = maps_of(3)
+    stream = io.BytesIO()
+    write(made(pictures.Raw, tmp_path, stream=stream), found)
+    want = [preprocess.to_uint8(cv2.resize(m, SIZE)) for m in found]
+    assert stream.getvalue() == np.stack(want).tobytes()
+
+
+def test_over_the_clip(tmp_path):
+    """Affine over the whole clip, after one pass."""
+    found = [m * 0.2 + 0.1 for m in maps_of(4)]
+    path, folder = tmp_path / "maps.npy", tmp_path / "maps"
+    wrapped = [
+        made(pictures.Array, path, map_size="model"),
+        made(pictures.Pictures, folder),
+    ]
+    write(pictures.OverClip(folder=tmp_path, wrapped=wrapped, size=SIZE), found)
+    assert listed(tmp_path) == ["maps", "maps.npy"]
+    array = np.load(path)
+    assert array.min() == 0 and array.max() == 1
+    low, high = np.min(found), np.max(found)
+    want = (np.stack(found) - low) / (high - low)
+    np.testing.assert_allclose(array, want, atol=1e-6)
+    assert len(listed(folder)) == 4
+
+
+# === Whole or not at all ===
+
+ALL = {
+    "overlay.mp4": pictures.Overlay,
+    "both.mp4": pictures.SideBySide,
+    "grey.mp4": pictures.Saliency,
+    "maps": pictures.Pictures,
+    "maps.npy": pictures.Array,
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_error_leaves_what_was_there(tmp_path, name):
+    path = tmp_path / name
+    write(made(ALL[name], path), maps_of(2))
+    before = listed(tmp_path)
+    content = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
+    with pytest.raises(KeyError), made(ALL[name], path) as output:
+        output.write(FRAME, maps_of(1, seed=1)[0], 0.0)
+        raise KeyError("something else went wrong")
+    assert listed(tmp_path) == before == [name]
+    after = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
+    assert after == content
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_not_ours_stays(tmp_path, name):
+    path = tmp_path / name
+    if ALL[name] is pictures.Pictures:
+        path.write_text("a letter")
+    else:
+        path.mkdir()
+    with (
+        pytest.raises(files.FileError, match="stands there; choose another"),
+        made(ALL[name], path),
+    ):
+        pass
+    assert listed(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("job", ["", "a job"])
+def test_what_comes_into_a_folder_while_maps_are_made_stays(tmp_path, job):
+    path = tmp_path / "maps"
+    path.mkdir()
+    output = made(pictures.Pictures, path, job=job)
+    refusal = pytest.raises(files.FileError, match=r"'a.txt', which is no map")
+    with refusal, output:
+        output.write(FRAME, maps_of(1)[0], 0.0)
+        (path / "a.txt").write_text("a letter")
+    assert (path / "a.txt").read_text() == "a letter"
+    kept = [".maps.part", ".maps.part.job"] if job else []
+    assert listed(tmp_path) == [*kept, "maps"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_folder_that_does_not_exist(tmp_path, name):
+    path = tmp_path / "missing" / name
+    with (
+        pytest.raises(files.FileError, match="no such folder"),
+        made(ALL[name], path),
+    ):
+        pass
+
+
+def test_an_error_in_a_clip_that_waits_leaves_nothing(tmp_path):
+    wrapped = [made(pictures.Array, tmp_path / "a.npy")]
+    waiting = pictures.OverClip(folder=tmp_path, wrapped=wrapped, size=SIZE)
+    with pytest.raises(KeyError), waiting:
+        waiting.write(FRAME, maps_of(1)[0], 0.0)
+        raise KeyError("something else went wrong")
+    assert listed(tmp_path) == []
+
+
+# === Going on ===
+
+RESUMABLE = {"maps": pictures.Pictures, "maps.npy": pictures.Array}
+
+
+def stopped(output, maps):
+    with pytest.raises(KeyboardInterrupt), output:
+        for map_ in maps:
+            output.write(FRAME, map_, 0.0)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_the_same_job_goes_on(tmp_path, name):
+    kind, found = RESUMABLE[name], maps_of(5)
+    path = tmp_path / name
+    write(made(kind, tmp_path / f"whole{name}"), found)
+    stopped(made(kind, path, job="one"), found[:3])
+    assert not path.exists()
+    with made(kind, path, job="one") as output:
+        assert output.done == 3 and isinstance(output, pictures.Resumable)
+        output.go_on(2)
+        for map_ in found[2:]:
+            output.write(FRAME, map_, 0.0)
+    assert listed(tmp_path) == sorted([name, f"whole{name}"])
+    if path.is_dir():
+        for one in path.iterdir():
+            other = tmp_path / f"whole{name}" / one.name
+            assert one.read_bytes() == other.read_bytes()
+        assert len(listed(path)) == 5
+    else:
+        np.testing.assert_array_equal(
+            np.load(path), np.load(tmp_path / f"whole{name}")
+        )
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+@pytest.mark.parametrize("job", ["", "two"])
+def test_another_job_starts_anew(tmp_path, name, job):
+    stopped(made(RESUMABLE[name], tmp_path / name, job="one"), maps_of(3))
+    with made(RESUMABLE[name], tmp_path / name, job=job) as output:
+        assert output.done == 0
+        output.write(FRAME, maps_of(1)[0], 0.0)
+    assert listed(tmp_path) == [name]
+
+
+def test_an_array_that_was_cut_off_within_a_map(tmp_path):
+    path = tmp_path / "maps.npy"
+    stopped(made(pictures.Array, path, job="one"), maps_of(3))
+    part = tmp_path / ".maps.npy.part"
+    part.write_bytes(part.read_bytes()[:-5])
+    with made(pictures.Array, path, job="one") as output:
+        assert output.done == 2
+
+
+def test_a_picture_that_was_cut_off(tmp_path):
+    path = tmp_path / "maps"
+    stopped(made(pictures.Pictures, path, job="one"), maps_of(3))
+    part = tmp_path / ".maps.part"
+    (part / ".0004.123.png").write_bytes(b"half")
+    (part / "0002.png").unlink()
+    with made(pictures.Pictures, path, job="one") as output:
+        assert output.done == 1
+        for map_ in maps_of(3)[1:]:
+            output.write(FRAME, map_, 0.0)
+    assert listed(path) == ["0001.png", "0002.png", "0003.png"]

@@ -1,0 +1,376 @@
+import csv
+import fractions
+import itertools
+import json
+import math
+import shutil
+import subprocess
+
+import av
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from lsts_tf.media import video
+from lsts_tf.outputs import reframe
+
+SIZE = (320, 180)
+
+
+def spot(x, shape=(36, 64), sigma=2.0):
+    """Attention at a part of the width."""
+    rows, columns = np.indices(shape) + 0.5
+    squares = (columns - x * shape[1]) ** 2 + (rows - shape[0] / 2) ** 2
+    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
+
+
+def ramp(size=SIZE, colour=(1, 1, 1)):
+    """A frame whose brightness says how far from the left it is."""
+    width, height = size
+    line = np.linspace(16, 235, width)
+    frame = np.broadcast_to(line[:, None] * colour, (height, width, 3))
+    return np.ascontiguousarray(frame.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [("9:16", 9 / 16), ("1:1", 1), (" 4 / 5 ", 0.8), ("0.8", 0.8), ("2x1", 2)],
+)
+def test_aspects(text, want):
+    assert reframe.read_aspect(text) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("text", ["", "9:0", "a:b", "-1:1", "1:2:3", "nan"])
+def test_what_is_no_aspect_is_refused(text):
+    with pytest.raises(ValueError, match="9:16"):
+        reframe.read_aspect(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "aspect", "want"),
+    [
+        ((1920, 1080), 9 / 16, (608, 1080)),
+        ((1920, 1080), 1, (1080, 1080)),
+        ((1080, 1920), 1, (1080, 1080)),
+        ((1080, 1920), 16 / 9, (1080, 608)),
+        ((641, 361), 16 / 9, (640, 360)),
+        ((100, 100), 1000, (100, 2)),
+        ((2, 2), 9 / 16, (2, 2)),
+    ],
+)
+def test_crop_sizes(size, aspect, want):
+    assert reframe.crop_size(size, aspect) == want
+
+
+def test_a_frame_of_one_pixel_cannot_be_cropped():
+    with pytest.raises(ValueError, match="2 x 2"):
+        reframe.crop_size((1, 1), 1)
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(2, 4000), st.integers(2, 4000)),
+    st.floats(0.05, 20),
+)
+def test_a_crop_is_even_and_fits(size, aspect):
+    width, height = reframe.crop_size(size, aspect)
+    assert width % 2 == height % 2 == 0
+    assert 2 <= width <= size[0] and 2 <= height <= size[1]
+    assert width >= size[0] - 1 or height >= size[1] - 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_a_crop_keeps(axis):
+    map_ = np.random.default_rng(0).random((9, 16))
+    size, crop = ((160, 90), (50, 90)) if axis == 0 else ((160, 90), (160, 30))
+    fine = map_.repeat(10, axis=0).repeat(10, axis=1)
+    positions = np.arange(0, size[axis] - crop[axis] + 1, 2)
+    got = reframe.kept(map_, size=size, crop=crop, positions=positions)
+    for share, at in zip(got, positions, strict=True):
+        part = fine[:, at : at + 50] if axis == 0 else fine[at : at + 30]
+        assert share == pytest.approx(part.sum() / fine.sum())
+    zeros = np.zeros((9, 16))
+    assert (
+        reframe.kept(zeros, size=size, crop=crop, positions=positions) is None
+    )
+
+
+def path_of(costs, *, move_cost, lookahead=10**6, ease=0.0):
+    path = reframe.Path(
+        positions=np.arange(costs.shape[1]) * 2.0,
+        move_cost=move_cost,
+        lookahead=lookahead,
+        ease=ease,
+    )
+    found = [x for cost in costs for x in path.add(cost)]
+    return np.array([*found, *path.end()])
+
+
+def price(costs, places, move_cost):
+    own = sum(cost[place] for cost, place in zip(costs, places, strict=True))
+    return own + move_cost * 2 * np.abs(np.diff(places)).sum()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.floats(0, 0.6))
+def test_a_path_is_the_cheapest(seed, move_cost):
+    costs = np.random.default_rng(seed).random((5, 4))
+    places = (path_of(costs, move_cost=move_cost) / 2).astype(int)
+    cheapest = min(
+        price(costs, p, move_cost)
+        for p in itertools.product(range(4), repeat=5)
+    )
+    assert price(costs, places, move_cost) == pytest.approx(cheapest)
+
+
+def test_a_bounded_lookahead_finds_the_same_path():
+    rng = np.random.default_rng(0)
+    target = np.repeat([20, 60, 35, 90], 50)
+    costs = np.abs(np.arange(100) - target[:, None]) / 100
+    costs += 0.05 * rng.random(costs.shape)
+    whole = path_of(costs, move_cost=0.05)
+    np.testing.assert_array_equal(
+        path_of(costs, move_cost=0.05, lookahead=40), whole
+    )
+
+
+def test_positions_come_with_a_bounded_delay():
+    path = reframe.Path(
+        positions=np.arange(9.0), move_cost=0.1, lookahead=7, ease=1.0
+    )
+    given_back = 0
+    for i in range(50):
+        given_back += len(list(path.add(np.ones(9))))
+        assert given_back == max(0, i + 1 - 7 - 3)
+        assert len(path._from) <= 8 and len(path._settled) <= 8
+    assert given_back + len(list(path.end())) == 50
+    assert not list(path.end())
+
+
+def test_a_crop_rests_while_moving_does_not_pay():
+    wobble = 50 + np.round(3 * np.sin(np.arange(100))).astype(int)
+    costs = np.abs(np.arange(100) - wobble[:, None]) / 1000
+    assert np.ptp(path_of(costs, move_cost=0.1)) == 0
+    assert np.ptp(path_of(costs, move_cost=0.0001)) > 0
+
+
+def test_moves_are_eased_and_ends_stand_still():
+    costs = np.ones((60, 50))
+    costs[:30, 5] = costs[30:, 45] = 0
+    hard = path_of(costs, move_cost=0.001)
+    assert set(np.diff(hard)) == {0, 80}
+    soft = path_of(costs, move_cost=0.001, ease=4.0)
+    assert len(soft) == 60
+    assert soft[0] == pytest.approx(10) and soft[-1] == pytest.approx(90)
+    assert (np.diff(soft) >= -1e-9).all() and np.diff(soft).max() < 10
+    # The middle of the move is where it was.
+    assert (soft[29] + soft[30]) / 2 == pytest.approx(50)
+
+
+def test_cuts_are_where_the_colours_change():
+    is_cut = reframe.Cuts()
+    red, blue = ramp(colour=(1, 0.2, 0.1)), ramp(colour=(0.1, 0.2, 1))
+    moved = np.roll(red, 40, axis=1)
+    found = [is_cut(f) for f in (red, red, moved, blue, blue, red)]
+    assert found == [True, False, False, True, False, True]
+
+
+def reframed(folder, clip, *, size=SIZE, fps=25, start=(0, 0.0), **options):
+    path = folder / "reframed.mp4"
+    with reframe.Reframe(path=path, fps=fps, size=size, **options) as output:
+        output.start = start
+        for i, (frame, map_) in enumerate(clip, options.get("first", 0)):
+            output.write(frame, map_, i / fps)
+    return path
+
+
+def test_the_aspect_is_the_one_that_is_seen(tmp_path):
+    """Of pixels that are 4 by 3, three times as many make a square."""
+    clip = [(ramp(), spot(40))] * 3
+    wide = fractions.Fraction(4, 3)
+    path = reframed(tmp_path, clip, aspect="1:1", pixel_aspect=wide)
+    about = json.loads(path.with_suffix(".json").read_text())
+    width, height = about["crop"]
+    assert height == SIZE[1] // 2 * 2
+    assert width * 4 / 3 == pytest.approx(height, abs=2)
+    assert about["pixel_aspect"] == [4, 3]
+    film = video.Video(path)
+    assert film.size == (width, height) and film.pixel_aspect == wide
+
+
+def assert_left_edges(crops, x, size=SIZE):
+    """Crops of `ramp` begin at x."""
+    edges = []
+    for frame in crops:
+        grey = frame[..., 1].mean(axis=0)
+        middle = (grey.mean() - 16) * (size[0] - 1) / 219
+        edges.append(middle - (len(grey) - 1) / 2)
+    # Rounding of the colours moves all of them alike.
+    apart = np.array(edges) - x
+    assert len(edges) == len(x)
+    assert abs(np.median(apart)) < 2
+    assert np.abs(apart - np.median(apart)).max() < 1.2
+
+
+def test_the_clip_follows_attention(tmp_path):
+    where = [0.2] * 40 + [0.8] * 60
+    clip = [(ramp(), spot(x)) for x in where]
+    path = reframed(tmp_path, clip, aspect="9:16")
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["frames"] == 100 and about["crop"] == [102, 180]
+    x = np.array([row["x"] for row in about["path"]])
+    assert [row["frame"] for row in about["path"]] == list(range(100))
+    assert (x % 2 == 0).all() and x.min() >= 0 and x.max() <= 218
+    kept = np.array([row["kept"] for row in about["path"]])
+    # The move takes place around frame 40, in 46 frames.
+    assert kept[:17].min() > 0.99 and kept[63:].min() > 0.99
+    assert about["mean_kept"] == pytest.approx(kept.mean(), abs=1e-4)
+    assert about["cuts"] == []
+    assert 0 < np.diff(x).max() < 40
+    opened = video.Video(path)
+    assert opened.size == (102, 180) and opened.fps == 25
+    assert_left_edges(video.frames(path), x)
+    with path.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["x"]) for row in rows] == x.tolist()
+    assert [float(row["kept"]) for row in rows] == kept.tolist()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("reframed.csv", "reframed.json", "reframed.mp4", "reframed.sendcmd"),
+    ]
+
+
+def test_a_cut_resets_the_crop_at_its_frame(tmp_path):
+    clip = [(ramp(colour=(1, 0.3, 0.1)), spot(0.1))] * 20
+    clip += [(ramp(colour=(0.1, 0.3, 1)), spot(0.9))] * 20
+    path = reframed(tmp_path, clip, aspect="9:16", picture=False)
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["cuts"] == [20]
+    x = [row["x"] for row in about["path"]]
+    assert len(set(x[:20])) == len(set(x[20:])) == 1
+    assert x[19] < 20 and x[20] > 190
+    assert not path.exists()
+
+
+def test_a_tall_crop_of_a_tall_clip_moves_up_and_down(tmp_path):
+    size = (90, 160)
+    map_ = np.zeros((16, 9), np.float32)
+    map_[12:] = 1
+    frame = np.zeros((160, 90, 3), np.uint8)
+    path = reframed(tmp_path, [(frame, map_)] * 3, size=size, aspect="1:1")
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["crop"] == [90, 90]
+    assert [(row["x"], row["y"]) for row in about["path"]] == [(0, 70)] * 3
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize("aspect", ["9:16", "16:9", "1:1"])
+def test_short_and_odd_clips_without_attention(tmp_path, frames, aspect):
+    size = (63, 35)
+    clip = [(ramp(size), np.zeros((9, 16), np.float32))] * frames
+    path = reframed(tmp_path, clip, size=size, aspect=aspect)
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["frames"] == frames and about["mean_kept"] is None
+    assert len(list(video.frames(path))) == frames
+    room = size[0] - about["crop"][0]
+    for row in about["path"]:
+        assert row["kept"] is None
+        assert abs(row["x"] - room / 2) <= 2 and row["y"] == 0
+
+
+def by_commands(source, path):
+    """What FFmpeg crops by our commands."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    width, height = about["crop"]
+    with av.open(source) as container:
+        stream = container.streams.video[0]
+        graph = av.filter.Graph()
+        graph.link_nodes(
+            graph.add_buffer(template=stream),
+            graph.add("sendcmd", f=str(path.with_suffix(".sendcmd"))),
+            graph.add("crop", f"{width}:{height}:0:0"),
+            graph.add("buffersink"),
+        ).configure()
+        for frame in container.decode(stream):
+            graph.vpush(frame)
+            yield graph.vpull().to_ndarray(format="rgb24")
+
+
+@pytest.mark.parametrize("fps", [25, fractions.Fraction(30000, 1001)])
+def test_ffmpeg_crops_as_we_do(tmp_path, fps):
+    where = np.linspace(0.2, 0.8, 50)
+    source = tmp_path / "in.mp4"
+    with video.Writer(source, fps=float(fps), size=SIZE) as writer:
+        for _ in where:
+            writer.write(ramp())
+    path = reframed(
+        tmp_path,
+        [(ramp(), spot(x)) for x in where],
+        fps=float(fps),
+        stiffness=0.01,
+    )
+    about = json.loads(path.with_suffix(".json").read_text())
+    x = [row["x"] for row in about["path"]]
+    assert len(set(x)) > 5
+    assert_left_edges(by_commands(source, path), x)
+
+
+@pytest.mark.parametrize(("start", "first"), [(0, 0), (30, 0), (10, 20)])
+def test_the_command_in_the_file_works(tmp_path, start, first):
+    """Also for a clip that begins later, and one whose first frames lack."""
+    program = shutil.which("ffmpeg")
+    if not program:
+        pytest.skip("No ffmpeg here: apt-get install ffmpeg")
+    source = tmp_path / "in.mp4"
+    with video.Writer(source, fps=25, size=SIZE) as writer:
+        for _ in range(start + first + 50):
+            writer.write(ramp())
+    where = np.linspace(0.2, 0.8, 50)
+    path = reframed(
+        tmp_path,
+        [(ramp(), spot(x)) for x in where],
+        stiffness=0.01,
+        start=(start, start / 25),
+        first=first,
+    )
+    line = path.with_suffix(".sendcmd").read_text().splitlines()[0]
+    command = line.removeprefix("# ")
+    command = command.replace("INPUT", "in.mp4").replace("OUTPUT", "out.mp4")
+    assert command.startswith("ffmpeg -i in.mp4 ")
+    subprocess.run(
+        ["sh", "-c", command.replace("ffmpeg", "ffmpeg -v warning", 1)],
+        check=True,
+        cwd=tmp_path,
+    )
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["start"] == {"frame": start, "seconds": start / 25}
+    x = np.array([row["x"] for row in about["path"]])
+    assert_left_edges(video.frames(tmp_path / "out.mp4"), x)
+
+
+def test_nothing_appears_after_an_error(tmp_path):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE) as output,
+    ):
+        output.write(ramp(), spot(0.5), 0.0)
+        raise RuntimeError("stop")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stiffness": -1},
+        {"cut": 0},
+        {"ease": -1},
+        {"cut": math.nan},
+        *({"stiffness": v} for v in (math.nan, math.inf)),
+        *({"lookahead": v} for v in (math.nan, math.inf)),
+        *({"ease": v} for v in (math.nan, math.inf)),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE, **options)
