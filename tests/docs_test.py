@@ -16,6 +16,7 @@ from tests import flag_scope
 from tests import pages
 
 PYTHON = ".venv/bin/python"
+WIDTH = 120
 # Flags in the text that belong to programs of others.
 FOREIGN = {
     "--flagfile",  # absl, everywhere
@@ -155,6 +156,15 @@ def test_lines_of_python_print_what_the_page_says(capsys):
     for code, printed in found:
         exec(code, {})
         assert capsys.readouterr().out.strip() == printed
+
+
+def test_lines_are_at_most_120_columns_wide():
+    """Prose, code and tables: no row of a table needs to be wider."""
+    datasets = sorted(pages.ROOT.glob("data/*/README.md"))
+    for page in (*pages.PAGES, *datasets):
+        lines = page.read_text(encoding="utf-8").splitlines()
+        wide = [n for n, line in enumerate(lines, 1) if len(line) > WIDTH]
+        assert not wide, page.relative_to(pages.ROOT)
 
 
 def test_nothing_is_left_to_be_filled_in():
