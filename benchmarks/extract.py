@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import network as sliding_i3d
 from lsts_tf.training import forecast
 
 GIGA = 1e9

@@ -45,7 +45,7 @@ from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
 from lsts_tf.networks import losses
 from lsts_tf.networks import optimizers
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import network as sliding_i3d
 from lsts_tf.scoring import metrics
 
 _PARTS = flags.DEFINE_list(

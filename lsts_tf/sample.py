@@ -166,7 +166,7 @@ def _write_clip(
                 ("fixation", fixated * np.uint8(255)),
             ):
                 _, data = cv2.imencode(".png", image)
-                (folder / name / f"{index:04d}.png").write_bytes(data)
+                (folder / name / f"{index:04d}.png").write_bytes(data.tobytes())
     return number
 
 
@@ -187,7 +187,7 @@ def make_clip(
     fixations = look(rng, watched)
     pictures = np.tile(_background(rng), (frames, 1, 1, 1))
     for _ in range(rng.integers(1, 5)):
-        radius = rng.integers(15, 26)
+        radius = int(rng.integers(15, 26))
         _draw(
             pictures,
             move(rng, frames, radius),
