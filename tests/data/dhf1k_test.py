@@ -345,9 +345,9 @@ def test_video_of_another_size(manual, refused):
 @pytest.mark.parametrize(
     ("image", "problem"),
     [
-        (np.zeros((360, 640, 3), np.uint8), "640x360, RGB, 8 bits"),
+        (np.tile(np.uint8([1, 2, 3]), (360, 640, 1)), "640x360, RGB, 8 bits"),
         (np.zeros((360, 640), np.uint16), "640x360, grey, 16 bits"),
-        (np.zeros((180, 320), np.uint8), "320x180, grey, 8 bits"),
+        (np.zeros((180, 320), np.uint8), "must be 640x360. Received: 320x180"),
     ],
 )
 @pytest.mark.parametrize("name", ["maps", "fixation"])
@@ -360,7 +360,7 @@ def test_wrong_png(manual, refused, name, image, problem):
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (lambda _: b"", "0 bytes that are no PNG"),
+        (lambda _: b"", "no PNG file"),
         (lambda data: b"JFIF" + data[4:], "no PNG file"),
         (lambda data: data[: len(data) // 2], "unreadable pixels"),
         (lambda data: data[:60] + b"\0\1\2" + data[63:], "unreadable pixels"),

@@ -308,7 +308,7 @@ def test_a_number_twice(clip, refused):
 def test_another_size_within_a_clip(clip, refused, part):
     path = clip / part / "Diving-Side_005_003.png"
     clip_folders.write_png(path, np.zeros((36, 65), np.uint8))
-    refused("clip Diving-Side-005 ", "64x36", "65x36", f"{part}/Diving")
+    refused("Clip Diving-Side-005: ", "64x36", "65x36", f"{part}/Diving")
 
 
 @pytest.mark.parametrize(

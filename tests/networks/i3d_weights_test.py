@@ -26,45 +26,27 @@ SIZE = {"frames": 9, "height": 32, "width": 32}
 def _arrays(channels, classes=0):
     """Random variables of a whole I3D under the published names."""
     rng = np.random.default_rng(7)
+    ranges = {
+        "beta": (-0.2, 0.5),
+        "moving_mean": (-0.3, 0.3),
+        "moving_variance": (0.5, 2.0),
+    }
     arrays = {}
-    depth = {"": channels}
-    for unit in i3d.units():
-        inputs = _inputs(unit.name, depth)
-        shape = (*unit.kernel, inputs, unit.filters)
-        scale = np.sqrt(2 / np.prod(shape[:-1])).astype(np.float32)
-        kernel = rng.standard_normal(shape, np.float32) * scale
-        arrays[f"{unit.name}/conv_3d/w"] = kernel
-        for part, low, high in (
-            ("beta", -0.2, 0.5),
-            ("moving_mean", -0.3, 0.3),
-            ("moving_variance", 0.5, 2.0),
-        ):
-            values = rng.uniform(low, high, unit.filters).astype(np.float32)
-            arrays[f"{unit.name}/batch_norm/{part}"] = values
-        depth[unit.name] = unit.filters
+    model = i3d.build(channels, **SIZE)
+    for name, variable in i3d_weights._variables(model).items():
+        shape = tuple(variable.shape)
+        part = name.rpartition("/")[2]
+        if part == "w":
+            scale = np.sqrt(2 / np.prod(shape[:-1])).astype(np.float32)
+            arrays[name] = rng.standard_normal(shape, np.float32) * scale
+        else:
+            arrays[name] = rng.uniform(*ranges[part], shape).astype(np.float32)
     if classes:
         shape = (1, 1, 1, 1024, classes)
         name = f"{i3d_logits.UNIT}/conv_3d/"
         arrays[f"{name}w"] = rng.standard_normal(shape, np.float32)
         arrays[f"{name}b"] = rng.standard_normal(classes, np.float32)
     return arrays
-
-
-def _inputs(name, depth):
-    """Channels that a unit reads, told from the table of widths."""
-    block, _, rest = name.partition("/")
-    if not rest:
-        return {
-            "Conv3d_1a_7x7": depth[""],
-            "Conv3d_2b_1x1": 64,
-            "Conv3d_2c_3x3": 64,
-        }[name]
-    if "3x3" in rest:
-        reduced = rest.split("/")[0]
-        return depth[f"{block}/{reduced}/Conv3d_0a_1x1"]
-    widths = ["192", "256", "480", "512", "512", "512", "528", "832", "832"]
-    blocks = ["3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c"]
-    return int(widths[blocks.index(block.removeprefix("Mixed_"))])
 
 
 def _write(prefix, arrays, scope="RGB/inception_i3d/"):
