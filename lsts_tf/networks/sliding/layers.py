@@ -185,17 +185,16 @@ class _Dense(_History):
         reads: Iterable[tuple[int, int]],
         head: int | None = None,
     ):
-        self._head = at.track.head if head is None else head
+        self.head = at.track.head if head is None else head
         self._grid = at.grid
         lags = [
-            (self._head - newest - period) // at.grid
-            for newest, period in reads
+            (self.head - newest - period) // at.grid for newest, period in reads
         ]
         super().__init__(at.plan, max(lags, default=-1) + 1, at.size)
 
     def pick(self, whole: Any, newest: int, period: int, count: int) -> Any:
         """Returns `count` labels, the last one `newest`, in order of time."""
-        last = whole.shape[0] - 1 - (self._head - newest) // self._grid
+        last = whole.shape[0] - 1 - (self.head - newest) // self._grid
         step = period // self._grid
         first = last - step * (count - 1)
         return whole[first : last + 1 : step]
@@ -389,7 +388,6 @@ class _Tapped(_Spanning):
 
         out = self._out
         self._terms = []
-        self._heads = []
         reads = []
         for _, some in itertools.groupby(every, sums):
             taps = tuple(some)
@@ -398,7 +396,6 @@ class _Tapped(_Spanning):
             reads += [(head + self._ahead(tap), out.grid) for tap in taps]
             products = _Dense(out, self._reads(taps[0]), head)
             self._terms.append(_Term(taps, 0, products))
-            self._heads.append(head)
             self._fold(taps, out.new_labels)
         self._source = _Dense(at, reads)
         for group in borders:
@@ -424,10 +421,13 @@ class _Tapped(_Spanning):
         source = self._source.extend(run, new)
         count = run.windows * self._out.new_labels
         found = []
-        for term, head in zip(self._terms, self._heads, strict=True):
+        for term in self._terms:
             parts = [
                 self._source.pick(
-                    source, head + self._ahead(tap), self._out.grid, count
+                    source,
+                    term.dense.head + self._ahead(tap),
+                    self._out.grid,
+                    count,
                 )
                 for tap in term.taps
             ]

@@ -271,8 +271,8 @@ class SlidingI3D:
         missing = windows - self._emitted
         if missing < 1:
             return self._nothing()
-        # A whole chunk, part of it in vain, takes less time than making the
-        # function of another size.
+        # A whole chunk, though part of it is blank, takes less time than making
+        # the function of another size.
         size = self._chunks[0] * self._stride
         blank = np.zeros((self.delay + size, *self._size), np.float32)
         self._pending = np.concatenate([self._pending, blank])
@@ -313,7 +313,7 @@ class SlidingI3D:
         if self._is_continuous:
             is_plain = end is None and start - len(frames) >= self._oldest
         else:
-            # A function less to make; what it computes in vain is little.
+            # Small chunks compute some unneeded borders, to save a function.
             is_plain = start >= 0 or windows < self._chunks[0]
         last = np.int32(2**30 if end is None else end)
         features, self._state = self._function(windows, is_plain)(
