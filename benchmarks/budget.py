@@ -15,7 +15,7 @@ from absl import flags
 from lsts_tf import windows
 
 SECONDS = {
-    what: flags.DEFINE_float(what, None, f"Seconds a frame of {meaning}.")
+    what: flags.DEFINE_float(what, None, f"Seconds for a frame: {meaning}.")
     for what, meaning in {
         "rgb": "I3D, RGB",
         "flow": "I3D, flow",
@@ -23,8 +23,8 @@ SECONDS = {
     }.items()
 }
 
-TRAIN = flags.DEFINE_float("train", None, "Windows a second of training.")
-EPOCHS = flags.DEFINE_integer("epochs", 10, "Of training.")
+TRAIN = flags.DEFINE_float("train", None, "Windows trained on in a second.")
+EPOCHS = flags.DEFINE_integer("epochs", 10, "Epochs of training.")
 
 COUNTS = pathlib.Path(__file__).parents[1] / "tests" / "dhf1k_n_frames.txt"
 FLOW_BYTES = 112 * 112 * 2 * 2

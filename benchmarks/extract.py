@@ -29,7 +29,8 @@ import tensorflow as tf
 
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import geometry
+from lsts_tf.networks.sliding import network as sliding_i3d
 from lsts_tf.training import forecast
 
 GIGA = 1e9
@@ -364,12 +365,10 @@ def table(args: argparse.Namespace) -> None:
         "| alone | exact | continuous |"
     )
     print("|---" * 10 + "|")
-    track = sliding_i3d.frames_track(args.window)
-    for layer in i3d.layers("Mixed_5c"):
-        kernel, stride = sliding_i3d.in_time(layer)
-        before, after = i3d.same_padding(track.steps, kernel, stride)
-        inside = track.steps
-        track = sliding_i3d.follow(track, kernel, stride, args.stride)
+    for layer, front, track in geometry.tracks(args.window, args.stride):
+        kernel, stride = geometry.in_time(layer)
+        before, after = i3d.same_padding(front.steps, kernel, stride)
+        inside = front.steps
         shared = max(0, track.steps - track.left - track.right)
         costs = " | ".join(
             f"{count.get(layer.name, 0) / GIGA:.2f}"

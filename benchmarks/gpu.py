@@ -1,7 +1,7 @@
-"""What the networks, the flow and the metrics cost on a GPU, under JAX.
+"""What the networks and the flow cost on a GPU, under JAX.
 
     export KERAS_BACKEND=jax
-    python -m benchmarks.gpu --parts=device,metrics,train,layers,i3d
+    python -m benchmarks.gpu --parts=device,train,i3d
     python -m benchmarks.gpu --parts=sliding --precisions=float32,tf32,bfloat16
     python -m benchmarks.gpu --parts=flow --video=clip.avi --other=opencv.npz
 
@@ -45,38 +45,49 @@ from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
 from lsts_tf.networks import losses
 from lsts_tf.networks import optimizers
-from lsts_tf.networks import sliding_i3d
-from lsts_tf.scoring import metrics
+from lsts_tf.networks.sliding import network as sliding_i3d
 
 _PARTS = flags.DEFINE_list(
     "parts",
-    ["device", "flow", "metrics", "train", "layers", "i3d", "sliding"],
-    "Which.",
+    ["device", "flow", "train", "i3d", "sliding"],
+    "Parts to measure.",
 )
 _PRECISIONS = flags.DEFINE_list(
-    "precisions", ["float32", "tf32", "bfloat16"], "Of train, i3d, sliding."
+    "precisions",
+    ["float32", "tf32", "bfloat16"],
+    "Precisions of train, i3d and sliding.",
 )
-_REPEATS = flags.DEFINE_integer("repeats", 10, "How often each is timed.", 1)
-_WINDOW = flags.DEFINE_integer("window", 79, "Frames of a window.", 1)
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Times to repeat each call.", 1)
+_WINDOW = flags.DEFINE_integer("window", 79, "Number of frames in a window.", 1)
 _SIZE = flags.DEFINE_integer("size", 224, "Rows and columns of a frame.", 32)
-_CHANNELS = flags.DEFINE_integer("channels", 3, "3: RGB, 2: flow.", 2, 3)
-_WINDOWS = flags.DEFINE_list("windows", ["1", "4"], "Batches of i3d.")
-_CHUNKS = flags.DEFINE_list("chunks", ["8", "32"], "Frames a step of sliding.")
+_CHANNELS = flags.DEFINE_integer("channels", 3, "3 for RGB, 2 for flow.", 2, 3)
+_WINDOWS = flags.DEFINE_list("windows", ["1", "4"], "Batch sizes of i3d.")
+_CHUNKS = flags.DEFINE_list(
+    "chunks", ["8", "32"], "Numbers of frames in a step of sliding."
+)
 _FRONT_ENDS = flags.DEFINE_list(
-    "front_ends", list(sliding_i3d.FRONT_ENDS), "Of sliding."
+    "front_ends", list(sliding_i3d.FRONT_ENDS), "Front ends of sliding."
 )
 _FRAMES = flags.DEFINE_integer(
-    "clip_frames", 440, "At most so many, of flow.", 2
+    "clip_frames", 440, "Largest number of frames to compute flow of.", 2
 )
-_PAIRS = flags.DEFINE_list("pairs", ["32", "64", "256"], "A call, of flow.")
+_PAIRS = flags.DEFINE_list(
+    "pairs", ["32", "64", "256"], "Numbers of pairs in a call of flow."
+)
 _BURSTS = flags.DEFINE_list(
-    "bursts", ["1", "5"], "Steps of flow between two looks at who goes on."
+    "bursts",
+    ["1", "5"],
+    "Numbers of steps of flow between two checks for convergence.",
 )
-_BATCHES = flags.DEFINE_list("batches", ["8", "32", "128"], "Of train.")
-_VIDEO = flags.DEFINE_string("video", None, "Flow of its frames.")
+_BATCHES = flags.DEFINE_list(
+    "batches", ["8", "32", "128"], "Batch sizes of train."
+)
+_VIDEO = flags.DEFINE_string("video", None, "Video to compute the flow of.")
 _START = flags.DEFINE_integer("start", 0, "First frame of the video.")
 _OTHER = flags.DEFINE_string(
-    "other", None, "Flows by OpenCV of the same pairs (benchmarks.flow --save)."
+    "other",
+    None,
+    "File of OpenCV's flows of the same pairs (benchmarks.flow --save).",
 )
 
 _PRECISE = {"float32": "highest", "tf32": "tensorfloat32"}
@@ -198,39 +209,6 @@ def flows() -> None:
         print(line, flush=True)
 
 
-# === Metrics ===
-
-
-def scores() -> None:
-    """Prints frames a second of all eight metrics on the device."""
-    from benchmarks import metrics as other
-
-    rng = np.random.default_rng(0)
-    scenes = [other.scene(rng) for _ in range(32)]
-    levels = np.stack([np.rint(255 * s[0]) for s in scenes]).astype(np.uint8)
-    truth = np.stack([s[1] for s in scenes])
-    pixels = np.zeros((2, *truth.shape), np.uint8)
-    for i, (_, _, *both) in enumerate(scenes):
-        for plane, points in zip(pixels, both, strict=True):
-            plane[i][tuple(points.T)] = 255
-    baseline = pixels[0].max(0)
-
-    def score(pred: Any, truth: Any, fixated: Any, others: Any) -> Any:
-        return metrics.score(
-            pred, truth, fixated, other=others, baseline=baseline
-        )
-
-    compiled = jax.jit(score)
-    given = [jax.device_put(x) for x in (levels, truth, *pixels)]
-    found = compiled(*given)
-    want = score(levels, truth, *pixels)
-    seconds, _ = timed(lambda: compiled(*given))
-    print(f"32 frames a call: {32 / seconds:.0f} frames/s")
-    for name, values in want.items():
-        error = np.abs(np.asarray(found[name]) - values).max()
-        print(f"  {name:10s} within {error:.1e} of float64 on the host")
-
-
 # === Decoder ===
 
 
@@ -301,47 +279,6 @@ def one_decoder(name: str, batch: int, dtype: str) -> None:
         f"memory so far {peak_memory()}",
         flush=True,
     )
-
-
-def layers() -> None:
-    """Prints milliseconds of each layer of the decoder, batches of 32."""
-    model = decoder.build(
-        ("rgb",),
-        feature_shape=i3d.feature_shape(79),
-        map_size=preprocess.MAP_SIZE,
-    )
-    rng = np.random.default_rng(0)
-    for name in set(_PRECISIONS.value) - {"bfloat16"}:
-        for layer in filter(lambda layer: layer.weights, model.layers):
-            x = rng.normal(size=(32, *layer.input.shape[1:]))
-            with precision(name):
-                one_layer(name, layer, jax.device_put(x.astype(np.float32)))
-
-
-def one_layer(name: str, layer: keras.Layer, x: Any) -> None:
-    """Prints a line of `layers`."""
-    weights, fixed = (
-        [v.value for v in variables]
-        for variables in (
-            layer.trainable_variables,
-            layer.non_trainable_variables,
-        )
-    )
-
-    def total(weights: Any, x: Any) -> Any:
-        y, _ = layer.stateless_call(weights, fixed, x)
-        return keras.ops.sum(keras.ops.square(y))
-
-    cells = []
-    for part, function in {
-        "forward": total,
-        "gradient by input": jax.grad(total, 1),
-        "gradient by weights": jax.grad(total, 0),
-    }.items():
-        compiled = jax.jit(function)
-        seconds, _ = timed(lambda: compiled(weights, x))  # noqa: B023
-        cells.append(f"{part} {1e3 * seconds:6.2f}")
-    print(f"{name:8s} {layer.name:10s} ms: {', '.join(cells)}", flush=True)
 
 
 # === I3D ===
@@ -472,9 +409,7 @@ def main(argv: list[str]) -> None:
     parts = {
         "device": device,
         "flow": flows,
-        "metrics": scores,
         "train": train,
-        "layers": layers,
         "i3d": alone,
         "sliding": sliding,
     }

@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
-import functools
 import os
 import re
 import struct
@@ -149,6 +148,95 @@ def decode(data: bytes, flags: int) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
+def read_image(path: epath.Path) -> tuple[bytes, tuple[int, int]]:
+    """A picture as JPEG, and its size (H, W).
+
+    Raises:
+        ValueError: It cannot be decoded.
+    """
+    frame = decode(path.read_bytes(), cv2.IMREAD_COLOR)
+    if frame is None:
+        raise ValueError(
+            "images must be PNG or JPEG files. Received: "
+            f"{os.fspath(path)}, which cannot be decoded. Unpack the archive "
+            "again."
+        )
+    return jpeg(frame), frame.shape[:2]
+
+
+def read_grey(path: epath.Path) -> tuple[bytes, tuple[int, int]]:
+    """A map as PNG, and its size (H, W).
+
+    A grey file of 8 bits stays as it is, byte for byte. Others are written
+    anew if that loses nothing: fewer bits, or colours that are all grey.
+
+    Raises:
+        ValueError: It is no such file.
+    """
+    data = path.read_bytes()
+    header = png_header(data)
+    pixels = decode(data, cv2.IMREAD_UNCHANGED) if header else None
+    if pixels is None:
+        received = "unreadable pixels" if header else "no PNG file"
+    else:
+        grey = _as_grey(pixels)
+        if grey is not None:
+            if not header.grey:
+                data = cv2.imencode(".png", grey)[1].tobytes()
+            return data, grey.shape
+        received = str(header)
+    raise ValueError(
+        "maps and fixation maps must be grey PNG files of at most 8 bits. "
+        f"Received: {received} in {os.fspath(path)}. Unpack the archive again."
+    )
+
+
+def _as_grey(pixels: np.ndarray) -> np.ndarray | None:
+    """The grey levels of a picture; None if it has colours or more bits."""
+    if pixels.dtype != np.uint8:
+        return None
+    if pixels.ndim == 2:
+        return pixels
+    colours = pixels[..., :3]
+    grey = np.ascontiguousarray(colours[..., 0])
+    return grey if (colours == grey[..., None]).all() else None
+
+
+def read_all(
+    pool: futures.Executor,
+    paths: Sequence[epath.Path],
+    read: Callable[[epath.Path], tuple[bytes, tuple[int, int]]],
+    *,
+    name: str,
+    size: tuple[int, int] | None = None,
+) -> tuple[list[bytes], tuple[int, int] | None]:
+    """The pictures of a video, and their one size (H, W).
+
+    Args:
+        pool: What reads them.
+        paths: Their files.
+        read: `read_image` or `read_grey`.
+        name: Of the video, for messages.
+        size: What they must have; None for that of the first one.
+
+    Raises:
+        ValueError: A file cannot be read, or not all are of one size.
+    """
+    try:
+        found = list(pool.map(read, paths))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    for (_, (height, width)), path in zip(found, paths, strict=True):
+        size = size or (height, width)
+        if (height, width) != size:
+            raise ValueError(
+                f"{name}: all images and maps must be {size[1]}x{size[0]}. "
+                f"Received: {width}x{height} in {os.fspath(path)}. Unpack the "
+                "archive again."
+            )
+    return [data for data, _ in found], size
+
+
 # === Clips: folders of pictures ===
 
 
@@ -159,11 +247,6 @@ class Clip(NamedTuple):
     images: Sequence[epath.Path]
     maps: Sequence[epath.Path]
     fixations: Sequence[epath.Path]
-
-
-def clip_features() -> tfds.features.FeaturesDict:
-    """The contract's features, and `name`."""
-    return features(name=tfds.features.Text())
 
 
 def find_clips(
@@ -225,13 +308,6 @@ def _folders(folder: epath.Path) -> list[epath.Path]:
     ]
 
 
-def examples(clips: Mapping[int, Clip]) -> Iterator[tuple[int, Example]]:
-    """Keys and examples of clips by number."""
-    with futures.ThreadPoolExecutor(WORKERS) as pool:
-        for number, clip in clips.items():
-            yield number, {"video": number, **read_clip(pool, clip)}
-
-
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Reads a dataset that the authors of DHF1K distribute as clips."""
 
@@ -245,7 +321,7 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=clip_features(),
+            features=features(name=tfds.features.Text()),
             homepage="https://github.com/wenguanwang/DHF1K",
         )
 
@@ -265,7 +341,9 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(
         self, clips: Mapping[int, Clip]
     ) -> Iterator[tuple[int, Example]]:
-        return examples(clips)
+        with futures.ThreadPoolExecutor(WORKERS) as pool:
+            for number, clip in clips.items():
+                yield number, {"video": number, **_read_clip(pool, clip)}
 
 
 def find_clip(folder: epath.Path) -> Clip:
@@ -345,32 +423,13 @@ def _numbered(
     return dict(sorted(files.items()))
 
 
-def read_clip(pool: futures.Executor, clip: Clip) -> Example:
-    """An example of all that a clip's files hold; `video` is left to others.
-
-    Raises:
-        ValueError: A file cannot be read, or not all are of one size.
-    """
-    image, grey = (
-        functools.partial(read, clip.name) for read in (_read_image, _read_grey)
-    )
-    read = [
-        list(pool.map(image, clip.images)),
-        list(pool.map(grey, clip.maps)),
-        list(pool.map(grey, clip.fixations)),
-    ]
-    height, width = read[0][0][1]
-    for pictures, paths in zip(read, clip[1:], strict=True):
-        for (_, size), path in zip(pictures, paths, strict=True):
-            if size != (height, width):
-                raise ValueError(
-                    f"All {len(paths)} images of clip {clip.name} and their "
-                    "maps must have one size. Received: "
-                    f"{width}x{height} in {clip.images[0].name}, "
-                    f"{size[1]}x{size[0]} in {os.fspath(path)}."
-                )
-    frames, maps, fixations = (
-        [data for data, _ in pictures] for pictures in read
+def _read_clip(pool: futures.Executor, clip: Clip) -> Example:
+    """An example of all that a clip's files hold, but for its number."""
+    name = f"Clip {clip.name}"
+    frames, size = read_all(pool, clip.images, read_image, name=name)
+    maps, fixations = (
+        read_all(pool, paths, read_grey, name=name, size=size)[0]
+        for paths in (clip.maps, clip.fixations)
     )
     return {
         "name": clip.name,
@@ -380,51 +439,3 @@ def read_clip(pool: futures.Executor, clip: Clip) -> Example:
         "maps": maps,
         "fixations": fixations,
     }
-
-
-def _read_image(clip: str, path: epath.Path) -> tuple[bytes, tuple[int, int]]:
-    """A picture as JPEG, and its size (H, W)."""
-    frame = decode(path.read_bytes(), cv2.IMREAD_COLOR)
-    if frame is None:
-        raise ValueError(
-            f"Clip {clip}: images must be PNG or JPEG files. Received: "
-            f"{os.fspath(path)}, which cannot be decoded. Unpack it again, or "
-            "remove the clip."
-        )
-    return jpeg(frame), frame.shape[:2]
-
-
-def _read_grey(clip: str, path: epath.Path) -> tuple[bytes, tuple[int, int]]:
-    """A map as PNG, and its size (H, W).
-
-    A grey file of 8 bits stays as it is, byte for byte. Others are written
-    anew if that loses nothing: fewer bits, or colours that are all grey.
-    """
-    data = path.read_bytes()
-    header = png_header(data)
-    pixels = decode(data, cv2.IMREAD_UNCHANGED) if header else None
-    if pixels is None:
-        received = "unreadable pixels" if header else "no PNG file"
-    else:
-        grey = _as_grey(pixels)
-        if grey is not None:
-            if not header.grey:
-                data = cv2.imencode(".png", grey)[1].tobytes()
-            return data, grey.shape
-        received = str(header)
-    raise ValueError(
-        f"Clip {clip}: maps and fixation maps must be grey PNG files of at "
-        f"most 8 bits. Received: {received} in {os.fspath(path)}. Unpack it "
-        "again, or remove the clip."
-    )
-
-
-def _as_grey(pixels: np.ndarray) -> np.ndarray | None:
-    """The grey levels of a picture; None if it has colours or more bits."""
-    if pixels.dtype != np.uint8:
-        return None
-    if pixels.ndim == 2:
-        return pixels
-    colours = pixels[..., :3]
-    grey = np.ascontiguousarray(colours[..., 0])
-    return grey if (colours == grey[..., None]).all() else None

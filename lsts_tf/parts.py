@@ -36,6 +36,8 @@ SIZE = (224, 224)
 FLOW_SIZE = (112, 112)
 # Maps that a model may predict of one window: its last frames.
 TARGETS = (1, 8, 16)
+DECODERS = ("paper", "skip", "readout")
+HEADS = ("paper", "released")
 
 
 def name(stream: str, end_point: str = MAIN) -> str:
@@ -79,6 +81,42 @@ def check_skips(skips: Sequence[str]) -> None:
         raise ValueError(
             f"Skips are some of {', '.join(SKIPS)}, once each. "
             f"Received: {', '.join(skips)}"
+        )
+
+
+def check_decoder(
+    design: str, head: str, skips: Sequence[str], targets: int
+) -> None:
+    """Raise ValueError for a decoder whose parts do not go together.
+
+    Args:
+        design: One of `DECODERS`.
+        head: One of `HEADS`.
+        skips: End points that it reads beside `MAIN`.
+        targets: Maps of one window, one of `TARGETS`.
+    """
+    check_skips(skips)
+    for what, given, known in (
+        ("decoder", design, DECODERS),
+        ("head", head, HEADS),
+        ("number of targets", targets, TARGETS),
+    ):
+        if given not in known:
+            raise ValueError(
+                f"The {what} must be one of {', '.join(map(str, known))}. "
+                f"Received: {given!r}"
+            )
+    broken = ""
+    if (design, bool(skips)) in (("skip", False), ("paper", True)):
+        broken = "skip takes one of the skips or more, and paper none"
+    elif design != "paper" and head != "paper":
+        broken = "only paper has another head"
+    elif design == "readout" and targets > 1:
+        broken = "readout gives one map of a window"
+    if broken:
+        raise ValueError(
+            f"Of the decoders, {broken}. Received: decoder={design}, "
+            f"skips={','.join(skips)}, head={head}, targets={targets}"
         )
 
 

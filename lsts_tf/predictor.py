@@ -87,11 +87,11 @@ class Predictor:
             run_dir: A folder that `train` made; by default the starter, the
                 trained model that comes with the package.
             model: "last", or "best" for the highest CC in validation.
-            sources: {stream: sources of I3D's weights}, where they lie
-                elsewhere than the run says; see `i3d_weights.load`.
+            sources: {stream: sources of I3D's weights}, if they are not
+                where the run says; see `i3d_weights.load`.
             lookahead: For live use of a model with --front_end=continuous:
-                frames that a map waits for, in the place of all that it sees.
-                Fewer give other maps sooner; see `delay`.
+                number of frames that a map waits for, if not for all that it
+                sees. Fewer frames give different maps sooner; see `delay`.
 
         Raises:
             FileNotFoundError: There is no trained model.
@@ -197,8 +197,8 @@ class Predictor:
                 whole window: "mirror" plays the clip backwards before its
                 start; "repeat" holds the first frame; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
-            stride: Each so-manieth frame gets a map; every frame is seen.
-                `windows.first_map` says which is the first.
+            stride: Predict every Nth frame; every frame is seen.
+                `windows.first_map` says which one is the first.
 
         Raises:
             ValueError: "copy", and the clip is shorter than a window.

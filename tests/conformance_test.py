@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lsts_tf import parts
 from lsts_tf.networks import decoder
 
 # Each kind of model, by name: a new one has to be entered here.
 STREAMS = (("rgb",), ("flow",), ("rgb", "flow"))
 HEADS = ("paper", "released")
-FUSIONS = ("concat",)
-DESIGNS = ("paper", "skip")
+DESIGNS = ("paper", "skip", "readout")
 FEATURES = (5, 5, 5, 1024)
 # Recipes besides the paper's, by the arguments of `decoder.build`; tiny.
 SKIPS = {"Mixed_4f": (4, 4, 8), "Conv3d_2c_3x3": (8, 8, 4)}
@@ -29,14 +29,21 @@ RECIPES = {
     "plus_8": {"targets": 8, "centre_prior": "neutral", "blur": 3.0},
     "plus_skip": {"design": "skip", "skip_shapes": SKIPS},
     "plus_skip_8": {"design": "skip", "skip_shapes": SKIPS, "targets": 8},
+    "plus_readout": {
+        "design": "readout",
+        "skip_shapes": SKIPS,
+        "centre_prior": "gaussian",
+        "sharpen": 1.3,
+        "centre": 0.5,
+    },
 }
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
 every_model = pytest.mark.parametrize(
-    ("streams", "head", "fusion"),
+    ("streams", "head"),
     [
         pytest.param(*m, id="-".join(("_".join(m[0]), *m[1:])))
-        for m in itertools.product(STREAMS, HEADS, FUSIONS)
+        for m in itertools.product(STREAMS, HEADS)
     ],
 )
 
@@ -56,10 +63,8 @@ def _predict(model, x):
 
 
 def test_every_model_is_listed():
-    assert set(STREAMS) == set(decoder.MODELS.values())
-    assert set(HEADS) == set(decoder.HEADS)
-    assert set(FUSIONS) == set(decoder.FUSIONS)
-    assert set(DESIGNS) == set(decoder.DESIGNS)
+    assert set(HEADS) == set(decoder.HEADS) == set(parts.HEADS)
+    assert set(DESIGNS) == set(decoder.DESIGNS) == set(parts.DECODERS)
 
 
 def _recipe(recipe, **arguments):
@@ -152,8 +157,8 @@ def test_dropout_on_two_replicas(mirrored):
 
 
 @every_model
-def test_save_and_load(streams, head, fusion, tmp_path):
-    model = decoder.build(streams, head=head, fusion=fusion)
+def test_save_and_load(streams, head, tmp_path):
+    model = decoder.build(streams, head=head)
     x = _features(streams, 1)
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
@@ -161,8 +166,8 @@ def test_save_and_load(streams, head, fusion, tmp_path):
 
 
 @every_model
-def test_export(streams, head, fusion, tmp_path):
-    model = decoder.build(streams, head=head, fusion=fusion)
+def test_export(streams, head, tmp_path):
+    model = decoder.build(streams, head=head)
     x = _features(streams, 2)
     model.export(tmp_path / "exported", verbose=False)
     exported = tf.saved_model.load(tmp_path / "exported")
@@ -208,9 +213,7 @@ def _train_one_step(strategy, build, x, y, traced):
     }
 
 
-def _one_and_two_replicas(
-    mirrored, streams, head, fusion, dtype, *, traced=False
-):
+def _one_and_two_replicas(mirrored, streams, head, dtype, *, traced=False):
     """Yields, by variable, one replica's change and the two replicas'.
 
     Not traced is quicker, and traced is how training runs.
@@ -223,7 +226,6 @@ def _one_and_two_replicas(
         decoder.build,
         streams,
         head=head,
-        fusion=fusion,
         feature_shape=shape,
         synchronized=True,
         dtype=dtype,
@@ -240,8 +242,8 @@ def _one_and_two_replicas(
 
 
 @every_model
-def test_two_replicas_equal_one(streams, head, fusion, mirrored):
-    changes = _one_and_two_replicas(mirrored, streams, head, fusion, "float32")
+def test_two_replicas_equal_one(streams, head, mirrored):
+    changes = _one_and_two_replicas(mirrored, streams, head, "float32")
     for path, one, two in changes:
         size = np.linalg.norm(one)
         assert size > 0, path
@@ -267,13 +269,12 @@ def test_two_replicas_equal_one_in_float64(mirrored):
     [("mixed_bfloat16", 0.03), ("mixed_float16", 0.004)],
 )
 @every_model
-def test_mixed_precision(streams, head, fusion, policy, bound):
+def test_mixed_precision(streams, head, policy, bound):
     shape = (5, 2, 2, 1024)
     build = functools.partial(
         decoder.build,
         streams,
         head=head,
-        fusion=fusion,
         feature_shape=shape,
         seed=2,
     )

@@ -34,7 +34,7 @@ def pytest_configure(config):
 LONG = (
     "end_to_end_test",
     "train_test",
-    "sliding_i3d_test",
+    "sliding_test",
     "extractor_test",
     "export_test",
     "extract_test",

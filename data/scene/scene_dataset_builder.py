@@ -64,20 +64,18 @@ class Builder(still_dataset.StillBuilder):
         of observer j in image i, or is empty; `imgInfo.size` has a row (H, W)
         for each image.
         """
-        path, repository = root / self.FIXATIONS, self.REPOSITORY
-        cells = still_dataset.load_mat(path, "fixations", repository)
+        path = root / self.FIXATIONS
+        cells = still_dataset.load_mat(path, "fixations")
         sizes = self._read_sizes(root)
         if cells.dtype != object or not 0 < len(cells) <= len(self.NUMBERS):
             raise still_dataset.structure_error(
-                path, "its whole", "a row of cells for each image", repository
+                path, "its whole", "a row of cells for each image"
             )
         if len(sizes) != len(cells):
             raise ValueError(
                 "imgInfo.mat must have the size of each image that "
                 f"fixations.mat has. Received: {len(sizes)} sizes in "
-                f"{root / self.SIZES}, {len(cells)} images in {path}. Clone "
-                "the whole repository again: `git clone "
-                f"https://github.com/{repository}`."
+                f"{root / self.SIZES}, {len(cells)} images in {path}."
             )
         return {
             number: still_dataset.Gaze(
@@ -95,7 +93,7 @@ class Builder(still_dataset.StillBuilder):
     def _read_sizes(self, root: epath.Path) -> np.ndarray:
         """(H, W) of each image, [N, 2]."""
         path = root / self.SIZES
-        info = still_dataset.load_mat(path, "imgInfo", self.REPOSITORY)
+        info = still_dataset.load_mat(path, "imgInfo")
         sizes = still_dataset.field(info, "size")
         if (
             sizes is None
@@ -104,10 +102,7 @@ class Builder(still_dataset.StillBuilder):
             or not still_dataset.numeric(sizes)
         ):
             raise still_dataset.structure_error(
-                path,
-                "imgInfo.size",
-                "a row (H, W) for each image",
-                self.REPOSITORY,
+                path, "imgInfo.size", "a row (H, W) for each image"
             )
         return sizes
 
@@ -126,6 +121,5 @@ class Builder(still_dataset.StillBuilder):
                 path,
                 f"fixations{{{number}, {place}}}, image {number:03d}.jpg",
                 "rows (y, x, onset, duration)",
-                self.REPOSITORY,
             )
         return cell[:, 1::-1].astype(np.float64)

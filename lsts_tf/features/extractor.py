@@ -45,7 +45,7 @@ from lsts_tf.features import stores
 from lsts_tf.features import views
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import network as sliding_i3d
 
 # Frames that are prepared and pushed at a time.
 CHUNK = 8

@@ -48,8 +48,8 @@ are all alike, holds for films. The last pooled step is the mean of the
 window's last 48 frames.
 
 Several maps of one window (`targets`): the last stages double time by a
-transposed convolution, so that the early and dear ones are computed once for
-all maps. Of 8 maps these are D4, D5 and D6.
+transposed convolution, so that the costly early ones are computed once for
+all maps. For 8 maps these are D4, D5 and D6.
 """
 
 from collections.abc import Callable
@@ -64,15 +64,11 @@ from typing import NamedTuple
 import keras
 
 from lsts_tf import parts
+from lsts_tf import windows
 from lsts_tf.networks import layers
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend
 
-MODELS = {
-    "rgb": ("rgb",),
-    "flow": ("flow",),
-    "rgb_flow": ("rgb", "flow"),
-}
 TEMPORAL_FILTERS = 512
 # PyTorch's defaults, which the authors' program trains with. PyTorch counts
 # momentum the other way round: its 0.1 is Keras' 0.9.
@@ -154,15 +150,8 @@ class _Shapes(NamedTuple):
     skips: Mapping[str, tuple[int, int, int]]
 
 
-def concat(streams: Sequence[Tensor]) -> Tensor:
-    """Joins streams on their channels, in the order given.
-
-    Args:
-        streams: one or more [batch, time, height, width, channels].
-
-    Returns:
-        [batch, time, height, width, sum of channels].
-    """
+def _concatenate(streams: Sequence[Tensor]) -> Tensor:
+    """Joins streams on their channels, in the order given."""
     if len(streams) == 1:
         return streams[0]
     return keras.ops.concatenate(list(streams), axis=-1)
@@ -183,6 +172,33 @@ def _kernel_init(seed: int | None) -> keras.Initializer:
     return keras.initializers.VarianceScaling(
         1.0 / 3.0, "fan_in", "uniform", seed=seed
     )
+
+
+def _convolve(
+    x: Tensor,
+    filters: int,
+    kernel: tuple[int, int, int],
+    name: str,
+    style: _Style,
+    *,
+    padding: str = "valid",
+    bias: bool = True,
+) -> Tensor:
+    """Convolution of [batch, ..., height, width, channels], time or none."""
+    is_flat = len(x.shape) == 4
+    fan_in = math.prod(kernel) * x.shape[-1]
+    return (keras.layers.Conv2D if is_flat else keras.layers.Conv3D)(
+        filters,
+        kernel[1:] if is_flat else kernel,
+        padding=padding,
+        use_bias=bias,
+        kernel_initializer=_kernel_init(next(style.seeds)),
+        bias_initializer=(
+            _fan_in_uniform(fan_in, next(style.seeds)) if bias else None
+        ),
+        dtype=style.dtype,
+        name=name,
+    )(x)
 
 
 def _batch_norm(name: str, style: _Style) -> keras.Layer:
@@ -272,15 +288,7 @@ def _released_head(x: Tensor, style: _Style) -> Tensor:
     """D7 makes two, and a classifier one of them (the authors' program)."""
     last = Deconvolution("d7", 2, LAST_KERNEL, LAST_STRIDES)
     x = _relu_batch_norm(_deconvolve(x, last, style), last.name, style)
-    convolution = {4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
-    return convolution[len(x.shape)](
-        1,
-        1,
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        bias_initializer=_fan_in_uniform(last.filters, next(style.seeds)),
-        dtype=style.dtype,
-        name="classifier",
-    )(x)
+    return _convolve(x, 1, (1, 1, 1), "classifier", style)
 
 
 def growth(stages: int, targets: int) -> tuple[int, ...]:
@@ -307,14 +315,9 @@ def _paper_body(
     """Fused features to log-odds, D1 to D7."""
     del skips
     _, time, height, width, _ = x.shape
-    x = keras.layers.Conv3D(
-        TEMPORAL_FILTERS,
-        (time, 1, 1),
-        use_bias=False,
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        dtype=style.dtype,
-        name="conv3d",
-    )(x)
+    x = _convolve(
+        x, TEMPORAL_FILTERS, (time, 1, 1), "conv3d", style, bias=False
+    )
     x = _batch_norm("conv3d_bn", style)(x)
     x = keras.layers.ReLU(dtype=style.dtype, name="conv3d_relu")(x)
     x = keras.layers.Reshape(
@@ -335,30 +338,21 @@ def _paper_body(
 
 
 def _unit(
-    x: Tensor, name: str, filters: int, kernel: tuple[int, ...], style: _Style
+    x: Tensor,
+    name: str,
+    filters: int,
+    kernel: tuple[int, int, int],
+    style: _Style,
 ) -> Tensor:
     """Convolution, BatchNorm, ReLU; SAME in space, without padding in time."""
-    convolution: type[keras.Layer] = keras.layers.Conv2D
     padding = "same"
-    if len(x.shape) == 5:
-        convolution = keras.layers.Conv3D
-        if kernel[0] > 1:
-            rows, columns = (n // 2 for n in kernel[1:])
-            x = keras.layers.ZeroPadding3D(
-                (0, rows, columns), dtype=style.dtype, name=f"{name}_pad"
-            )(x)
-            padding = "valid"
-    else:
-        kernel = kernel[1:]
-    x = convolution(
-        filters,
-        kernel,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        dtype=style.dtype,
-        name=name,
-    )(x)
+    if len(x.shape) == 5 and kernel[0] > 1:
+        rows, columns = (n // 2 for n in kernel[1:])
+        x = keras.layers.ZeroPadding3D(
+            (0, rows, columns), dtype=style.dtype, name=f"{name}_pad"
+        )(x)
+        padding = "valid"
+    x = _convolve(x, filters, kernel, name, style, padding=padding, bias=False)
     x = _batch_norm(f"{name}_bn", style)(x)
     x = keras.layers.ReLU(dtype=style.dtype, name=f"{name}_relu")(x)
     # One step of time is none.
@@ -427,17 +421,7 @@ def _skip_body(
         else:
             x = _reduce(x, name, filters, style)
     x = layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(x)
-    convolution = {4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
-    kernel = {4: (3, 3), 5: (1, 3, 3)}[len(x.shape)]
-    return convolution[len(x.shape)](
-        1,
-        kernel,
-        padding="same",
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        bias_initializer=_fan_in_uniform(9 * x.shape[-1], next(style.seeds)),
-        dtype=style.dtype,
-        name="map",
-    )(x)
+    return _convolve(x, 1, (1, 3, 3), "map", style, padding="same")
 
 
 def _reduce(x: Tensor, name: str, filters: int, style: _Style) -> Tensor:
@@ -519,7 +503,7 @@ def _pointwise(
     )(x)
 
 
-FUSIONS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {"concat": concat}
+# As `parts.HEADS` and `parts.DECODERS` name them.
 HEADS: dict[str, Callable[[Tensor, _Style], Tensor]] = {
     "paper": _paper_head,
     "released": _released_head,
@@ -545,7 +529,6 @@ def build(
     feature_shape: Sequence[int] = (5, 5, 5, 1024),
     skip_shapes: Mapping[str, Sequence[int]] | None = None,
     tuned: Mapping[str, keras.Model] | None = None,
-    fusion: str = "concat",
     targets: int = 1,
     map_size: tuple[int, int] | None = None,
     dropout: float = 0.0,
@@ -575,7 +558,6 @@ def build(
             "paper".
         tuned: {stream: model from other features to these}, trained together
             with the decoder and saved with it, as `tuned_i3d` builds it.
-        fusion: how streams become one tensor, a key of `FUSIONS`.
         targets: maps of each window, one of `parts.TARGETS`: its last frames.
         map_size: rows and columns of a map; None for 72 x height by 128 x
             width.
@@ -603,20 +585,16 @@ def build(
         of several targets [batch, targets, *map_size, 1] in order of time.
 
     Raises:
-        ValueError: if an argument is none of the above.
+        ValueError: if an argument is none of the above, or some of them do not
+            go together.
     """
-    streams = _check_streams(streams)
-    _, height, width, _ = shape = _check_shape(feature_shape)
-    _check_key("head", head, HEADS)
-    _check_key("fusion", fusion, FUSIONS)
-    _check_key("design", design, DESIGNS)
-    skip_sizes = _check_skips(design, head, skip_shapes or {})
-    _check_output(targets, dropout, blur, learn_blur, centre_prior)
-    if design == "readout" and targets > 1:
-        raise ValueError(
-            'The design "readout" gives one map of a window. '
-            f"Received: targets={targets}"
-        )
+    windows.check_streams(streams)
+    parts.check_decoder(design, head, tuple(skip_shapes or ()), targets)
+    _, height, width, _ = shape = tuple(feature_shape)
+    skip_sizes = {
+        end_point: (int(rows), int(columns), int(channels))
+        for end_point, (rows, columns, channels) in (skip_shapes or {}).items()
+    }
     scale_h, scale_w = magnification()
     map_size = map_size or (scale_h * height, scale_w * width)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
@@ -635,7 +613,7 @@ def build(
         )
         for s in streams
     }
-    x = features = FUSIONS[fusion](
+    x = features = _concatenate(
         [tuned[s](inputs[s]) if s in tuned else inputs[s] for s in streams]
     )
     skips = {}
@@ -644,14 +622,14 @@ def build(
         inputs |= {
             n: keras.Input(skip_shape, dtype=exact, name=n) for n in names
         }
-        skips[end_point] = FUSIONS[fusion]([inputs[n] for n in names])
+        skips[end_point] = _concatenate([inputs[n] for n in names])
     x = DESIGNS[design](x, skips, head, shapes, style)
     if centre_prior != "none":
         x = layers.CentrePrior(centre_prior, dtype=exact, name="prior")(x)
     # Half precision would leave some 1,000 grey levels and flush small
     # probabilities to zero.
     x = keras.layers.Activation("sigmoid", dtype=exact, name="saliency")(x)
-    if blur:
+    if blur or learn_blur:
         x = layers.GaussianBlur(
             blur, learned=learn_blur, dtype=exact, name="blur"
         )(x)
@@ -664,76 +642,3 @@ def build(
 
 def _seeds(seed: int | None) -> Iterator[int | None]:
     return itertools.repeat(None) if seed is None else itertools.count(seed)
-
-
-def _check_key(what: str, key: str, table: dict[str, Any]) -> None:
-    if key not in table:
-        raise ValueError(
-            f"`{what}` must be one of {sorted(table)}. Received: {key!r}"
-        )
-
-
-def _check_streams(streams: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(streams, str) or tuple(streams) not in MODELS.values():
-        raise ValueError(
-            "`streams` must be one of "
-            f"{', '.join(map(str, MODELS.values()))}. Received: {streams!r}"
-        )
-    return tuple(streams)
-
-
-def _check_shape(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    if len(shape) != 4 or any(not isinstance(n, int) or n < 1 for n in shape):
-        raise ValueError(
-            "`feature_shape` must be four positive integers, "
-            f"(time, height, width, channels). Received: {shape!r}"
-        )
-    time, height, width, channels = shape
-    return time, height, width, channels
-
-
-def _check_skips(
-    design: str, head: str, skip_shapes: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, int, int]]:
-    parts.check_skips(tuple(skip_shapes))
-    if design != "readout" and (design == "skip") != bool(skip_shapes):
-        raise ValueError(
-            'The design "skip" takes one skip or more, "paper" none. '
-            f"Received: design={design!r}, skips {list(skip_shapes)}"
-        )
-    if design != "paper" and head != "paper":
-        raise ValueError(
-            'The head "released" belongs to the paper\'s network. '
-            f"Received: design={design!r}, head={head!r}"
-        )
-    found = {}
-    for end_point, (rows, columns, channels) in skip_shapes.items():
-        found[end_point] = (int(rows), int(columns), int(channels))
-    return found
-
-
-def _check_output(
-    targets: int,
-    dropout: float,
-    blur: float,
-    learn_blur: bool,
-    centre_prior: str,
-) -> None:
-    if targets not in parts.TARGETS:
-        raise ValueError(
-            f"`targets` must be one of {parts.TARGETS}. Received: {targets}"
-        )
-    if not 0 <= dropout < 1:
-        raise ValueError(
-            f"`dropout` must be at least 0 and below 1. Received: {dropout}"
-        )
-    if blur < 0 or (learn_blur and not blur):
-        raise ValueError(
-            "`blur` must be 0 or above, and above 0 to be learnt. Received: "
-            f"blur={blur}, learn_blur={learn_blur}"
-        )
-    if centre_prior not in layers.PRIORS:
-        raise ValueError(
-            f"`centre_prior` must be one of {', '.join(layers.PRIORS)}. "
-            f"Received: {centre_prior!r}"
-        )

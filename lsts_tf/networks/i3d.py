@@ -16,6 +16,8 @@ that its authors published as google-deepmind/kinetics-i3d.
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+import functools
+import itertools
 import math
 from typing import Any
 from typing import NamedTuple
@@ -82,10 +84,7 @@ LAYERS: tuple[Layer, ...] = (
     Mixed("Mixed_5b", (256, 160, 320, 32, 128, 128)),
     Mixed("Mixed_5c", (384, 192, 384, 48, 128, 128)),
 )
-LOGITS = "Logits"
-LOGITS_UNIT = "Logits/Conv3d_0c_1x1"
-LOGITS_POOLING: Triple = (2, 7, 7)
-END_POINTS: tuple[str, ...] = (*(layer.name for layer in LAYERS), LOGITS)
+END_POINTS: tuple[str, ...] = tuple(layer.name for layer in LAYERS)
 
 
 def branches(block: Mixed) -> tuple[tuple[Conv | Pool, ...], ...]:
@@ -113,6 +112,11 @@ def branches(block: Mixed) -> tuple[tuple[Conv | Pool, ...], ...]:
     )
 
 
+def chains(layer: Layer) -> tuple[tuple[Conv | Pool, ...], ...]:
+    """Returns the branches of a block; of another layer itself alone."""
+    return branches(layer) if isinstance(layer, Mixed) else ((layer,),)
+
+
 def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
     """Returns the table up to and with an end point."""
     if end_point not in END_POINTS:
@@ -126,11 +130,9 @@ def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
 def units(end_point: str = "Mixed_5c") -> Iterator[Conv]:
     """Yields every convolution with BatchNorm up to an end point."""
     for layer in layers(end_point):
-        if isinstance(layer, Conv):
-            yield layer
-        elif isinstance(layer, Mixed):
-            for branch in branches(layer):
-                yield from (part for part in branch if isinstance(part, Conv))
+        for part in itertools.chain(*chains(layer)):
+            if isinstance(part, Conv):
+                yield part
 
 
 def layer_name(unit: str, part: str) -> str:
@@ -155,19 +157,12 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def shapes(
-    frames: int,
-    height: int = 224,
-    width: int = 224,
-    *,
-    end_point: str = "Mixed_5c",
+    frames: int, height: int = 224, width: int = 224
 ) -> dict[str, tuple[int, int, int, int]]:
-    """Returns [steps, height, width, channels] behind every layer.
-
-    The layers are those up to `end_point`, which may not be Logits.
-    """
+    """Returns [steps, height, width, channels] behind every layer."""
     size: Triple = (frames, height, width)
     found = {}
-    for layer in layers(end_point):
+    for layer in LAYERS:
         if isinstance(layer, Mixed):
             _, _, wide_1, _, wide_2, pooled = layer.filters
             channels = layer.filters[0] + wide_1 + wide_2 + pooled
@@ -351,7 +346,6 @@ def build(
     frames: int | None = None,
     height: int | None = 224,
     width: int | None = 224,
-    num_classes: int = 400,
     dtype: str = "float32",
     name: str = "i3d",
 ) -> keras.Model:
@@ -361,10 +355,9 @@ def build(
       channels: 3 for RGB, 2 for flow.
       end_point: one of `END_POINTS`.
       pooled: put `pool` behind Mixed_5c; needs frames, height and width.
-      frames: frames of a clip; None for any number (at least 9 for Logits).
+      frames: frames of a clip; None for any number.
       height: rows of a frame; None for any.
       width: columns of a frame; None for any.
-      num_classes: length of the Logits.
       dtype: a Keras dtype policy. It does not follow the global one, because
         a frozen front end in another precision is another front end.
       name: of the model.
@@ -372,8 +365,7 @@ def build(
     Returns:
       A model from float [batch, frames, height, width, channels] in [-1, 1] to
       the end point: [batch, steps, rows, columns, channels], for instance
-      [batch, 10, 7, 7, 1024] at Mixed_5c; or [batch, num_classes] at Logits,
-      averaged over time.
+      [batch, 10, 7, 7, 1024] at Mixed_5c.
 
     Raises:
       ValueError: an unknown end point, or `pooled` behind another than
@@ -388,8 +380,6 @@ def build(
     x = inputs
     for layer in layers(end_point):
         x = _apply(layer, x, dtype)
-    if end_point == LOGITS:
-        x = _logits(x, num_classes, dtype)
     if pooled:
         x = pool(x)
     model = keras.Model(inputs, x, name=name)
@@ -408,12 +398,10 @@ def _apply(layer: Layer, x: Any, dtype: str) -> Any:
             name=_end_name(layer.name),
             dtype=dtype,
         )(x)
-    ends = []
-    for branch in branches(layer):
-        y = x
-        for part in branch:
-            y = _apply(part, y, dtype)
-        ends.append(y)
+    ends = [
+        functools.reduce(lambda y, part: _apply(part, y, dtype), branch, x)
+        for branch in branches(layer)
+    ]
     return keras.layers.Concatenate(name=layer.name, dtype=dtype)(ends)
 
 
@@ -436,20 +424,6 @@ def _unit(unit: Conv, x: Any, dtype: str) -> Any:
     return keras.layers.ReLU(name=_end_name(unit.name), dtype=dtype)(x)
 
 
-def _logits(x: Any, num_classes: int, dtype: str) -> Any:
-    x = keras.layers.AveragePooling3D(
-        LOGITS_POOLING,
-        1,
-        padding="valid",
-        name="Logits__AvgPool3d_0a_7x7",
-        dtype=dtype,
-    )(x)
-    x = keras.layers.Conv3D(
-        num_classes, 1, name=layer_name(LOGITS_UNIT, "conv_3d"), dtype=dtype
-    )(x)
-    return keras.ops.mean(x, axis=(1, 2, 3))
-
-
 def multiply_adds(
     frames: int, channels: int, height: int = 224, width: int = 224
 ) -> dict[str, float]:
@@ -461,10 +435,8 @@ def multiply_adds(
     depth = channels
     for layer in LAYERS:
         *size, out = shapes(frames, height, width)[layer.name]
-        chains: tuple[tuple[Conv | Pool, ...], ...]
-        chains = branches(layer) if isinstance(layer, Mixed) else ((layer,),)
         total = 0
-        for chain in chains:
+        for chain in chains(layer):
             inner = depth
             for part in chain:
                 if isinstance(part, Conv):

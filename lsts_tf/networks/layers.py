@@ -58,10 +58,6 @@ class Resize(keras.layers.Layer):
         """[..., h, w, c] to [..., *size, c]."""
         return _pictures(lambda y: _bilinear(y, self.size), x)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Only rows and columns change."""
-        return (*input_shape[:-3], *self.size, input_shape[-1])
-
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {**super().get_config(), "size": list(self.size)}
@@ -123,10 +119,6 @@ class GaussianBlur(keras.layers.Layer):
             along = functools.partial(_along, taps=taps, axis=axis)
             x = _pictures(along, x)
         return x
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Nothing changes."""
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -190,10 +182,6 @@ class CentrePrior(keras.layers.Layer):
         size = (x.shape[-3], x.shape[-2])
         return x + ops.cast(_bilinear(self.log_odds, size), x.dtype)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Nothing changes."""
-        return input_shape
-
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
         return {**super().get_config(), "start": self.start}
@@ -206,14 +194,6 @@ class LastStep(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """[batch, time, h, w, c] to [batch, h, w, c]."""
         return x[:, -1]
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """Without the time."""
-        return (input_shape[0], *input_shape[2:])
-
-    def get_config(self) -> dict[str, Any]:
-        """No arguments; Keras' own may not be all that a file can hold."""
-        return super().get_config()
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
@@ -278,10 +258,6 @@ class Sharpen(keras.layers.Layer):
         change = ops.max(steps, axis=axes) / ops.maximum(largest, 1e-6)
         share = (change - self._STILL) / (self._MOVING - self._STILL)
         return ops.clip(share, 0.0, 1.0)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """That of the maps."""
-        return input_shape[0]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""

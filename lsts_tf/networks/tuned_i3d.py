@@ -10,6 +10,7 @@ What lies in front of these layers stays frozen: its activations are the
 features, [steps, rows, columns, channels] of each window, without pooling.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -35,9 +36,7 @@ class Block(keras.layers.Layer):
         self.layer = layer
         self.rate = float(rate)
         row = i3d.LAYERS[i3d.END_POINTS.index(layer)]
-        self._chains: Any = (
-            i3d.branches(row) if isinstance(row, i3d.Mixed) else ((row,),)
-        )
+        self._chains: Any = i3d.chains(row)
 
     def build(self, input_shape: Any) -> None:
         """Makes each unit's kernel, its change, scale and offset."""
@@ -87,12 +86,10 @@ class Block(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """[batch, steps, rows, columns, channels] to the layer's output."""
-        ends = []
-        for chain in self._chains:
-            y = x
-            for part in chain:
-                y = self._apply(part, y)
-            ends.append(y)
+        ends = [
+            functools.reduce(lambda y, part: self._apply(part, y), chain, x)
+            for chain in self._chains
+        ]
         return ops.concatenate(ends, -1) if len(ends) > 1 else ends[0]
 
     def _apply(self, part: i3d.Conv | i3d.Pool, x: Any) -> Any:

@@ -1,5 +1,6 @@
 """The DHF1K builder: its layout, its contract, and every refusal."""
 
+import functools
 import os
 import pathlib
 import re
@@ -16,12 +17,10 @@ import tensorflow_datasets as tfds
 
 from dhf1k import dhf1k_dataset_builder
 from lsts_tf import sample
+from tests import clip_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 DUMMY_DATA = ROOT / "data" / "dhf1k" / "dummy_data"
-LAZY = {
-    name: tfds.decode.SkipDecoding() for name in ("frames", "maps", "fixations")
-}
 
 
 class Dhf1kTest(tfds.testing.DatasetBuilderTestCase):
@@ -75,19 +74,9 @@ def write_clip(root, number, **kwargs):
 
 
 def build(manual_dir, data_dir):
-    builder = dhf1k_dataset_builder.Builder(data_dir=data_dir)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=manual_dir, try_download_gcs=False
-        )
+    return clip_folders.build(
+        dhf1k_dataset_builder.Builder, manual_dir, data_dir
     )
-    return tfds.builder_from_directory(builder.data_dir)
-
-
-def examples(builder, split):
-    dataset = builder.as_dataset(split=split, decoders=LAZY)
-    found = {int(example["video"]): example for example in dataset}
-    return dict(sorted(found.items()))
 
 
 def decoded(images):
@@ -95,25 +84,8 @@ def decoded(images):
 
 
 @pytest.fixture
-def manual(tmp_path):
-    folder = tmp_path / "manual"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def refused(manual, tmp_path):
-    """Asserts that a build fails and that the message says all the words."""
-
-    def check(*words):
-        with pytest.raises(ValueError, match=r"Received: ") as caught:
-            build(manual, tmp_path / "tfds")
-        for word in words:
-            assert re.search(word, str(caught.value)), str(caught.value)
-        prepared = (tmp_path / "tfds").glob("dhf1k/1.0.0/*")
-        assert not list(prepared)
-
-    return check
+def refused(refused_by):
+    return functools.partial(refused_by, dhf1k_dataset_builder.Builder)
 
 
 # === The contract ===
@@ -141,7 +113,7 @@ def test_features_are_the_contract():
 def test_an_example_holds_the_video(manual, tmp_path):
     folder = write_clip(manual, 5)
     builder = build(manual, tmp_path / "tfds")
-    (example,) = examples(builder, "train").values()
+    (example,) = clip_folders.examples(builder, "train").values()
     assert int(example["video"]) == 5
     assert float(example["fps"]) == 30
     assert int(example["num_frames"]) == 3
@@ -179,9 +151,9 @@ def test_citation_licence_and_description():
     )
 
 
-def test_does_not_know_the_package():
-    source = pathlib.Path(dhf1k_dataset_builder.__file__).read_text()
-    assert "lsts_tf" not in source
+def test_builders_do_not_know_the_package():
+    for path in (ROOT / "data").rglob("*.py"):
+        assert "lsts_tf" not in path.read_text(), path
 
 
 # === Layout ===
@@ -193,9 +165,9 @@ def test_splits_follow_the_numbers(manual, tmp_path):
     for number in (701, 1000):
         write_video(manual, number)
     builder = build(manual, tmp_path / "tfds")
-    assert list(examples(builder, "train")) == [1, 600]
-    assert list(examples(builder, "validation")) == [601, 700]
-    test = examples(builder, "test")
+    assert list(clip_folders.examples(builder, "train")) == [1, 600]
+    assert list(clip_folders.examples(builder, "validation")) == [601, 700]
+    test = clip_folders.examples(builder, "test")
     assert list(test) == [701, 1000]
     assert (manual / "video" / "1000.AVI").exists()
     for example in test.values():
@@ -236,7 +208,7 @@ def test_one_level_down_and_lower_case(manual, tmp_path):
     (manual / "another_dataset").mkdir()
     (manual / "a_file").touch()
     builder = build(manual, tmp_path / "tfds")
-    assert list(examples(builder, "train")) == [3]
+    assert list(clip_folders.examples(builder, "train")) == [3]
 
 
 def test_strays_are_not_frames(manual, tmp_path):
@@ -248,7 +220,7 @@ def test_strays_are_not_frames(manual, tmp_path):
     (folder / "maps" / "._0001.png").touch()
     (manual / "video" / "._002.AVI").touch()
     builder = build(manual, tmp_path / "tfds")
-    assert int(examples(builder, "train")[2]["num_frames"]) == 3
+    assert int(clip_folders.examples(builder, "train")[2]["num_frames"]) == 3
 
 
 def test_empty_splits_are_left_out(manual, tmp_path):
@@ -345,9 +317,9 @@ def test_video_of_another_size(manual, refused):
 @pytest.mark.parametrize(
     ("image", "problem"),
     [
-        (np.zeros((360, 640, 3), np.uint8), "640x360, RGB, 8 bits"),
+        (np.tile(np.uint8([1, 2, 3]), (360, 640, 1)), "640x360, RGB, 8 bits"),
         (np.zeros((360, 640), np.uint16), "640x360, grey, 16 bits"),
-        (np.zeros((180, 320), np.uint8), "320x180, grey, 8 bits"),
+        (np.zeros((180, 320), np.uint8), "must be 640x360. Received: 320x180"),
     ],
 )
 @pytest.mark.parametrize("name", ["maps", "fixation"])
@@ -360,7 +332,7 @@ def test_wrong_png(manual, refused, name, image, problem):
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (lambda _: b"", "0 bytes that are no PNG"),
+        (lambda _: b"", "no PNG file"),
         (lambda data: b"JFIF" + data[4:], "no PNG file"),
         (lambda data: data[: len(data) // 2], "unreadable pixels"),
         (lambda data: data[:60] + b"\0\1\2" + data[63:], "unreadable pixels"),
@@ -427,7 +399,7 @@ def test_tfds_build(start, tmp_path):
     assert {
         name: split.num_examples for name, split in builder.info.splits.items()
     } == {"train": 1, "validation": 1, "test": 1}
-    (example,) = examples(builder, "train").values()
+    (example,) = clip_folders.examples(builder, "train").values()
     assert decoded(example["frames"].numpy()).shape == (3, 360, 640, 3)
 
 
@@ -446,9 +418,9 @@ def test_the_sample_dataset(tmp_path):
         frames=4,
     )
     builder = build(root, tmp_path / "tfds")
-    assert list(examples(builder, "train")) == [1, 501]
-    assert list(examples(builder, "validation")) == [601]
-    assert list(examples(builder, "test")) == [701]
+    assert list(clip_folders.examples(builder, "train")) == [1, 501]
+    assert list(clip_folders.examples(builder, "validation")) == [601]
+    assert list(clip_folders.examples(builder, "test")) == [701]
 
 
 def test_real_clips(shared, manual, tmp_path):
@@ -459,7 +431,7 @@ def test_real_clips(shared, manual, tmp_path):
         target.symlink_to(source / name)
     builder = build(manual, tmp_path / "tfds")
     assert set(builder.info.splits) == {"validation", "test"}
-    annotated = examples(builder, "validation")[601]
+    annotated = clip_folders.examples(builder, "validation")[601]
     assert int(annotated["num_frames"]) == 180
     for name in ("frames", "maps", "fixations"):
         assert annotated[name].shape == (180,)
@@ -469,6 +441,6 @@ def test_real_clips(shared, manual, tmp_path):
     # JPEG of quality 95 stays within a few grey levels of what OpenCV reads.
     difference = stored.astype(int) - cv2.cvtColor(first, cv2.COLOR_BGR2RGB)
     assert np.abs(difference).mean() < 2
-    test = examples(builder, "test")[701]
+    test = clip_folders.examples(builder, "test")[701]
     assert int(test["num_frames"]) == 540
     assert test["maps"].shape == (0,)

@@ -16,8 +16,6 @@ import tensorflow_datasets as tfds
 
 from crowd import crowd_dataset_builder
 import gaze_dataset
-from lsts_tf import experiment
-from lsts_tf import train
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from osie import osie_dataset_builder
@@ -52,13 +50,6 @@ class SceneTest(tfds.testing.DatasetBuilderTestCase):
     SPLITS: ClassVar = {"train": 6, "test": 1}
 
 
-@pytest.fixture
-def manual(tmp_path):
-    folder = tmp_path / "manual"
-    folder.mkdir()
-    return folder
-
-
 def write_osie(root, paths, number=1002):
     return still_folders.write_structs(root, {number: paths}, OSIE)
 
@@ -84,15 +75,9 @@ def build(manual, tmp_path):
 
 
 @pytest.fixture
-def refused(build, tmp_path):
-    """Asserts that a build fails and that the message says all the words."""
-
+def refused(refused_by):
     def check(*words, name="osie"):
-        with pytest.raises(ValueError, match=r"Received: ") as caught:
-            build(name)
-        for word in words:
-            assert re.search(word, str(caught.value)), str(caught.value)
-        assert not list(tmp_path.glob(f"tfds_{name}/{name}/1.0.0/*"))
+        refused_by(BUILDERS[name], *words)
 
     return check
 
@@ -136,16 +121,6 @@ def test_features_are_the_contract_and_the_name(name):
     assert info.features["maps"].shape == (None, *size, 1)
     assert "degree of visual" in info.description
     assert "Zhao, Qi" in info.citation
-
-
-def test_does_not_know_the_package():
-    for module in (
-        still_dataset,
-        osie_dataset_builder,
-        crowd_dataset_builder,
-        scene_dataset_builder,
-    ):
-        assert "lsts_tf" not in pathlib.Path(module.__file__).read_text()
 
 
 def test_an_example_is_a_video_of_one_frame(osie, build):
@@ -395,16 +370,14 @@ def test_another_dataset_of_the_same_layout(osie, refused):
 
 def test_photographs_without_fixations(osie, refused):
     still_folders.write_images(osie, {1700: OSIE, 1001: OSIE})
-    refused(
-        "3 images in .*, 1 in ", "no fixations of image 1001.jpg and 1 more"
-    )
+    refused("3 images in .* of 1;", "no fixations of image 1001.jpg and 1 more")
 
 
 def test_fixations_without_photographs(manual, refused):
     gaze = {n: still_folders.look(OSIE, n) for n in (1001, 1002, 1003)}
     still_folders.write_structs(manual, gaze, OSIE)
     (manual / "data" / "stimuli" / "1003.jpg").unlink()
-    refused("2 images in .*, 3 in ", "no file of image 1003.jpg and 0 more")
+    refused("2 images in .* of 3;", "no file of image 1003.jpg and 0 more")
 
 
 def test_nobody_looked_again(manual, refused):
@@ -641,19 +614,3 @@ def test_a_shot_of_one_frame_is_still_a_video(built, streams):
     assert both.choose(single, "training", geometry(streams)) == single
     with pytest.raises(dataset.DatasetError, match="dataset scene:1"):
         both.choose(both.frame_counts, "training", geometry(streams))
-
-
-def test_training_on_flow_of_stills_ends_in_words(built, tmp_path):
-    settings = experiment.Experiment(
-        run_dir=str(tmp_path / "run"),
-        data_dir=str(built),
-        store_dir=str(tmp_path / "stores"),
-        dataset="scene",
-        train_videos="1-5",
-        val_videos="6",
-        test_videos="7",
-        streams=("rgb", "flow"),
-        short_clips="mirror",
-    )
-    with pytest.raises(dataset.DatasetError, match="A still does not move"):
-        train.run(settings)

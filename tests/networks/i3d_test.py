@@ -5,23 +5,29 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
+from tests import i3d_logits
 
 CHANNELS = {"rgb": 3, "flow": 2}
 
 
 @pytest.fixture(scope="module", params=["rgb", "flow"])
 def recorded(request, shared):
-    """Whole network, recorded clip and recorded outputs of a stream."""
+    """Network, its classifier, recorded clip and recorded outputs."""
     stream = request.param
     folder = shared / "i3d" / stream
-    model = i3d.build(CHANNELS[stream], end_point="Logits")
+    model = i3d.build(CHANNELS[stream])
     i3d_weights.load(model, stream, (str(folder / "ckpt"),))
-    both = keras.Model(
-        model.input, [model.get_layer("Mixed_5c").output, model.output]
-    )
+    reader = tf.train.load_checkpoint(str(folder / "ckpt"))
+    classifier = [
+        reader.get_tensor(name)
+        for part in "wb"
+        for name in reader.get_variable_to_shape_map()
+        if name.endswith(f"{i3d_logits.UNIT}/conv_3d/{part}")
+    ]
     with np.load(folder / "clip.npz") as file:
         if stream == "rgb":
             clip = file["frames"].astype(np.float32) * np.float32(2 / 255) - 1
@@ -29,7 +35,7 @@ def recorded(request, shared):
             clip = file["flow"].astype(np.float32) / 32
     with np.load(folder / "golden.npz") as file:
         golden = dict(file)
-    return both, clip[None], golden
+    return model, classifier, clip[None], golden
 
 
 def _assert_recorded(found, golden):
@@ -41,10 +47,11 @@ def _assert_recorded(found, golden):
 
 @pytest.mark.parametrize("frames", [9, 16, 79])
 def test_network_gives_the_recorded_outputs(recorded, frames):
-    model, clip, golden = recorded
-    mixed_5c, logits = model.predict_on_batch(clip[:, :frames])
+    model, classifier, clip, golden = recorded
+    mixed_5c = model.predict_on_batch(clip[:, :frames])
     _assert_recorded(mixed_5c, golden[f"mixed_5c_{frames}"])
     if f"logits_{frames}" in golden:
+        logits = i3d_logits.logits(mixed_5c, *classifier)
         _assert_recorded(logits, golden[f"logits_{frames}"])
 
 
@@ -53,7 +60,7 @@ def test_units_are_those_of_the_released_checkpoints(shared):
     released = json.loads(path.read_text())
     parts = ("conv_3d/w", *(f"batch_norm/{p}" for p in _STATISTICS))
     names = {f"{unit.name}/{part}" for unit in i3d.units() for part in parts}
-    names |= {f"{i3d.LOGITS_UNIT}/conv_3d/{p}" for p in "wb"}
+    names |= {f"{i3d_logits.UNIT}/conv_3d/{p}" for p in "wb"}
     for checkpoint, scope in (
         ("rgb_imagenet", "RGB/inception_i3d/"),
         ("flow_imagenet", "Flow/inception_i3d/"),
@@ -152,13 +159,12 @@ def test_mixed_precision_of_others_leaves_the_front_end_alone():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = i3d.build(2, end_point="Logits", frames=9)
+        model = i3d.build(2, frames=9)
     finally:
         keras.config.set_dtype_policy(before)
     assert model.output.dtype == "float32"
-    # The first layer is the input, which computes nothing; the last one is an
-    # operation, which takes what it gets.
-    dtypes = {layer.compute_dtype for layer in model.layers[1:-1]}
+    # The first layer is the input, which computes nothing.
+    dtypes = {layer.compute_dtype for layer in model.layers[1:]}
     assert dtypes == {"float32"}
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import sliding_i3d
+from lsts_tf.networks.sliding import geometry
+from lsts_tf.networks.sliding import network as sliding_i3d
 
 SIZE = 32
 
@@ -368,7 +369,7 @@ def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
     computed = [5, 5, 5, 7, 7, 9, 11, 7, 9, 11, 13, 15, 17, 9, 10, 10]
     costs = i3d.multiply_adds(79, channels)
     total = 0.0
-    plan = sliding_i3d.steps_of_still(79)
+    plan = geometry.steps_of_still(79)
     for count, (name, track, after, steps) in zip(computed, plan, strict=True):
         assert -(-steps * track.spacing // after.spacing) == count
         total += costs[name] * count / after.steps
@@ -389,7 +390,7 @@ def _steps_by_hand(start, window):
     """
     steps = [start + k for k in range(window)]
     for layer in i3d.layers():
-        kernel, stride = sliding_i3d.in_time(layer)
+        kernel, stride = geometry.in_time(layer)
         before, _ = i3d.same_padding(len(steps), kernel, stride)
         seen = dict(enumerate(steps))
         steps = [
@@ -407,9 +408,9 @@ def test_borders_are_the_steps_that_see_padding(window, stride):
     start = 1000
     layers = _steps_by_hand(start, window)
     long = list(_steps_by_hand(start - 400 * 8, window + 800 * 8))
-    track = sliding_i3d.frames_track(window)
-    for depth, (kernel, step, steps) in enumerate(layers):
-        track = sliding_i3d.follow(track, kernel, step, stride)
+    tracks = geometry.tracks(window, stride)
+    for depth, (_, _, steps) in enumerate(layers):
+        _, _, track = next(tracks)
         assert track.steps == len(steps)
         # The same steps inside a video that is longer by a multiple of 8, and
         # so has the same padding.
@@ -421,11 +422,9 @@ def test_borders_are_the_steps_that_see_padding(window, stride):
 
 
 def test_borders_of_the_published_window_are_those_counted_by_hand():
-    track = sliding_i3d.frames_track(79)
-    found = []
-    for layer in i3d.layers():
-        track = sliding_i3d.follow(track, *sliding_i3d.in_time(layer), 1)
-        found.append((track.left, track.right))
+    found = [
+        (track.left, track.right) for _, _, track in geometry.tracks(79, 1)
+    ]
     sides = [2, 2, 2, 3, 3, 4, 5, 3, 4, 5, 6, 7, 8, 4, 5, 6]
     assert found == [(side, side) for side in sides]
 
@@ -465,7 +464,7 @@ def _over_the_video(network, video, window, end_point="Mixed_5c"):
                 y = _at_every_label(network, part, y, steps, spacing)
             ends.append(y)
         x = np.concatenate(ends, -1)
-        _, stride = sliding_i3d.in_time(layer)
+        _, stride = geometry.in_time(layer)
         steps, spacing = -(-steps // stride), spacing * stride
     return x
 
@@ -561,11 +560,7 @@ def test_live_continuous_does_not_wait(networks):
     )
     assert sliding.delay == 0
     found = sliding.push(video)
-    track = sliding_i3d.frames_track(16)
-    for layer in i3d.layers():
-        track = sliding_i3d.follow(
-            track, *sliding_i3d.in_time(layer), 1, borders=False
-        )
+    *_, (_, _, track) = geometry.tracks(16, 1, borders=False)
     # The newest label of the window's phase that sees nothing beyond it.
     last = track.head // 8 * 8
     assert last + 8 > track.head

@@ -1,0 +1,1 @@
+"""I3D over every window of a video; `network` is the door."""
