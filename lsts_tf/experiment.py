@@ -11,6 +11,7 @@ that the same file goes to every program:
 Only programs import this module; libraries take plain arguments.
 """
 
+from collections.abc import Collection
 import dataclasses
 import pathlib
 import shlex
@@ -44,7 +45,7 @@ def _setting(
     default: Any,
     help_text: str,
     *,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     at_least: float | None = None,
     free: bool = False,
 ) -> Any:
@@ -153,7 +154,7 @@ class Experiment:
         "window",
         "window: I3D of each window alone, as published; continuous: I3D over "
         "the whole video, about thirty times cheaper, other features.",
-        choices=("window", "continuous"),
+        choices=parts.FRONT_ENDS,
     )
     front_end_dtype: str = _setting(
         "float32",
@@ -479,12 +480,12 @@ class Experiment:
         )
 
     def front_end_arguments(self) -> dict[str, Any]:
-        """What `extractor.Extractor` needs to know."""
+        """What `front_end.load` needs to know."""
         return {
             "streams": self.streams,
             "window": self.window,
             "sources": {"rgb": self.rgb_weights, "flow": self.flow_weights},
-            "front_end": self.front_end,
+            "name": self.front_end,
             "dtype": self.front_end_dtype,
             "flow": self.flow,
             "size": parts.parse_size(self.input_size),
@@ -584,7 +585,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             flags.DEFINE_enum(
                 name,
                 field.default,
-                field.metadata["choices"],
+                list(field.metadata["choices"]),
                 help_text,
                 **kwargs,
             )
