@@ -29,16 +29,13 @@ from typing import Any
 from typing import NamedTuple
 
 from absl import logging
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-import lsts_tf
 from lsts_tf import parts
 from lsts_tf import windows
 from lsts_tf.features import dataset
-from lsts_tf.features import flow as flow_lib
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
@@ -139,11 +136,6 @@ def open_stores(
             f"--streams={','.join(front_end.streams)}. Leave out --views."
         )
     folder = store_folder(root, dataset_name)
-    versions = {
-        "lsts_tf": lsts_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
     truth = stores.TruthStore.create(
         folder / "truth",
         stores.Manifest(
@@ -151,13 +143,12 @@ def open_stores(
             dataset=dataset_name,
             shape=(),
             dtype="uint8",
-            about={"versions": versions},
         ),
         command=command,
     )
     flow = None
     if "flow" in front_end.streams:
-        flow = _open_flow(folder, dataset_name, front_end, versions, command)
+        flow = _open_flow(folder, dataset_name, front_end, command)
     features, geometry = {}, {}
     for stream in front_end.streams:
         sharing = (stream,) if stride == 1 else front_end.streams
@@ -166,10 +157,6 @@ def open_stores(
         )
         for part, shape in front_end.part_shapes(stream).items():
             details = front_end.describe_part(stream, part)
-            about = {
-                "versions": versions,
-                "weights": details.pop("weights", ""),
-            }
             details |= {"stride": stride, "first": chosen.first}
             place = front_end.store_name(part)
             if stride > 1:
@@ -186,7 +173,6 @@ def open_stores(
                     shape=shape,
                     dtype="float16",
                     details=details,
-                    about=about,
                 ),
                 command=command,
             )
@@ -203,7 +189,6 @@ def _open_flow(
     folder: pathlib.Path,
     dataset_name: str,
     front_end: front_end_lib.FrontEnd,
-    versions: Mapping[str, str],
     command: str,
 ) -> stores.Store:
     grid = parts.half(front_end.size)
@@ -218,12 +203,6 @@ def _open_flow(
             shape=(*grid, 2),
             dtype="float16",
             details={"flow": front_end.flow.describe()},
-            about={
-                "versions": versions,
-                "preprocessing": flow_lib.describe_gray(grid),
-                # Flows of one and of many differ by rounding.
-                "pairs_per_call": front_end.flow.batch,
-            },
         ),
         command=command,
     )

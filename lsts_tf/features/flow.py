@@ -57,16 +57,6 @@ def gray(
     )
 
 
-def describe_gray(size: tuple[int, int] = parts.FLOW_SIZE) -> str:
-    """What `gray` does, for a manifest.
-
-    >>> describe_gray()
-    'whole frame to grey, then to 112x112 by INTER_AREA, uint8'
-    """
-    rows, columns = size
-    return f"whole frame to grey, then to {rows}x{columns} by INTER_AREA, uint8"
-
-
 def method(name: str) -> Method:
     """Returns a function that computes the flow of one pair of frames.
 

@@ -152,7 +152,7 @@ class FrontEnd(abc.ABC):
 
     def describe_part(self, stream: str, part: str) -> dict[str, Any]:
         """What decides the numbers of one part of a stream."""
-        about = self.describe()
+        about = deciding(self.describe())
         found = {**about, **about["streams"][stream]}
         del found["streams"]
         for skip, rule in found.pop("skips", {}).items():

@@ -31,7 +31,6 @@ from typing import Self
 from absl import logging
 import numpy as np
 
-from lsts_tf.features import dataset
 from lsts_tf.media import files
 from lsts_tf.media import maps as maps_lib
 
@@ -61,8 +60,6 @@ class Manifest:
         details: Whatever else decides the numbers (checksum of the weights,
             preprocessing, window, stride, flow method …), as JSON has it.
         format: Version of the code's numbers and of the layout.
-        about: What it may help to know later, such as versions and where the
-            weights came from, as JSON has it. No store is refused for it.
     """
 
     kind: str
@@ -71,7 +68,6 @@ class Manifest:
     dtype: str
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -98,13 +94,9 @@ class Manifest:
             raise ValueError(f"Not a manifest: {error}") from error
 
     def differences(self, wanted: "Manifest") -> list[str]:
-        """Fields in which this manifest is not `wanted`, one line each.
-
-        What they are `about` may differ.
-        """
+        """Fields in which this manifest is not `wanted`, one line each."""
         # As they are read again: tuples become lists.
         this, other = (json.loads(each.text()) for each in (self, wanted))
-        del this["about"], other["about"]
         return [
             f"{key}: {have!r} there, {want!r} wanted"
             for key, (have, want) in differing(this, other).items()
@@ -212,10 +204,6 @@ class _Folder:
                 f"{path} is damaged ({error}). Remove {root}, then run "
                 f"`{command}`."
             ) from error
-        if (manifest.kind == "truth") != issubclass(cls, TruthStore):
-            raise StoreError(
-                f"{cls.__name__} cannot hold {manifest.kind}. Received: {root}"
-            )
         return cls(root, manifest, command)
 
     def path(self, video: int) -> pathlib.Path:
@@ -597,21 +585,15 @@ class _Joint:
         self.manifest = next(iter(stores.values())).manifest
         self.command = next(iter(stores.values())).command
 
-    def __contains__(self, video: dataset.Key) -> bool:
-        name, number = video
-        return name in self._stores and number in self._stores[name]
-
 
 class JointStore(_Joint, Store):
     """Stores of records; see `_Joint`."""
 
-    def _head(self, video: dataset.Key) -> _Records:
+    def _head(self, video: Any) -> _Records:
         name, number = video
         return self._stores[name]._head(number)
 
-    def _read_into(
-        self, out: np.ndarray, video: dataset.Key, index: int
-    ) -> None:
+    def _read_into(self, out: np.ndarray, video: Any, index: int) -> None:
         name, number = video
         self._stores[name]._read_into(out, number, index)
 
@@ -619,12 +601,12 @@ class JointStore(_Joint, Store):
 class JointTruthStore(_Joint, TruthStore):
     """Stores of density and fixation maps; see `_Joint`."""
 
-    def _head(self, video: dataset.Key) -> tuple[np.ndarray, int]:
+    def _head(self, video: Any) -> tuple[np.ndarray, int]:
         name, number = video
         return self._stores[name]._head(number)
 
     def _images(
-        self, video: dataset.Key, frames: Sequence[int], which: int
+        self, video: Any, frames: Sequence[int], which: int
     ) -> np.ndarray:
         name, number = video
         return self._stores[name]._images(number, frames, which)

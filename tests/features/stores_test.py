@@ -230,16 +230,6 @@ def test_another_manifest_is_refused(filled, change, message):
     assert len(stores.Store.create(filled.root, MANIFEST).videos()) == 3
 
 
-def test_what_a_manifest_is_about_decides_nothing(filled):
-    before = (filled.root / "manifest.json").read_text()
-    fields = {**MANIFEST.__dict__, "about": {"versions": {"keras": "9.9"}}}
-    newer = stores.Manifest(**fields)
-    assert stores.Manifest.parse(newer.text()).about == newer.about
-    # Another version goes on with the store; what made it stays there.
-    assert 3 in stores.Store.create(filled.root, newer)
-    assert (filled.root / "manifest.json").read_text() == before
-
-
 def test_no_store(tmp_path):
     message = r"No store at .*nowhere.*python -m lsts_tf\.extract"
     with pytest.raises(stores.StoreError, match=message):
@@ -251,13 +241,6 @@ def test_damaged_manifest(filled, text):
     (filled.root / "manifest.json").write_text(text)
     with pytest.raises(stores.StoreError, match=r"manifest\.json is damaged"):
         stores.Store.open(filled.root)
-
-
-def test_truth_and_records_are_not_mixed_up(tmp_path):
-    with pytest.raises(stores.StoreError, match="Store cannot hold truth"):
-        stores.Store.create(tmp_path / "a", TRUTH)
-    with pytest.raises(stores.StoreError, match="cannot hold features"):
-        stores.TruthStore.create(tmp_path / "b", MANIFEST)
 
 
 # Damage.
