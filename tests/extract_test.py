@@ -14,12 +14,9 @@ import threading
 
 from absl import flags
 import pytest
-import tensorflow_datasets as tfds
 
-from dhf1k import dhf1k_dataset_builder
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import sample
 from lsts_tf.features import beam
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
@@ -178,66 +175,6 @@ def test_only_what_hits_every_video_stops_the_run(
     else:
         assert "1 of 4 videos failed" in str(caught.value)
         assert {pathlib.Path(n).stem for n in done} == {"0001", "0003", "0004"}
-
-
-@pytest.fixture(scope="module")
-def files_of_three(sample_data, tmp_path_factory):
-    """The dataset with its training split in three files."""
-    root = tmp_path_factory.mktemp("tfds")
-    builder = dhf1k_dataset_builder.Builder(data_dir=root)
-    raw = tmp_path_factory.mktemp("raw")
-    sample.write(raw, train=3, validation=3, test=3, unannotated=3, frames=17)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=raw, try_download_gcs=False, num_shards=3
-        )
-    )
-    return root
-
-
-def test_a_damaged_file_costs_what_lies_behind_it_there(
-    settings, cheap, files_of_three, monkeypatch
-):
-    settings = dataclasses.replace(
-        settings, data_dir=str(files_of_three), train_videos="1-600"
-    )
-    data = dataset.Dataset("dhf1k", settings.data_dir)
-    wanted = data.choose(range(1, 601), "training")
-    (part,) = open_parts(settings)
-    path = sorted(files_of_three.rglob("*-train.tfrecord-*"))[1]
-    before, length, _ = data._builder.info.splits["train"].shard_lengths
-    behind = list(data.splits["train"])[before : before + length]
-    content = path.read_bytes()
-    path.write_bytes(content[:-100])
-    try:
-        # Damaged since it was counted.
-        kept = part.kept
-        engine = fill.here(
-            extractor_lib.Extractor(("rgb", "flow"), window=16), kept
-        )
-        with pytest.raises(fill.ExtractionError) as caught:
-            fill.fill(data, wanted, kept, engine, purpose="test")
-        failed = {
-            int(n) for n in re.findall(r"video (\d+): could", str(caught.value))
-        }
-        assert failed
-        assert failed < set(behind)
-        assert set(kept.truth.videos()) == set(wanted) - failed
-        assert "dhf1k:1.0.0 in" in str(caught.value)
-        # And before; the other splits are whole.
-        again = dataclasses.replace(settings, window=15)
-        with pytest.raises(fill.ExtractionError) as caught:
-            extract.extract(again, ["train", "test"])
-        message = str(caught.value)
-        assert message.startswith("train: some was not read. The split train")
-        assert "build the dataset again" in message
-        assert "test:" not in message
-        counts = dataset.Dataset("dhf1k", settings.data_dir)
-        assert counts.choose([601], "scoring") == [601]
-        with pytest.raises(dataset.DatasetError, match="is damaged"):
-            counts.choose(range(1, 601), "training")
-    finally:
-        path.write_bytes(content)
 
 
 def test_a_split_without_videos_does_not_stop_the_others(settings, cheap):

@@ -515,19 +515,20 @@ def fill(
         total=sum(frames.values()),
         desc=purpose,
         mininterval=1.0,
-        bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} frames "
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} frames "
         "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
         unit="frame",
     ) as bar:
 
         def advance(number: int, share: float) -> None:
             done[number] += share * frames[number]
-            bar.update(share * frames[number])
+            bar.update(int(sum(done.values())) - bar.n)
 
         for count, (number, error) in enumerate(
             engine(data, absent, advance), 1
         ):
-            bar.update(frames[number] - done[number])
+            done[number] = frames[number]
+            advance(number, 0.0)
             bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
             if error:
                 logging.error("Video %d: %s", number, error)
