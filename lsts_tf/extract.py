@@ -11,6 +11,7 @@ and started again, it does only what is missing.
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import pathlib
 import shlex
@@ -100,33 +101,36 @@ def extract(
         (each.data, each.kept, [n for n in each.numbers if n not in each.kept])
         for each in shares
     )
-    for share in shares:
-        work = fill.Work(
-            dataset=share.data.name,
-            data_dir=settings.data_dir,
-            store_dir=settings.store_dir,
-            front_end=settings.front_end_arguments(),
-            options=share.options,
-        )
-        if runner == "beam":
-            # Only here, because it takes seconds to import.
-            from lsts_tf.features import beam
-
-            engine = beam.engine(work, share.kept, beam_args)
-        elif workers:
-            engine = fill.in_processes(work, workers)
-        else:
-            engine = fill.here(front_end, share.kept)
-        try:
-            fill.fill(
-                share.data,
-                share.numbers,
-                share.kept,
-                engine,
-                purpose=share.title,
+    with contextlib.ExitStack() as stack:
+        if workers:
+            engine_of = stack.enter_context(fill.processes(workers))
+        for share in shares:
+            work = fill.Work(
+                dataset=share.data.name,
+                data_dir=settings.data_dir,
+                store_dir=settings.store_dir,
+                front_end=settings.front_end_arguments(),
+                options=share.options,
             )
-        except fill.ExtractionError as error:
-            failures.append(f"{share.title}: {error}")
+            if runner == "beam":
+                # Only here, because it takes seconds to import.
+                from lsts_tf.features import beam
+
+                engine = beam.engine(work, share.kept, beam_args)
+            elif workers:
+                engine = engine_of(work)
+            else:
+                engine = fill.here(front_end, share.kept)
+            try:
+                fill.fill(
+                    share.data,
+                    share.numbers,
+                    share.kept,
+                    engine,
+                    purpose=share.title,
+                )
+            except fill.ExtractionError as error:
+                failures.append(f"{share.title}: {error}")
     if failures:
         raise fill.ExtractionError("\n".join(failures))
 

@@ -14,6 +14,7 @@ import threading
 
 from absl import flags
 import pytest
+import tqdm
 
 from lsts_tf import experiment
 from lsts_tf import extract
@@ -362,26 +363,25 @@ def test_beam_in_several_processes(settings, tmp_path, monkeypatch):
 def test_the_bar_moves_while_beam_works(settings, cheap, monkeypatch):
     """Each video waits until the bar has shown the one before it."""
     monkeypatch.setattr(beam, "LOOK", 0.01)
-    shown = {number: threading.Event() for number in NUMBERS}
-    finish = fill.Progress.finish
-
-    def see(progress, outcome):
-        finish(progress, outcome)
-        shown[outcome.video].set()
-
-    monkeypatch.setattr(fill.Progress, "finish", see)
-    stored_before = []
+    told = threading.Semaphore(1)
     original = fill._fill_video
 
-    def fill_video(video, *arguments):
-        if not all(shown[n].wait(30) for n in stored_before):
-            raise TimeoutError(f"{stored_before} were not shown in time.")
-        original(video, *arguments)
-        stored_before.append(video.number)
+    class Bar(tqdm.tqdm):
+        def set_postfix_str(self, *given, **named):
+            super().set_postfix_str(*given, **named)
+            told.release()
 
+    def fill_video(video, *arguments):
+        if not told.acquire(timeout=30):
+            raise TimeoutError(f"Nothing was told before {video.number}.")
+        original(video, *arguments)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
     monkeypatch.setattr(fill, "_fill_video", fill_video)
     extract.extract(settings, ["train"], runner="beam")
-    assert sorted(stored_before) == list(NUMBERS)
+    assert all(
+        f"dhf1k-1.0.0/flow/{n:04d}.npy" in stored(settings) for n in NUMBERS
+    )
 
 
 def test_what_is_damaged_is_made_again(settings, cheap, whole, caplog):

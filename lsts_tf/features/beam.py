@@ -40,13 +40,13 @@ class Fill(beam.DoFn):
     def setup(self) -> None:
         """Load the front end, once for each of Beam's workers."""
         self._data = dataset.Dataset(self._work.dataset, self._work.data_dir)
-        self._kept = self._work.open()
+        self._front_end = self._work.load()
+        self._kept = self._work.open(self._front_end)
 
     def process(self, element: Sequence[int]) -> Iterator[str]:
         """Extract the videos of an element, those that are not stored yet."""
-        front_end, kept = self._kept
-        absent = [number for number in element if number not in kept]
-        do = fill.here(front_end, kept)
+        absent = [number for number in element if number not in self._kept]
+        do = fill.here(self._front_end, self._kept)
         for outcome in do(self._data, absent, lambda *_: None):
             yield json.dumps(outcome)
 

@@ -2,7 +2,7 @@
 
 `fill_video` computes and stores what is missing of one video; everything
 around it decides only where it runs: in a loop here (`here`), in a pool of
-processes (`in_processes`), or by Apache Beam (`beam`). A video's files appear
+processes (`processes`), or by Apache Beam (`beam`). A video's files appear
 whole or not at all (`stores`), so a run that is killed goes on by the same
 command, and any of them may do a video again.
 """
@@ -17,6 +17,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import multiprocessing
 import multiprocessing.connection
@@ -494,7 +495,7 @@ def fill(
         data: The dataset.
         numbers: Videos wanted.
         kept: Where results are kept.
-        engine: What does the work: `here`, `in_processes` or `beam.engine`.
+        engine: What does the work: `here`, of `processes`, or `beam.engine`.
         purpose: What they are for, on the progress bar.
 
     Raises:
@@ -570,63 +571,78 @@ class Work:
     front_end: Mapping[str, Any]
     options: Mapping[str, Any]
 
-    def open(self) -> tuple[front_end_lib.FrontEnd, Stores]:
-        """Load the front end and open the stores."""
-        front_end = front_end_lib.load(**self.front_end)
-        kept = open_stores(
+    def load(self) -> front_end_lib.FrontEnd:
+        """The front end, which takes seconds."""
+        return front_end_lib.load(**self.front_end)
+
+    def open(self, front_end: front_end_lib.FrontEnd) -> Stores:
+        """The stores."""
+        return open_stores(
             pathlib.Path(self.store_dir),
             dataset_name=self.dataset,
             front_end=front_end,
             **self.options,
         )
-        return front_end, kept
 
 
-def in_processes(work: Work, count: int) -> Engine:
-    """An engine of `count` processes, each with a front end of its own.
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Callable[[Work], Engine]]:
+    """Processes that fill stores, each with a front end of its own.
 
     This process reads the videos and hands them on as they are, encoded.
+
+    Args:
+        count: How many processes.
+
+    Yields:
+        A function from work to an engine. All work has the same front end.
     """
-
-    def outcomes(
-        data: dataset.Dataset, numbers: Sequence[int], advance: Advance
-    ) -> Iterator[Outcome]:
-        workers = min(count, len(numbers))
-        context: Any = multiprocessing.get_context(START)
-        before = set(multiprocessing.active_children())
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, context, _start_worker, (context.Value("i"), workers)
-        ) as pool:
-            pending: set[concurrent.futures.Future] = set()
-            try:
-                for video in data.videos(numbers):
-                    pending.add(pool.submit(_fill_there, work, video))
-                    # Few videos are held at a time.
-                    while len(pending) > workers:
-                        done, pending = concurrent.futures.wait(
-                            pending, None, concurrent.futures.FIRST_COMPLETED
-                        )
-                        yield from (future.result() for future in done)
-                for future in concurrent.futures.as_completed(pending):
-                    yield future.result()
-            except concurrent.futures.BrokenExecutor as error:
-                raise RuntimeError(
-                    "A worker process died, as they do for want of memory "
-                    "(try fewer --workers). Nothing that is stored is lost; "
-                    "run the same command again."
-                ) from error
-            except BaseException:
-                # Nobody waits for the videos that are under way.
-                for process in multiprocessing.active_children():
-                    if process not in before:
-                        process.kill()
-                raise
-
-    return outcomes
+    context: Any = multiprocessing.get_context(START)
+    before = set(multiprocessing.active_children())
+    with concurrent.futures.ProcessPoolExecutor(
+        count, context, _start_worker, (context.Value("i"), count)
+    ) as pool:
+        try:
+            yield lambda work: functools.partial(_hand_out, pool, count, work)
+        except BaseException:
+            # Nobody waits for the videos that are under way.
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.kill()
+            raise
 
 
-# What a worker process works with, from its first video on.
-_opened: list[tuple[front_end_lib.FrontEnd, Stores]] = []
+def _hand_out(
+    pool: concurrent.futures.Executor,
+    count: int,
+    work: Work,
+    data: dataset.Dataset,
+    numbers: Sequence[int],
+    advance: Advance,
+) -> Iterator[Outcome]:
+    del advance  # workers tell when a video is done
+    pending: set[concurrent.futures.Future] = set()
+    try:
+        for video in data.videos(numbers):
+            pending.add(pool.submit(_fill_there, work, video))
+            # Few videos are held at a time.
+            while len(pending) > count:
+                done, pending = concurrent.futures.wait(
+                    pending, None, concurrent.futures.FIRST_COMPLETED
+                )
+                yield from (future.result() for future in done)
+        for future in concurrent.futures.as_completed(pending):
+            yield future.result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise RuntimeError(
+            "A worker process died, as they do for want of memory (try fewer "
+            "--workers). Nothing that is stored is lost; run the same command "
+            "again."
+        ) from error
+
+
+# The front end of a worker process, from its first video on.
+_loaded: list[front_end_lib.FrontEnd] = []
 
 
 def _start_worker(started: Any, workers: int) -> None:
@@ -638,10 +654,10 @@ def _start_worker(started: Any, workers: int) -> None:
 
 
 def _fill_there(work: Work, video: dataset.Video) -> Outcome:
-    if not _opened:
-        _opened.append(work.open())
-    front_end, kept = _opened[0]
-    return fill_video(video, front_end, kept, lambda *_: None)
+    if not _loaded:
+        _loaded.append(work.load())
+    (front_end,) = _loaded
+    return fill_video(video, front_end, work.open(front_end), lambda *_: None)
 
 
 def _die_with_parent() -> None:
