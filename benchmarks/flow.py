@@ -178,7 +178,7 @@ def _scaling(grays: np.ndarray) -> None:
             method = flow.Flow(name, workers=turn[1], batch=1)
             with _bound(cores[: turn[0]]):
                 cpu, wall = time.process_time(), time.perf_counter()
-                method.compute(np.concatenate([grays] * repeats))
+                list(method.pairs(np.concatenate([grays] * repeats)))
                 cpu = time.process_time() - cpu
                 wall = time.perf_counter() - wall
             count = repeats * len(grays) - 1

@@ -55,10 +55,10 @@ def extractors(
     """An extractor of each kind, with the same weights."""
     arguments = settings.front_end_arguments()
     found = {
-        name: extractor_lib.Extractor(**{**arguments, "front_end": name})
+        name: extractor_lib.Extractor(**{**arguments, "name": name})
         for name in FRONT_ENDS
     }
-    arguments["front_end"] = "continuous"
+    arguments["name"] = "continuous"
     for number in map(int, LOOKAHEADS.value):
         found[f"lookahead {number}"] = extractor_lib.Extractor(
             **arguments, lookahead=number

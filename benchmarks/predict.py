@@ -137,7 +137,7 @@ def run_stages(
     for stream in extractor.streams:
         found[stream] = watch(
             f"I3D, {stream}",
-            lambda s=stream: list(extractor.features(s, signals[s])),
+            lambda s=stream: [f[s] for f in extractor.features(s, signals[s])],
         )
     features = [
         dict(zip(found, each, strict=True))

@@ -240,7 +240,6 @@ def make_store(
                 shape=values.shape[1:],
                 dtype="float16",
             ),
-            verify=True,
         )
         with kept[stream].writer(1, count=count) as writer:
             writer.append(values)

@@ -57,7 +57,7 @@ from lsts_tf.scoring import scores as scores_lib
 if TYPE_CHECKING:
     # TensorFlow takes seconds to import, and folders need none of it.
     from lsts_tf import predictor as predictor_lib
-    from lsts_tf.features import extractor as extractor_lib
+    from lsts_tf.features import fill
     from lsts_tf.scoring import scorer as scorer_lib
 
 CENTRE_TITLE = "centre prior"
@@ -125,7 +125,7 @@ def evaluate_run(
     """
     from lsts_tf import predictor as predictor_lib
     from lsts_tf.features import dataset
-    from lsts_tf.features import extractor as extractor_lib
+    from lsts_tf.features import fill
     from lsts_tf.scoring import scorer as scorer_lib
 
     of_data, numbers = _scored(settings)
@@ -134,7 +134,7 @@ def evaluate_run(
     )
     data = dataset.Dataset(of_data, settings.data_dir)
     videos = sorted(data.choose(numbers, "scoring", settings.geometry()))
-    kept = extractor_lib.ready_stores(
+    kept = fill.ready_stores(
         pathlib.Path(settings.store_dir),
         data,
         videos,
@@ -208,7 +208,7 @@ def _centre_priors(store: Any, video: int) -> np.ndarray:
 
 def maps_of_store(
     predictor: "predictor_lib.Predictor",
-    kept: "extractor_lib.Stores",
+    kept: "fill.Stores",
     video: int,
 ) -> np.ndarray:
     """Maps of every frame of a video whose features are stored.

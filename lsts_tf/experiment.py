@@ -11,6 +11,7 @@ that the same file goes to every program:
 Only programs import this module; libraries take plain arguments.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterator
 import dataclasses
 import pathlib
@@ -45,7 +46,7 @@ def _setting(
     default: Any,
     help_text: str,
     *,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
     at_least: float | None = None,
     free: bool = False,
 ) -> Any:
@@ -156,7 +157,7 @@ class Experiment:
         "Way to run I3D: window, over each window alone, as published; "
         "continuous, over the whole video, about thirty times cheaper, with "
         "other features.",
-        choices=("window", "continuous"),
+        choices=parts.FRONT_ENDS,
     )
     front_end_dtype: str = _setting(
         "float32",
@@ -470,12 +471,12 @@ class Experiment:
         )
 
     def front_end_arguments(self) -> dict[str, Any]:
-        """What `extractor.Extractor` needs to know."""
+        """What `front_end.load` needs to know."""
         return {
             "streams": self.streams,
             "window": self.window,
             "sources": {"rgb": self.rgb_weights, "flow": self.flow_weights},
-            "front_end": self.front_end,
+            "name": self.front_end,
             "dtype": self.front_end_dtype,
             "flow": self.flow,
             "size": parts.parse_size(self.input_size),
@@ -582,7 +583,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
             flags.DEFINE_enum(
                 field.name,
                 default,
-                choices,
+                list(choices),
                 help_text,
                 flag_values=flag_values,
             )

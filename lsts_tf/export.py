@@ -219,11 +219,12 @@ def _tflite(
     graph: graph_lib.Graph,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    if predictor.extractor.end_point != parts.MAIN:
+    extractor: Any = predictor.extractor
+    if extractor.end_point != parts.MAIN:
         raise ValueError(
             "LiteRT has no pooling over time, and the decoder of a finetuned "
             "model holds blocks of I3D that pool. Received: a model tuned "
-            f"behind {predictor.extractor.end_point}; export it by "
+            f"behind {extractor.end_point}; export it by "
             "--format=saved_model."
         )
     decoder = graph.features(batch=1)
@@ -241,7 +242,9 @@ def _tflite(
         _convert(window, variables, folder / WINDOW)
         signals = _signals(predictor)
         encoded = {
-            stream: np.asarray(predictor.extractor.encode(stream, signal[0]))
+            stream: np.asarray(
+                predictor.extractor.encode_parts(stream, signal[0])[stream]
+            )
             for stream, signal in signals.items()
         }
         parity[WINDOW] = compare(

@@ -34,6 +34,11 @@ BLOCKS = {
 # Rows and columns of the published network's input, and of flow.
 SIZE = (224, 224)
 FLOW_SIZE = (112, 112)
+# Front ends by what --front_end calls them: module and class.
+FRONT_ENDS = {
+    "window": "lsts_tf.features.extractor:Extractor",
+    "continuous": "lsts_tf.features.extractor:Extractor",
+}
 # Maps that a model may predict of one window: its last frames.
 TARGETS = (1, 8, 16)
 DECODERS = ("paper", "skip", "readout")

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from lsts_tf import experiment
 from lsts_tf import windows
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end as front_end_lib
 
 # Registered so that saved models load.
 from lsts_tf.networks import decoder  # noqa: F401
@@ -57,7 +57,7 @@ class Predictor:
     """
 
     def __init__(
-        self, model: keras.Model, extractor: extractor_lib.Extractor
+        self, model: keras.Model, extractor: front_end_lib.FrontEnd
     ) -> None:
         self.model = model
         self.extractor = extractor
@@ -112,9 +112,9 @@ class Predictor:
             )
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
-        extractor = extractor_lib.Extractor(**arguments, lookahead=lookahead)
+        extractor = front_end_lib.load(**arguments, lookahead=lookahead)
         trained_on = json.loads(
-            (folder / extractor_lib.DESCRIPTION).read_text()
+            (folder / front_end_lib.DESCRIPTION).read_text()
         )
         _check_front_end(folder, trained_on, extractor.describe())
         return cls(keras.models.load_model(path, compile=False), extractor)
@@ -369,7 +369,7 @@ def _too_short(missing: int) -> str:
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
-    if differences := extractor_lib.differences(trained_on, now):
+    if differences := front_end_lib.differences(trained_on, now):
         raise ValueError(
             f"The model in {folder} was trained on the features of another "
             f"front end than can be had now: {differences}"

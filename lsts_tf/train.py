@@ -37,8 +37,8 @@ import tqdm
 from lsts_tf import experiment
 from lsts_tf import program
 from lsts_tf.features import dataset
-from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import joint
+from lsts_tf.features import fill
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.features import views
 from lsts_tf.media import files
@@ -157,7 +157,7 @@ def _run(
     live = settings.features == "live"
     # Only live features are computed by the replicas.
     with strategy.scope() if live else contextlib.nullcontext():
-        extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+        extractor = front_end_lib.load(**settings.front_end_arguments())
     shapes: dict[str, Any] = {
         "feature_shape": extractor.decoder_shape,
         "skip_shapes": extractor.skip_shapes,
@@ -221,7 +221,7 @@ def _run(
 def _stored(
     settings: experiment.Experiment,
     data: dataset.Dataset,
-    extractor: extractor_lib.Extractor,
+    extractor: front_end_lib.FrontEnd,
     videos: Sequence[int],
     stride: int,
     purpose: str,
@@ -229,7 +229,7 @@ def _stored(
     others: Sequence[views.View] = (),
 ) -> input_pipeline.StoredWindows:
     kept, *more = (
-        joint.ready_stores(
+        fill.ready_stores(
             pathlib.Path(settings.store_dir),
             data,
             videos,
@@ -253,14 +253,14 @@ def _stored(
 
 
 def _describe_front_end(
-    folder: pathlib.Path, extractor: extractor_lib.Extractor, *, writes: bool
+    folder: pathlib.Path, extractor: front_end_lib.FrontEnd, *, writes: bool
 ) -> None:
     """Keep in the run folder what its features come from."""
-    path = folder / extractor_lib.DESCRIPTION
+    path = folder / front_end_lib.DESCRIPTION
     described = extractor.describe()
     if path.exists():
         there = json.loads(path.read_text())
-        if differences := extractor_lib.differences(there, described):
+        if differences := front_end_lib.differences(there, described):
             raise ValueError(
                 f"{path} says that this run was trained on other features: "
                 f"{differences} Or choose another --run_dir."
@@ -519,7 +519,9 @@ def _require_finite(
     chosen = training.step_windows(
         batch_size=settings.batch_size, seed=settings.seed, step=step
     ).tolist()
-    named = ", ".join(f"{v}:{t}" for v, t in chosen[:NAMED])
+    named = ", ".join(
+        input_pipeline.label(training.videos, each) for each in chosen[:NAMED]
+    )
     if len(chosen) > NAMED:
         named += f" and {len(chosen) - NAMED} more"
     raise checkpoints.StoppedError(
@@ -697,7 +699,10 @@ class _Pictures:
         count = min(count, len(validation))
         rows = np.linspace(0, len(validation) - 1, count).astype(int)
         self._chosen = validation.windows[rows]
-        self._frames = monitor.frames_of(data, self._chosen.tolist())
+        self._frames = monitor.frames_of(
+            data,
+            [(validation.videos[place], t) for place, t in self._chosen],
+        )
         self._validation = validation
 
     def show(

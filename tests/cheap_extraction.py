@@ -6,9 +6,7 @@ As a program it extracts, or is killed again and again:
     python tests/cheap_extraction.py kill SETTINGS.json WORKERS KILLS
     python tests/cheap_extraction.py die SETTINGS.json WORKERS VIDEO
 
-`die` has workers that kill themselves at a video, or at once if it is 0.
-
-It logs in SETTINGS.log each file that a process begins and ends to write.
+`die` has workers that kill themselves at a video.
 """
 
 import contextlib
@@ -28,40 +26,20 @@ import numpy as np
 
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import parts
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
-from lsts_tf.features import workers
+from lsts_tf.features import fill
+from lsts_tf.features import front_end
 
 SHAPE = (1, 2, 2, 16)
 # Seconds between two kills, at most.
 LONGEST = 2.0
 
 
-class Flow:
-    """Pixels as flow."""
-
-    batch = 1
-
-    def describe(self):
-        return {"method": "pixels"}
-
-
-class Extractor:
-    """As `extractor.Extractor`, but a feature is a mean of pixels."""
-
-    feature_shape = SHAPE
-    front_end = "window"
-    note = ""
-    size = parts.SIZE
-    skips = ()
-    end_point = parts.MAIN
+class Extractor(front_end.FrontEnd):
+    """A mean of pixels; flow is pixels, too."""
 
     def __init__(self, streams, *, window, **_):
-        self.streams = streams
-        self.window = window
-        self.flow = Flow()
+        super().__init__(streams, window=window, name="window", flow="dis")
 
     def describe(self):
         return {"streams": {stream: {} for stream in self.streams}}
@@ -69,14 +47,14 @@ class Extractor:
     def part_shapes(self, stream):
         return {stream: SHAPE}
 
-    def squeeze(self, frame):
-        return preprocess.squeeze(frame)
+    def encode_parts(self, stream, clip):
+        raise NotImplementedError
 
     def flows(self, frames):
         for frame in itertools.islice(frames, 1, None):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
-    def all_parts(self, stream, signal, *, stride=1, **_):
+    def features(self, stream, signal, *, stride=1, **_):
         recent = []
         for index, element in enumerate(signal):
             recent.append(element[:8, :8, 0].astype(np.float32).reshape(SHAPE))
@@ -102,49 +80,6 @@ def files(folder):
         for path in sorted(pathlib.Path(folder).rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
-
-
-class Log:
-    """Lines (process, what, file), whole even if the process is killed."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def write(self, what, root, video):
-        line = f"{os.getpid()} {what} {root.name}/{video}\n"
-        with self.path.open("a") as file:
-            file.write(line)
-
-    def install(self):
-        """Log what is written to the stores from now on."""
-        original = stores.Store.writer
-
-        @contextlib.contextmanager
-        def writer(store, video, **place):
-            self.write("begin", store.root, video)
-            with original(store, video, **place) as found:
-                yield found
-            self.write("end", store.root, video)
-
-        stores.Store.writer = writer
-
-    def lines(self):
-        if not self.path.exists():
-            return []
-        return [line.split() for line in self.path.read_text().splitlines()]
-
-
-def check(lines):
-    """Nothing was computed twice but what was under way at a kill."""
-    ended, open_ = set(), {}
-    for pid, what, file in lines:
-        if what == "begin":
-            assert file not in ended, f"{file} was computed again"
-            assert pid not in open_, f"{pid} left {open_.get(pid)}"
-            open_[pid] = file
-        else:
-            assert open_.pop(pid) == file
-            ended.add(file)
 
 
 def children(pid):
@@ -201,23 +136,22 @@ def extract_under_fire(settings, count, kills, rng):
             assert code == 0
             return used
         used += 1
-        if kill_somebody(pid, rng):
-            pid = start(settings, count)
+        if not kill_somebody(pid, rng):
+            # It says so, and ends.
+            os.waitpid(pid, 0)
+        pid = start(settings, count)
 
 
-def kill(settings, log, count, kills):
+def kill(settings, count, kills):
     """Extract again and again, until there were `kills` kills."""
     rng = random.Random(0)
     folder = pathlib.Path(settings.store_dir)
     assert extract_under_fire(settings, count, 0, rng) == 0
     want = files(folder)
-    log.install()
     rounds = 0
     while kills:
         shutil.rmtree(folder)
-        log.path.unlink(missing_ok=True)
         kills -= extract_under_fire(settings, count, kills, rng)
-        check(log.lines())
         found = files(folder)
         assert found.keys() == want.keys(), found.keys() ^ want.keys()
         assert found == want
@@ -226,27 +160,23 @@ def kill(settings, log, count, kills):
 
 
 def die_at(number):
-    """Have workers that come to this video die, always."""
-    original = extractor_lib.extract_video
+    """Have whoever comes to this video die."""
+    original = fill._fill_video
 
-    def extract_video(video, *arguments, **keywords):
+    def fill_video(video, *arguments):
         if video.number == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        original(video, *arguments, **keywords)
+        original(video, *arguments)
 
-    extractor_lib.extract_video = extract_video
-    if not number:
-        workers.Work.open = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    fill._fill_video = fill_video
 
 
 def main(what, path, count, number="0"):
     settings = settings_of(path)
     if what != "run":
-        workers.START = "fork"
+        fill.START = "fork"
     if what == "kill":
-        workers.RETRIES = 1000
-        log = Log(pathlib.Path(path).with_suffix(".log"))
-        kill(settings, log, int(count), int(number))
+        kill(settings, int(count), int(number))
         return
     if what == "die":
         die_at(int(number))

@@ -321,7 +321,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
 ):
     from lsts_tf import predictor
     from lsts_tf.features import dataset
-    from lsts_tf.features import extractor
+    from lsts_tf.features import fill
     from lsts_tf.features import stores
 
     found = {}
@@ -352,7 +352,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
         ),
     )
     monkeypatch.setattr(
-        extractor,
+        fill,
         "ready_stores",
         lambda *_, **__: types.SimpleNamespace(truth=truth),
     )

@@ -339,7 +339,7 @@ def test_the_whole_model_in_litert(predictor, tflite):
     squeezed = np.stack([preprocess.squeeze(frame) for frame in clip])
     got = export.run_tflite(tflite / "window.tflite", {"rgb": squeezed[None]})
     found = predictor.extractor.features("rgb", squeezed, length=len(clip))
-    want = list(predictor.of_features({"rgb": f} for f in found))
+    want = list(predictor.of_features(found))
     close("window.tflite", got, np.stack(want))
 
 

@@ -32,7 +32,7 @@ class Extractor(extractor_lib.Extractor):
         size=parts.SIZE,
         skips=(),
         end_point=parts.MAIN,
-        front_end="window",
+        name="window",
         **_,
     ):
         self.streams = tuple(streams)
@@ -40,7 +40,7 @@ class Extractor(extractor_lib.Extractor):
         self.size = size
         self.skips = tuple(skips)
         self.end_point = end_point
-        self.front_end = front_end
+        self.name = name
         self.dtype = "float32"
         self.flow = flow_lib.Flow("dis")
         self.windows_seen = 0
@@ -83,7 +83,7 @@ class Extractor(extractor_lib.Extractor):
             found[name] = y if time else y[0]
         return found
 
-    def all_parts(self, stream, signal, *, stride=1, **_):
+    def features(self, stream, signal, *, stride=1, **_):
         recent = []
         for index, element in enumerate(signal):
             recent = [*recent, element][-self.window :]

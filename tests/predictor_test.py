@@ -67,7 +67,7 @@ class Extractor(extractor_lib.Extractor):
     def __init__(self, streams, *, delay=0):
         self.streams = streams
         self.window = WINDOW
-        self.front_end = "continuous" if delay else "window"
+        self.name = "continuous" if delay else "window"
         self.dtype = "float32"
         self.size = (224, 224)
         self.skips = ()
@@ -77,7 +77,7 @@ class Extractor(extractor_lib.Extractor):
         self._turns = {}
 
     def of_still(self, stream, element):
-        (found,) = self.all_parts(stream, [element] * WINDOW)
+        (found,) = self.features(stream, [element] * WINDOW)
         return found
 
 

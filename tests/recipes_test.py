@@ -23,6 +23,7 @@ from lsts_tf import train
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import fill
 from lsts_tf.features import preprocess
 from lsts_tf.media import maps
 from lsts_tf.networks import decoder
@@ -212,7 +213,9 @@ def test_programs_with_i3d_itself(
     )
     assert scores["frames"] == frames
     assert scores["first_frames"]["number"] == window - 1
-    feature = np.load(stores / f"{store}" / "0601.npy", mmap_mode="r")[0]
+    feature = np.load(stores / f"{store}" / "0601.npy", mmap_mode="r")[
+        "values"
+    ][0]
     assert feature.shape[1:3] == steps
     output = tmp_path / "out"
     run_program(
@@ -271,10 +274,10 @@ def test_descriptions_say_what_is_not_usual(small):
     described = extractor.describe()
     assert described["input_size"] == [64, 96]
     assert "Mixed_4f" in described["skips"]
-    kept = extractor_lib.open_stores(
+    kept = fill.open_stores(
         pathlib.Path(small.store_dir),
         dataset_name="d",
-        extractor=extractor,
+        front_end=extractor,
         stride=2,
     )
     stores = {

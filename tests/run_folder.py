@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from lsts_tf import evaluate
 from lsts_tf.features import dataset
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import fill
 
 
 def records(settings):
@@ -26,7 +26,7 @@ def curves(settings):
 
 def scored_maps(settings, predictor, number=601):
     """Maps of a video as `evaluate` scores them, uint8 [T, 360, 640]."""
-    kept = extractor_lib.ready_stores(
+    kept = fill.ready_stores(
         pathlib.Path(settings.store_dir),
         dataset.Dataset(settings.dataset, settings.data_dir),
         [number],

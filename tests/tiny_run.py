@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from lsts_tf import experiment
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 
@@ -26,9 +26,9 @@ def make(folder, streams=("rgb",), **more):
     )
     folder.mkdir(parents=True)
     settings.save(folder / experiment.FLAGFILE)
-    extractor = extractor_lib.Extractor(**settings.front_end_arguments())
+    extractor = front_end_lib.load(**settings.front_end_arguments())
     files.write_text(
-        folder / extractor_lib.DESCRIPTION, json.dumps(extractor.describe())
+        folder / front_end_lib.DESCRIPTION, json.dumps(extractor.describe())
     )
     model = decoder.build(
         streams, feature_shape=extractor.feature_shape, seed=0

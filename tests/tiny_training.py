@@ -28,10 +28,10 @@ import cv2
 import numpy as np
 
 from lsts_tf import experiment
-from lsts_tf import parts
 from lsts_tf import train
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
@@ -72,21 +72,11 @@ class Dataset(dataset.Dataset):
             )
 
 
-class Extractor:
-    """As `extractor.Extractor`, but a feature is pixels of the last frame."""
-
-    feature_shape = decoder_shape = SHAPE
-    front_end = "window"
-    note = ""
-    streams = ("rgb",)
-    size = parts.SIZE
-    end_point = parts.MAIN
-    skips = ()
-    skip_shapes: dict = {}  # noqa: RUF012
-    networks: dict = {}  # noqa: RUF012
+class Extractor(front_end.FrontEnd):
+    """Pixels of a window's last frame."""
 
     def __init__(self, *_, window, **__):
-        self.window = window
+        super().__init__(("rgb",), window=window, name="window", flow="dis")
 
     def describe(self):
         return {"streams": {"rgb": {}}}
@@ -94,16 +84,16 @@ class Extractor:
     def part_shapes(self, stream):
         return {stream: SHAPE}
 
-    def squeeze(self, frame):
-        return preprocess.squeeze(frame)
+    def encode_parts(self, stream, clip):
+        # Neighbouring pixels of an enlarged frame are alike.
+        pixels = clip[-1][::28, ::28, 0].astype(np.float32) / 255
+        return {stream: pixels.reshape(SHAPE)}
 
-    def all_parts(self, stream, signal, *, stride=1, **_):
+    def features(self, stream, signal, *, stride=1, **_):
         for index, frame in enumerate(signal):
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
-                # Neighbouring pixels of an enlarged frame are alike.
-                pixels = frame[::28, ::28, 0].astype(np.float32) / 255
-                yield {stream: pixels.reshape(SHAPE)}
+                yield self.encode_parts(stream, [frame])
 
 
 def install(patch=setattr):

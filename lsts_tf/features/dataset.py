@@ -12,8 +12,8 @@ Those names are the contract; builder and reader never import each other.
 Videos are chosen by number and not by slices of a split, because TFDS hashes
 the order: `train[:500]` would not be DHF1K's videos 1 to 500.
 
-Several datasets are read as one (`Joint`): video n of dataset i has the number
-i * STEP + n there, so that those of the first keep theirs.
+Several datasets are read as one (`Joint`), whose videos have keys in the place
+of numbers: (dataset's name, number).
 """
 
 from collections.abc import Collection
@@ -36,8 +36,8 @@ from lsts_tf import windows
 
 FEATURES = ("video", "fps", "num_frames", "frames", "maps", "fixations")
 
-# Between the numbers of two datasets that are read as one.
-STEP = 1_000_000
+# A video's number; of several datasets (name without version, number).
+Key = Any
 
 # Numbers that a split can hold. Of other datasets it is found out by reading.
 _OFFICIAL = {
@@ -59,14 +59,14 @@ class Video:
     """One video, its images still encoded.
 
     Attributes:
-        number: Number in the dataset.
+        number: Number in the dataset; its key, if there are several.
         fps: Frames a second.
         jpegs: The frames, bytes each.
         maps: PNG bytes of each frame's density map; empty if withheld.
         fixations: PNG bytes of each frame's fixation map; empty if withheld.
     """
 
-    number: int
+    number: Key
     fps: float
     jpegs: tuple[bytes, ...]
     maps: tuple[bytes, ...]
@@ -123,9 +123,6 @@ class Dataset:
         DatasetError: It has not been built, or its features are others.
     """
 
-    # (split, what is damaged there), known once it was counted.
-    _damages: tuple[tuple[str, str], ...] = ()
-
     def __init__(self, name: str, data_dir: str = "") -> None:
         self._builder = _open(name, data_dir)
         missing = set(FEATURES) - set(self._builder.info.features)
@@ -142,76 +139,35 @@ class Dataset:
 
     @functools.cached_property
     def splits(self) -> dict[str, dict[int, int]]:
-        """{split: {number: frames}}, in the order of reading.
-
-        Without what cannot be read; see `damage`.
-        """
-        found: dict[str, dict[int, int]] = {}
+        """{split: {number: frames}}, in the order of reading."""
         decoders = tfds.decode.PartialDecoding(
             {"video": True, "num_frames": True}
         )
-        for split in self._builder.info.splits:
-            found[split] = {}
-            for example in self._examples(split, decoders):
-                if isinstance(example, DatasetError):
-                    self._damages += ((split, str(example)),)
-                    continue
-                number = int(example["video"])
-                found[split][number] = int(example["num_frames"])
-        return found
-
-    def damage(self, numbers: Collection[int]) -> str:
-        """What is damaged where some of these videos may lie, or "".
-
-        Known once the dataset was counted (`frame_counts`).
-        """
-        official = _OFFICIAL.get(self.name.partition(":")[0], {})
-        wanted = frozenset(numbers)
-        found = [
-            text
-            for split, text in self._damages
-            if not wanted.isdisjoint(official.get(split, wanted))
-        ]
-        return "; ".join(found)
+        return {
+            split: {
+                int(example["video"]): int(example["num_frames"])
+                for example in self._examples(split, decoders)
+            }
+            for split in self._builder.info.splits
+        }
 
     def _examples(self, split: str, decoders: Any) -> Iterator[Any]:
-        """Examples of a split in order, and a DatasetError for each damage.
-
-        What follows a damaged record in its file is lost; the next file is
-        read.
-        """
-        examples = iter(
-            self._builder.as_dataset(
-                split=split, decoders=decoders, read_config=_in_order()
-            )
+        """Examples of a split, in order."""
+        examples = self._builder.as_dataset(
+            split=split, decoders=decoders, read_config=_in_order()
         )
-        stuck = damaged = False
-        while True:
-            try:
-                example = next(examples)
-            except StopIteration:
-                return
-            except tf.errors.OpError as error:
-                # A file that cannot be passed by; or, at the end, that there
-                # were fewer than promised, which is said by then.
-                if stuck or (
-                    damaged
-                    and isinstance(error, tf.errors.FailedPreconditionError)
-                ):
-                    return
-                stuck = damaged = True
-                why = re.sub(r"^{{.*?}} | \[Op:.*$", "", error.message)
-                yield DatasetError(
-                    f"The split {split} of dataset {self.name} in "
-                    f"{self._builder.data_dir} is damaged ({why}). "
-                    "Remove that folder and build the dataset again."
-                )
-                continue
-            stuck = False
-            yield tfds.as_numpy(example)
+        try:
+            yield from map(tfds.as_numpy, examples)
+        except tf.errors.OpError as error:
+            why = re.sub(r"^{{.*?}} | \[Op:.*$", "", error.message)
+            raise DatasetError(
+                f"The split {split} of dataset {self.name} in "
+                f"{self._builder.data_dir} is damaged ({why}). "
+                "Remove that folder and build the dataset again."
+            ) from error
 
     @functools.cached_property
-    def frame_counts(self) -> dict[int, int]:
+    def frame_counts(self) -> dict[Key, int]:
         """Frames of each video, by number, in the order of reading."""
         return {
             number: frames
@@ -221,7 +177,7 @@ class Dataset:
 
     def numbers(
         self, named: Mapping[str, Collection[int]], otherwise: str = ""
-    ) -> frozenset[int]:
+    ) -> frozenset[Key]:
         """Numbers of videos of one or several datasets.
 
         Args:
@@ -237,12 +193,10 @@ class Dataset:
 
     def choose(
         self,
-        numbers: Collection[int],
+        numbers: Collection[Key],
         purpose: str,
         geometry: windows.Geometry | None = None,
-        *,
-        whole: bool = True,
-    ) -> list[int]:
+    ) -> list[Key]:
         """Videos of the dataset whose number is in `numbers`.
 
         Args:
@@ -250,25 +204,21 @@ class Dataset:
                 out, because any part of DHF1K is a dataset.
             purpose: What they are for, in the error.
             geometry: If given, videos that have no window are left out too.
-            whole: Whether damage where they may lie is an error. Otherwise
-                what cannot be read is left out; see `damage`.
 
         Returns:
             Numbers in the order of reading.
 
         Raises:
-            DatasetError: Not one of them is there; or `whole`, and the
-                dataset is damaged; or `geometry` is one of flow, and some are
-                stills.
+            DatasetError: Not one of them is there; the dataset is damaged; or
+                `geometry` is one of flow, and some are stills.
         """
         there = [n for n in self.frame_counts if n in numbers]
-        if whole and (damage := self.damage(numbers)):
-            raise DatasetError(damage)
         if not there:
             have = sorted(self.frame_counts)
             raise DatasetError(
-                f"Dataset {self.name} has none of the videos for {purpose}. "
-                f"It has {len(have)}, from {have[0]} to {have[-1]}; choose "
+                f"Dataset {self.name} has none of the videos for {purpose}. It "
+                f"has {len(have)}, from {label(have[0])} to {label(have[-1])}; "
+                "choose "
                 "some of these by --train_videos, --val_videos or "
                 "--test_videos."
             )
@@ -293,7 +243,7 @@ class Dataset:
             logging.warning("%s: %s; left out.", self.name, left_out)
         return chosen
 
-    def _check_moving(self, numbers: Collection[int], purpose: str) -> None:
+    def _check_moving(self, numbers: Collection[Key], purpose: str) -> None:
         """Raises if these are stills, whose flow would be zero throughout.
 
         A shot of one frame among longer ones is a video nevertheless; a
@@ -307,24 +257,19 @@ class Dataset:
                 "--streams=rgb, or take other datasets."
             )
 
-    def videos(self, numbers: Collection[int]) -> Iterator[Video]:
+    def videos(self, numbers: Collection[Key]) -> Iterator[Video]:
         """Stream the videos whose number is in `numbers`, in a fixed order.
 
         Raises:
-            DatasetError: The dataset is damaged. `next` goes on behind it,
-                with what can be read.
+            DatasetError: The dataset is damaged.
         """
-        return _Videos(self._read(frozenset(numbers)))
-
-    def _read(self, wanted: frozenset[int]) -> Iterator[Video | DatasetError]:
+        wanted = frozenset(numbers)
         decoders = {name: tfds.decode.SkipDecoding() for name in _IMAGES}
         for split in self._builder.info.splits:
             if wanted.isdisjoint(self._held(split, wanted)):
                 continue
             for example in self._examples(split, decoders):
-                if isinstance(example, DatasetError):
-                    yield example
-                elif int(example["video"]) in wanted:
+                if int(example["video"]) in wanted:
                     yield Video(
                         number=int(example["video"]),
                         fps=float(example["fps"]),
@@ -341,105 +286,82 @@ class Dataset:
         return official.get(split, unknown)
 
 
-class _Videos(Iterator[Video]):
-    """Raises errors that come in the place of videos, and can go on then."""
-
-    def __init__(self, found: Iterator[Video | DatasetError]) -> None:
-        self._found = found
-
-    def __next__(self) -> Video:
-        video = next(self._found)
-        if isinstance(video, DatasetError):
-            raise video
-        return video
-
-
 class Joint(Dataset):
     """Several datasets as one, mixed in the order of reading.
 
     Args:
-        parts: At least one.
+        datasets: At least one; no two of the same name.
     """
 
-    def __init__(self, parts: Sequence[Dataset]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
+        self.datasets = {each.name.partition(":")[0]: each for each in datasets}
 
     @property
     def name(self) -> str:
         """Names and versions, joined by a plus."""
-        return "+".join(part.name for part in self.parts)
+        return "+".join(each.name for each in self.datasets.values())
 
     @functools.cached_property
-    def splits(self) -> dict[str, dict[int, int]]:
-        """As of one dataset; of each split, that of all parts."""
-        found: dict[str, dict[int, int]] = {}
-        for index, part in enumerate(self.parts):
-            for split, counts in part.splits.items():
-                found.setdefault(split, {}).update(
-                    {_joint(index, n): t for n, t in counts.items()}
-                )
-        return found
-
-    @functools.cached_property
-    def frame_counts(self) -> dict[int, int]:
-        """As of one dataset; each part's videos are spread over the whole.
+    def frame_counts(self) -> dict[Key, int]:
+        """As of one dataset; each one's videos are spread over the whole.
 
         The few videos that are open at a time are then of all datasets.
         """
         places = [
-            ((place + 0.5) / len(part.frame_counts), index, number)
-            for index, part in enumerate(self.parts)
-            for place, number in enumerate(part.frame_counts)
+            ((place + 0.5) / len(each.frame_counts), index, name, number)
+            for index, (name, each) in enumerate(self.datasets.items())
+            for place, number in enumerate(each.frame_counts)
         ]
         return {
-            _joint(index, number): self.parts[index].frame_counts[number]
-            for _, index, number in sorted(places)
+            (name, number): self.datasets[name].frame_counts[number]
+            for _, _, name, number in sorted(places)
         }
 
     def numbers(
         self, named: Mapping[str, Collection[int]], otherwise: str = ""
-    ) -> frozenset[int]:
-        """As of one dataset, of all parts."""
+    ) -> frozenset[Key]:
+        """As of one dataset, of all of them."""
         return frozenset(
-            _joint(index, number)
-            for index, part in enumerate(self.parts)
-            for number in part.numbers(named, otherwise)
+            (name, number)
+            for name, each in self.datasets.items()
+            for number in each.numbers(named, otherwise)
         )
 
-    def damage(self, numbers: Collection[int]) -> str:
-        """As of one dataset, of all parts."""
-        found = (
-            self.parts[index].damage(local)
-            for index, local in self.by_part(numbers).items()
-        )
-        return "; ".join(filter(None, found))
+    def _check_moving(self, numbers: Collection[Key], purpose: str) -> None:
+        """As of one dataset, of all of them."""
+        for name, own in by_dataset(numbers).items():
+            self.datasets[name]._check_moving(own, purpose)
 
-    def _check_moving(self, numbers: Collection[int], purpose: str) -> None:
-        """As of one dataset, of all parts."""
-        for index, local in self.by_part(numbers).items():
-            self.parts[index]._check_moving(local, purpose)
-
-    def by_part(self, numbers: Collection[int]) -> dict[int, list[int]]:
-        """{place of a part: numbers that its videos have there}."""
-        found: dict[int, list[int]] = {}
-        for number in numbers:
-            found.setdefault(number // STEP, []).append(number % STEP)
-        return found
-
-    def videos(self, numbers: Collection[int]) -> Iterator[Video]:
+    def videos(self, numbers: Collection[Key]) -> Iterator[Video]:
         """As of one dataset."""
         streams = {
-            index: self.parts[index].videos(local)
-            for index, local in self.by_part(numbers).items()
+            name: self.datasets[name].videos(own)
+            for name, own in by_dataset(numbers).items()
         }
         wanted = frozenset(numbers)
-        for number in self.frame_counts:
-            if number in wanted:
-                index = number // STEP
-                video = next(streams[index])
-                yield dataclasses.replace(
-                    video, number=_joint(index, video.number)
-                )
+        for key in self.frame_counts:
+            if key in wanted:
+                name, _ = key
+                video = next(streams[name])
+                yield dataclasses.replace(video, number=(name, video.number))
+
+
+def by_dataset(keys: Collection[Key]) -> dict[str, list[int]]:
+    """{dataset's name: numbers of its videos}, of several datasets' keys."""
+    found: dict[str, list[int]] = {}
+    for name, number in keys:
+        found.setdefault(name, []).append(number)
+    return found
+
+
+def number_of(key: Key) -> int:
+    """The number that its own dataset gives a video."""
+    return key[1] if isinstance(key, tuple) else key
+
+
+def label(key: Key) -> str:
+    """A video in a message: 7, or ucf_sports:7."""
+    return f"{key[0]}:{key[1]}" if isinstance(key, tuple) else str(key)
 
 
 def open_datasets(names: Sequence[str], data_dir: str = "") -> Dataset:
@@ -449,17 +371,8 @@ def open_datasets(names: Sequence[str], data_dir: str = "") -> Dataset:
         DatasetError: One of them has not been built, or its features are
             others.
     """
-    parts = [Dataset(name, data_dir) for name in names]
-    return parts[0] if len(parts) == 1 else Joint(parts)
-
-
-def _joint(index: int, number: int) -> int:
-    if not 0 <= number < STEP:
-        raise DatasetError(
-            f"Datasets that are read as one have numbers below {STEP}. "
-            f"Received: {number}"
-        )
-    return index * STEP + number
+    found = [Dataset(name, data_dir) for name in names]
+    return found[0] if len(found) == 1 else Joint(found)
 
 
 def _in_order() -> tfds.ReadConfig:

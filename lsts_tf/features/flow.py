@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import concurrent.futures
 import functools
-import importlib
-import importlib.metadata
 import itertools
 import threading
 from typing import Any
@@ -57,16 +55,6 @@ def gray(
         size[::-1],
         interpolation=cv2.INTER_AREA,
     )
-
-
-def describe_gray(size: tuple[int, int] = parts.FLOW_SIZE) -> str:
-    """What `gray` does, for a manifest.
-
-    >>> describe_gray()
-    'whole frame to grey, then to 112x112 by INTER_AREA, uint8'
-    """
-    rows, columns = size
-    return f"whole frame to grey, then to {rows}x{columns} by INTER_AREA, uint8"
 
 
 def method(name: str) -> Method:
@@ -186,53 +174,21 @@ class Flow:
             frames[:, index] = pair
         return list(np.asarray(_compiled_tvl1()(*frames))[: len(batch)])
 
-    def compute(self, grays: np.ndarray) -> np.ndarray:
-        """Computes the flows of a whole clip.
-
-        Args:
-            grays: uint8 [T, h, w], T >= 1.
-
-        Returns:
-            float32 [T-1, h, w, 2]; index k-1 holds flow k.
-
-        Raises:
-            ValueError: Another type or number of dimensions, or no frame.
-        """
-        grays = np.asarray(grays)
-        if grays.ndim != 3 or not len(grays):
-            raise ValueError(
-                "Grey frames are uint8 [T, h, w] with T >= 1. "
-                f"Received: {grays.dtype} {list(grays.shape)}"
-            )
-        flows = np.empty((len(grays) - 1, *grays.shape[1:], 2), np.float32)
-        for index, flow in enumerate(self.pairs(grays)):
-            flows[index] = flow
-        return flows
-
     def describe(self) -> dict[str, Any]:
-        """Says what decides the numbers, for a manifest."""
-        return describe(self.name)
+        """Says what decides the numbers, for a manifest.
 
-
-def describe(name: str) -> dict[str, Any]:
-    """Says what decides the numbers of a method, for a manifest.
-
-    Args:
-        name: One of `METHODS`.
-
-    Returns:
-        The method, its parameters, and for OpenCV's methods the major
-        version (from 4 to 5 the numbers of its DualTVL1 changed by 0.018
-        pixels in the mean, because its bicubic warp became exact).
-    """
-    about: dict[str, Any] = {"method": name}
-    if name == "dis":
-        about["preset"] = "medium"
-    else:
-        about.update(_TVL1)
-    if name != "tvl1":
-        about["opencv"] = cv2.__version__.split(".")[0]
-    return about
+        Of OpenCV's methods also its major version: from 4 to 5 the numbers of
+        its DualTVL1 changed by 0.018 pixels in the mean, because its bicubic
+        warp became exact.
+        """
+        about: dict[str, Any] = {"method": self.name}
+        if self.name == "dis":
+            about["preset"] = "medium"
+        else:
+            about.update(_TVL1)
+        if self.name != "tvl1":
+            about["opencv"] = cv2.__version__.split(".")[0]
+        return about
 
 
 def _pairwise(grays: Iterable[np.ndarray]) -> Iterator[_Pair]:
@@ -308,19 +264,10 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     It must be called from Python: inside `tf.data.Dataset.map` a compiled
     function silently runs uncompiled, three times slower.
     """
-    import keras
+    import tensorflow as tf
 
     often = functools.partial(kernel(), burst=_BURST)
-    if keras.backend.backend() == "jax":
-        return importlib.import_module("jax").jit(often)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(often, jit_compile=True, autograph=False)
-    raise ImportError(
-        "The flow method 'tvl1' needs Keras on TensorFlow or JAX. "
-        f"Received: {keras.backend.backend()!r}; use the method 'opencv'."
-    )
+    return tf.function(often, jit_compile=True, autograph=False)
 
 
 def _default_batch() -> int:
@@ -337,7 +284,12 @@ def _opencv() -> Method:
     # name when another OpenCV wheel is installed over the one with it.
     create = getattr(optflow, "DualTVL1OpticalFlow_create", None)
     if create is None:
-        raise ImportError(_explain_missing_contrib())
+        raise ImportError(
+            "The flow method 'opencv' needs DualTVL1, which only OpenCV's "
+            "contrib wheels have. Uninstall every opencv package, because "
+            "they overwrite each other's files, and then `pip install "
+            "opencv-contrib-python-headless`; or use the method 'tvl1'."
+        )
     # One object a thread, because none is safe to share.
     return _per_thread(
         lambda: create(
@@ -376,23 +328,6 @@ def _per_thread(create: Callable[[], Any]) -> Method:
         return local.solver.calc(first, second, None)
 
     return compute
-
-
-def _explain_missing_contrib() -> str:
-    wheels = sorted(
-        {
-            f"{distribution.name}=={distribution.version}"
-            for distribution in importlib.metadata.distributions()
-            if distribution.name.lower().startswith("opencv")
-        }
-    )
-    return (
-        "The flow method 'opencv' needs DualTVL1, which only OpenCV's contrib "
-        f"wheels have. Installed: {', '.join(wheels) or 'none by pip'}. "
-        "Uninstall all of them, because they overwrite each other's files, "
-        "and then `pip install opencv-contrib-python-headless`; or use the "
-        "method 'tvl1', which needs no contrib."
-    )
 
 
 _METHODS: dict[str, Callable[[], Method]] = {

@@ -39,8 +39,7 @@ class View:
         """What decides the numbers of its features besides the video's."""
         if self.crop:
             share = f"{SMALLEST:g} to 1 of each side"
-            # In the words of the stores that there are.
-            return {"view": f"part {self.crop}, {share}"}
+            return {"view": f"crop {self.crop}, {share}"}
         return {"mirrored": True} if self.mirrored else {}
 
     def of(self, video: int, images: np.ndarray) -> np.ndarray:

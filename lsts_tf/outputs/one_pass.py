@@ -32,7 +32,7 @@ import tqdm
 
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
 from lsts_tf.media import sink
 from lsts_tf.media import sources
@@ -441,7 +441,7 @@ class _Job:
             "source": self.source.identity,
             "clip": [self.start, self.end, self.every, self.first_frames],
             "maps": [self.options.normalize, self.options.map_size],
-            "front_end": extractor_lib.deciding(
+            "front_end": front_end_lib.deciding(
                 self.predictor.extractor.describe()
             ),
             "about": dict(self.about),

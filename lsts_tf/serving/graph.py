@@ -14,6 +14,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 from typing import Any
+from typing import cast
 
 import keras
 import tensorflow as tf
@@ -44,7 +45,8 @@ class Graph:
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
         self._model = predictor.model
-        self._extractor = predictor.extractor
+        # I3D, or `stops` says why not.
+        self._extractor = cast(Any, predictor.extractor)
         self._geometry = predictor.geometry
         self._map_shape = self._model.output_shape[-3:-1]
         # Functions, so that all signatures share one tracing of each.
@@ -260,12 +262,12 @@ def _each(
 
 
 def _what_stops(predictor: predictor_lib.Predictor) -> str:
-    extractor = predictor.extractor
+    extractor: Any = predictor.extractor
     if predictor.hop > 1:
         return f"the model gives {predictor.hop} maps of a window at once"
-    if extractor.front_end != "window":
+    if extractor.name != "window":
         return (
-            f"the front end {extractor.front_end!r} carries states from frame "
+            f"the front end {extractor.name!r} carries states from frame "
             "to frame, which a graph without a past cannot"
         )
     if extractor.dtype != "float32":

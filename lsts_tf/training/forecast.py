@@ -22,7 +22,7 @@ from lsts_tf import experiment
 from lsts_tf import parts
 from lsts_tf import windows
 from lsts_tf.features import dataset
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import fill
 from lsts_tf.features import preprocess
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
@@ -191,9 +191,11 @@ def _disk(
         if settings.features == "stored":
             kept += frames["training"]
         wanted += sum(n - 1 for n in kept) * flow
-    each = data.parts if isinstance(data, dataset.Joint) else (data,)
+    each = (
+        data.datasets.values() if isinstance(data, dataset.Joint) else (data,)
+    )
     folders = [
-        extractor_lib.store_folder(pathlib.Path(settings.store_dir), one.name)
+        fill.store_folder(pathlib.Path(settings.store_dir), one.name)
         for one in each
     ]
     there = sum(

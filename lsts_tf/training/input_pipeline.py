@@ -1,8 +1,8 @@
 """tf.data: batches of stored features, and windows of frames as they stream.
 
-A window is a pair (video, target); an epoch is an order of windows. The order
-is a pure function of (seed, epoch), so that a run can go on at any step
-without replaying what came before.
+A window is a pair (place, target): its video's place among those that were
+chosen, and a frame. An epoch is an order of windows: a pure function of (seed,
+epoch), so that a run can go on at any step without replaying what came before.
 
 * Stored: a batch is ({stream: [B, *feature shape] float16}, truth). One read
   a batch, on as many threads as asked for; never one an example.
@@ -43,7 +43,7 @@ from lsts_tf.scoring import fixations as fixations_lib
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.
 OPEN_VIDEOS = 8
 
-Windows = np.ndarray  # int64 [N, 2]: video, target
+Windows = np.ndarray  # int64 [N, 2]: place of the video, target
 
 
 class Part(NamedTuple):
@@ -170,7 +170,7 @@ class StoredWindows:
     Args:
         features: A feature store for each stream.
         truth: The store of density and fixation maps.
-        videos: Videos to take.
+        videos: Keys of the videos to take.
         geometry: Which of their windows to take.
         others: The same stores of other views of the videos; training then
             takes a window in one of its views, another one each epoch.
@@ -188,7 +188,7 @@ class StoredWindows:
         features: Mapping[str, stores.Store],
         truth: stores.TruthStore,
         *,
-        videos: Sequence[int],
+        videos: Sequence[dataset.Key],
         geometry: windows.Geometry,
         others: Mapping[views.View, Mapping[str, stores.Store]] | None = None,
         maps: int = 1,
@@ -197,25 +197,26 @@ class StoredWindows:
         self._others = dict(others or {})
         self._truth = truth
         self._maps = maps
+        self.videos = list(videos)
         self.failures: list[Exception] = []
         self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
-            (video, target)
-            for video in videos
+            (place, target)
+            for place, video in enumerate(videos)
             for target in geometry.targets(truth.length(video))
         ]
         for stream, store in self._features.items():
             self._rows[stream] = {
-                (video, int(target)): row
-                for video in videos
+                (place, target): row
+                for place, video in enumerate(videos)
                 for row, target in enumerate(store.targets(video))
             }
             missing = [w for w in wanted if w not in self._rows[stream]]
             if missing:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
-                    f"{len(wanted)} windows, first video {missing[0][0]}, "
-                    f"frame {missing[0][1]}. Make them with "
+                    f"{len(wanted)} windows, first (video:frame) "
+                    f"{label(self.videos, missing[0])}. Make them with "
                     f"`{store.command}`."
                 )
         self.windows: Windows = np.array(wanted, np.int64).reshape(-1, 2)
@@ -240,7 +241,7 @@ class StoredWindows:
             view_indices: Which view of each, int [B], 0 for the whole frame;
                 None for that of all.
         """
-        pairs = [(int(video), int(target)) for video, target in chosen]
+        pairs = [(int(place), int(target)) for place, target in chosen]
         if view_indices is None:
             view_indices = np.zeros(len(pairs), int)
         seen = (views.WHOLE, *self._others)
@@ -257,15 +258,18 @@ class StoredWindows:
             truth[places] = self._read_truth(some, view)
             for stream, store in self._others.get(view, self._features).items():
                 features[stream][places] = store.read_batch(
-                    [(v, self._rows[stream][v, t]) for v, t in some]
+                    [
+                        (self.videos[p], self._rows[stream][p, t])
+                        for p, t in some
+                    ]
                 )
         return features, truth
 
     def frames(self, chosen: Windows) -> list[tuple[int, int]]:
-        """(video, frame) of each map of windows [B, 2], one after the other."""
+        """(place, frame) of each map of windows [B, 2], one after the other."""
         return [
-            (int(video), int(target) + back)
-            for video, target in chosen
+            (int(place), int(target) + back)
+            for place, target in chosen
             for back in range(1 - self._maps, 1)
         ]
 
@@ -273,19 +277,25 @@ class StoredWindows:
         """Fixations of all frames that have a map, at the size of the maps."""
         return fixations_lib.FixationSet.of_maps(
             (
-                video,
+                place,
                 frame,
-                preprocess.fixations(self._truth.fixations(video, [frame])[0]),
+                preprocess.fixations(
+                    self._truth.fixations(self.videos[place], [frame])[0]
+                ),
             )
-            for video, frame in sorted(set(self.frames(self.windows)))
+            for place, frame in sorted(set(self.frames(self.windows)))
         )
 
     def _read_truth(
         self, pairs: Sequence[tuple[int, int]], view: views.View
     ) -> np.ndarray:
+        frames = [
+            (self.videos[place], frame)
+            for place, frame in self.frames(np.array(pairs))
+        ]
+        found = read_truth(self._truth, frames, view)
         if self._maps == 1:
-            return read_truth(self._truth, pairs, view)
-        found = read_truth(self._truth, self.frames(np.array(pairs)), view)
+            return found
         return found.reshape(len(pairs), -1, *found.shape[1:])
 
     def training(
@@ -443,19 +453,24 @@ def _keeping(failures: list[Exception]) -> Iterator[None]:
 
 def read_truth(
     truth: stores.TruthStore,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[dataset.Key, int]],
     view: views.View = views.WHOLE,
 ) -> np.ndarray:
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
     batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
-        # The number that its dataset gives a video, of several datasets too.
-        local = video % dataset.STEP
-        map_ = view.of(local, truth.maps(video, [frame])[0])
-        fixated = view.of(local, truth.fixations(video, [frame])[0])
+        number = dataset.number_of(video)
+        map_ = view.of(number, truth.maps(video, [frame])[0])
+        fixated = view.of(number, truth.fixations(video, [frame])[0])
         batch[row, ..., 0] = preprocess.density(map_)
         batch[row, ..., 1] = preprocess.fixations(fixated)
     return batch
+
+
+def label(videos: Sequence[dataset.Key], window: Sequence[int]) -> str:
+    """A window in a message: video:frame."""
+    place, target = window
+    return f"{dataset.label(videos[place])}:{target}"
 
 
 def live_order(
@@ -469,14 +484,14 @@ def live_order(
     """Order of an epoch in which only a few videos are open at a time.
 
     Args:
-        counts: (video, frames) in the order of reading.
+        counts: (place, frames) of each video, in the order of reading.
         geometry: Which windows a video has.
         seed: Seed of the run.
         epoch: Number of the epoch, from 0.
         open_videos: Videos that are open at a time.
 
     Yields:
-        (video, target), each window once. The next window comes from one of
+        (place, target), each window once. The next window comes from one of
         the open videos, chosen with the odds of what each has left; inside a
         video the order is random.
     """
@@ -485,20 +500,20 @@ def live_order(
     left: list[tuple[int, list[int]]] = []
     while True:
         while len(left) < open_videos:
-            video, frames = next(waiting, (None, 0))
-            if video is None:
+            place, frames = next(waiting, (None, 0))
+            if place is None:
                 break
             targets = rng.permutation(geometry.targets(frames)).tolist()
             if targets:
-                left.append((video, targets))
+                left.append((place, targets))
         if not left:
             return
         sizes = np.array([len(targets) for _, targets in left])
-        place = int(rng.choice(len(left), p=sizes / sizes.sum()))
-        video, targets = left[place]
-        yield video, targets.pop()
+        drawn = int(rng.choice(len(left), p=sizes / sizes.sum()))
+        place, targets = left[drawn]
+        yield place, targets.pop()
         if not targets:
-            del left[place]
+            del left[drawn]
 
 
 FlowOfVideo = Callable[[dataset.Video], Iterable[np.ndarray]]
@@ -509,7 +524,7 @@ class LiveWindows:
 
     Args:
         data: The dataset.
-        videos: Videos to take.
+        videos: Keys of the videos to take.
         streams: What a window holds.
         geometry: Which windows to take.
         flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; needed
@@ -527,7 +542,7 @@ class LiveWindows:
         self,
         data: dataset.Dataset,
         *,
-        videos: Sequence[int],
+        videos: Sequence[dataset.Key],
         streams: Sequence[str],
         geometry: windows.Geometry,
         flows: FlowOfVideo | None = None,
@@ -547,7 +562,11 @@ class LiveWindows:
         self._size = size
         self._maps = maps
         self.failures: list[Exception] = []
-        self._counts = [(v, data.frame_counts[v]) for v in videos]
+        self.videos = list(videos)
+        self._counts = [
+            (place, data.frame_counts[video])
+            for place, video in enumerate(videos)
+        ]
         self._total = windows.num_windows(
             (count for _, count in self._counts), geometry
         )
@@ -651,10 +670,13 @@ class LiveWindows:
         self, chosen: Sequence[tuple[int, int]], view_indices: Sequence[int]
     ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Decode each video when it is first needed; drop it after its last."""
-        last = {video: place for place, (video, _) in enumerate(chosen)}
+        keys = [self.videos[place] for place, _ in chosen]
+        last = {video: row for row, video in enumerate(keys)}
         source = self._data.videos(last)
-        opened: dict[int, _OpenVideo] = {}
-        for place, (video, target) in enumerate(chosen):
+        opened: dict[dataset.Key, _OpenVideo] = {}
+        for row, (video, (_, target)) in enumerate(
+            zip(keys, chosen, strict=True)
+        ):
             while video not in opened:
                 fresh = next(source)
                 opened[fresh.number] = _OpenVideo(
@@ -667,8 +689,8 @@ class LiveWindows:
             window = opened[video].window(
                 self._geometry.window(target), self._maps
             )
-            yield mirror(window) if view_indices[place] else window
-            if last[video] == place:
+            yield mirror(window) if view_indices[row] else window
+            if last[video] == row:
                 del opened[video]
 
 

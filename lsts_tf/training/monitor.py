@@ -170,10 +170,10 @@ def picture(
 
 
 def frames_of(
-    data: dataset.Dataset, chosen: Sequence[tuple[int, int]]
+    data: dataset.Dataset, chosen: Sequence[tuple[dataset.Key, int]]
 ) -> list[np.ndarray]:
     """Frames of (video, frame) pairs, uint8 [H, W, 3], in that order."""
-    found: dict[tuple[int, int], np.ndarray] = {}
+    found: dict[tuple[dataset.Key, int], np.ndarray] = {}
     numbers = {video for video, _ in chosen}
     for video in data.videos(numbers):
         wanted = {t for v, t in chosen if v == video.number}
@@ -182,7 +182,7 @@ def frames_of(
         for index, frame in enumerate(frames):
             if index in wanted:
                 found[video.number, index] = frame
-    return [found[int(video), int(target)] for video, target in chosen]
+    return [found[video, int(target)] for video, target in chosen]
 
 
 class Profile:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import experiment
-from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.networks import losses
@@ -462,7 +462,7 @@ def make_optimizer(
 
 
 def live_encoder(
-    extractor: extractor_lib.Extractor,
+    extractor: front_end_lib.FrontEnd,
 ) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
     """Windows of frames and flows to features, one window at a time.
 

@@ -1,3 +1,5 @@
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -112,14 +114,21 @@ def test_a_version_that_is_not_built(sample_data):
 
 
 def test_another_contract_is_refused(sample_data, tmp_path):
-    import shutil
-
     folder = tmp_path / "dhf1k"
     shutil.copytree(sample_data / "tfds" / "dhf1k", folder)
     path = folder / "1.0.0" / "features.json"
     path.write_text(path.read_text().replace('"num_frames"', '"frame_num"'))
     with pytest.raises(dataset.DatasetError, match="without num_frames"):
         dataset.Dataset("dhf1k", str(tmp_path))
+
+
+def test_a_damaged_file_is_named(sample_data, tmp_path):
+    shutil.copytree(sample_data / "tfds" / "dhf1k", tmp_path / "dhf1k")
+    (path,) = tmp_path.rglob("*-train.tfrecord-*")
+    path.write_bytes(path.read_bytes()[:-100])
+    words = r"split train of dataset dhf1k:1\.0\.0 in .* is damaged \(.*again"
+    with pytest.raises(dataset.DatasetError, match=words):
+        dataset.Dataset("dhf1k", str(tmp_path)).choose([2], "training")
 
 
 def test_a_damaged_frame_is_named():

@@ -2,13 +2,14 @@ import copy
 import dataclasses
 import json
 
-import keras
 import numpy as np
 import pytest
 
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import fill
 from lsts_tf.features import flow
+from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.networks import i3d
@@ -52,6 +53,10 @@ def alone(extractor, stream, clip):
     return np.asarray(i3d.pool(mixed))[0]
 
 
+def features(extractor, signal, **keywords):
+    return [f["rgb"] for f in extractor.features("rgb", signal, **keywords)]
+
+
 def close(got, want):
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
@@ -61,7 +66,7 @@ def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):
     assert list(every) == [16, 17, 18, 19]
     squeezed = np.stack([preprocess.squeeze(f) for f in frames])
     grays = np.stack([flow.gray(f) for f in frames])
-    flows = extractor.flow.compute(grays).astype(np.float16)
+    flows = np.stack(list(extractor.flow.pairs(grays))).astype(np.float16)
     for target, features in every.items():
         assert features["rgb"].shape == (1, 5, 5, 1024)
         clip = squeezed[target - 15 : target + 1]
@@ -71,7 +76,7 @@ def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):
         close(features["flow"], alone(extractor, "flow", clip))
 
 
-def test_stride_takes_each_so_manieth_window(rgb, frames, every):
+def test_stride_takes_some_of_the_windows(rgb, frames, every):
     some = dict(rgb.of_clip(map(rgb.prepare, frames), stride=2))
     assert list(some) == [15, 17, 19]
     for target in (17, 19):
@@ -85,22 +90,22 @@ def test_a_clip_without_a_window_has_no_features(extractor, frames):
 
 def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
     squeezed = [preprocess.squeeze(f) for f in frames]
-    shared = list(rgb.features("rgb", squeezed, stride=2))
-    alone_ = list(rgb.features("rgb", squeezed, stride=2, length=20))
+    shared = features(rgb, squeezed, stride=2)
+    alone_ = features(rgb, squeezed, stride=2, length=20)
     assert len(shared) == len(alone_) == 3
     close(np.stack(alone_), np.stack(shared))
     for target, feature in zip([15, 17, 19], alone_, strict=True):
         clip = np.stack(squeezed[target - 15 : target + 1])
         # Not through the shared way, nor by its states.
-        want = rgb._alone["rgb"](clip)["rgb"].numpy()
+        want = rgb._encoders["rgb"](clip)["rgb"].numpy()
         np.testing.assert_array_equal(feature, want)
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17])
 def test_short_signals_have_the_windows_that_fit(rgb, frames, length):
     squeezed = [preprocess.squeeze(f) for f in frames[:length]]
-    found = rgb.features("rgb", squeezed, stride=2, length=length)
-    assert len(list(found)) == len(range(15, length, 2))
+    found = features(rgb, squeezed, stride=2, length=length)
+    assert len(found) == len(range(15, length, 2))
 
 
 def test_sharing_pays_for_long_signals_only(rgb):
@@ -121,15 +126,16 @@ def test_what_failed_before_leaves_no_trace(rgb, frames):
         raise ValueError("a damaged frame")
 
     with pytest.raises(ValueError, match="damaged frame"):
-        list(rgb.features("rgb", broken(), stride=2))
-    again = list(rgb.features("rgb", squeezed, stride=2))
+        features(rgb, broken(), stride=2)
+    again = features(rgb, squeezed, stride=2)
     fresh = alone(rgb, "rgb", np.stack(squeezed[2:18]))
     close(again[1], fresh)
 
 
 def test_encoding_in_a_graph_is_the_same(extractor, frames):
     clip = np.stack([preprocess.squeeze(f) for f in frames[:16]])
-    close(extractor.encode("rgb", clip), alone(extractor, "rgb", clip))
+    found = extractor.encode_parts("rgb", clip)
+    close(found["rgb"], alone(extractor, "rgb", clip))
 
 
 def test_random_weights_are_announced(extractor):
@@ -147,13 +153,18 @@ def kept(tmp_path, extractor):
 
 
 def open_stores(root, extractor, stride=2):
-    return extractor_lib.open_stores(
-        root, dataset_name="dhf1k:1.0.0", extractor=extractor, stride=stride
+    return fill.open_stores(
+        root, dataset_name="dhf1k:1.0.0", front_end=extractor, stride=stride
     )
 
 
+def filled(data, numbers, extractor, kept):
+    engine = fill.here(extractor, kept)
+    fill.fill(data, numbers, kept, engine, purpose="test")
+
+
 def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):
-    extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+    filled(data, [2], extractor, kept)
     assert kept.flow.targets(2) == range(1, 20)
     for stream, store in kept.features.items():
         assert list(store.targets(2)) == [16, 18]
@@ -170,7 +181,7 @@ def test_the_same_bytes_each_time(data, extractor, tmp_path):
     found = []
     for name in "ab":
         kept = open_stores(tmp_path / name, extractor)
-        extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+        filled(data, [2], extractor, kept)
         roots = [kept.flow.root, *(s.root for s in kept.features.values())]
         found.append([(r / "0002.npy").read_bytes() for r in roots])
     assert found[0] == found[1]
@@ -183,48 +194,24 @@ def preprocess_png(png):
 
 
 def test_filling_again_computes_nothing(data, extractor, kept, monkeypatch):
-    extractor_lib.fill(data, [3], extractor, kept, purpose="test")
+    filled(data, [3], extractor, kept)
     begun = []
     monkeypatch.setattr(
-        extractor_lib,
-        "extract_video",
-        lambda video, *_, **__: begun.append(video.number),
+        fill, "_fill_video", lambda video, *_: begun.append(video.number)
     )
-    extractor_lib.fill(data, [3], extractor, kept, purpose="test")
+    filled(data, [3], extractor, kept)
     assert begun == []
-    extractor_lib.fill(data, [3, 4], extractor, kept, purpose="test")
+    filled(data, [3, 4], extractor, kept)
     assert begun == [4]
 
 
-def test_outcomes_and_progress_of_each_video(data, extractor, kept):
-    steps = []
-    outcomes = extractor_lib.outcomes(
-        data,
-        [3, 701, 999],
-        extractor,
-        kept,
-        advance=lambda *step: steps.append(step),
-    )
-    found = {outcome.video: outcome.error for outcome in outcomes}
-    assert list(found) == [3, 701, 999]
-    assert found[3] == ""
-    assert "no annotation" in found[701]
-    assert found[999] == "not in the dataset"
-    assert steps[0] == (3, 0.0)
-    parts = [part for video, part in steps if video == 3]
-    np.testing.assert_allclose(sum(parts), 1)
-    assert len(parts) == 1 + 19 + 2 * 2
-    # What is stored is an outcome too.
-    again = extractor_lib.outcomes(data, [3], extractor, kept)
-    assert list(again) == [(3, "")]
-
-
 def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
-    # 701 has no annotation.
-    with pytest.raises(extractor_lib.ExtractionError, match="video 701"):
-        extractor_lib.fill(data, [701, 5], extractor, kept, purpose="test")
-    assert 5 in kept.features["rgb"]
-    assert 701 not in kept.features["rgb"]
+    with pytest.raises(fill.ExtractionError) as error:
+        filled(data, [5, 701, 999], extractor, kept)
+    assert "video 701: Video 701 has no annotation" in str(error.value)
+    assert "video 999: not in the dataset" in str(error.value)
+    assert 5 in kept
+    assert 701 not in kept
 
 
 def test_rgb_at_stride_1_serves_both_models(tmp_path, extractor, rgb):
@@ -248,21 +235,11 @@ def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
     assert caplog.text.count("correlate by 0.04 to 0.87") == 1
 
 
-def test_manifests_say_what_made_the_store(kept):
-    about = kept.flow.manifest.about
-    assert about["preprocessing"] == flow.describe_gray((112, 112))
-    assert about["pairs_per_call"] == flow.Flow().batch
-    for store in (kept.truth, kept.flow, *kept.features.values()):
-        versions = store.manifest.about["versions"]
-        assert versions["keras"] == keras.__version__
-        assert set(versions) == {"keras", "lsts_tf", "tensorflow"}
-
-
 def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
     there = json.loads(json.dumps(extractor.describe()))
-    assert extractor_lib.differences(there, extractor.describe()) == ""
+    assert front_end.differences(there, extractor.describe()) == ""
     there["streams"]["rgb"]["weights_sha256"] = "abc"
-    text = extractor_lib.differences(there, extractor.describe())
+    text = front_end.differences(there, extractor.describe())
     sha256 = extractor.weights["rgb"].checksum
     assert f"rgb.weights_sha256: 'abc' then, '{sha256}' now" in text
     assert "--rgb_weights" in text
@@ -270,7 +247,7 @@ def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
     there = json.loads(json.dumps(extractor.describe()))
     there["streams"]["flow"]["flow"]["opencv"] = "4"
     there["window"] = 79
-    text = extractor_lib.differences(there, extractor.describe())
+    text = front_end.differences(there, extractor.describe())
     assert "streams.flow.flow.opencv: '4' then, 'absent' now" in text
     assert "window: 79 then, 16 now" in text
     assert "version of OpenCV" in text
@@ -300,10 +277,10 @@ def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
     assert there["streams"]["rgb"]["weights"] == "random"
     here = moved(extractor).describe()
     assert here["streams"]["rgb"]["weights"] == "another/place"
-    assert extractor_lib.differences(there, here) == ""
+    assert front_end.differences(there, here) == ""
     # Nor is it named where something else differs.
     here["streams"]["rgb"]["weights_sha256"] = "abc"
-    text = extractor_lib.differences(there, here)
+    text = front_end.differences(there, here)
     assert text.count(" then, ") == 1
     assert "another/place" not in text
 
@@ -311,39 +288,14 @@ def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
 def test_stores_are_opened_with_the_same_weights_from_elsewhere(
     data, extractor, kept, tmp_path
 ):
-    extractor_lib.fill(data, [2], extractor, kept, purpose="test")
+    filled(data, [2], extractor, kept)
     again = open_stores(tmp_path, moved(extractor))
     for stream, store in again.features.items():
         assert 2 in store
         assert store.read(2, [0]).shape[1:] == extractor.feature_shape
-        manifest = store.manifest
-        # Of who made the store.
-        assert manifest.about["weights"] == "random"
-        assert "weights" not in manifest.details
+        assert "weights" not in store.manifest.details
         checksum = extractor.weights[stream].checksum
-        assert manifest.details["weights_sha256"] == checksum
-
-
-def test_earlier_stores_that_name_the_place_are_opened(
-    data, extractor, tmp_path
-):
-    """Where it stood among what decides, and in the digest of each mark."""
-    for store in open_stores(tmp_path, extractor).features.values():
-        path = store.root / "manifest.json"
-        fields = json.loads(path.read_text())
-        fields["details"]["weights"] = fields["about"].pop("weights")
-        path.write_text(json.dumps(fields))
-    old = open_stores(tmp_path, moved(extractor, "b"))
-    extractor_lib.fill(data, [2], extractor, old, purpose="test")
-    for place in ("random", "c"):
-        again = open_stores(tmp_path, moved(extractor, place))
-        for store in again.features.values():
-            assert store.manifest.details["weights"] == "random"
-            assert len(store.read(2, [0, 1])) == 2
-    other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
-    with pytest.raises(stores.StoreError, match="weights_sha256") as error:
-        open_stores(tmp_path, moved(other, "random"))
-    assert "details.weights:" not in str(error.value)
+        assert store.manifest.details["weights_sha256"] == checksum
 
 
 def test_a_full_disk_is_said_before_the_work(
@@ -354,7 +306,7 @@ def test_a_full_disk_is_said_before_the_work(
     usage = shutil.disk_usage("/")._replace(free=10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="flows and features of 1 videos"):
-        extractor_lib.fill(data, [6], extractor, kept, purpose="test")
+        filled(data, [6], extractor, kept)
     assert 6 not in kept.truth
 
 
@@ -367,8 +319,8 @@ def test_another_size_with_skips(frames):
     )
     prepared = [extractor.prepare(frame)["flow"] for frame in frames[:18]]
     assert prepared[0].shape == (32, 48)
-    flows = extractor.flow.compute(np.stack(prepared)).astype(np.float16)
-    shared = list(extractor.all_parts("flow", flows))
+    flows = np.stack(list(extractor.flow.pairs(prepared))).astype(np.float16)
+    shared = list(extractor.features("flow", flows))
     assert len(shared) == 2
     for place, found in enumerate(shared):
         alone_ = extractor.encode_parts("flow", flows[place : place + 16])
@@ -399,7 +351,7 @@ def continuous():
         STREAMS,
         window=16,
         sources=SOURCES,
-        front_end="continuous",
+        name="continuous",
         size=(32, 64),
         skips=("Mixed_4f",),
     )
@@ -419,7 +371,7 @@ def test_behind_a_clip_it_is_played_backwards(
     continuous, stream, length, chunk
 ):
     signal = signal_of(stream, length)
-    found = list(continuous.all_parts(stream, signal, chunk=chunk))
+    found = list(continuous.features(stream, signal, chunk=chunk))
     assert len(found) == length - 15
     # Back and forth, longer than anything that is seen.
     if stream == "rgb":
@@ -427,7 +379,7 @@ def test_behind_a_clip_it_is_played_backwards(
     else:
         # A motion backwards is undone, the last one first.
         longer = signal + ([-flow for flow in signal[::-1]] + signal) * 8
-    want = list(continuous.all_parts(stream, longer))[: len(found)]
+    want = list(continuous.features(stream, longer))[: len(found)]
     assert len(want) == len(found)
     for one, other in zip(found, want, strict=True):
         for part in one:
@@ -442,7 +394,7 @@ def test_a_still_is_a_long_clip_that_does_not_move(continuous):
             continuous.part_shapes(stream)
         )
         if stream == "rgb":
-            *_, last = continuous.all_parts(stream, [element] * 120)
+            *_, last = continuous.features(stream, [element] * 120)
             for part in found:
                 close(found[part], last[part])
 
@@ -457,7 +409,7 @@ def test_a_still_alone_is_a_window_that_does_not_move():
     )
     for stream in STREAMS:
         (element,) = signal_of(stream, 1)
-        (found,) = extractor.all_parts(stream, iter([element]), is_still=True)
+        (found,) = extractor.features(stream, iter([element]), is_still=True)
         want = extractor.encode_parts(stream, np.stack([element] * 21))
         assert list(found) == list(extractor.part_shapes(stream)) == list(want)
         for part in found:
@@ -472,7 +424,7 @@ def test_less_lookahead_gives_features_sooner(continuous, lookahead):
         (stream,),
         window=16,
         sources=SOURCES,
-        front_end="continuous",
+        name="continuous",
         size=(32, 64),
         skips=("Mixed_4f",),
         lookahead=lookahead,
@@ -488,12 +440,12 @@ def test_less_lookahead_gives_features_sooner(continuous, lookahead):
             yield element
 
     found, delays = [], []
-    for n, features in enumerate(live.all_parts(stream, camera(), chunk=1)):
+    for n, features in enumerate(live.features(stream, camera(), chunk=1)):
         delays.append(len(taken) - 1 - (15 + n))
         found.append(features)
     assert len(found) == length - 15
     assert max(delays) == min(lookahead, length - 16)
-    want = continuous.all_parts(stream, signal_of(stream, length))
+    want = continuous.features(stream, signal_of(stream, length))
     is_equal = [
         np.allclose(one[stream], other[stream], atol=1e-5 * one[stream].max())
         for one, other in zip(found, want, strict=True)

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import pickle
 
 import keras
 import numpy as np
@@ -16,13 +15,12 @@ import pytest
 from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf import extract
-from lsts_tf import parts
 from lsts_tf import train
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import flow
-from lsts_tf.features import joint
+from lsts_tf.features import fill
+from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.features import views
 from lsts_tf.training import forecast
@@ -41,31 +39,22 @@ CLIPS = {
     "Diving-Side-002": ("testing", 4, (40, 64)),
 }
 COUNTS = {1: 18, 2: 3, 11: 1, 601: 17, 602: 4}
-STEP = dataset.STEP
+UCF = "ucf_sports"
 
 
-class Extractor(extractor_lib.Extractor):
+class Extractor(front_end.FrontEnd):
     """A feature is 5 x 5 pixels of a window's frames, later ones heavier."""
 
-    feature_shape = (1, 5, 5, 2)
     note = "no I3D"
-    networks: dict = {}  # noqa: RUF012
 
     def __init__(self, streams, *, window, **_):
-        self.streams = tuple(streams)
-        self.window = window
-        self.size = parts.SIZE
-        self.skips = ()
-        self.end_point = parts.MAIN
-        self.front_end = "window"
-        self.flow = flow.Flow("dis")
+        super().__init__(streams, window=window, name="window", flow="dis")
+
+    def part_shapes(self, stream):
+        return {stream: (1, 5, 5, 2)}
 
     def describe(self):
         return {"fake": True, "streams": {s: {} for s in self.streams}}
-
-    @property
-    def decoder_shape(self):
-        return self.feature_shape
 
     def encode_parts(self, stream, clip):
         step = -(-clip.shape[1] // 5)
@@ -73,14 +62,6 @@ class Extractor(extractor_lib.Extractor):
         weights = np.linspace(1, 2, self.window, dtype=np.float32)
         total = keras.ops.sum(few * weights[:, None, None, None], 0)
         return {stream: total[None] / 512}
-
-    def all_parts(self, stream, signal, *, stride=1, length=None, **_):
-        signal = list(signal)
-        assert length in (None, len(signal))
-        for end in range(self.window, len(signal) + 1, stride):
-            clip = np.stack(signal[end - self.window : end])
-            found = self.encode_parts(stream, clip)
-            yield {name: np.asarray(part) for name, part in found.items()}
 
 
 def close(got, want):
@@ -160,29 +141,29 @@ def test_one_dataset_is_no_joint(root):
     }
 
 
-def test_numbers_of_the_first_dataset_stay(both):
+def test_videos_of_several_datasets_have_keys(both):
     counts = both.frame_counts
-    assert counts[601] == 20
-    assert {n: c for n, c in counts.items() if n >= STEP} == {
-        STEP + number: frames for number, frames in COUNTS.items()
-    }
+    assert counts["dhf1k", 601] == 20
+    assert {n: c for (name, n), c in counts.items() if name == UCF} == COUNTS
     assert both.name == "dhf1k:1.0.0+ucf_sports:1.0.0"
-    assert set(both.splits["train"]) >= {1, STEP + 1}
+    assert dataset.label((UCF, 7)) == "ucf_sports:7"
+    assert dataset.label(7) == "7"
 
 
 def test_videos_are_those_of_the_parts_in_a_fixed_order(both, ucf):
-    wanted = [2, 601, STEP + 2, STEP + 601, STEP + 11, 999]
+    there = {("dhf1k", 2), ("dhf1k", 601), (UCF, 2), (UCF, 601), (UCF, 11)}
+    wanted = [*there, ("dhf1k", 999)]
     found = {video.number: video for video in both.videos(wanted)}
-    assert sorted(found) == [2, 601, STEP + 2, STEP + 11, STEP + 601]
+    assert set(found) == there
     assert list(found) == [n for n in both.frame_counts if n in wanted]
     for video in ucf.videos([2, 11, 601]):
-        got = found[STEP + video.number]
+        got = found[UCF, video.number]
         assert dataclasses.replace(got, number=video.number) == video
 
 
 def test_datasets_are_mixed_in_the_order_of_reading(both, root):
     alone = dataset.Dataset("dhf1k", str(root / "tfds"))
-    order = [number // STEP for number in both.frame_counts]
+    order = [name == UCF for name, _ in both.frame_counts]
     assert sum(order) == 5
     places = [place for place, index in enumerate(order) if index]
     evenly = len(order) / 5
@@ -192,19 +173,13 @@ def test_datasets_are_mixed_in_the_order_of_reading(both, root):
 
 def test_numbers_by_name(both, ucf):
     named = {"dhf1k": {1, 2}, "ucf_sports": {601}}
-    assert both.numbers(named) == {1, 2, STEP + 601}
-    assert both.numbers({"dhf1k": {1}}) == {1}
+    assert both.numbers(named) == {("dhf1k", 1), ("dhf1k", 2), (UCF, 601)}
+    assert both.numbers({"dhf1k": {1}}) == {("dhf1k", 1)}
     # A dataset that is not named gives its training split.
     assert both.numbers({"dhf1k": {1}}, "train") == {
-        *(1, STEP + 1, STEP + 2, STEP + 11)
+        *(("dhf1k", 1), (UCF, 1), (UCF, 2), (UCF, 11))
     }
     assert ucf.numbers({"ucf_sports": {7}}, "train") == {7}
-
-
-def test_numbers_too_large_to_be_joined(ucf, monkeypatch):
-    monkeypatch.setattr(dataset, "STEP", 600)
-    with pytest.raises(dataset.DatasetError, match="below 600"):
-        list(dataset.Joint([ucf, ucf]).frame_counts)
 
 
 def test_a_dataset_that_is_missing_is_named(root):
@@ -234,7 +209,7 @@ def test_mirrored_features_are_those_of_a_prediction(
     ucf, tmp_path, streams, stride
 ):
     extractor = Extractor(streams, window=WINDOW)
-    kept = extractor_lib.ready_stores(
+    kept = fill.ready_stores(
         tmp_path,
         ucf,
         [1, 2, 11],
@@ -260,21 +235,21 @@ def test_mirrored_features_are_those_of_a_prediction(
                 (got,) = store.read(video.number, [row])
                 close(got, features[stream])
     # What is there is not made again, nor by another kind of model.
-    again = extractor_lib.open_stores(
+    again = fill.open_stores(
         tmp_path,
         dataset_name=ucf.name,
-        extractor=extractor,
+        front_end=extractor,
         stride=stride,
         short="skip",
     )
-    assert extractor_lib.missing([1, 2, 11], again) == []
+    assert all(number in again for number in (1, 2, 11))
 
 
 def test_a_short_clip_is_refused_where_nothing_is_mirrored(ucf, tmp_path):
     with pytest.raises(
-        extractor_lib.ExtractionError, match=r"video 2: .*--short_clips=mirror"
+        fill.ExtractionError, match=r"video 2: .*--short_clips=mirror"
     ):
-        extractor_lib.ready_stores(
+        fill.ready_stores(
             tmp_path,
             ucf,
             [2],
@@ -294,9 +269,9 @@ def stored(both, tmp_path):
     )
     extractor = Extractor(("rgb", "flow"), window=WINDOW)
     videos = both.choose(
-        [1, STEP + 1, STEP + 2, STEP + 11], "training", geometry
+        [("dhf1k", 1), (UCF, 1), (UCF, 2), (UCF, 11)], "training", geometry
     )
-    kept = joint.ready_stores(
+    kept = fill.ready_stores(
         tmp_path / "stores",
         both,
         videos,
@@ -320,36 +295,25 @@ def stored(both, tmp_path):
 
 
 WANTED = [
-    *((1, t) for t in range(16, 20)),
-    *((STEP + 1, t) for t in range(16, 18)),
-    *((STEP + 2, t) for t in range(3)),
-    (STEP + 11, 0),
+    *(f"dhf1k:1:{t}" for t in range(16, 20)),
+    "ucf_sports:11:0",
+    *(f"ucf_sports:1:{t}" for t in range(16, 18)),
+    *(f"ucf_sports:2:{t}" for t in range(3)),
 ]
 
 
 def test_the_stores_of_each_dataset_are_its_own(stored, tmp_path):
     kept, data, _, _ = stored
-    assert sorted(map(tuple, data.windows.tolist())) == WANTED
+    named = [input_pipeline.label(data.videos, w) for w in data.windows]
+    assert sorted(named) == sorted(WANTED)
     folders = tmp_path / "stores"
     assert {p.name for p in folders.iterdir()} == {
         "dhf1k-1.0.0",
         "ucf_sports-1.0.0",
     }
-    names = {
-        p.name for p in (folders / "ucf_sports-1.0.0" / "truth").glob("*.json")
-    }
-    assert names == {"manifest.json", "0001.json", "0002.json", "0011.json"}
-    for store in (kept.truth, kept.features["rgb"]):
-        assert sorted(store.videos()) == [1, STEP + 1, STEP + 2, STEP + 11]
-        assert STEP + 2 in store
-        assert 2 not in store
-        assert 2 * STEP + 1 not in store
-    assert kept.features["rgb"].length(STEP + 2) == 3
-    copy = pickle.loads(pickle.dumps(kept.features["flow"]))
-    np.testing.assert_array_equal(
-        copy.read(STEP + 2, [0, 2]),
-        kept.features["flow"].read(STEP + 2, [0, 2]),
-    )
+    names = {p.name for p in (folders / "ucf_sports-1.0.0" / "truth").glob("*")}
+    assert names == {"manifest.json", "0001.bin", "0002.bin", "0011.bin"}
+    assert kept.features["rgb"].length((UCF, 2)) == 3
 
 
 def test_an_epoch_mixes_all_and_follows_from_the_seed(stored):
@@ -359,9 +323,9 @@ def test_an_epoch_mixes_all_and_follows_from_the_seed(stored):
         order = input_pipeline.step_windows(
             data.windows, batch_size=10, seed=seed, step=number
         )
-        return [tuple(pair) for pair in order.tolist()]
+        return [input_pipeline.label(data.videos, pair) for pair in order]
 
-    assert sorted(epoch(0)) == WANTED
+    assert sorted(epoch(0)) == sorted(WANTED)
     assert epoch(0) == epoch(0)
     assert len({tuple(epoch(0)), tuple(epoch(1)), tuple(epoch(0, 4))}) == 3
 
@@ -410,7 +374,8 @@ def test_live_windows_of_a_short_clip_are_mirrored(ucf):
 
 def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
     _, data, _, _ = stored
-    chosen = np.array([(STEP + 2, 1), (STEP + 1, 17)])
+    places = {key: place for place, key in enumerate(data.videos)}
+    chosen = np.array([(places[UCF, 2], 1), (places[UCF, 1], 17)])
     _, truth = data.read(chosen)
     assert truth.shape == (2, 360, 640, 2)
     videos = {video.number: video for video in ucf.videos([1, 2])}
@@ -433,18 +398,18 @@ def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
 def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
     """By which its features were made, too."""
     kept, _, _, _ = stored
-    view, video = views.View(crop=1), STEP + 2
-    (found,) = input_pipeline.read_truth(kept.truth, [(video, 1)], view)
-    (map_,) = kept.truth.maps(video, [1])
-    want, other = (
-        preprocess.density(view.of(n, map_)) for n in (video - STEP, video)
-    )
+    view = views.View(crop=1)
+    (found,) = input_pipeline.read_truth(kept.truth, [((UCF, 2), 1)], view)
+    (map_,) = kept.truth.maps((UCF, 2), [1])
+    want, other = (preprocess.density(view.of(n, map_)) for n in (2, 3))
     np.testing.assert_array_equal(found[..., 0], want)
     assert (want != other).any()
 
 
 def test_pictures_of_any_size(both):
-    frames = monitor.frames_of(both, [(STEP + 2, 1), (1, 4), (STEP + 602, 0)])
+    frames = monitor.frames_of(
+        both, [((UCF, 2), 1), (("dhf1k", 1), 4), ((UCF, 602), 0)]
+    )
     shapes = [frame.shape for frame in frames]
     assert shapes == [(400, 700, 3), (360, 640, 3), (40, 64, 3)]
     truth = np.random.default_rng(0).random((360, 640))
@@ -464,7 +429,6 @@ def test_extraction_of_several_datasets(settings):
     ):
         found = {int(p.stem) for p in (root / name / "truth").glob("*.bin")}
         assert found == videos
-    assert extract.verify(settings, repair=False) == []
 
 
 @pytest.fixture(scope="module")
@@ -500,7 +464,7 @@ def test_the_forecast_of_a_joint_training(settings, both):
         "training",
         geometry,
     )
-    assert {number // STEP for number in chosen} == {0, 1}
+    assert {name for name, _ in chosen} == {"dhf1k", UCF}
     count = windows.num_windows(
         (both.frame_counts[number] for number in chosen), geometry
     )

@@ -2,12 +2,8 @@
 
 import concurrent.futures
 import errno
-import hashlib
-import json
 import os
 import pathlib
-import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -31,6 +27,7 @@ MANIFEST = stores.Manifest(
     details={"weights": {"sha256": "abc", "random": False}, "first": (1, 2)},
 )
 TRUTH = stores.Manifest(kind="truth", dataset="d:1", shape=(), dtype="uint8")
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _records(count, seed=0):
@@ -55,12 +52,8 @@ def filled(store):
     return store
 
 
-def _names(store):
-    return sorted(p.name for p in store.root.iterdir())
-
-
-def _open_files():
-    return sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir())
+def _bytes(root):
+    return {p.name: p.read_bytes() for p in root.iterdir()}
 
 
 # What comes back.
@@ -70,25 +63,26 @@ def test_returns_what_was_written(filled):
     assert filled.videos() == (3, 12, 1000)
     assert 12 in filled
     assert 4 not in filled
-    for store in (filled, stores.Store.open(filled.root, verify=True)):
+    for store in (filled, stores.Store.open(filled.root)):
         for video, count in ((3, 5), (12, 1), (1000, 7)):
             assert store.length(video) == count
             assert store.targets(video) == range(78 + video, 78 + video + count)
             np.testing.assert_array_equal(
                 store.read(video, range(count)), _records(count, video)
             )
-        assert store.verify() == []
 
 
 def test_numpy_reads_a_data_file(filled):
-    array = np.load(filled.root / "0003.npy")
-    assert array.dtype == np.float16
-    np.testing.assert_array_equal(array, _records(5, 3))
+    array = np.load(filled.root / "0003.npy", mmap_mode="r")
+    assert array["values"].dtype == np.float16
+    np.testing.assert_array_equal(array["values"], _records(5, 3))
+    np.testing.assert_array_equal(array["target"], range(81, 86))
 
 
 def test_stride_of_targets(store):
     _put(store, 1, _records(4), first=79, step=8)
-    assert list(store.targets(1)) == [79, 87, 95, 103]
+    again = stores.Store.open(store.root)
+    assert list(again.targets(1)) == [79, 87, 95, 103]
 
 
 @hypothesis.given(
@@ -106,15 +100,11 @@ def test_stride_of_targets(store):
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 def test_any_pieces_in_any_order(store, data, cuts, order):
-    store.discard(5)
     with store.writer(5, count=len(data)) as writer:
         for part in np.split(data, sorted(min(c, len(data)) for c in cuts)):
             writer.append(part)
     order = [i % len(data) for i in order]
     np.testing.assert_array_equal(store.read(5, order), data[order])
-    np.testing.assert_array_equal(
-        store.read_batch([(5, i) for i in order]), data[order]
-    )
 
 
 def test_batch_of_many_videos_in_the_order_asked(filled):
@@ -124,17 +114,18 @@ def test_batch_of_many_videos_in_the_order_asked(filled):
     assert filled.read_batch(pairs).shape == (6, *SHAPE)
 
 
-def test_reading_from_threads_with_few_files_open(store, monkeypatch):
-    monkeypatch.setattr(stores, "OPEN_FILES", 2)
+def test_reading_from_threads_leaves_no_file_open(store):
+    def open_files():
+        return sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir())
+
     for video in range(8):
         _put(store, video, np.full((20, *SHAPE), video))
     rng = np.random.default_rng(0)
     batches = [rng.integers([8, 20], size=(16, 2)) for _ in range(40)]
-    batches = [np.minimum(b, [7, 19]) for b in batches]
-    before = _open_files()
+    before = open_files()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         got = list(pool.map(store.read_batch, batches))
-    assert _open_files() <= before + 2
+    assert open_files() <= before
     for pairs, batch in zip(batches, got, strict=True):
         np.testing.assert_array_equal(batch[:, 0, 0], pairs[:, 0])
 
@@ -149,20 +140,15 @@ def test_float16_rounding_bound(store):
     assert np.all(error <= np.maximum(2.0**-11 * np.abs(values), 2.0**-25))
 
 
-def test_pickles_for_workers(filled):
-    again = pickle.loads(pickle.dumps(filled))
-    np.testing.assert_array_equal(again.read(12, [0]), _records(1, 12))
-
-
 def test_a_stores_bytes_depend_on_nothing_else(tmp_path):
     """Same manifest and records, same bytes, whatever the process or time."""
-    files = []
+    found = []
     for name in ("a", "b"):
         store = stores.Store.create(tmp_path / name, MANIFEST)
         for video in (2, 1) if name == "a" else (1, 2):
             _put(store, video, _records(3, video))
-        files.append({p.name: p.read_bytes() for p in store.root.iterdir()})
-    assert files[0] == files[1]
+        found.append(_bytes(store.root))
+    assert found[0] == found[1]
 
 
 # What is refused.
@@ -173,40 +159,38 @@ def test_a_stores_bytes_depend_on_nothing_else(tmp_path):
     [
         (np.zeros((3, 2, 4)), r"\[k, 2, 3\].*\(3, 2, 4\)"),
         (np.zeros(SHAPE), r"\[k, 2, 3\]"),
-        (np.zeros((4, *SHAPE)), "have 3 records.*4"),
+        (np.zeros((4, *SHAPE)), "have 3 records. Received: 4"),
         (np.zeros((2, *SHAPE)), "have 3 records. Received: 2"),
-        (np.full((3, *SHAPE), 65520.0), "Record 0 of video 9.*65504.*65520"),
-        (np.full((3, *SHAPE), np.nan), "Record 0 of video 9.*nan"),
+        (np.full((3, *SHAPE), 65520.0), "video 9.*65504.*65520 at frames 7 to"),
+        (np.full((3, *SHAPE), np.nan), "video 9.*nan"),
     ],
 )
 def test_bad_records_leave_nothing_behind(store, records, message):
-    before = _names(store)
+    before = _bytes(store.root)
     with pytest.raises(ValueError, match=message):
         _put_exactly_three(store, records)
-    assert store.videos() == ()
-    assert _names(store) == before
+    assert 9 not in store
+    assert _bytes(store.root) == before
 
 
 def _put_exactly_three(store, records):
-    with store.writer(9, count=3) as writer:
+    with store.writer(9, count=3, first=7) as writer:
         writer.append(records)
 
 
 def test_an_error_in_the_block_leaves_nothing_behind(store):
-    before = _names(store)
+    before = _bytes(store.root)
     with pytest.raises(RuntimeError, match="video broke"):  # noqa: SIM117
         with store.writer(9, count=3) as writer:
             writer.append(_records(3))
             raise RuntimeError("video broke")
-    assert _names(store) == before
+    assert _bytes(store.root) == before
 
 
-@pytest.mark.parametrize("indices", [[5], [-1], [0, 99]])
-def test_records_outside_a_video(filled, indices):
+@pytest.mark.parametrize("index", [5, -1])
+def test_records_outside_a_video(filled, index):
     with pytest.raises(ValueError, match="Video 3 has records 0 to 4"):
-        filled.read(3, indices)
-    with pytest.raises(ValueError, match="Video 3 has records 0 to 4"):
-        filled.read_batch([(3, i) for i in indices])
+        filled.read(3, [0, index])
 
 
 def test_a_missing_video(filled):
@@ -214,13 +198,9 @@ def test_a_missing_video(filled):
         filled.read(4, [0])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{"count": 0}, {"count": 1, "step": 0}, {"count": 1, "first": -1}],
-)
-def test_bad_writer(store, arguments):
-    with pytest.raises(ValueError, match="count"):
-        store.writer(1, **arguments)
+def test_a_video_has_a_record(store):
+    with pytest.raises(ValueError, match="at least one record"):
+        _put(store, 1, _records(0))
 
 
 # Manifests.
@@ -250,62 +230,6 @@ def test_another_manifest_is_refused(filled, change, message):
     assert len(stores.Store.create(filled.root, MANIFEST).videos()) == 3
 
 
-def test_where_weights_came_from_is_not_compared():
-    def manifest(**details):
-        return stores.Manifest(**{**MANIFEST.__dict__, "details": details})
-
-    old = manifest(weights="a", weights_sha256="1")
-    for same in (
-        manifest(weights_sha256="1"),
-        manifest(weights="b", weights_sha256="1"),
-    ):
-        assert old.differences(same) == same.differences(old) == []
-    (text,) = old.differences(manifest(weights_sha256="2"))
-    assert text == "details.weights_sha256: '1' there, '2' wanted"
-
-
-def test_manifest_round_trip():
-    again = stores.Manifest.parse(MANIFEST.text())
-    assert again == MANIFEST
-    assert again.digest() == MANIFEST.digest()
-    assert MANIFEST.details["first"] == [1, 2]
-
-
-def test_what_a_manifest_is_about_decides_nothing(filled):
-    before = (filled.root / "manifest.json").read_text()
-    fields = {**MANIFEST.__dict__, "about": {"versions": {"keras": "9.9"}}}
-    newer = stores.Manifest(**fields)
-    assert newer.digest() == MANIFEST.digest()
-    assert "9.9" in newer.text()
-    assert stores.Manifest.parse(newer.text()).about == newer.about
-    # Another version goes on with the store; what made it stays there.
-    again = stores.Store.create(filled.root, newer)
-    assert len(again.videos()) == 3
-    assert again.verify() == []
-    assert (filled.root / "manifest.json").read_text() == before
-    # Whatever is written there later, the videos belong to it.
-    (filled.root / "manifest.json").write_text(newer.text())
-    assert stores.Store.open(filled.root).verify() == []
-
-
-def test_a_store_of_before_there_was_something_about_it_is_the_same(filled):
-    """Its file lacks the key; its marks hold the digest of its text."""
-    path = filled.root / "manifest.json"
-    fields = json.loads(path.read_text())
-    del fields["about"]
-    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    path.write_text(text)
-    old = stores.Store.create(filled.root, MANIFEST)
-    assert old.manifest.digest() == hashlib.sha256(text.encode()).hexdigest()
-    assert old.verify() == []
-
-
-@pytest.mark.parametrize("change", [{"kind": "maps"}, {"shape": (0, 2)}])
-def test_manifest_rules(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
-        stores.Manifest(**{**MANIFEST.__dict__, **change})
-
-
 def test_no_store(tmp_path):
     message = r"No store at .*nowhere.*python -m lsts_tf\.extract"
     with pytest.raises(stores.StoreError, match=message):
@@ -319,84 +243,42 @@ def test_damaged_manifest(filled, text):
         stores.Store.open(filled.root)
 
 
-def test_truth_and_records_are_not_mixed_up(tmp_path):
-    with pytest.raises(stores.StoreError, match="Store cannot hold truth"):
-        stores.Store.create(tmp_path / "a", TRUTH)
-    stores.TruthStore.create(tmp_path / "b", TRUTH)
-    with pytest.raises(stores.StoreError, match="Store cannot hold truth"):
-        stores.Store.open(tmp_path / "b")
-
-
 # Damage.
-
-
-def _flip(path, byte, bit=0):
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 1 << bit
-    path.write_bytes(data)
 
 
 def _cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def _foreign_mark(path):
-    other = stores.Store.create(
-        path.parent.parent / "other",
-        stores.Manifest(**{**MANIFEST.__dict__, "dataset": "another"}),
-    )
-    _put(other, 3, _records(5, 3), first=81)
-    path.write_bytes((other.root / path.name).read_bytes())
+def _another_shape(path):
+    np.save(path, np.zeros((5, 2, 3), np.float16))
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "reason"),
+    ("damage", "reason"),
     [
-        ("0003.npy", _cut, "has 187 bytes instead of 188"),
-        ("0003.npy", lambda p: p.write_bytes(b""), "has 0 bytes"),
-        ("0003.npy", pathlib.Path.unlink, "is missing"),
-        ("0003.npy", lambda p: _flip(p, 30), "another header"),
-        ("0003.json", _cut, "not what was written"),
-        ("0003.json", lambda p: p.write_bytes(b""), "not what was written"),
-        ("0003.json", lambda p: p.write_bytes(b"[]"), "not what was written"),
-        (
-            "0003.json",
-            lambda p: p.write_text(p.read_text().replace(": 81", ": 80")),
-            "not what was written",
-        ),
-        ("0003.json", _foreign_mark, "another manifest"),
+        (_cut, r"has \d+ bytes instead of \d+"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"x"), "bytes instead of"),
+        (lambda p: p.write_bytes(b""), "EOF"),
+        (lambda p: p.write_bytes(b"x" * 300), "magic string"),
+        (_another_shape, "holds float16"),
     ],
 )
-def test_damage_is_named(filled, name, damage, reason):
-    damage(filled.root / name)
-    again = stores.Store.open(filled.root)
+def test_damage_is_named_and_mended(filled, damage, reason, caplog):
+    damage(filled.root / "0003.npy")
+    again = stores.Store.open(filled.root, command="make it")
     with pytest.raises(stores.StoreError, match=reason) as error:
         again.read_batch([(12, 0), (3, 0)])
-    for part in ("Video 3 ", "0003.npy", "0003.json", "lsts_tf.extract"):
-        assert part in str(error.value)
-    ((video, record, text),) = again.verify()
-    assert (video, record) == (3, None)
-    assert re.search(reason, text)
-    # The others, and the mend.
+    assert "Video 3 in the features store" in str(error.value)
+    assert "0003.npy" in str(error.value)
+    assert "with `make it`" in str(error.value)
+    # It counts as absent, and is so made again.
+    assert 3 not in again
+    assert "Video 3" in caplog.text
     again.read_batch([(12, 0), (1000, 3)])
-    again.discard(3)
-    assert again.videos() == (12, 1000)
     _put(again, 3, _records(5, 3))
+    assert 3 in again
     np.testing.assert_array_equal(again.read(3, [4]), _records(5, 3)[4:])
-    assert again.verify() == []
-
-
-def test_messages_name_the_command_that_was_given(filled):
-    _cut(filled.root / "0003.npy")
-    store = stores.Store.open(filled.root, command="make it")
-    for same in (store, pickle.loads(pickle.dumps(store))):
-        with pytest.raises(stores.StoreError, match="`make it`"):
-            same.read(4, [0])
-        with pytest.raises(stores.StoreError, match="`make it --verify --rep"):
-            same.read(3, [0])
-    other = stores.Manifest(**{**MANIFEST.__dict__, "dtype": "float32"})
-    with pytest.raises(stores.StoreError, match="then run `make it`"):
-        stores.Store.create(filled.root, other, command="make it")
 
 
 def test_a_file_cut_off_while_open(filled):
@@ -404,23 +286,6 @@ def test_a_file_cut_off_while_open(filled):
     os.truncate(filled.root / "0003.npy", 150)
     with pytest.raises(stores.StoreError, match=r"0003\.npy was cut off"):
         filled.read(3, [4])
-    with pytest.raises(stores.StoreError, match="has 150 bytes"):
-        stores.Store.open(filled.root).read(3, [4])
-
-
-@pytest.mark.parametrize("bit", range(8))
-def test_any_flipped_bit_is_found(filled, bit):
-    _flip(filled.root / "0003.npy", 128 + 12 * 2 + 5, bit)
-    checked = stores.Store.open(filled.root, verify=True)
-    for read in (
-        lambda: checked.read(3, range(5)),
-        lambda: checked.read_batch([(12, 0), (3, 2)]),
-    ):
-        with pytest.raises(stores.StoreError, match="Video 3, record 2, "):
-            read()
-    checked.read(3, [0, 1, 3, 4])
-    assert filled.verify() == [stores.Damage(3, 2, "its checksum is wrong")]
-    assert filled.verify([12]) == []
 
 
 # Processes that die, compete or find the disk full.
@@ -442,35 +307,32 @@ _WORKER = """
 """
 
 
-def _worker(root, videos, **kwargs):
+def _worker(root, videos, code=_WORKER, **kwargs):
     return subprocess.Popen(
         [
             sys.executable,
             "-c",
-            textwrap.dedent(_WORKER),
+            textwrap.dedent(code),
             str(root),
             MANIFEST.text(),
             ",".join(map(str, videos)),
         ],
         stdout=subprocess.PIPE,
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=ROOT,
         text=True,
         **kwargs,
     )
 
 
-def _bytes(root):
-    return {p.name: p.read_bytes() for p in root.iterdir()}
-
-
+@pytest.mark.slow
 def test_killed_at_any_moment_goes_on(tmp_path):
-    videos = range(1, 400)
+    videos = range(1, 200)
     with _worker(tmp_path / "whole", videos) as whole:
         whole.communicate()
     expected = _bytes(tmp_path / "whole")
-    assert len(expected) == 2 * len(videos) + 2
+    assert len(expected) == len(videos) + 1
     done, kills = [], 0
-    for kill_after in (1, 17, 50, 93, 150, 10**6):
+    for kill_after in (1, 50, 93, 10**6):
         with _worker(tmp_path / "killed", videos) as process:
             for line in process.stdout:
                 done.append(int(line))
@@ -479,99 +341,45 @@ def test_killed_at_any_moment_goes_on(tmp_path):
                     break
             done += [int(line) for line in process.stdout if line.strip()]
         kills += process.returncode == -signal.SIGKILL
-    assert kills == 5
+    assert kills == 3
     assert _bytes(tmp_path / "killed") == expected
     assert len(done) == len(set(done)), "a video was computed twice"
 
 
 def test_leftovers_of_the_dead_go_and_of_the_living_stay(tmp_path):
-    code = textwrap.dedent(_WORKER).replace(
+    code = _WORKER.replace(
         "for n in range(40):",
-        "print('writing', flush=True); input()\n        for n in range(40):",
+        "print('writing', flush=True); input()\n"
+        "            for n in range(40):",
     )
     root = tmp_path / "store"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(root), MANIFEST.text(), "7"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=pathlib.Path(__file__).parents[2],
-    ) as process:
-        assert process.stdout.readline() == b"writing\n"
-        (temporary,) = root.glob("*.tmp-*")
-        (root / "0001.npy.tmp-1-dead").write_bytes(b"abc")
+    with _worker(root, [7], code, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "writing\n"
+        (temporary,) = root.glob(".*")
+        (root / ".0001.12345.npy").write_bytes(b"abc")
         store = stores.Store.create(root, MANIFEST)
-        assert list(root.glob("*.tmp-*")) == [temporary]
+        assert list(root.glob(".*")) == [temporary]
         process.kill()
         process.wait()
         assert temporary.exists()
         stores.Store.create(root, MANIFEST)
         assert not temporary.exists()
-        assert store.videos() == ()
-
-
-def test_two_writers_of_one_video(store):
-    with store.writer(1, count=2) as slow:
-        slow.append(_records(1, 1))
-        _put(store, 1, _records(2, 2))
-        slow.append(_records(1, 3))
-    np.testing.assert_array_equal(store.read(1, [0, 1]), _records(2, 2))
-    assert store.verify() == []
-    assert _names(store) == [".lock", "0001.json", "0001.npy", "manifest.json"]
-
-
-def test_many_processes_of_the_same_videos(tmp_path):
-    workers = [_worker(tmp_path / "store", range(60)) for _ in range(3)]
-    for worker in workers:
-        worker.communicate()
-        assert worker.returncode == 0
-    store = stores.Store.open(tmp_path / "store")
-    assert store.videos() == tuple(range(60))
-    assert store.verify() == []
-    assert len(_names(store)) == 2 * 60 + 2
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_at_every_step(filled, monkeypatch, code):
-    before = _bytes(filled.root)
-    fsync = os.fsync
-    state = {"left": 0}
-
-    def full(fd):
-        state["left"] -= 1
-        if state["left"] == 0:
-            raise OSError(code, os.strerror(code))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", full)
-    # Data file, folder, mark, then the folder again.
-    for step in (1, 2, 3, 4):
-        state["left"] = step
-        with pytest.raises(OSError, match=r"disk full.*0004\.npy"):
-            _put(filled, 4, _records(2))
-        assert _bytes(filled.root) == before
-    state["left"] = 99
-    _put(filled, 4, _records(2))
-    assert state["left"] == 95
-    assert filled.verify() == []
+        assert 7 not in store
 
 
 @pytest.mark.skipif(
     not os.access("/dev/full", os.W_OK), reason="no /dev/full here"
 )
-def test_full_disk_while_writing(store, monkeypatch):
-    before = _names(store)
-    temporary = stores._temporary
-
-    def full(target):
-        path, file = temporary(target)
-        os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
-        return path, file
-
-    monkeypatch.setattr(stores, "_temporary", full)
-    with pytest.raises(OSError, match=r"disk full.*0004\.npy") as error:
-        _put(store, 4, _records(2000))
+def test_full_disk_while_writing(store):
+    before = _bytes(store.root)
+    with pytest.raises(OSError, match=r"No space.*0004\.npy") as error:  # noqa: SIM117
+        with store.writer(4, count=2000) as writer:
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, writer._file.fileno())
+            os.close(full)
+            writer.append(_records(2000))
     assert error.value.errno == errno.ENOSPC
-    assert _names(store) == before
+    assert _bytes(store.root) == before
 
 
 def test_require_free(tmp_path):
@@ -581,15 +389,6 @@ def test_require_free(tmp_path):
         match=r"features of 3 videos need 1000000000\.00 GB, and \d+\.\d\d GB",
     ):
         stores.require_free(tmp_path, 10**18, "features of 3 videos")
-
-
-def test_a_read_only_store_is_read(filled, monkeypatch):
-    def refused(*_):
-        raise OSError(errno.EROFS, "read-only")
-
-    monkeypatch.setattr(stores, "_locked", refused)
-    store = stores.Store.create(filled.root, MANIFEST)
-    np.testing.assert_array_equal(store.read(12, [0]), _records(1, 12))
 
 
 # Truth.
@@ -613,13 +412,11 @@ def test_truth_returns_what_was_written(truth):
     store, (maps, fixations) = truth
     assert store.videos() == (5,)
     assert store.length(5) == 4
-    assert store.targets(5) == range(4)
     for frames in ([0], [3, 1, 1], range(4), np.array([2, 0])):
         np.testing.assert_array_equal(store.maps(5, frames), maps[frames])
         np.testing.assert_array_equal(
             store.fixations(5, frames), fixations[frames]
         )
-    assert store.verify() == []
     assert stores.TruthStore.open(store.root).maps(5, [0]).dtype == np.uint8
 
 
@@ -642,20 +439,16 @@ def test_truth_that_is_no_image(truth):
     good = _png(images[0, 0])
     other = _png(images[0, 0, :-1])
     store.write(6, maps=[good, b"no png", other], fixations=[good] * 3)
-    with pytest.raises(stores.StoreError, match=r"Video 6.*frame 1 is no PNG"):
+    with pytest.raises(stores.StoreError, match=r"Video 6.*PNG.* at frame 1"):
         store.maps(6, [0, 1])
-    with pytest.raises(stores.StoreError, match=r"frame 2 has size \(35, 64\)"):
+    with pytest.raises(stores.StoreError, match=r"\(35, 64\) at frame 2"):
         store.maps(6, [0, 2])
-    with pytest.raises(ValueError, match="frames"):
-        store.maps(6, [])
 
 
-def test_truth_damage(truth):
+def test_truth_that_was_cut_off(truth):
     store, _ = truth
-    sizes = json.loads((store.root / "0005.json").read_text())["sizes"]
-    _flip(store.root / "0005.bin", sum(sizes[:3]) + 40)
-    checked = stores.TruthStore.open(store.root, verify=True)
-    checked.maps(5, range(4))
-    with pytest.raises(stores.StoreError, match="Video 5, record 3"):
-        checked.fixations(5, [1])
-    assert store.verify() == [stores.Damage(5, 3, "its checksum is wrong")]
+    _cut(store.root / "0005.bin")
+    again = stores.TruthStore.open(store.root)
+    assert 5 not in again
+    with pytest.raises(stores.StoreError, match=r"0005\.bin has \d+ bytes"):
+        again.maps(5, [0])

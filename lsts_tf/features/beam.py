@@ -1,0 +1,118 @@
+"""Fills stores by Apache Beam: many machines, one file system.
+
+An element of the pipeline is a list of video numbers; each of Beam's workers
+loads the front end, opens the dataset and does them as one process would
+(`fill.here`). Beam may repeat, move and kill its workers as it likes: what is
+stored is not computed again. Needs `apache-beam`, which the lock file has.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import concurrent.futures
+import json
+import pathlib
+import secrets
+
+import apache_beam as beam
+from apache_beam.options import pipeline_options
+
+from lsts_tf.features import dataset
+from lsts_tf.features import fill
+
+# Videos that are one element of a pipeline. Each element reads the dataset
+# once, from the start to its last video, which takes less time than I3D does
+# for one video.
+SHARE = 8
+# Seconds between two looks at the stores.
+LOOK = 5.0
+
+
+class Fill(beam.DoFn):
+    """From lists of video numbers to the outcome of each video, as JSON.
+
+    Args:
+        work: What to do; its folders are those that Beam's workers see.
+    """
+
+    def __init__(self, work: fill.Work) -> None:
+        self._work = work
+
+    def setup(self) -> None:
+        """Load the front end, once for each of Beam's workers."""
+        self._data = dataset.Dataset(self._work.dataset, self._work.data_dir)
+        self._front_end = self._work.load()
+        self._kept = self._work.open(self._front_end)
+
+    def process(self, element: Sequence[int]) -> Iterator[str]:
+        """Extract the videos of an element, those that are not stored yet."""
+        absent = [number for number in element if number not in self._kept]
+        do = fill.here(self._front_end, self._kept)
+        for outcome in do(self._data, absent, lambda *_: None):
+            yield json.dumps(outcome)
+
+
+def engine(
+    work: fill.Work, kept: fill.Stores, arguments: Sequence[str]
+) -> fill.Engine:
+    """An engine that hands the videos to Beam.
+
+    While the pipeline runs, a video counts as done when all of its files are
+    there; what failed is known when it has ended.
+
+    Args:
+        work: What to do.
+        kept: The stores that it fills, as this process sees them.
+        arguments: Beam's options, such as "--runner=FlinkRunner".
+    """
+
+    def outcomes(
+        data: dataset.Dataset, numbers: Sequence[int], advance: fill.Advance
+    ) -> Iterator[fill.Outcome]:
+        del data, advance  # Beam's workers open it, and say nothing meanwhile
+        # In a folder that Beam's workers see, too.
+        report = kept.truth.root.parent / f".outcomes-{secrets.token_hex(4)}"
+        count = -(-len(numbers) // SHARE)
+        elements = [list(numbers[k::count]) for k in range(count)]
+        left = set(numbers)
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                running = pool.submit(
+                    _run, Fill(work), elements, report, arguments
+                )
+                while not concurrent.futures.wait([running], LOOK).done:
+                    for number in [n for n in left if n in kept]:
+                        left.remove(number)
+                        yield fill.Outcome(number)
+                running.result()
+            for line in report.read_text().splitlines():
+                outcome = fill.Outcome(*json.loads(line))
+                if outcome.video in left:
+                    yield outcome
+        finally:
+            report.unlink(missing_ok=True)
+
+    return outcomes
+
+
+def _run(
+    extract: Fill,
+    elements: Sequence[Sequence[int]],
+    report: pathlib.Path,
+    arguments: Sequence[str],
+) -> None:
+    options = pipeline_options.PipelineOptions(list(arguments))
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Shares" >> beam.Create(elements, reshuffle=False)
+                | "Spread" >> beam.Reshuffle()
+                | "Extract" >> beam.ParDo(extract)
+                | "Report"
+                >> beam.io.WriteToText(str(report), shard_name_template="")
+            )
+    except Exception as error:  # each runner has its own
+        raise RuntimeError(
+            f"The pipeline failed: {error}. What is stored is kept; run the "
+            "same command again."
+        ) from error

@@ -1,0 +1,692 @@
+"""Fills the stores of a dataset with flows, features and truth.
+
+`fill_video` computes and stores what is missing of one video; everything
+around it decides only where it runs: in a loop here (`here`), in a pool of
+processes (`processes`), or by Apache Beam (`beam`). A video's files appear
+whole or not at all (`stores`), so a run that is killed goes on by the same
+command, and any of them may do a video again.
+"""
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import functools
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import sys
+import threading
+import time
+from typing import Any
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from lsts_tf import parts
+from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.features import front_end as front_end_lib
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from lsts_tf.features import views
+
+# Stored flows that are read at a time.
+_CHUNK = 8
+# What no other video changes: a full disk, a store that cannot be written.
+_STOPPING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+)
+# Fresh processes: TensorFlow does not survive a fork once it has computed.
+START = "spawn"
+
+# Called with a video's number and which share of its work was done since.
+Advance = Callable[[int, float], None]
+
+
+class ExtractionError(RuntimeError):
+    """Some videos failed; the others are in the stores."""
+
+
+class Outcome(NamedTuple):
+    """What became of a video: `error` is empty where it is stored."""
+
+    video: int
+    error: str = ""
+
+
+# === The stores of a dataset ===
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The stores of one dataset, one front end and one stride.
+
+    Attributes:
+        truth: Density and fixation maps of every frame.
+        flow: Flows; None where no stream needs them.
+        features: Features of each part of each stream; see `parts.name`.
+        geometry: Which windows have features, for each part.
+        view: Which view of the videos the features are of.
+    """
+
+    truth: stores.TruthStore
+    flow: stores.Store | None
+    features: Mapping[str, stores.Store]
+    geometry: Mapping[str, windows.Geometry]
+    view: views.View = views.WHOLE
+
+    def __contains__(self, video: int) -> bool:
+        """Whether all of a video is there."""
+        wanted = (self.truth, self.flow, *self.features.values())
+        return all(video in store for store in wanted if store is not None)
+
+
+def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
+    """Folder of a dataset's stores."""
+    return pathlib.Path(root) / dataset_name.replace(":", "-")
+
+
+def open_stores(
+    root: pathlib.Path,
+    *,
+    dataset_name: str,
+    front_end: front_end_lib.FrontEnd,
+    stride: int,
+    short: str = "skip",
+    view: views.View = views.WHOLE,
+    command: str = stores.COMMAND,
+) -> Stores:
+    """Open or make the stores in `root`.
+
+    RGB features at stride 1 start with the first window that RGB alone has,
+    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie
+    beside the others; flows and truth are those of the videos as they are.
+    What becomes of short clips (`windows.Geometry.short`) does not tell stores
+    apart: of those that are in one, the features are those of clips played
+    backwards before their start.
+
+    Args:
+        root: Folder of the stores of all datasets.
+        dataset_name: Name and version of this one.
+        front_end: What computes their features.
+        stride: Distance between windows.
+        short: What becomes of short clips.
+        view: Which view of the videos the features are of.
+        command: What makes them, for messages; see `stores.Store.create`.
+
+    Raises:
+        ValueError: A store there was made with something else; or a crop of
+            flow is wanted.
+    """
+    if view.crop and "flow" in front_end.streams:
+        raise ValueError(
+            "Crops (--views) are of RGB alone, because the flow that is stored "
+            "is the whole frame's. Received: "
+            f"--streams={','.join(front_end.streams)}. Leave out --views."
+        )
+    folder = store_folder(root, dataset_name)
+    truth = stores.TruthStore.create(
+        folder / "truth",
+        stores.Manifest(
+            kind="truth",
+            dataset=dataset_name,
+            shape=(),
+            dtype="uint8",
+        ),
+        command=command,
+    )
+    flow = None
+    if "flow" in front_end.streams:
+        flow = _open_flow(folder, dataset_name, front_end, command)
+    features, geometry = {}, {}
+    for stream in front_end.streams:
+        sharing = (stream,) if stride == 1 else front_end.streams
+        chosen = windows.Geometry.of(
+            sharing, length=front_end.window, stride=stride, short=short
+        )
+        for part, shape in front_end.part_shapes(stream).items():
+            details = front_end.describe_part(stream, part)
+            details |= {"stride": stride, "first": chosen.first}
+            place = front_end.store_name(part)
+            if stride > 1:
+                place += f"-stride{stride}-first{chosen.first}"
+            if view.name:
+                place += f"-{view.name}"
+                details |= view.describe()
+            geometry[part] = chosen
+            features[part] = stores.Store.create(
+                folder / place,
+                stores.Manifest(
+                    kind="features",
+                    dataset=dataset_name,
+                    shape=shape,
+                    dtype="float16",
+                    details=details,
+                ),
+                command=command,
+            )
+    return Stores(
+        truth=truth,
+        flow=flow,
+        features=features,
+        geometry=geometry,
+        view=view,
+    )
+
+
+def _open_flow(
+    folder: pathlib.Path,
+    dataset_name: str,
+    front_end: front_end_lib.FrontEnd,
+    command: str,
+) -> stores.Store:
+    grid = parts.half(front_end.size)
+    place = "flow"
+    if front_end.size != parts.SIZE:
+        place += f"-{parts.size_name(front_end.size)}"
+    return stores.Store.create(
+        folder / place,
+        stores.Manifest(
+            kind="flow",
+            dataset=dataset_name,
+            shape=(*grid, 2),
+            dtype="float16",
+            details={"flow": front_end.flow.describe()},
+        ),
+        command=command,
+    )
+
+
+def ready_stores(
+    root: pathlib.Path,
+    data: dataset.Dataset,
+    numbers: Sequence[dataset.Key],
+    front_end: front_end_lib.FrontEnd,
+    *,
+    purpose: str,
+    **options: Any,
+) -> Stores:
+    """Open the stores of one dataset, or of several, and fill them.
+
+    Args:
+        root: Folder of the stores of all datasets.
+        data: The dataset, or several as one.
+        numbers: Videos wanted, as `data` numbers them.
+        front_end: What computes what is missing.
+        purpose: What they are for, on the progress bar.
+        **options: Others of `open_stores`, such as `stride`.
+
+    Returns:
+        Stores to read from, by the keys of `data`. Of several datasets there
+        is no store of flows.
+
+    Raises:
+        Exception: As `open_stores` and `fill`.
+    """
+    if not isinstance(data, dataset.Joint):
+        kept = open_stores(
+            root, dataset_name=data.name, front_end=front_end, **options
+        )
+        fill(data, numbers, kept, here(front_end, kept), purpose=purpose)
+        return kept
+    each = {
+        name: ready_stores(
+            root,
+            data.datasets[name],
+            own,
+            front_end,
+            purpose=f"{purpose}, {name}",
+            **options,
+        )
+        for name, own in dataset.by_dataset(numbers).items()
+    }
+    first = next(iter(each.values()))
+    return dataclasses.replace(
+        first,
+        truth=stores.JointTruthStore(
+            {n: kept.truth for n, kept in each.items()}
+        ),
+        flow=None,
+        features={
+            part: stores.JointStore(
+                {name: kept.features[part] for name, kept in each.items()}
+            )
+            for part in first.features
+        },
+    )
+
+
+def missing_files(
+    number: int, frames: int, kept: Stores
+) -> list[tuple[stores.Store, int]]:
+    """The flow and feature stores that lack a video, and its bytes in each."""
+    wanted = []
+    if kept.flow is not None and number not in kept.flow:
+        # One frame does not move, and has a record all the same.
+        count = max(frames - 1, 1)
+        wanted.append((kept.flow, count * kept.flow.record_bytes))
+    for part, store in kept.features.items():
+        if number not in store:
+            count = len(kept.geometry[part].targets(frames))
+            wanted.append((store, count * store.record_bytes))
+    return wanted
+
+
+def require_disk(
+    wanted: Iterable[tuple[dataset.Dataset, Stores, Collection[int]]],
+) -> None:
+    """Say how much will be written; raise OSError unless it is free.
+
+    Args:
+        wanted: Datasets, stores, and the videos that these lack.
+    """
+    # Several views of a video share its flow.
+    needed = {
+        (store.root, number): size
+        for data, kept, numbers in wanted
+        for number in numbers
+        for store, size in missing_files(
+            number, data.frame_counts[number], kept
+        )
+    }
+    if needed:
+        videos = len({(root.parent, number) for root, number in needed})
+        total = sum(needed.values())
+        logging.info("%.2f GB to store for %d videos.", total / 1e9, videos)
+        root, _ = next(iter(needed))
+        stores.require_free(
+            root, total, f"the flows and features of {videos} videos"
+        )
+
+
+# === One video ===
+
+
+def fill_video(
+    video: dataset.Video,
+    front_end: front_end_lib.FrontEnd,
+    kept: Stores,
+    advance: Advance,
+) -> Outcome:
+    """Compute and store what is missing of one video.
+
+    Args:
+        video: The video.
+        front_end: What computes.
+        kept: Where results are kept.
+        advance: Told of the progress.
+
+    Returns:
+        Its outcome, with the error if it failed.
+
+    Raises:
+        OSError: The stores cannot be written, which no other video changes.
+    """
+    start = time.perf_counter()
+    try:
+        _fill_video(video, front_end, kept, advance)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _STOPPING:
+            error.add_note(f"It happened at video {video.number}.")
+            raise
+        # OpenCV, TensorFlow, the stores and a disk that cannot read a block
+        # have errors of their own, and none says anything of the next video.
+        return Outcome(video.number, str(error) or repr(error))
+    logging.debug(
+        "Video %d: %d frames in %.1f s.",
+        video.number,
+        video.num_frames,
+        time.perf_counter() - start,
+    )
+    return Outcome(video.number)
+
+
+def _fill_video(
+    video: dataset.Video,
+    front_end: front_end_lib.FrontEnd,
+    kept: Stores,
+    advance: Advance,
+) -> None:
+    number = video.number
+    if number not in kept.truth:
+        if not video.annotated:
+            raise ValueError(
+                f"Video {number} has no annotation, so nothing can be trained "
+                "on it or scored. Choose other videos."
+            )
+        kept.truth.write(number, maps=video.maps, fixations=video.fixations)
+    absent = {
+        stream: {
+            part: kept.features[part]
+            for part in front_end.part_shapes(stream)
+            if number not in kept.features[part]
+        }
+        for stream in front_end.streams
+    }
+    stages = sum(map(bool, absent.values()))
+    stages += kept.flow is not None and number not in kept.flow
+
+    def step(share: float) -> None:
+        advance(number, share / stages)
+
+    if kept.flow is not None and number not in kept.flow:
+        # One frame does not move; a store has a record of each video at least.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = front_end.flows(moving.frames())
+        _store(
+            {"flow": kept.flow},
+            number,
+            range(1, moving.num_frames),
+            ({"flow": flow} for flow in flows),
+            step,
+        )
+    for stream, wanted in absent.items():
+        if not wanted:
+            continue
+        geometry = kept.geometry[stream]
+        targets = geometry.targets(video.num_frames)
+        if not targets:
+            raise ValueError(
+                f"Video {number} has {video.num_frames} frames, fewer than "
+                f"the {geometry.first_target + 1} that one window needs. "
+                "Lower --window, leave it out, or use --short_clips=mirror."
+            )
+        lead = geometry.lead(video.num_frames)
+        played = video.after(lead)
+        found = front_end.features(
+            stream,
+            _signal(stream, played, front_end, kept, is_led=bool(lead)),
+            stride=geometry.stride,
+            length=played.num_frames - geometry.first,
+            is_still=bool(lead) and video.num_frames == 1,
+        )
+        _store(wanted, number, targets, found, step)
+
+
+def _store(
+    wanted: Mapping[str, stores.Store],
+    video: int,
+    targets: range,
+    records: Iterable[Mapping[str, np.ndarray]],
+    step: Callable[[float], None],
+) -> None:
+    """Write records as they come; `step` is told which share each one is."""
+    with contextlib.ExitStack() as stack:
+        writers = {
+            part: stack.enter_context(
+                store.writer(
+                    video,
+                    count=len(targets),
+                    first=targets.start,
+                    step=targets.step,
+                )
+            )
+            for part, store in wanted.items()
+        }
+        for record in records:
+            for part, writer in writers.items():
+                writer.append(record[part][None])
+            step(1 / len(targets))
+
+
+def _signal(
+    stream: str,
+    video: dataset.Video,
+    front_end: front_end_lib.FrontEnd,
+    kept: Stores,
+    *,
+    is_led: bool,
+) -> Iterator[np.ndarray]:
+    """What a network sees of a video, from the geometry's first frame on.
+
+    `is_led` says whether frames are played before its own.
+    """
+
+    def seen(signal: np.ndarray) -> np.ndarray:
+        mirrored = kept.view.mirrored
+        return preprocess.mirror(stream, signal) if mirrored else signal
+
+    if stream == "rgb":
+        first = kept.geometry[stream].first
+        for frame in itertools.islice(video.frames(), first, None):
+            yield front_end.squeeze(kept.view.of(video.number, frame))
+    elif is_led:
+        # Backwards, motion is another one than what is stored.
+        yield from map(seen, front_end.flows(video.frames()))
+    elif kept.flow is not None:
+        rows = range(kept.flow.length(video.number))
+        for start in range(0, len(rows), _CHUNK):
+            yield from seen(
+                kept.flow.read(video.number, rows[start : start + _CHUNK])
+            )
+
+
+# === Many videos ===
+
+# Does the videos of a dataset with these numbers; tells what became of each.
+Engine = Callable[[dataset.Dataset, Sequence[int], Advance], Iterator[Outcome]]
+
+
+def fill(
+    data: dataset.Dataset,
+    numbers: Iterable[int],
+    kept: Stores,
+    engine: Engine,
+    *,
+    purpose: str,
+) -> None:
+    """Compute what the stores lack of some videos.
+
+    A video that fails does not stop the others.
+
+    Args:
+        data: The dataset.
+        numbers: Videos wanted.
+        kept: Where results are kept.
+        engine: What does the work: `here`, of `processes`, or `beam.engine`.
+        purpose: What they are for, on the progress bar.
+
+    Raises:
+        ExtractionError: After all others, naming the videos that failed.
+        OSError: The disk is too small, said before the work starts; or it
+            became full, or cannot be written.
+        RuntimeError: A process of the engine died.
+    """
+    absent = [number for number in numbers if number not in kept]
+    if not absent:
+        logging.info("%s: nothing is missing.", purpose)
+        return
+    require_disk([(data, kept, absent)])
+    frames = {number: data.frame_counts[number] for number in absent}
+    done = dict.fromkeys(absent, 0.0)
+    failures: list[str] = []
+    with tqdm.tqdm(
+        total=sum(frames.values()),
+        desc=purpose,
+        mininterval=1.0,
+        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} frames "
+        "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
+        unit="frame",
+    ) as bar:
+
+        def advance(number: int, share: float) -> None:
+            done[number] += share * frames[number]
+            bar.update(int(sum(done.values())) - bar.n)
+
+        for count, (number, error) in enumerate(
+            engine(data, absent, advance), 1
+        ):
+            done[number] = frames[number]
+            advance(number, 0.0)
+            bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
+            if error:
+                logging.error("Video %d: %s", number, error)
+                failures.append(f"video {number}: {error}")
+    if failures:
+        raise ExtractionError(
+            f"{len(failures)} of {len(absent)} videos failed; the others are "
+            f"stored. {'; '.join(failures)}"
+        )
+
+
+def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
+    """An engine that does one video after the other in this process."""
+
+    def outcomes(
+        data: dataset.Dataset, numbers: Sequence[int], advance: Advance
+    ) -> Iterator[Outcome]:
+        for video in data.videos(numbers):
+            yield fill_video(video, front_end, kept, advance)
+
+    return outcomes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What another process has to be told, plain and small.
+
+    Attributes:
+        dataset: TFDS name of the dataset.
+        data_dir: TFDS data folder; empty for TFDS' default.
+        store_dir: Folder of the stores.
+        front_end: Arguments of `front_end.load`.
+        options: Others of `open_stores`.
+    """
+
+    dataset: str
+    data_dir: str
+    store_dir: str
+    front_end: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    def load(self) -> front_end_lib.FrontEnd:
+        """The front end, which takes seconds."""
+        return front_end_lib.load(**self.front_end)
+
+    def open(self, front_end: front_end_lib.FrontEnd) -> Stores:
+        """The stores."""
+        return open_stores(
+            pathlib.Path(self.store_dir),
+            dataset_name=self.dataset,
+            front_end=front_end,
+            **self.options,
+        )
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Callable[[Work], Engine]]:
+    """Processes that fill stores, each with a front end of its own.
+
+    This process reads the videos and hands them on as they are, encoded.
+
+    Args:
+        count: How many processes.
+
+    Yields:
+        A function from work to an engine. All work has the same front end.
+    """
+    context: Any = multiprocessing.get_context(START)
+    before = set(multiprocessing.active_children())
+    with concurrent.futures.ProcessPoolExecutor(
+        count, context, _start_worker, (context.Value("i"), count)
+    ) as pool:
+        try:
+            yield lambda work: functools.partial(_hand_out, pool, count, work)
+        except BaseException:
+            # Nobody waits for the videos that are under way.
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.kill()
+            raise
+
+
+def _hand_out(
+    pool: concurrent.futures.Executor,
+    count: int,
+    work: Work,
+    data: dataset.Dataset,
+    numbers: Sequence[int],
+    advance: Advance,
+) -> Iterator[Outcome]:
+    del advance  # workers tell when a video is done
+    pending: set[concurrent.futures.Future] = set()
+    try:
+        for video in data.videos(numbers):
+            pending.add(pool.submit(_fill_there, work, video))
+            # Few videos are held at a time.
+            while len(pending) > count:
+                done, pending = concurrent.futures.wait(
+                    pending, None, concurrent.futures.FIRST_COMPLETED
+                )
+                yield from (future.result() for future in done)
+        for future in concurrent.futures.as_completed(pending):
+            yield future.result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise RuntimeError(
+            "A worker process died, as they do for want of memory (try fewer "
+            "--workers). Nothing that is stored is lost; run the same command "
+            "again."
+        ) from error
+
+
+# The front end of a worker process, from its first video on.
+_loaded: list[front_end_lib.FrontEnd] = []
+
+
+def _start_worker(started: Any, workers: int) -> None:
+    _die_with_parent()
+    with started.get_lock():
+        place = started.value
+        started.value += 1
+    _take_devices(place, workers)
+
+
+def _fill_there(work: Work, video: dataset.Video) -> Outcome:
+    if not _loaded:
+        _loaded.append(work.load())
+    (front_end,) = _loaded
+    return fill_video(video, front_end, work.open(front_end), lambda *_: None)
+
+
+def _die_with_parent() -> None:
+    """End this process as soon as the one that started it has ended."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _take_devices(place: int, workers: int) -> None:
+    """Take a part of the cores, and one GPU where there are some.
+
+    All workers have the same number of threads, because that decides the
+    last bits of a feature.
+    """
+    if sys.platform == "linux":  # Others cannot choose cores.
+        cores = sorted(os.sched_getaffinity(0))
+        each = max(len(cores) // workers, 1)
+        first = place * each % len(cores)
+        os.sched_setaffinity(0, cores[first : first + each])
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        chosen = gpus[place % len(gpus)]
+        tf.config.set_visible_devices([chosen], "GPU")
+        # Workers may share it.
+        tf.config.experimental.set_memory_growth(chosen, True)

@@ -1,0 +1,111 @@
+"""A front end that this file alone defines goes the whole way."""
+
+import dataclasses
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from lsts_tf import evaluate
+from lsts_tf import extract
+from lsts_tf import parts
+from lsts_tf import predictor as predictor_lib
+from lsts_tf import train
+from lsts_tf.features import dataset
+from lsts_tf.features import front_end
+from lsts_tf.features import preprocess
+from lsts_tf.features import stores
+from tests import run_folder
+
+
+class Toy(front_end.FrontEnd):
+    """Means of the first and the second half of a window, on a coarse grid."""
+
+    def __init__(self, streams, *, window, size, name, **_):
+        super().__init__(
+            streams, window=window, size=size, name=name, flow="dis"
+        )
+
+    def part_shapes(self, stream):
+        return {stream: (2, 4, 4, 2)}
+
+    def describe(self):
+        return {
+            "front_end": self.name,
+            "window": self.window,
+            "streams": {s: {"rule": "mean of halves"} for s in self.streams},
+        }
+
+    def encode_parts(self, stream, clip):
+        half = self.window // 2
+        few = keras.ops.image.resize(
+            keras.ops.cast(clip[..., :2], "float32"),
+            (4, 4),
+            data_format="channels_last",
+        )
+        halves = (few[:half], few[half:])
+        means = [keras.ops.mean(frames, axis=0) for frames in halves]
+        return {stream: keras.ops.stack(means) / 255.0}
+
+
+@pytest.fixture
+def settings(sample_settings, tmp_path, monkeypatch):
+    monkeypatch.setitem(parts.FRONT_ENDS, "toy", f"{__name__}:Toy")
+    return dataclasses.replace(
+        sample_settings,
+        run_dir=str(tmp_path / "run"),
+        store_dir=str(tmp_path / "stores"),
+        front_end="toy",
+        streams=("rgb", "flow"),
+        train_videos="1-2",
+        val_videos="501",
+        test_videos="601",
+        batch_size=2,
+        ema=0.0,
+        epochs=1,
+        image_windows=1,
+    )
+
+
+def test_a_toy_front_end_stores_trains_and_predicts(settings):
+    extract.extract(settings, ["train"])
+    root = pathlib.Path(settings.store_dir) / "dhf1k-1.0.0"
+    store = stores.Store.open(root / "rgb-toy16-stride2-first1")
+    assert store.videos() == (1, 2)
+    assert store.manifest.details["rule"] == "mean of halves"
+    assert train.run(settings) == 0
+    folder = pathlib.Path(settings.run_dir)
+    described = json.loads((folder / "front_end.json").read_text())
+    assert described["front_end"] == "toy"
+    assert evaluate.evaluate(settings, model="last")["frames"] == 20
+    predictor = predictor_lib.Predictor.load(folder)
+    assert isinstance(predictor.extractor, Toy)
+    # The same frames: through the stores, and straight.
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    (video,) = data.videos([601])
+    frames = list(video.frames())
+    straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
+    scored = run_folder.scored_maps(settings, predictor)
+    assert straight.shape == scored.shape == (20, 360, 640)
+    difference = preprocess.to_uint8(straight).astype(int) - scored
+    assert np.abs(difference).max() <= 2
+    live = list(predictor.stream(frames, first_frames="copy", chunk=1))
+    np.testing.assert_allclose(np.stack(live), straight, atol=1e-4)
+
+
+def test_another_front_end_than_it_was_trained_on_is_refused(settings):
+    folder = pathlib.Path(settings.run_dir)
+    folder.mkdir(parents=True)
+    described = {"front_end": "toy", "window": 79}
+    (folder / front_end.DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="window: 79 then, 16 now"):
+        train.run(settings)
+
+
+def test_what_is_no_frame_is_refused():
+    toy = Toy(("rgb",), window=4, size=(32, 32), name="toy")
+    for shape in ((8, 8), (8, 8, 4), (0, 8, 3)):
+        with pytest.raises(ValueError, match="A frame is uint8 RGB"):
+            toy.prepare(np.zeros(shape, np.uint8))
