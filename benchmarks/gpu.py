@@ -1,7 +1,7 @@
-"""What the networks, the flow and the metrics cost on a GPU, under JAX.
+"""What the networks and the flow cost on a GPU, under JAX.
 
     export KERAS_BACKEND=jax
-    python -m benchmarks.gpu --parts=device,metrics,train,layers,i3d
+    python -m benchmarks.gpu --parts=device,train,layers,i3d
     python -m benchmarks.gpu --parts=sliding --precisions=float32,tf32,bfloat16
     python -m benchmarks.gpu --parts=flow --video=clip.avi --other=opencv.npz
 
@@ -46,11 +46,10 @@ from lsts_tf.networks import i3d_weights
 from lsts_tf.networks import losses
 from lsts_tf.networks import optimizers
 from lsts_tf.networks import sliding_i3d
-from lsts_tf.scoring import metrics
 
 _PARTS = flags.DEFINE_list(
     "parts",
-    ["device", "flow", "metrics", "train", "layers", "i3d", "sliding"],
+    ["device", "flow", "train", "layers", "i3d", "sliding"],
     "Which.",
 )
 _PRECISIONS = flags.DEFINE_list(
@@ -196,39 +195,6 @@ def flows() -> None:
             error = np.linalg.norm(found[: len(want)] - want, axis=-1)
             line += f", {error.mean():.4f} px from OpenCV ({len(want)} pairs)"
         print(line, flush=True)
-
-
-# === Metrics ===
-
-
-def scores() -> None:
-    """Prints frames a second of all eight metrics on the device."""
-    from benchmarks import metrics as other
-
-    rng = np.random.default_rng(0)
-    scenes = [other.scene(rng) for _ in range(32)]
-    levels = np.stack([np.rint(255 * s[0]) for s in scenes]).astype(np.uint8)
-    truth = np.stack([s[1] for s in scenes])
-    pixels = np.zeros((2, *truth.shape), np.uint8)
-    for i, (_, _, *both) in enumerate(scenes):
-        for plane, points in zip(pixels, both, strict=True):
-            plane[i][tuple(points.T)] = 255
-    baseline = pixels[0].max(0)
-
-    def score(pred: Any, truth: Any, fixated: Any, others: Any) -> Any:
-        return metrics.score(
-            pred, truth, fixated, other=others, baseline=baseline
-        )
-
-    compiled = jax.jit(score)
-    given = [jax.device_put(x) for x in (levels, truth, *pixels)]
-    found = compiled(*given)
-    want = score(levels, truth, *pixels)
-    seconds, _ = timed(lambda: compiled(*given))
-    print(f"32 frames a call: {32 / seconds:.0f} frames/s")
-    for name, values in want.items():
-        error = np.abs(np.asarray(found[name]) - values).max()
-        print(f"  {name:10s} within {error:.1e} of float64 on the host")
 
 
 # === Decoder ===
@@ -472,7 +438,6 @@ def main(argv: list[str]) -> None:
     parts = {
         "device": device,
         "flow": flows,
-        "metrics": scores,
         "train": train,
         "layers": layers,
         "i3d": alone,

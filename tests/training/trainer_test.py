@@ -7,9 +7,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import experiment
-from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
-from lsts_tf.scoring import metrics
 from lsts_tf.training import devices
 from lsts_tf.training import trainer as trainer_lib
 from tests import tiny_training
@@ -174,26 +172,6 @@ def test_replicas_have_the_same_average(small, mirrored):
     with two.averaged():
         maps = two.maps({"rgb": np.ones((2, *SHAPE), np.float16)})
     assert maps.shape == (2, 16, 16)
-
-
-def test_scores_on_the_devices_are_those_of_the_saved_maps(small, mirrored):
-    names = ("auc_judd", "nss", "cc", "sim", "kld")
-    for strategy in (None, mirrored):
-        trainer = make(small, strategy)
-        (batch,) = devices.distribute(trainer.strategy, batches(small, 1))
-        maps, loss = trainer.predict(batch)
-        levels = preprocess.to_uint8(maps)
-        assert len(np.unique(levels)) > 10
-        truth = trainer.local(batch[1])
-        expected = metrics.score(
-            levels, truth[..., 0], truth[..., 1], metrics=names
-        )
-        found = trainer.scores(batch, names)
-        np.testing.assert_array_equal(found.pop("loss"), loss)
-        assert list(found) == list(names)
-        for name in names:
-            assert found[name].dtype == np.float64
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-12)
 
 
 def test_a_stop_reaches_everybody(small, mirrored):
