@@ -134,13 +134,8 @@ class Frame:
         """Sum over all pixels of the square of what is `about_mean`."""
         return self.product(self.about_mean, self.about_mean)
 
-    @functools.cached_property
-    def unit(self) -> np.ndarray:
-        """The prediction scaled to 0 … 1 by its extremes, `[K]`."""
-        return self.scaled(self.pred)
-
     def scaled(self, values: np.ndarray) -> np.ndarray:
-        """Values of the prediction, scaled as `unit`."""
+        """Values of the prediction, scaled to 0 … 1 by its extremes."""
         return (values - self.low) / ((self.high - self.low) or 1.0)
 
     def ranks(self, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +156,7 @@ class Frame:
 
     @functools.cached_property
     def _ascending(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Values of `unit` in ascending order, and pixels before each.
+        """Values, `scaled`, in ascending order, and pixels before each.
 
         Pairs of levels are in this order. To sort all pixels of any other map
         would take longer than all metrics: values are put into buckets, which
@@ -170,15 +165,18 @@ class Frame:
         bucket, the number of the others in higher buckets.
         """
         if self.counts is not None:
-            before = np.concatenate([[0.0], np.cumsum(self.counts)])
-            return self.unit, before, None
-        buckets = _bucket(self.unit)
+            first = np.flatnonzero(np.diff(self.pred, prepend=-1.0))
+            counts = np.add.reduceat(self.counts, first)
+            before = np.concatenate([[0.0], np.cumsum(counts)])
+            return self.scaled(self.pred[first]), before, None
+        unit = self.scaled(self.pred)
+        buckets = _bucket(unit)
         is_close = np.zeros(_BUCKETS + 1, bool)
         is_close[buckets[self.fixated]] = True
         is_close[_bucket(THRESHOLDS)] = True
         counts = np.bincount(buckets, minlength=_BUCKETS + 1)
         counts[is_close] = 0
-        values = np.sort(self.unit[is_close[buckets]])
+        values = np.sort(unit[is_close[buckets]])
         beyond = counts.sum() - np.cumsum(counts)
         return values, np.arange(values.size + 1.0), beyond
 
