@@ -43,6 +43,7 @@ from lsts_tf.media import files
 from lsts_tf.media import maps as maps_lib
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import folders as folders_lib
+from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import summary
 from lsts_tf.scoring import truth as truth_lib
@@ -75,7 +76,8 @@ _OF_FOLDERS = (
     *_OF_ANNOTATED_FILES,
     *_OF_POINTS,
 )
-# Maps that a protocol has no metric for.
+_FIXED_MAPS = ("sauc_map", "baseline")
+# Those of them that a protocol has no metric for.
 _OF_OTHER_PROTOCOLS = {
     "dhf1k": (),
     "paper": ("baseline",),
@@ -239,18 +241,19 @@ def define_flags() -> None:
         "model",
         "last",
         ["last", "best"],
-        "Of a run: model after the last epoch, or the best in validation.",
+        "Model of a run: after the last epoch, or the best in validation.",
     )
     flags.DEFINE_string(
         "output",
         "",
-        "Where scores go; by default RUN/scores.json, or scores.json here.",
+        "File for the scores; by default scores.json, in the run's folder if "
+        "a run is scored.",
     )
     flags.DEFINE_string("predictions", "", "Folder of maps of any model.")
     flags.DEFINE_list(
         "compare",
         [],
-        "Folders of maps of several models, which are ranked; NAME=FOLDER "
+        "Folders of maps of several models, to be ranked; NAME=FOLDER "
         "names one. More may follow as plain arguments.",
     )
     flags.DEFINE_string(
@@ -261,8 +264,8 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "protocol",
         "dhf1k",
-        ["dhf1k", "paper", "aim"],
-        "Whose definitions; see lsts_tf.scoring.metrics.",
+        list(metrics.PROTOCOLS),
+        "Definitions to score by; see lsts_tf.scoring.metrics.",
     )
     flags.DEFINE_string(
         "videos", "", "Videos to score, as 601-700; all annotated by default."
@@ -275,32 +278,34 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "workers",
         0,
-        "Processes; 0: as many as cores that may be used.",
+        "Number of processes; 0 stands for that of usable cores.",
         lower_bound=0,
     )
     flags.DEFINE_integer(
         "first_frames_count",
         78,
-        "How many first frames of each video are also scored apart.",
+        "Number of first frames of each video that are also scored apart.",
         lower_bound=0,
     )
     flags.DEFINE_enum(
         "fixations",
         "auto",
         ["auto", "png", "mat"],
-        "DHF1K's fixations to read; auto: PNG where there are any.",
+        "Files of DHF1K's fixations to read; auto prefers PNG.",
     )
     flags.DEFINE_enum(
         "density",
         "dhf1k",
         list(truth_lib.RECIPES),
-        "How density maps are made of points.",
+        "Recipe for density maps of points.",
     )
     flags.DEFINE_float(
-        "sigma", density_lib.SIGMA, "Of the Gaussians of points, in pixels."
+        "sigma",
+        density_lib.SIGMA,
+        "Standard deviation of the Gaussian at each point, in pixels.",
     )
     flags.DEFINE_string(
-        "map_size", "640x360", "Width x height that points refer to."
+        "map_size", "640x360", "Width x height of the maps that points lie in."
     )
     flags.DEFINE_string(
         "sauc_map",
@@ -309,13 +314,15 @@ def define_flags() -> None:
         "shuffled AUC; by default they are drawn as officially.",
     )
     flags.DEFINE_string(
-        "baseline", "", "A map for information gain; the centre by default."
+        "baseline",
+        "",
+        "A map (PNG or NPY) for information gain; by default the centre prior.",
     )
     flags.DEFINE_multi_enum(
         "per_frame",
         ["csv"],
         ["csv", "parquet", "none"],
-        "Table of each frame beside the output; may be repeated.",
+        "Format of the table of all frames; may be repeated.",
     )
     flags.DEFINE_string(
         "plots", "", "Folder for pictures and a page that shows them."
@@ -380,25 +387,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _fixed_maps() -> dict[str, str]:
-    """{flag: its file} of those that are given."""
-    names = ("sauc_map", "baseline")
-    return {n: path for n in names if (path := getattr(flags.FLAGS, n))}
-
-
-def _about_fixed_maps() -> dict[str, dict[str, str]]:
-    """{flag: which file it was}, for `scores.json`."""
-    return {
-        name: {
-            "file": path,
-            "sha256": hashlib.sha256(
-                pathlib.Path(path).read_bytes()
-            ).hexdigest(),
-        }
-        for name, path in _fixed_maps().items()
-    }
-
-
 def _refuse_idle(names: Sequence[str], why: str) -> None:
     """Raises ValueError if a flag is given that is not read."""
     given = [f"--{name}" for name in names if flags.FLAGS[name].present]
@@ -417,7 +405,11 @@ def _scoring(seed: int) -> scorer_lib.Settings:
         f"--protocol={protocol} has no metric that looks at every map: "
         "--sauc_map is of shuffled AUC, --baseline of information gain.",
     )
-    found = {n: maps_lib.read(path) for n, path in _fixed_maps().items()}
+    found = {
+        name: maps_lib.read(path)
+        for name in _FIXED_MAPS
+        if (path := flags.FLAGS[name].value)
+    }
     return scorer_lib.Settings(
         protocol=protocol,
         seed=seed,
@@ -506,8 +498,18 @@ def main(arguments: Sequence[str]) -> None:
                 name=run.name,
             )
             scores = {"scores": of_run}
-        if about := _about_fixed_maps():
-            result["fixed_maps"] = about
+        fixed = {
+            name: {
+                "file": path,
+                "sha256": hashlib.sha256(
+                    pathlib.Path(path).read_bytes()
+                ).hexdigest(),
+            }
+            for name in _FIXED_MAPS
+            if (path := values[name].value)
+        }
+        if fixed:
+            result["fixed_maps"] = fixed
         write(
             path,
             result,
