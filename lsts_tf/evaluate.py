@@ -500,13 +500,13 @@ def main(arguments: Sequence[str]) -> None:
             scores = {"scores": of_run}
         fixed = {
             name: {
-                "file": path,
+                "file": values[name].value,
                 "sha256": hashlib.sha256(
-                    pathlib.Path(path).read_bytes()
+                    pathlib.Path(values[name].value).read_bytes()
                 ).hexdigest(),
             }
             for name in _FIXED_MAPS
-            if (path := values[name].value)
+            if values[name].value
         }
         if fixed:
             result["fixed_maps"] = fixed
