@@ -31,8 +31,8 @@ from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import preprocess
 from lsts_tf.media import video as video_lib
 from lsts_tf.networks import decoder
-from lsts_tf.scoring import annotations
 from lsts_tf.scoring import metrics
+from lsts_tf.scoring import truth
 
 VIDEO = flags.DEFINE_string("video", None, "A video file.", required=True)
 FRAMES = flags.DEFINE_integer("frames", 100, "Frames of it that are used.")
@@ -98,7 +98,12 @@ def compare_features(window: np.ndarray, continuous: np.ndarray) -> str:
 
 def compare_maps(window: np.ndarray, continuous: np.ndarray) -> str:
     """CC, largest difference and shift of the strongest point, [n, H, W]."""
-    cc = np.asarray(metrics.cc(continuous, window))
+    cc = np.array(
+        [
+            metrics.score(a, b, metrics=["cc"])["cc"]
+            for a, b in zip(continuous, window, strict=True)
+        ]
+    )
     largest = np.abs(continuous - window).max()
     peaks = [
         np.stack(np.unravel_index(m.reshape(len(m), -1).argmax(1), m.shape[1:]))
@@ -115,18 +120,20 @@ def compare_maps(window: np.ndarray, continuous: np.ndarray) -> str:
 
 
 def against_gaze(
-    clip: annotations.AnnotatedFiles, targets: Sequence[int], maps: np.ndarray
+    clip: truth.AnnotatedFiles, targets: Sequence[int], maps: np.ndarray
 ) -> str:
     """Mean CC and NSS of the targets' maps, as `evaluate` scores them."""
-    found = metrics.score(
-        preprocess.to_uint8(maps),
-        np.stack([clip.density(n) for n in targets]),
-        [clip.fixations(n)[0] for n in targets],
-        metrics=("cc", "nss"),
-    )
-    return (
-        f"CC {np.nanmean(found['cc']):.4f}, NSS {np.nanmean(found['nss']):.4f}"
-    )
+    each = [
+        metrics.score(
+            map_,
+            clip.density(target),
+            clip.fixations(target)[0],
+            metrics=("cc", "nss"),
+        )
+        for target, map_ in zip(targets, preprocess.to_uint8(maps), strict=True)
+    ]
+    cc, nss = (np.nanmean([s[name] for s in each]) for name in ("cc", "nss"))
+    return f"CC {cc:.4f}, NSS {nss:.4f}"
 
 
 def main(_: Sequence[str]) -> None:
@@ -169,7 +176,7 @@ def main(_: Sequence[str]) -> None:
             print(f"  features, {stream}: {compare_features(*both)}")
         print(f"  maps: {compare_maps(*(maps[name] for name in pair))}")
     if ANNOTATIONS.value:
-        clip = annotations.Folder(
+        clip = truth.Folder(
             ANNOTATIONS.value, videos=frozenset({NUMBER.value})
         ).clips[NUMBER.value]
         for name, found_maps in maps.items():

@@ -3,9 +3,10 @@
     python -m benchmarks.metrics
 
 Prints frames a CPU-second of all eight metrics on 8-bit maps and on float
-maps, of each metric alone, and how many times the CPU time of a plain NumPy
-program that is: one that cuts the map at each distinct value of a fixation,
-and repeats shuffled AUC and AUC-Borji on 100 random splits, map by map.
+maps, of each metric alone and of those of a training's validation, and how
+many times the CPU time a plain NumPy program takes: one that cuts the map at
+each distinct value of a fixation, and repeats shuffled AUC and AUC-Borji on
+100 random splits, map by map.
 
 Each figure is the median over rounds in which all contenders take turns, so
 that other work on the machine slows all of them alike.
@@ -15,7 +16,6 @@ import os
 
 # Before NumPy: a second thread of its BLAS would count as CPU time.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import statistics
 import time
@@ -28,11 +28,13 @@ import numpy as np
 from lsts_tf.scoring import density
 from lsts_tf.scoring import metrics
 
-_FRAMES = flags.DEFINE_integer("frames", 32, "frames in a batch", 1)
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "rounds", 1)
+_FRAMES = flags.DEFINE_integer("frames", 32, "Frames to score", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of all contenders", 1)
 
 SIZE = (360, 640)
 SPLITS = 100
+# As `lsts_tf.train`, which imports TensorFlow.
+VALIDATION = ("auc_judd", "nss", "cc", "sim", "kld")
 
 
 def scene(rng):
@@ -126,63 +128,46 @@ def main(_):
     rng = np.random.default_rng(0)
     count = _FRAMES.value
     scenes = [scene(rng) for _ in range(count)]
-    floats = np.stack([pred for pred, *_ in scenes]).astype(np.float32)
-    bytes_ = np.rint(floats * 255).astype(np.uint8)
-    truth = np.stack([truth for _, truth, *_ in scenes])
-    fixations, others = ([s[i] for s in scenes] for i in (2, 3))
-    maps = np.zeros((2, *truth.shape), np.uint8)
-    for i in range(count):
-        maps[0, i][tuple(fixations[i].T)] = 255
-        maps[1, i][tuple(others[i].T)] = 255
-    baseline = density.density_map(maps[0].any(axis=0))
-    given = {"other": others, "baseline": baseline}
+    floats = [pred.astype(np.float32) for pred, *_ in scenes]
+    bytes_ = [np.rint(pred * 255).astype(np.uint8) for pred in floats]
+    baseline = scenes[0][1]
+    distribution = metrics.distribution(baseline)
 
-    def all_eight(preds):
-        return metrics.score(preds, truth, fixations, **given)
+    def score(preds, names=()):
+        return [
+            metrics.score(
+                pred,
+                truth,
+                fixations,
+                others=others,
+                baseline=distribution,
+                metrics=names,
+            )
+            for pred, (_, truth, fixations, others) in zip(
+                preds, scenes, strict=True
+            )
+        ]
 
     def slow():
         return oracle(bytes_[0], *scenes[0][1:], baseline, rng)
 
-    fast, plain = all_eight(bytes_), slow()
+    fast, plain = score(bytes_)[0], slow()
     for metric, value in plain.items():
-        print(f"{metric:10} {fast[metric][0]:9.5f}   plain {value:9.5f}")
+        print(f"{metric:10} {fast[metric]:9.5f}   plain {value:9.5f}")
 
     contenders = {
         "histograms alone": lambda: [
-            cv2.calcHist(
-                [bytes_[i], truth[i]], [0, 1], None, [256] * 2, [0, 256] * 2
-            )
-            for i in range(count)
+            cv2.calcHist([pred, truth], [0, 1], None, [256] * 2, [0, 256] * 2)
+            for pred, (_, truth, *_) in zip(bytes_, scenes, strict=True)
         ],
-        "all eight, 8 bits": lambda: all_eight(bytes_),
-        "all eight, 8 bits, fixation maps": lambda: metrics.score(
-            bytes_, truth, maps[0], other=maps[1], baseline=baseline
-        ),
-        "all eight, exact float32": lambda: all_eight(floats),
+        "all eight, 8 bits": lambda: score(bytes_),
+        "all eight, exact float32": lambda: score(floats),
+        "those of validation, 8 bits": lambda: score(bytes_, VALIDATION),
     }
     for metric in metrics.METRICS:
-        contenders[f"{metric}, 8 bits"] = lambda metric=metric: metrics.score(
-            bytes_, truth, fixations, **given, metrics=[metric]
+        contenders[f"{metric}, 8 bits"] = lambda metric=metric: score(
+            bytes_, [metric]
         )
-    # As a training's validation computes them, on one thread too. Here because
-    # `benchmarks.gpu` takes scenes from this module without TensorFlow.
-    import tensorflow as tf
-
-    from lsts_tf import train
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    on_device = tf.function(
-        lambda *maps: metrics.score(
-            *maps, metrics=train.VALIDATION_METRICS, dtype="float64"
-        ),
-        autograph=False,
-    )
-    tensors = [tf.constant(x) for x in (bytes_, truth, maps[0])]
-    contenders["those of validation, 8 bits"] = lambda: metrics.score(
-        bytes_, truth, maps[0], metrics=train.VALIDATION_METRICS
-    )
-    contenders["those of validation, on tensors"] = lambda: on_device(*tensors)
     seconds = {name: [] for name in contenders}
     plain_seconds = []
     for i in range(_ROUNDS.value):

@@ -26,9 +26,9 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import preprocess
 from lsts_tf.media import maps as maps_lib
-from lsts_tf.scoring import fixations as fixations_lib
+from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import scorer as scorer_lib
-from lsts_tf.scoring import scores
+from lsts_tf.scoring import truth
 
 DATASET = flags.DEFINE_string("dataset", "osie", "TFDS name of the dataset.")
 VIDEOS = flags.DEFINE_string("videos", "1001-1700/7", "Videos scored.")
@@ -85,10 +85,16 @@ def score(
     found = []
     for video in tqdm.tqdm(videos, unit="video"):
         maps = [preprocess.to_uint8(map_) for map_ in method(video.frames())]
-        density = [maps_lib.decode(png) for png in video.maps]
-        rows = scorer.fixations.rows(video.number)
-        values = scorer.score(list(rows), maps, density)
-        found.append([np.nanmean(values[name]) for name in METRICS])
+        each = [
+            scorer.score(row, map_, maps_lib.decode(png))
+            for row, map_, png in zip(
+                scorer.fixations.rows(video.number),
+                maps,
+                video.maps,
+                strict=True,
+            )
+        ]
+        found.append([np.nanmean([s[name] for s in each]) for name in METRICS])
     return dict(zip(METRICS, np.nanmean(found, axis=0), strict=True))
 
 
@@ -98,14 +104,16 @@ def main(_: Sequence[str]) -> None:
     chosen = data.choose(windows.parse_ranges(VIDEOS.value), "scoring")
     videos = list(data.videos(chosen))
     scorer = scorer_lib.Scorer(
-        fixations_lib.FixationSet.of_maps(
+        truth.FixationSet.of_maps(
             (video.number, frame, maps_lib.decode(png))
             for video in videos
             for frame, png in enumerate(video.fixations)
         )
     )
     methods = {name: of_run(name) for name in RUNS.value}
-    methods["centre prior"] = same(scores.centre_prior(*preprocess.MAP_SIZE))
+    methods["centre prior"] = same(
+        density_lib.centre_prior(*preprocess.MAP_SIZE)
+    )
     if TRAINED_ON.value:
         methods["mean training map"] = same(mean_map(TRAINED_ON.value))
     methods["spectral residual"] = spectral_residual

@@ -42,7 +42,9 @@ from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.features import views
 from lsts_tf.media import files
+from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.scoring import truth as truth_lib
 from lsts_tf.training import checkpoints
 from lsts_tf.training import devices
 from lsts_tf.training import forecast
@@ -338,7 +340,6 @@ def _train(
             last_step - first_step,
         )
     clock = _Clock(settings.batch_size)
-    # Scores in float64 take more memory than a training step of a window.
     at_once = settings.batch_size // settings.accumulate
     step = first_step
     with (
@@ -369,7 +370,8 @@ def _train(
             if step == last_step:
                 # Once, because these need the fixations of all frames.
                 scorer = scorer_lib.Scorer(
-                    validation.fixations(), seed=settings.seed
+                    validation.fixations(),
+                    scorer_lib.Settings(seed=settings.seed),
                 )
             with trainer.averaged():
                 seen = {}
@@ -542,9 +544,8 @@ def validate(
 ) -> dict[str, float]:
     """Loss and scores of the mini-validation, means over its windows.
 
-    Scores are the benchmark's, on maps of 8 bits (see `metrics`), computed on
-    the devices, or by a scorer on the host. Each replica computes its part of
-    each batch, and every worker gets the means.
+    Scores are those of `evaluate`, on maps of 8 bits. Each worker scores the
+    windows of its replicas, and every worker gets the means.
 
     Args:
         trainer: The model.
@@ -557,11 +558,6 @@ def validate(
     Raises:
         _AskedToStopError: One was; looked at before each batch.
     """
-    rows: dict[tuple[int, int], int] = {}
-    if scorer is not None:
-        known = scorer.fixations
-        pairs = zip(known.videos.tolist(), known.frames.tolist(), strict=True)
-        rows = {pair: row for row, pair in enumerate(pairs)}
     names = ("loss", *(scorer.metrics if scorer else VALIDATION_METRICS))
     found = np.zeros((len(names), len(validation)))
     batches = devices.distribute(
@@ -571,35 +567,46 @@ def validate(
     for batch, weight, place in batches:
         if asks():
             raise _AskedToStopError
-        if scorer is None:
-            scores = trainer.scores(batch, VALIDATION_METRICS)
-        else:
-            maps, loss = trainer.predict(batch)
-            scores = {"loss": loss}
+        maps, loss = trainer.predict(batch)
         real = trainer.local(weight) > 0
         if not real.any():
             continue
         numbers = trainer.local(place)[real]
-        scores = {name: values[real] for name, values in scores.items()}
-        if scorer is not None:
-            # Each frame is scored, of several maps of a window too.
-            levels, density = (
-                values[real].reshape(-1, *maps.shape[-2:])
-                for values in (
-                    preprocess.to_uint8(maps),
-                    trainer.local(batch[1])[..., 0],
-                )
-            )
-            chosen = validation.frames(validation.windows[numbers])
-            scores |= scorer.score(
-                [rows[pair] for pair in chosen], list(levels), list(density)
-            )
-        for row, name in enumerate(names):
-            each = scores[name].reshape(len(numbers), -1)
-            found[row, numbers] = np.nanmean(each, axis=1)
+        # Each frame is scored, of several maps of a window too.
+        levels = preprocess.to_uint8(maps)[real]
+        levels = levels.reshape(-1, *levels.shape[-2:])
+        truth = trainer.local(batch[1])[real]
+        truth = truth.reshape(-1, *truth.shape[-3:])
+        frames = validation.frames(validation.windows[numbers])
+        each = [
+            _scores(pair, map_, both, scorer)
+            for pair, map_, both in zip(frames, levels, truth, strict=True)
+        ]
+        found[0, numbers] = loss[real]
+        for row, name in enumerate(names[1:], start=1):
+            values = np.array([scores[name] for scores in each])
+            values = values.reshape(len(numbers), -1)
+            found[row, numbers] = np.nanmean(values, axis=1)
     totals = devices.total(trainer.strategy, found)
     means = map(float, np.nanmean(totals, axis=1))
     return dict(zip(names, means, strict=True))
+
+
+def _scores(
+    pair: tuple[int, int],
+    map_: np.ndarray,
+    truth: np.ndarray,
+    scorer: scorer_lib.Scorer | None,
+) -> dict[str, float]:
+    """Scores of a (video, frame); truth is uint8 [H, W, 2]."""
+    if scorer is not None:
+        return scorer.score(scorer.fixations.row(*pair), map_, truth[..., 0])
+    return metrics.score(
+        map_,
+        truth[..., 0],
+        truth_lib.coordinates(truth[..., 1]),
+        metrics=VALIDATION_METRICS,
+    )
 
 
 def _finish_epoch(

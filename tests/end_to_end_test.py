@@ -27,6 +27,7 @@ from lsts_tf.media import maps
 from lsts_tf.media import video as video_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
+from lsts_tf.scoring import summary
 from tests import run_folder
 from tests import tiny_run
 
@@ -72,10 +73,10 @@ def test_scores_have_the_published_layout(scores):
     assert scores["frames"] == 4 * 20
     assert set(scores["by_video"]) == {"0601", "0602", "0603", "0604"}
     assert set(scores["overall"]) == set(metrics.METRICS)
-    for summary in scores["overall"].values():
-        assert summary["n_valid"] == 80
-        low, high = summary["ci95"]
-        assert low <= summary["mean"] <= high
+    for found in scores["overall"].values():
+        assert found["n_valid"] == 80
+        low, high = found["ci95"]
+        assert low <= found["mean"] <= high
     first = scores["first_frames"]
     assert first["number"] == 16
     assert first["first"]["cc"]["n_valid"] == 4 * 16
@@ -84,7 +85,7 @@ def test_scores_have_the_published_layout(scores):
 
 
 def test_the_table_announces_random_weights(scores):
-    text = evaluate.table(scores)
+    text = summary.text(scores)
     assert "RANDOM I3D WEIGHTS" in text
     assert "centre prior" in text
     assert f"{scores['overall']['cc']['mean']:.4f}" in text

@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -20,10 +20,10 @@ from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf.media import maps
 from lsts_tf.media import video as video_lib
-from lsts_tf.scoring import annotations
 from lsts_tf.scoring import density
-from lsts_tf.scoring import jobs
+from lsts_tf.scoring import folders as folders_lib
 from lsts_tf.scoring import metrics
+from lsts_tf.scoring import truth as truth_lib
 from tests import flag_scope
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
@@ -127,11 +127,28 @@ def refused(run, monkeypatch):
         with pytest.raises(SystemExit) as stopped:
             run(*arguments, workers=workers)
         assert stopped.value.code == 1
-        left = {path.name for path in run.folder.iterdir()}
-        assert left <= {"scores.json.parts"}
+        assert not list(run.folder.iterdir())
         return "\n".join(lines)
 
     return call
+
+
+def scored(arrays, others=None, baseline=None, **options):
+    """{metric: scores of the golden frames}, computed one by one."""
+    each = [
+        metrics.score(
+            pred,
+            density,
+            points,
+            others=others and others[i],
+            baseline=baseline,
+            **options,
+        )
+        for i, (pred, density, points) in enumerate(
+            zip(arrays["pred"], arrays["gt"], arrays["points"], strict=True)
+        )
+    ]
+    return {name: [values[name] for values in each] for name in each[0]}
 
 
 def folders(root):
@@ -259,7 +276,7 @@ def test_by_default_as_many_workers_as_cores_that_may_be_used(
         raise ValueError(f"{workers} workers")
 
     monkeypatch.setattr(evaluate.cores, "usable", lambda: 7)
-    monkeypatch.setattr(evaluate, "evaluate_folders", scored)
+    monkeypatch.setattr(folders_lib, "evaluate", scored)
     assert refused(*folders(written), workers=None) == "7 workers"
 
 
@@ -286,23 +303,20 @@ def test_tables_pictures_and_page(run, written):
     assert "0.5441" in page  # CC of the golden set.
 
 
-def test_the_page_shows_the_figure_and_how_many_frames_count():
-    from lsts_tf.scoring import charts
-    from lsts_tf.scoring import scores as scores_lib
+def test_the_page_shows_the_figure_and_how_many_frames_count(run, written):
+    from lsts_tf.scoring import page
 
-    of_frames = scores_lib.Scores(
-        video=np.array([1, 1, 1, 2]),
-        frame=np.array([0, 1, 2, 0]),
-        values={"cc": np.array([0.2, 0.2, np.nan, 0.8])},
-    )
-    rows = {"ours": of_frames.summary()}
-    by_frames = charts._page({"statistic": "mean"}, rows, [])
-    by_videos = charts._page({"statistic": "mean_of_videos"}, rows, [])
+    scores = run(*folders(written))
+    cc = scores["overall"]["cc"]
+    by_frames = page.page(scores, [])
+    by_videos = page.page({**scores, "statistic": "mean_of_videos"}, [])
     assert "mean over frames" in by_frames
-    assert "0.4000" in by_frames
+    assert f"<td>{cc['mean']:.4f}" in by_frames
     assert "mean of videos" in by_videos
-    assert "0.5000" in by_videos
-    assert "n = 3" in by_frames
+    assert f"<td>{cc['mean_of_videos']:.4f}" in by_videos
+    assert f"n = {cc['n_valid']}<" in by_frames
+    hostile = page.page({**scores, "note": "<script>"}, [])
+    assert "&lt;script&gt;" in hostile
 
 
 # === Runs and folders meet in one scorer ===
@@ -362,7 +376,8 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
     of_run = run("--seed=4", output="run.json", workers=None)
     of_folder = run(*folders(written), "--seed=4", "--first_frames_count=2")
     assert of_run["note"] == Model.note
-    assert of_run["first_frames"].pop("filled_by") == "copy of the first map"
+    filled = of_run["first_frames"].pop("filled_by")
+    assert filled.startswith("copy of the first map")
     for key in ("overall", "first_frames", "by_video", "centre_prior"):
         assert of_run[key] == of_folder[key]
     assert run.rows("run.csv") == run.rows()
@@ -397,13 +412,9 @@ def test_maps_of_another_size_are_resized(run, tree, golden):
     for path in (tree / "maps").glob("*/*.png"):
         maps.write_png(path, cv2.resize(maps.read(path), (160, 90)))
     run(*folders(tree), "--seed=3")
-    arrays = golden[0]
-    want = metrics.score(
-        np.stack([cv2.resize(m, (160, 90)) for m in arrays["pred"]]),
-        arrays["gt"],
-        arrays["points"],
-        metrics=("nss", "cc", "sim", "kld"),
-    )
+    small = [cv2.resize(map_, (160, 90)) for map_ in golden[0]["pred"]]
+    names = ("nss", "cc", "sim", "kld")
+    want = scored({**golden[0], "pred": small}, metrics=names)
     for name, values in want.items():
         got = [float(row[name] or "nan") for row in run.rows()]
         np.testing.assert_allclose(got, values, atol=1e-12)
@@ -552,11 +563,11 @@ def test_points_and_observers(run, observed, tmp_path):
     fixated = np.zeros((90, 160), bool)
     for row in first:
         fixated[round(row["y"]), round(row["x"])] = True
-    want = metrics.cc(
-        maps.read(folder / "001" / "0001.png")[None],
-        density.density_map(fixated, sigma=6, shift=0)[None],
+    want = metrics.score(
+        maps.read(folder / "001" / "0001.png"),
+        density.density_map(fixated, sigma=6, shift=0),
     )
-    assert float(run.rows()[0]["cc"]) == pytest.approx(want[0], abs=1e-12)
+    assert float(run.rows()[0]["cc"]) == pytest.approx(want["cc"], abs=1e-12)
 
     as_json = tmp_path / "points.json"
     as_json.write_text(json.dumps({"fixations": rows}))
@@ -594,18 +605,18 @@ def test_a_list_of_points_that_makes_no_sense(
 def test_numbers_of_frames_are_whole(tmp_path, point):
     path = tmp_path / "points.json"
     path.write_text(json.dumps([{"video": 1, "frame": 1, "x": 2, "y": 3}]))
-    assert annotations.Points(path).clips[1].last == 0
+    assert truth_lib.Points(path).clips[1].last == 0
     path.write_text(
         json.dumps([{"video": 1, "frame": 1.0, "x": 2, "y": 3, **point}])
     )
     with pytest.raises(maps.MapError, match=r"fixation 1: .* whole numbers"):
-        annotations.Points(path)
+        truth_lib.Points(path)
 
 
 def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("video,frame,x,y,observer\n1,1,2,3,a\n1,2,,,\n")
-    (clip,) = annotations.Points(path).clips.values()
+    (clip,) = truth_lib.Points(path).clips.values()
     assert clip.observers
     assert [len(clip.by_observer(frame)) for frame in (0, 1)] == [1, 0]
 
@@ -637,17 +648,13 @@ def test_dhf1k_recipe_has_one_sigma(refused, observed, tmp_path):
 def test_paper_takes_the_neighbouring_frame(run, written, golden):
     arrays = golden[0]
     scores = run(*folders(written), "--protocol=paper")
-    assert tuple(scores["overall"]) == metrics.PROTOCOLS["paper"]
+    assert tuple(scores["overall"]) == tuple(metrics.PROTOCOLS["paper"])
     assert "not comparable with other papers" in scores["note"]
     assert "NOT COMPARABLE" in run.text
     # The last frame of a video has the one before it.
     neighbours = [1, 2, 3, 4, 3, 6, 7, 8, 7, 10, 11, 10]
-    want = metrics.score(
-        arrays["pred"],
-        fixations=arrays["points"],
-        other=[arrays["points"][i] for i in neighbours],
-        protocol="paper",
-    )
+    others = [arrays["points"][i] for i in neighbours]
+    want = scored(arrays, others, protocol="paper")
     for name, values in want.items():
         got = [float(row[name] or "nan") for row in run.rows()]
         np.testing.assert_allclose(got, values, atol=1e-12)
@@ -661,7 +668,7 @@ def test_paper_resizes_maps_to_the_fixations(run, tree):
 
 def test_aim_has_no_shuffled_auc(run, written):
     scores = run(*folders(written), "--protocol=aim")
-    assert tuple(scores["overall"]) == metrics.PROTOCOLS["aim"]
+    assert tuple(scores["overall"]) == tuple(metrics.PROTOCOLS["aim"])
     assert scores["other_fixations"] == "none"
     assert scores["statistic"] == "mean_of_videos"
     # The table is that of the challenge's figure.
@@ -690,11 +697,10 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         about = {"file": str(path), "sha256": digest}
         assert scores["fixed_maps"][flag] == about
-    want = metrics.score(
-        arrays["pred"],
-        fixations=arrays["points"],
-        other=[np.argwhere(negatives)] * 12,
-        baseline=arrays["gt"].mean(axis=0),
+    want = scored(
+        arrays,
+        [np.argwhere(negatives)] * 12,
+        metrics.distribution(arrays["gt"].mean(axis=0)),
         metrics=("sauc", "infogain"),
     )
     for name, values in want.items():
@@ -710,14 +716,9 @@ def test_a_baseline_may_be_negative(run, written, golden, size):
     assert base.max() < 0
     np.save(run.folder / "base.npy", base)
     run(*folders(written), f"--baseline={run.folder / 'base.npy'}")
-    want = metrics.score(
-        arrays["pred"],
-        fixations=arrays["points"],
-        baseline=np.clip(
-            metrics.resize(base, (180, 320)), base.min(), base.max()
-        ),
-        metrics=("infogain",),
-    )["infogain"]
+    resized = metrics.resize(base, (180, 320))
+    baseline = metrics.distribution(np.clip(resized, base.min(), base.max()))
+    want = scored(arrays, None, baseline, metrics=["infogain"])["infogain"]
     assert np.isfinite(want).sum() > 6
     got = [float(row["infogain"] or "nan") for row in run.rows()]
     np.testing.assert_allclose(got, want, atol=1e-12)
@@ -904,7 +905,7 @@ def test_problems_that_a_message_does_not_hold_are_in_a_file(
     run, tree, monkeypatch
 ):
     """Those found before anything is read, and those that are found later."""
-    monkeypatch.setattr(evaluate, "_SHOWN", 1)
+    monkeypatch.setattr(folders_lib, "_SHOWN", 1)
     listed = run.folder / "scores.problems.txt"
     lines = []
     for name in ("error", "warning"):
@@ -1163,163 +1164,42 @@ def test_models_of_one_name_need_another(refused, models):
     assert "Name them" in message
 
 
-# === Going on ===
+# === Stopping ===
 
 
-def scored_videos(monkeypatch):
-    """Videos that are scored from now on."""
-    seen = []
-    original = jobs._score
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_stopped_leaves_nothing(run, tree, monkeypatch, workers):
+    original = folders_lib._results
 
-    def note(job):
-        seen.append((job.video, sorted(job.models)))
-        return original(job)
-
-    monkeypatch.setattr(jobs, "_score", note)
-    return seen
-
-
-def test_what_is_known_is_not_scored_again(run, tree, monkeypatch):
-    want = run(*folders(tree))
-    seen = scored_videos(monkeypatch)
-    assert same(run(*folders(tree)), want)
-    assert seen == []
-    # A changed map: its video alone, and not the centre prior.
-    maps.write_png(map_file(tree), np.eye(180, 320, dtype=np.uint8) * 255)
-    changed = run(*folders(tree))
-    assert seen == [(601, ["maps"])]
-    assert changed["overall"] != want["overall"]
-    seen.clear()
-    run(*folders(tree), "--seed=1")
-    assert [video for video, _ in seen] == [601, 602, 603]
-    # Only parts of the last run are left.
-    parts = list((run.folder / "scores.json.parts").iterdir())
-    assert len(parts) == 3 + 2 * 3
-
-
-def test_changed_fixations_change_everything(run, tree, monkeypatch):
-    run(*folders(tree))
-    seen = scored_videos(monkeypatch)
-    path = tree / "annotation" / "0603" / "fixation" / "0001.png"
-    maps.write_png(path, np.eye(180, 320, dtype=np.uint8) * 255)
-    run(*folders(tree))
-    assert [video for video, _ in seen] == [601, 602, 603]
-
-
-def test_a_run_that_was_stopped_goes_on(run, tree, monkeypatch):
-    want = run(*folders(tree), output="whole.json")
-    original = jobs._score
-
-    def stops(job):
-        if job.video == 603:
+    def stops(title, *arguments):
+        yield from original(title, *arguments)
+        if title == "scoring":
             raise KeyboardInterrupt
-        return original(job)
 
-    monkeypatch.setattr(jobs, "_score", stops)
+    monkeypatch.setattr(folders_lib, "_results", stops)
     with pytest.raises(SystemExit) as stopped:
-        run(*folders(tree))
+        run(*folders(tree), workers=workers)
     assert stopped.value.code == 130
-    assert not (run.folder / "scores.json").exists()
-    monkeypatch.setattr(jobs, "_score", original)
-    seen = scored_videos(monkeypatch)
-    assert same(run(*folders(tree)), want)
-    assert [video for video, _ in seen] == [603]
+    assert not list(run.folder.iterdir())
 
 
-@pytest.mark.parametrize("allowed", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    "spoiled",
-    ["maps/0602/0002.png", "annotation/0602/fixation/0002.png"],
+    "spoiled", ["maps/0602/0002.png", "annotation/0602/fixation/0002.png"]
 )
-def test_a_run_stopped_at_an_unreadable_file_lists_it_again(
-    run, tree, monkeypatch, spoiled, workers, allowed
-):
-    """The parent is stopped before it hears what the worker could not read."""
+def test_workers_name_what_they_cannot_read(refused, tree, spoiled, workers):
     cut_off(tree / spoiled)
-    original = jobs._Work._results
-
-    def stops(self, function, of):
-        for job, problems in original(self, function, of):
-            if problems:
-                raise KeyboardInterrupt
-            yield job, problems
-
-    monkeypatch.setattr(jobs._Work, "_results", stops)
-    given = (*folders(tree), *["--allow_missing"] * allowed)
-    with pytest.raises(SystemExit) as stopped:
-        run(*given, workers=workers)
-    assert stopped.value.code == 130
-    monkeypatch.setattr(jobs._Work, "_results", original)
-    for _ in range(2):
-        if allowed:
-            scores = run(*given, workers=workers)
-            assert scores["frames"] == 11
-            assert scores["missing"]["unreadable"] == 1
-        else:
-            with pytest.raises(SystemExit) as stopped:
-                run(*given, workers=workers)
-            assert stopped.value.code == 1
-        parts = run.folder / "scores.json.parts"
-        assert not list(parts.glob("*.lacking.npz"))
+    assert spoiled in refused(*folders(tree), workers=workers)
 
 
-def test_what_is_whole_beside_an_unreadable_file_is_kept(
-    run, tree, monkeypatch
-):
-    cut_off(map_file(tree))
-    run(*folders(tree), "--allow_missing")
-    seen = scored_videos(monkeypatch)
-    run(*folders(tree), "--allow_missing")
-    assert [video for video, _ in seen] == [601]
+def killed(_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_parts_follow_from_all_code_that_makes_scores():
-    """All modules that those of the list import, but the writing of files."""
-    found, left = set(), {"scoring/jobs.py"}
-    while left:
-        name = left.pop()
-        found.add(name)
-        text = (jobs._PACKAGE / name).read_text()
-        pattern = r"^ *from lsts_tf\.(\w+) import (\w+)"
-        names = re.findall(pattern, text, re.MULTILINE)
-        left |= {f"{room}/{module}.py" for room, module in names} - found
-    assert found - {"media/files.py"} == set(jobs._SOURCES)
-
-
-def test_frames_are_looked_up_once_a_video():
-    """And not once a frame, which is quadratic."""
-
-    class Part(dict):
-        asked = 0
-
-        def __getitem__(self, name):
-            self.asked += 1
-            return super().__getitem__(name)
-
-    part = Part(frames=np.arange(0, 30, 2))
-    found = jobs._readable({7: range(20)}, {7: part})
-    assert found == {7: list(range(0, 20, 2))}
-    assert part.asked == 1
-
-
-def test_a_repaired_file_is_noticed(run, refused, tree, written):
-    cut_off(map_file(tree))
-    refused(*folders(tree))
-    shutil.copy(map_file(written), map_file(tree))
-    assert same(run(*folders(tree)), run(*folders(written), output="b.json"))
-
-
-def test_a_damaged_part_is_replaced(run, refused, tree):
-    want = run(*folders(tree))
-    parts = run.folder / "scores.json.parts"
-    part = next(parts.glob("scores-*"))
-    part.write_bytes(b"no")
-    for path in run.folder.iterdir():
-        if path.is_file():
-            path.unlink()
-    assert "Start the same command again" in refused(*folders(tree))
-    assert same(run(*folders(tree)), want)
+def test_a_worker_that_is_killed_ends_the_run(refused, tree, monkeypatch):
+    monkeypatch.setattr(folders_lib, "_score", killed)
+    message = refused(*folders(tree), workers=2)
+    assert "--workers" in message
 
 
 def test_the_program_alone_needs_no_tensorflow_to_complain(tmp_path):

@@ -230,17 +230,17 @@ def test_a_signal_in_validation_saves_and_validates_again(
     whole = dataclasses.replace(short, run_dir=str(tmp_path / "whole"))
     assert train.run(whole) == 0
     folder = pathlib.Path(short.run_dir)
-    scores = train.trainer_lib.Trainer.scores
+    predict = train.trainer_lib.Trainer.predict
     # Five batches of the training set, and one of the validation.
     calls = iter(range(99))
 
     def asked_in_the_sixth(self, *arguments):
         if next(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return scores(self, *arguments)
+        return predict(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.trainer_lib.Trainer, "scores", asked_in_the_sixth)
+        patch.setattr(train.trainer_lib.Trainer, "predict", asked_in_the_sixth)
         assert train.run(short) == 128 + signal.SIGTERM
     assert next(calls) == 5
     assert not (folder / "metrics.jsonl").exists()

@@ -1,4 +1,4 @@
-"""From fixated pixels to DHF1K's density maps, bit for bit.
+"""From fixated pixels to DHF1K's density maps, bit for bit; a centre prior.
 
 Maps and fixations are `[H, W]`; pixel (y, x) is row y, column x. A fixation
 map is binary: a pixel was looked at or was not, however often. A density map
@@ -80,3 +80,19 @@ def _gaussians(size: int, sigma: float, shift: int) -> np.ndarray:
     table = np.exp(-(distance**2) / (2 * sigma**2))
     table.flags.writeable = False
     return table
+
+
+def centre_prior(height: int, width: int) -> np.ndarray:
+    """A map that looks at the middle: the baseline that looks at no frame.
+
+    A Gaussian whose standard deviation is a quarter of each side.
+
+    Returns:
+        float64 [height, width], 1 in the middle.
+    """
+
+    def bell(length: int) -> np.ndarray:
+        x = (np.arange(length) + 0.5) / length - 0.5
+        return np.exp(-0.5 * (x / 0.25) ** 2)
+
+    return np.outer(bell(height), bell(width))

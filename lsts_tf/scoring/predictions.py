@@ -36,10 +36,6 @@ class FrameFiles:
         """Numbers of the frames, ascending."""
         return tuple(self.files)
 
-    def signature(self) -> list[tuple]:
-        """What changes if a file does."""
-        return [tuple(file) for file in self.files.values()]
-
     def read(
         self, frames: Sequence[int]
     ) -> Iterator[np.ndarray | maps.MapError]:
@@ -62,10 +58,6 @@ class VideoFile:
 
     file: maps.File
     frames: Sequence[int]
-
-    def signature(self) -> list[tuple]:
-        """What changes if the file does."""
-        return [tuple(self.file)]
 
     def read(
         self, frames: Sequence[int]

@@ -1,170 +1,164 @@
 """The scores of frames of a set, wherever their maps come from.
 
-A set is all frames that are scored together, numbered through: rows. Shuffled
-AUC takes its negatives from the set as a whole, so the fixations of all
-frames are known (`fixations.FixationSet`) before the first is scored. A
-frame's scores then depend on its row, its map and its density alone: not on
-the order, nor on what is scored beside it.
+A set is all frames that are scored together. Shuffled AUC takes its negatives
+from the set as a whole, so the fixations of all frames are known
+(`truth.FixationSet`) before the first is scored. A frame's scores then depend
+on its row in the set, its map and its density alone: not on the order, nor on
+what is scored beside it.
 
-Maps are [H, W] and of any size and type; densities are [H, W] of the size of
-the fixations; fixations are int16 [N, 2], (row, column).
+Maps are [H, W], of any size and type; densities are [H, W] of the size of the
+fixations; fixations are int16 [N, 2], (row, column).
 """
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
 
-from lsts_tf.scoring import fixations as fixations_lib
+from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import metrics
-from lsts_tf.scoring import scores
+from lsts_tf.scoring import truth
 
-_KEPT = 64
+# Where the negatives of shuffled AUC come from.
+_NEGATIVES = {
+    "dhf1k": "ten random frames of the scored videos, seeded",
+    "paper": "the next frame of the video (of the last, the one before)",
+    "aim": "none",
+}
+_NOTES = {
+    "dhf1k": "",
+    "paper": "protocol of the LSTS report: not comparable with other papers",
+    "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
+    "mean_of_videos",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to score.
+
+    Attributes:
+        protocol: A key of `metrics.PROTOCOLS`.
+        seed: Of the frames that shuffled AUC draws.
+        negatives: A map [H, W] for shuffled AUC: its pixels above zero are
+            the negatives of all frames. None: see `other_fixations`.
+        baseline: A map [H, W] for information gain, of any range, which it
+            keeps when it is resized. None: the centre prior.
+    """
+
+    protocol: str = "dhf1k"
+    seed: int = 0
+    negatives: np.ndarray | None = None
+    baseline: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in metrics.PROTOCOLS:
+            raise ValueError(
+                "The protocol must be one of "
+                f"{', '.join(metrics.PROTOCOLS)}. Received: {self.protocol!r}"
+            )
+
+    @property
+    def note(self) -> str:
+        """What must stand beside scores of this protocol, or ""."""
+        return _NOTES[self.protocol]
+
+    @property
+    def statistic(self) -> str:
+        """Which mean is shown, ranked and tested; see `summary.STATISTICS`."""
+        return "mean_of_videos" if self.protocol == "aim" else "mean"
+
+    @property
+    def other_fixations(self) -> str:
+        """Where the negatives of shuffled AUC come from."""
+        if self.negatives is not None and self.protocol != "aim":
+            return "a fixed map"
+        return _NEGATIVES[self.protocol]
 
 
 class Scorer:
-    """Scores by one protocol.
+    """Scores frames of a set.
 
     Attributes:
+        fixations: Of all frames of the set.
         metrics: Names of the scores, in their order.
         needs_density: Whether densities are looked at.
     """
 
     def __init__(
         self,
-        fixations: fixations_lib.FixationSet,
-        *,
-        protocol: str = "dhf1k",
-        seed: int = 0,
-        negatives: np.ndarray | None = None,
-        baseline: np.ndarray | None = None,
+        fixations: truth.FixationSet,
+        settings: Settings | None = None,
     ):
-        """Prepares; see `metrics` for what the protocols are.
-
-        Args:
-            fixations: Of all frames of the set.
-            protocol: "dhf1k", "paper" or "aim".
-            seed: Of the frames that shuffled AUC draws.
-            negatives: A map [H, W] for shuffled AUC: its pixels above zero
-                are the negatives of all frames. Default: see
-                `jobs.Settings`.
-            baseline: A map [H, W] for information gain, of any range, which
-                it keeps when it is resized. Default: the centre prior.
-
-        Raises:
-            ValueError: An unknown protocol.
-        """
-        if protocol not in metrics.PROTOCOLS:
-            raise ValueError(
-                "The protocol must be one of "
-                f"{', '.join(metrics.PROTOCOLS)}. Received: {protocol!r}"
-            )
+        """Prepares; the settings are those of the benchmark by default."""
+        self._settings = settings or Settings()
         self.fixations = fixations
-        self.metrics = metrics.PROTOCOLS[protocol]
-        self.needs_density = protocol != "paper"
-        self._protocol = protocol
-        self._seed = seed
-        self._negatives = negatives
-        self._baseline = baseline
-        self._kept: dict[tuple, np.ndarray] = {}
-        self._drawn: dict[tuple, np.ndarray] = {}
+        self.metrics = tuple(metrics.PROTOCOLS[self._settings.protocol])
+        self.needs_density = self._settings.protocol != "paper"
+        self._baselines: dict[tuple, np.ndarray] = {}
+        # The last ones, because several models are scored in turn.
+        self._others: tuple[Any, np.ndarray] = None, np.zeros((0, 2), int)
 
     def score(
         self,
-        rows: Sequence[int],
-        maps: Sequence[np.ndarray],
-        densities: Sequence[np.ndarray] | None,
-        fixations: Sequence[np.ndarray] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Scores of some frames.
+        row: int,
+        map_: np.ndarray,
+        density: np.ndarray | None = None,
+        fixations: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """Scores of a frame.
 
         Args:
-            rows: Numbers of the frames in the set.
-            maps: A map for each.
-            densities: A density for each; None if they are not needed.
-            fixations: Of each, in the place of the set's own.
+            row: Number of the frame in the set.
+            map_: Where a model says that people look.
+            density: Needed if `needs_density`.
+            fixations: In the place of the set's own.
 
         Returns:
-            {metric: float64 [len(rows)]}, NaN where it is not defined.
+            {metric: number}, NaN where it is not defined.
         """
-        groups: dict[tuple, list[int]] = {}
-        for i, (row, map_) in enumerate(zip(rows, maps, strict=True)):
-            key = (map_.shape, map_.dtype.str, self.fixations.size(row))
-            groups.setdefault(key, []).append(i)
-        result = {name: np.empty(len(rows)) for name in self.metrics}
-        for (*_, size), places in groups.items():
-            chosen = [rows[i] for i in places]
-            points = [
-                self.fixations[row] if fixations is None else fixations[i]
-                for i, row in zip(places, chosen, strict=True)
-            ]
-            values = metrics.score(
-                np.stack([maps[i] for i in places]),
-                None
-                if densities is None
-                else np.stack([densities[i] for i in places]),
-                # As maps, because points do not say their maps' size.
-                _as_maps(points, size) if densities is None else points,
-                other=[self._kept_others(row, size) for row in chosen],
-                baseline=self._of_size("baseline", size),
-                metrics=self.metrics,
-                protocol=self._protocol,
-                seed=self._seed,
-                frames=chosen,
-            )
-            for name in self.metrics:
-                result[name][places] = values[name]
-        return result
+        if fixations is None:
+            fixations = self.fixations[row]
+        return metrics.score(
+            map_,
+            density,
+            fixations,
+            others=self._negatives(row),
+            baseline=self._baseline(self.fixations.size(row)),
+            metrics=self.metrics,
+            protocol=self._settings.protocol,
+        )
 
-    def _kept_others(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        """Of a few frames, because several models are scored in turn."""
-        key = (row, size)
-        if key not in self._drawn:
-            if len(self._drawn) >= _KEPT:
-                self._drawn.clear()
-            self._drawn[key] = self._others(row, size)
-        return self._drawn[key]
+    def _negatives(self, row: int) -> np.ndarray:
+        fixed = self._settings.negatives
+        key = row if fixed is None else self.fixations.size(row)
+        if key != self._others[0] and "sauc" in self.metrics:
+            self._others = key, self._drawn(row)
+        return self._others[1]
 
-    def _others(self, row: int, size: tuple[int, int]) -> np.ndarray:
-        if "sauc" not in self.metrics:
-            return np.zeros((0, 2), np.int16)
-        if self._negatives is not None:
-            return self._of_size("negatives", size)
-        if self._protocol == "paper":
+    def _drawn(self, row: int) -> np.ndarray:
+        size = self.fixations.size(row)
+        fixed = self._settings.negatives
+        if fixed is not None:
+            return truth.scaled(np.argwhere(fixed > 0), fixed.shape, size)
+        if self._settings.protocol == "paper":
             drawn = [self.fixations.neighbour(row)]
         else:
             drawn = metrics.other_frames(
-                row, len(self.fixations), seed=self._seed
+                row, len(self.fixations), seed=self._settings.seed
             ).tolist()
         return self.fixations.gathered(drawn, size)
 
-    def _of_size(self, what: str, size: tuple[int, int]) -> np.ndarray:
-        """The baseline, or the pixels of the fixed negatives, at a size."""
-        key = (what, size)
-        if key not in self._kept:
-            if what == "negatives":
-                self._kept[key] = _scaled_points(self._negatives, size)
-            elif self._baseline is None:
-                self._kept[key] = scores.centre_prior(*size)
+    def _baseline(self, size: tuple[int, int]) -> np.ndarray:
+        if size not in self._baselines:
+            base = self._settings.baseline
+            if base is None:
+                map_ = density_lib.centre_prior(*size)
             else:
                 # Resizing by cubics leaves the range of the map, which may be
                 # negative: logarithms of densities.
-                self._kept[key] = np.clip(
-                    metrics.resize(self._baseline, size),
-                    self._baseline.min(),
-                    self._baseline.max(),
+                map_ = np.clip(
+                    metrics.resize(base, size), base.min(), base.max()
                 )
-        return self._kept[key]
-
-
-def _scaled_points(map_: Any, size: tuple[int, int]) -> np.ndarray:
-    points = np.argwhere(map_ > 0)
-    scale = np.array(size) / map_.shape
-    return np.floor((points + 0.5) * scale).astype(np.int64)
-
-
-def _as_maps(points: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    fixated = np.zeros((len(points), *size), np.uint8)
-    for map_, rows in zip(fixated, points, strict=True):
-        map_[tuple(rows.T)] = 1
-    return fixated
+            self._baselines[size] = metrics.distribution(map_)
+        return self._baselines[size]

@@ -38,7 +38,7 @@ from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.features import views
 from lsts_tf.media import maps as maps_lib
-from lsts_tf.scoring import fixations as fixations_lib
+from lsts_tf.scoring import truth as truth_lib
 
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.
 OPEN_VIDEOS = 8
@@ -273,9 +273,9 @@ class StoredWindows:
             for back in range(1 - self._maps, 1)
         ]
 
-    def fixations(self) -> fixations_lib.FixationSet:
+    def fixations(self) -> truth_lib.FixationSet:
         """Fixations of all frames that have a map, at the size of the maps."""
-        return fixations_lib.FixationSet.of_maps(
+        return truth_lib.FixationSet.of_maps(
             (
                 place,
                 frame,

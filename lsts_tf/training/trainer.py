@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import functools
 from typing import Any
 import zlib
 
@@ -25,7 +24,6 @@ from lsts_tf.networks import decoder
 from lsts_tf.networks import losses
 from lsts_tf.networks import optimizers
 from lsts_tf.networks import tuned_i3d
-from lsts_tf.scoring import metrics
 from lsts_tf.training import accumulation
 
 Batch = tuple[Mapping[str, Any], Any]
@@ -149,7 +147,6 @@ class Trainer:
         self._train = tf.function(self._distributed_step, autograph=False)
         self._stops = tf.function(self._distributed_stops, autograph=False)
         self._predict = tf.function(self._distributed_predict, autograph=False)
-        self._scores = tf.function(self._distributed_scores, autograph=False)
         self._maps = tf.function(
             lambda features: self.model(features, training=False),
             autograph=False,
@@ -254,21 +251,6 @@ class Trainer:
         maps, loss = self._predict(batch)
         return self.local(maps)[..., 0], self.local(loss)
 
-    def scores(
-        self, batch: Batch, names: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """Loss and scores [B] of features, computed on the devices.
-
-        They are `metrics.score`'s, in float64, so that they equal those of
-        the saved maps. Of several targets scores are [B, targets].
-
-        Args:
-            batch: As `predict` takes it.
-            names: Metrics that need no fixations of other frames.
-        """
-        found = self._scores(batch, tuple(names))
-        return {name: self.local(values) for name, values in found.items()}
-
     def maps(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Maps float32 [B, 360, 640] of targets, on one device."""
         maps = self._maps(dict(features)).numpy()[..., 0]
@@ -351,29 +333,6 @@ class Trainer:
     ) -> tuple[Any, Any]:
         maps = self.model(inputs, training=False)
         return maps, self.losses(truth, maps)
-
-    def _distributed_scores(
-        self, batch: Batch, names: tuple[str, ...]
-    ) -> dict[str, Any]:
-        return self.strategy.run(
-            functools.partial(self._replica_scores, names), args=batch
-        )
-
-    def _replica_scores(
-        self, names: tuple[str, ...], inputs: Mapping[str, Any], truth: Any
-    ) -> dict[str, Any]:
-        maps, loss = self._replica_predict(inputs, truth)
-        # Each frame is scored, of several maps of a window too.
-        levels, density, fixated = (
-            keras.ops.reshape(x, (-1, *maps.shape[-3:-1]))
-            for x in (metrics.grey(maps), truth[..., 0], truth[..., 1])
-        )
-        found = metrics.score(
-            levels, density, fixated, metrics=names, dtype="float64"
-        )
-        shape = (-1, *maps.shape[1:-3])
-        scores = {n: keras.ops.reshape(x, shape) for n, x in found.items()}
-        return {"loss": loss, **scores}
 
 
 def _agreed(gradients: Sequence[Any]) -> list[Any]:

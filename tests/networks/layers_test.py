@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.networks import layers
-from lsts_tf.scoring import scores
+from lsts_tf.scoring import density
 
 
 def gaussian_by_hand(map_, sigma, reach):
@@ -168,6 +168,6 @@ def test_sharpening_is_what_it_was_after_saving(tmp_path):
 def test_a_centre_weighs_served_maps_by_the_benchmarks_prior():
     x = np.full((1, 8, 16, 1), 0.5, np.float32)
     found = np.asarray(layers.Sharpen(2.0, 0.5)([x, moving(1)]))[0, ..., 0]
-    prior = scores.centre_prior(8, 16)
+    prior = density.centre_prior(8, 16)
     np.testing.assert_allclose(found, floored(0.25 * np.sqrt(prior)), atol=1e-6)
     assert found.min() >= 1 / 255

@@ -22,19 +22,18 @@ def batch(frames=3, seed=0, size=(36, 64)):
 
 
 @pytest.mark.parametrize("name", ["kld", "cc", "nss", "sim"])
-def test_equals_the_metric(name):
-    y_true, y_pred = batch()
-    channel = 1 if name == "nss" else 0
-    expected = getattr(metrics, name)(y_pred, y_true[..., channel])
-    values = losses.LOSSES[name](y_true, y_pred)
-    np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["kld", "cc", "nss", "sim"])
-def test_equals_the_metric_on_whole_frames(name):
-    y_true, y_pred = batch(1, size=(360, 640))
-    channel = 1 if name == "nss" else 0
-    expected = getattr(metrics, name)(y_pred, y_true[..., channel])
+@pytest.mark.parametrize(("frames", "size"), [(3, (36, 64)), (1, (360, 640))])
+def test_equals_the_metric(name, frames, size):
+    y_true, y_pred = batch(frames, size=size)
+    expected = [
+        metrics.score(
+            pred[..., 0],
+            truth[..., 0],
+            np.argwhere(truth[..., 1]),
+            metrics=[name],
+        )[name]
+        for truth, pred in zip(y_true, y_pred, strict=True)
+    ]
     values = losses.LOSSES[name](y_true, y_pred)
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-6)
 

@@ -7,9 +7,12 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import experiment
+from lsts_tf import train as train_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
+from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.scoring import truth as truth_lib
 from lsts_tf.training import devices
 from lsts_tf.training import trainer as trainer_lib
 from tests import tiny_training
@@ -176,24 +179,71 @@ def test_replicas_have_the_same_average(small, mirrored):
     assert maps.shape == (2, 16, 16)
 
 
-def test_scores_on_the_devices_are_those_of_the_saved_maps(small, mirrored):
-    names = ("auc_judd", "nss", "cc", "sim", "kld")
+class Windows:
+    """Seven windows of a video, as `StoredWindows` has them."""
+
+    def __init__(self):
+        rng = np.random.default_rng(3)
+        self.windows = np.array([(1, target) for target in range(7)])
+        self.features = rng.random((7, *SHAPE)).astype(np.float16)
+        self.truth = rng.integers(0, 256, (7, 16, 16, 2), np.uint8)
+        self.truth[..., 1] = self.truth[..., 1] > 230
+
+    def __len__(self):
+        return len(self.windows)
+
+    def frames(self, chosen):
+        return [(int(video), int(target)) for video, target in chosen]
+
+    def in_order(self, batch_size, part):
+        rows = [
+            np.arange(start, start + batch_size)[part_rows]
+            for start in range(0, len(self), batch_size)
+            for part_rows in part.rows(batch_size)
+        ]
+        each = [
+            (
+                ({"rgb": self.features[at]}, self.truth[at]),
+                (row < len(self)).astype(np.float32),
+                at,
+            )
+            for row in rows
+            for at in [np.minimum(row, len(self) - 1)]
+        ]
+        return tf.data.Dataset.from_tensor_slices(
+            tf.nest.map_structure(lambda *x: np.stack(x), *each)
+        )
+
+
+def test_validation_scores_the_saved_maps(small, mirrored):
+    windows = Windows()
+    density, fixated = windows.truth[..., 0], windows.truth[..., 1]
+    points = [np.argwhere(map_) for map_ in fixated]
+    scorer = scorer_lib.Scorer(
+        truth_lib.FixationSet(
+            (1, frame, rows, (16, 16)) for frame, rows in enumerate(points)
+        )
+    )
     for strategy in (None, mirrored):
         trainer = make(small, strategy)
-        (batch,) = devices.distribute(trainer.strategy, batches(small, 1))
-        maps, loss = trainer.predict(batch)
-        levels = preprocess.to_uint8(maps)
+        levels = preprocess.to_uint8(trainer.maps({"rgb": windows.features}))
         assert len(np.unique(levels)) > 10
-        truth = trainer.local(batch[1])
-        expected = metrics.score(
-            levels, truth[..., 0], truth[..., 1], metrics=names
+        few, every = (
+            train_lib.validate(trainer, windows, 4, *given)
+            for given in ((), (scorer,))
         )
-        found = trainer.scores(batch, names)
-        np.testing.assert_array_equal(found.pop("loss"), loss)
-        assert list(found) == list(names)
-        for name in names:
-            assert found[name].dtype == np.float64
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-12)
+        assert set(few) == {"loss", *train_lib.VALIDATION_METRICS}
+        assert set(every) == {"loss", *metrics.METRICS}
+        each = [
+            scorer.score(frame, levels[frame], density[frame])
+            for frame in range(7)
+        ]
+        for name, value in every.items():
+            if name in few:
+                assert few[name] == value
+            if name != "loss":
+                mean = np.nanmean([scores[name] for scores in each])
+                assert value == pytest.approx(mean, abs=1e-12)
 
 
 def test_a_stop_reaches_everybody(small, mirrored):

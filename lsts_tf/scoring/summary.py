@@ -1,0 +1,393 @@
+"""From scores of frames to means, intervals, comparisons and tables.
+
+Scores are a table (pandas) with a line for each frame: `video`, `frame` (from
+0) and a column for each metric. NaN means that a metric is not defined there
+(see `metrics`) and is left out of its mean. The benchmark's figure is the mean
+over all frames of all videos ("mean"); the mean of the videos' means stands
+beside it, and is the figure of other protocols (`STATISTICS`). Frames of one
+video are alike, so confidence intervals come from drawing whole videos; so do
+the tests of whether one model is better than another, on the same frames and
+the same draws.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lsts_tf.scoring import scorer as scorer_lib
+
+RESAMPLES = 1000
+# Of the tests, whose least p is 2 / (COMPARISONS + 1).
+COMPARISONS = 10_000
+# Which mean a figure is: {its key in a summary: that of its interval}.
+STATISTICS = {"mean": "ci95", "mean_of_videos": "mean_of_videos_ci95"}
+# Metrics of which less is better.
+LESS_IS_BETTER = frozenset({"kld"})
+CENTRE_TITLE = "centre prior"
+
+Summary = dict[str, dict[str, Any]]
+
+
+def metrics_of(scores: pd.DataFrame) -> list[str]:
+    """Names of the metrics of a table of scores."""
+    return [str(name) for name in scores if name not in ("video", "frame")]
+
+
+# === One model ===
+
+
+def summary(scores: pd.DataFrame, *, seed: int = 0) -> Summary:
+    """{metric: both means, their 95 % intervals, valid frames}.
+
+    The intervals are the percentile bootstrap over videos; with fewer than
+    two videos they are None. A mean of nothing is None, as in JSON.
+    """
+    found: Summary = {}
+    for name in metrics_of(scores):
+        found[name] = {"n_valid": int(scores[name].count())}
+        for statistic, interval in STATISTICS.items():
+            sums, counts = _by_video(scores, name, statistic)
+            means = _resampled(sums, counts, RESAMPLES, seed)
+            found[name][statistic] = _quotient(sums, counts)
+            found[name][interval] = _interval(means)
+    return found
+
+
+def by_video(scores: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """{video: {metric: mean over its frames}}."""
+    means = scores.groupby("video")[metrics_of(scores)].mean()
+    return {
+        f"{video:04d}": {
+            str(name): None if np.isnan(mean) else float(mean)
+            for name, mean in row.items()
+        }
+        for video, row in means.iterrows()
+    }
+
+
+def report(
+    ours: pd.DataFrame,
+    centre: pd.DataFrame,
+    *,
+    first_frames: int,
+    scoring: scorer_lib.Settings,
+    about: Mapping[str, Any],
+    observers: pd.DataFrame | None = None,
+    filled_by: str | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """What `scores.json` holds about one model.
+
+    Args:
+        ours: The model's scores.
+        centre: Those of the centre prior, on the same frames.
+        first_frames: How many frames of each video are also scored apart.
+        scoring: How it was scored.
+        about: More keys.
+        observers: Scores of one observer by the others, if they are known.
+        filled_by: What the first frames got instead of maps of their own.
+        note: What must stand beside the scores.
+    """
+    seed = scoring.seed
+    early = ours["frame"] < first_frames
+    result = {
+        "protocol": scoring.protocol,
+        "seed": seed,
+        "frames": len(ours),
+        "overall": summary(ours, seed=seed),
+        "statistic": scoring.statistic,
+        "first_frames": {
+            "number": first_frames,
+            **({"filled_by": filled_by} if filled_by else {}),
+            "first": summary(ours[early], seed=seed),
+            "rest": summary(ours[~early], seed=seed),
+            "rest_centre_prior": summary(
+                centre[centre["frame"] >= first_frames], seed=seed
+            ),
+        },
+        "centre_prior": summary(centre, seed=seed),
+        "other_fixations": scoring.other_fixations,
+        "baseline": "centre prior"
+        if scoring.baseline is None
+        else "a fixed map",
+        "by_video": by_video(ours),
+        **about,
+        "note": "; ".join(filter(None, (note, scoring.note))),
+    }
+    if observers is not None:
+        result["inter_observer"] = summary(observers, seed=seed)
+    return result
+
+
+# === Several models ===
+
+
+def compare(
+    models: Mapping[str, pd.DataFrame],
+    *,
+    seed: int = 0,
+    statistic: str = "mean",
+) -> dict[str, dict[str, Any]]:
+    """Which model is better, metric by metric, and whether that is chance.
+
+    Differences are of the means over the frames where both are defined, or
+    of the means of the videos over these frames. The p value is that of a
+    paired bootstrap: whole videos are drawn, the same for both models; it is
+    twice the share of draws in which the difference has the other sign, at
+    most 1. It is corrected for the number of pairs by Holm's rule.
+
+    Args:
+        models: {name: scores} of the same frames in the same order.
+        seed: Of the draws.
+        statistic: Which mean is ranked and tested, one of `STATISTICS`.
+
+    Returns:
+        {metric: {"ranking": names, the best first, "pairs": [{"better",
+        "worse", "difference", "ci95", "p", "p_holm", "frames"}, ...]}}; the
+        interval is that of the difference. With fewer than two videos there
+        are no "ci95" and "p" (None).
+
+    Raises:
+        ValueError: Fewer than two models, or of different frames, or another
+            statistic.
+    """
+    _check_statistic(statistic)
+    first, *others = models.values()
+    keys = ["video", "frame"]
+    if not others or not all(
+        np.array_equal(table[keys], first[keys]) for table in others
+    ):
+        raise ValueError(
+            "At least two models with scores of the same frames are compared. "
+            f"Received: { {n: len(t) for n, t in models.items()} } frames"
+        )
+    result = {}
+    for metric in metrics_of(first):
+        sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+        means = {
+            name: _quotient(*_by_video(table, metric, statistic))
+            for name, table in models.items()
+        }
+        ranking = sorted(
+            models,
+            key=lambda n: (means[n] is None, -sign * (means[n] or 0.0)),
+        )
+        pairs = []
+        for better, worse in itertools.combinations(ranking, 2):
+            difference = first[keys].assign(
+                difference=models[better][metric].to_numpy()
+                - models[worse][metric].to_numpy()
+            )
+            tested = _tested(difference, sign, seed, statistic)
+            pairs.append({"better": better, "worse": worse, **tested})
+        _correct(pairs)
+        result[metric] = {"ranking": ranking, "pairs": pairs}
+    return result
+
+
+def _tested(
+    table: pd.DataFrame, sign: float, seed: int, statistic: str
+) -> dict[str, Any]:
+    """Mean, interval and p value of the column "difference"."""
+    sums, counts = _by_video(table, "difference", statistic)
+    means = _resampled(sums, counts, COMPARISONS, seed)
+    found: dict[str, Any] = {
+        "difference": _quotient(sums, counts),
+        "ci95": _interval(means),
+        "p": None,
+        "frames": int(table["difference"].count()),
+    }
+    if means is not None:
+        # The frames on which both are defined may turn a ranking round.
+        if found["difference"] * sign < 0:
+            sign = -sign
+        other_sign = (sign * means <= 0).sum()
+        found["p"] = float(min(1.0, 2 * (other_sign + 1) / (means.size + 1)))
+    return found
+
+
+def _correct(pairs: list[dict[str, Any]]) -> None:
+    """Adds Holm's "p_holm": the least first, times how many are left."""
+    tested = sorted(
+        (p for p in pairs if p["p"] is not None), key=lambda pair: pair["p"]
+    )
+    least = 0.0
+    for rank, pair in enumerate(tested):
+        least = max(least, min(1.0, pair["p"] * (len(tested) - rank)))
+        pair["p_holm"] = least
+    for pair in pairs:
+        pair.setdefault("p_holm", None)
+
+
+# === The bootstrap over videos ===
+
+
+def _by_video(
+    scores: pd.DataFrame, name: str, statistic: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sum and a count for each video, whose quotient is a mean.
+
+    The sum of some videos' sums, divided by that of their counts, is the mean
+    over their frames, or the mean of the means of those videos in which a
+    frame is defined.
+    """
+    groups = scores.groupby("video")[name]
+    sums, counts = groups.sum().to_numpy(), groups.count().to_numpy(np.float64)
+    if statistic == "mean_of_videos":
+        return sums / np.maximum(counts, 1.0), np.minimum(counts, 1.0)
+    return sums, counts
+
+
+def _quotient(sums: np.ndarray, counts: np.ndarray) -> float | None:
+    return float(sums.sum() / counts.sum()) if counts.any() else None
+
+
+def _resampled(
+    sums: np.ndarray, counts: np.ndarray, draws: int, seed: int
+) -> np.ndarray | None:
+    """Means of videos drawn with replacement; None of fewer than two."""
+    if np.count_nonzero(counts) < 2:
+        return None
+    weights = _weights(len(counts), draws, seed)
+    totals = weights @ counts
+    # No frame of the drawn videos may be defined.
+    return (weights @ sums)[totals > 0] / totals[totals > 0]
+
+
+@functools.lru_cache(maxsize=2)
+def _weights(videos: int, draws: int, seed: int) -> np.ndarray:
+    """How often each video is in each draw, [draws, videos]."""
+    drawn = np.random.default_rng(seed).integers(0, videos, (draws, videos))
+    places = drawn + videos * np.arange(draws)[:, None]
+    counts = np.bincount(places.ravel(), minlength=draws * videos)
+    return counts.reshape(draws, videos).astype(np.float64)
+
+
+def _interval(means: np.ndarray | None) -> tuple[float, float] | None:
+    if means is None:
+        return None
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+# === Tables ===
+
+
+def write(scores: pd.DataFrame, path: pathlib.Path) -> None:
+    """Writes scores of frames, which are numbered from 1 in files.
+
+    Args:
+        scores: The table.
+        path: Where; .csv has videos as in names of files ("0601"), .parquet
+            as numbers.
+    """
+    scores = scores.assign(frame=scores["frame"] + 1)
+    if path.suffix == ".parquet":
+        scores.to_parquet(path, index=False)
+        return
+    scores["video"] = scores["video"].map("{:04d}".format)
+    scores.to_csv(path, index=False)
+
+
+def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
+    """{title: summary} of the table of what `scores.json` holds."""
+    if "models" in result:
+        comparison = next(iter(result["comparison"].values()))
+        found = {
+            name: result["models"][name]["overall"]
+            for name in comparison["ranking"]
+        }
+    else:
+        first = result["first_frames"]
+        copied = " (copied)" if "filled_by" in first else ""
+        found = {
+            "all frames": result["overall"],
+            f"first {first['number']}{copied}": first["first"],
+            "the rest": first["rest"],
+            f"{CENTRE_TITLE}, the rest": first["rest_centre_prior"],
+        }
+    found[CENTRE_TITLE] = result["centre_prior"]
+    if "inter_observer" in result:
+        found["other observers"] = result["inter_observer"]
+    return found
+
+
+def table(summaries: Mapping[str, Summary], statistic: str = "mean") -> str:
+    """A table for the terminal.
+
+    Args:
+        summaries: {name of a row: summary}.
+        statistic: Which mean it shows, one of `STATISTICS`.
+
+    Returns:
+        One line a row; means with four digits, "-" for none. Below the first
+        row stands its 95 % interval, if it has one, and below each how many
+        frames count, unless they are as many as in the row above. The head
+        says so if the means are not those over frames.
+
+    Raises:
+        ValueError: Another statistic.
+    """
+    _check_statistic(statistic)
+    names = list(next(iter(summaries.values())))
+    lines: list[tuple[str, Sequence[str]]] = []
+    shown: list[str] = []
+    for title, found in summaries.items():
+        each = [found.get(name, {}) for name in names]
+        lines.append((title, [number(f.get(statistic)) for f in each]))
+        ranges = [f.get(STATISTICS[statistic]) for f in each]
+        if len(lines) == 1 and any(ranges):
+            cells = ["..".join(map(number, r or (None,))) for r in ranges]
+            lines.append(("95 % interval", cells))
+        counts = [str(f.get("n_valid", "-")) for f in each]
+        if counts != shown and set(counts) != {"-"}:
+            lines.append(("valid frames", counts))
+            shown = counts
+    frame = pd.DataFrame(
+        [cells for _, cells in lines], [title for title, _ in lines], names
+    )
+    if statistic != "mean":
+        frame.columns.name = statistic.replace("_", " ")
+    return frame.to_string(line_width=10_000)
+
+
+def text(result: Mapping[str, Any]) -> str:
+    """What the terminal shows of what `scores.json` holds."""
+    lines = [table(rows(result), result["statistic"])]
+    for metric, found in result.get("comparison", {}).items():
+        chance = [
+            f"{p['better']} > {p['worse']}: p = {p['p_holm']:.4f}"
+            for p in found["pairs"]
+            if p["p_holm"] is not None
+        ]
+        lines.append(
+            f"{metric}: {' > '.join(found['ranking'])}   {'; '.join(chance)}"
+        )
+    missing = result.get("missing", {})
+    if missing.get("frames"):
+        lines.append(
+            f"{missing['frames']} annotated frames were left out, because "
+            "maps are missing or cannot be read."
+        )
+    if result["note"]:
+        lines.append(result["note"].upper())
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    """A score with four digits, "-" for none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _check_statistic(statistic: str) -> None:
+    if statistic not in STATISTICS:
+        raise ValueError(
+            f"A statistic is one of {', '.join(STATISTICS)}. "
+            f"Received: {statistic!r}"
+        )

@@ -1,0 +1,550 @@
+"""Where people looked: of one frame, of a set of frames, and as files.
+
+There are two kinds of files. DHF1K's folders have, for each frame, a density
+map and fixated pixels: `0601/maps/0001.png`, `0601/fixation/0001.png` and the
+same fixations in `0601/fixation/maps/0001.mat` (variable `I`). A list of
+points, JSON or CSV, has the columns video, frame, x, y and perhaps observer;
+density maps are made from the points.
+
+Frames are numbered from 0 here and from 1 in files. Fixations are int16
+[N, 2], (row, column), each pixel once; densities are [H, W]. A file that cannot
+be read is a `maps.MapError`.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import pathlib
+from typing import TYPE_CHECKING
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lsts_tf.media import maps
+from lsts_tf.scoring import density as density_lib
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# How density maps are made from points: with DHF1K's own sigma and shift, or
+# as plain Gaussians of any sigma.
+RECIPES = ("dhf1k", "gaussian")
+_COLUMNS = ("video", "frame", "x", "y")
+
+
+def coordinates(fixated: np.ndarray) -> np.ndarray:
+    """(row, column) of what is above zero in a map, int16 [N, 2]."""
+    # Seven times as fast as `np.argwhere`.
+    found = cv2.findNonZero((fixated > 0).view(np.uint8))
+    if found is None:
+        return np.zeros((0, 2), np.int16)
+    return found.reshape(-1, 2)[:, ::-1].astype(np.int16)
+
+
+def scaled(
+    points: np.ndarray, size: tuple[int, ...], new: tuple[int, ...]
+) -> np.ndarray:
+    """Pixels of a map of another size, each where its centre falls."""
+    return np.floor((points + 0.5) * (np.array(new) / size)).astype(np.int16)
+
+
+class FixationSet:
+    """Fixations of all frames that are scored together.
+
+    The frames are numbered through: rows, in the order of videos and frames.
+
+    Attributes:
+        videos: int32 [rows], video of each row, ascending.
+        frames: int32 [rows], frame in its video, ascending.
+        sizes: int32 [rows, 2], (H, W) of its ground truth.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[tuple[int, int, np.ndarray, tuple[int, ...]]],
+    ):
+        """Of (video, frame, fixations, size) in any order."""
+        ordered = sorted(rows, key=lambda row: row[:2])
+        # Few large arrays, because each process that scores gets a copy.
+        points = [row[2].astype(np.int16) for row in ordered]
+        self.videos = np.array([row[0] for row in ordered], np.int32)
+        self.frames = np.array([row[1] for row in ordered], np.int32)
+        self.sizes = np.array([row[3] for row in ordered]).reshape(-1, 2)
+        self._starts = np.cumsum([0, *map(len, points)])
+        self._points = np.concatenate([np.zeros((0, 2), np.int16), *points])
+
+    @classmethod
+    def of_maps(
+        cls, fixated: Iterable[tuple[int, int, np.ndarray]]
+    ) -> "FixationSet":
+        """Of (video, frame, [H, W] that is above 0 where somebody looked)."""
+        return cls(
+            (v, n, coordinates(map_), map_.shape) for v, n, map_ in fixated
+        )
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def rows(self, video: int) -> range:
+        """Rows of a video."""
+        first, last = np.searchsorted(self.videos, [video, video + 1])
+        return range(int(first), int(last))
+
+    def row(self, video: int, frame: int) -> int:
+        """Row of a frame.
+
+        Raises:
+            KeyError: The frame is not in the set.
+        """
+        rows = self.rows(video)
+        frames = self.frames[rows.start : rows.stop]
+        at = int(np.searchsorted(frames, frame))
+        if at == len(rows) or frames[at] != frame:
+            raise KeyError((video, frame))
+        return rows[at]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Fixations of a frame."""
+        return self._points[self._starts[row] : self._starts[row + 1]]
+
+    def size(self, row: int) -> tuple[int, int]:
+        """Size (H, W) of a frame's ground truth."""
+        height, width = self.sizes[row].tolist()
+        return height, width
+
+    def neighbour(self, row: int) -> int:
+        """The next frame of the video; of the last one, that before it."""
+        rows = self.rows(int(self.videos[row]))
+        return row + 1 if row + 1 in rows else max(row - 1, rows[0])
+
+    def gathered(
+        self, rows: Sequence[int], size: tuple[int, int]
+    ) -> np.ndarray:
+        """Fixations of several frames; those of other sizes are scaled."""
+        return np.concatenate(
+            [
+                self[row]
+                if self.size(row) == size
+                else scaled(self[row], self.size(row), size)
+                for row in rows
+            ]
+        )
+
+
+# === DHF1K's folders ===
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedFiles:
+    """A video of DHF1K's folders.
+
+    Attributes:
+        densities: {frame: file of its density map}.
+        fixated: {frame: file of its fixations}, of the same frames.
+    """
+
+    densities: Mapping[int, maps.File]
+    fixated: Mapping[int, maps.File]
+
+    observers = False
+
+    @property
+    def frames(self) -> Sequence[int]:
+        """Numbers of the frames, ascending."""
+        return tuple(self.densities)
+
+    def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Fixated pixels of a frame, and the size (H, W) of their map."""
+        fixated = _read_fixations(self.fixated[frame].path)
+        return coordinates(fixated), fixated.shape
+
+    def density(self, frame: int) -> np.ndarray:
+        """Density map of a frame, uint8 [H, W]."""
+        return maps.read(self.densities[frame].path)
+
+
+class Folder:
+    """DHF1K's annotation folders.
+
+    Attributes:
+        clips: {video: its annotation}.
+        clashes: Names that have the same number as others.
+        problems: Frames that have a density map without fixations, or
+            fixations without a density map.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        fixations: str = "auto",
+        videos: frozenset[int] = frozenset(),
+    ):
+        """Looks for files; does not read them.
+
+        Args:
+            folder: Holds 0601/maps, 0601/fixation and so on.
+            fixations: Which ones to read: "png", "mat", or "auto", which are
+                the pictures where there are any.
+            videos: Those to look into; all, if none is named.
+
+        Raises:
+            maps.MapError: There is no such folder, or none of a video in it.
+        """
+        self._which = fixations
+        self._folder = pathlib.Path(folder)
+        self.clips: dict[int, AnnotatedFiles] = {}
+        self.problems: list[str] = []
+        self._read_from: set[str] = set()
+        found = maps.numbered(folder, (), folders=True)
+        self.clashes = list(found.clashes)
+        for number, file in found.entries.items():
+            if not videos or number in videos:
+                self._add(number, pathlib.Path(file.path))
+        if not self.clips:
+            inner = self._folder / "annotation"
+            hint = f" Did you mean {inner}?" if inner.is_dir() else ""
+            raise maps.MapError(
+                folder,
+                "has no annotation of a video that is asked for, such as "
+                f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
+            )
+
+    def _add(self, number: int, folder: pathlib.Path) -> None:
+        try:
+            densities = maps.numbered(folder / "maps", (".png",))
+            fixated = self._fixated(folder / "fixation")
+        except maps.MapError as error:
+            self.problems.append(str(error))
+            return
+        self.clashes += [*densities.clashes, *fixated.clashes]
+        both = densities.entries.keys() & fixated.entries.keys()
+        for has, lacks, what in (
+            (densities, fixated, "fixations"),
+            (fixated, densities, "density map"),
+        ):
+            self.problems += [
+                f"{file.path}: the frame has no {what}"
+                for n, file in has.entries.items()
+                if n not in lacks.entries
+            ]
+        self.clips[number] = AnnotatedFiles(
+            *(
+                {n - 1: f for n, f in half.entries.items() if n in both}
+                for half in (densities, fixated)
+            )
+        )
+
+    def _fixated(self, folder: pathlib.Path) -> maps.Numbered:
+        if self._which != "mat":
+            found = maps.numbered(folder, (".png",))
+            if found.entries or self._which == "png":
+                self._read_from.add("png")
+                return found
+        self._read_from.add("mat")
+        return maps.numbered(folder / "maps", (".mat",))
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores record about the ground truth."""
+        return {
+            "annotations": str(self._folder),
+            "fixations": "+".join(sorted(self._read_from)),
+            "density": "files",
+        }
+
+
+def _read_fixations(path: str) -> np.ndarray:
+    if not path.endswith(".mat"):
+        return maps.read(path)
+    import scipy.io
+
+    try:
+        matrix = scipy.io.loadmat(path, variable_names=["I"])["I"]
+    except KeyError:
+        raise maps.MapError(path, "has no variable I.") from None
+    except NotImplementedError:
+        raise maps.MapError(
+            path, "is in MATLAB's format 7.3; save it by `save -v7`."
+        ) from None
+    except Exception as error:  # Damaged files raise all kinds of errors.
+        raise maps.MapError(path, f"cannot be read ({error}).") from error
+    if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "buif":
+        raise maps.MapError(
+            path, f"I is a matrix, not {matrix.dtype} {list(matrix.shape)}."
+        )
+    return matrix
+
+
+# === Lists of points ===
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnnotatedPoints:
+    """A video of a list of points.
+
+    Attributes:
+        points: int16 [N, 2], (row, column), in the order of frames.
+        frame_of: int32 [N], ascending.
+        observer: int32 [N], or None.
+        last: The last frame.
+        size: (H, W) of the maps.
+        sigma: Of the Gaussians, in pixels.
+        shift: See `density.density_map`.
+    """
+
+    points: np.ndarray
+    frame_of: np.ndarray
+    observer: np.ndarray | None
+    last: int
+    size: tuple[int, int]
+    sigma: float
+    shift: int
+
+    @property
+    def observers(self) -> bool:
+        """Whether it is known who looked where."""
+        return self.observer is not None
+
+    @property
+    def frames(self) -> Sequence[int]:
+        """Numbers of the frames, ascending: from the first to the last."""
+        return range(self.last + 1)
+
+    def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Fixated pixels of a frame, and the size (H, W) of their map."""
+        return np.unique(self.points[self._rows(frame)], axis=0), self.size
+
+    def density(self, frame: int) -> np.ndarray:
+        """Density map of a frame, uint8 [H, W]."""
+        return self.density_of(self.points[self._rows(frame)])
+
+    def density_of(self, points: np.ndarray) -> np.ndarray:
+        """Density map of some points."""
+        fixated = np.zeros(self.size, bool)
+        fixated[tuple(points.T)] = True
+        return density_lib.density_map(
+            fixated, sigma=self.sigma, shift=self.shift
+        )
+
+    def by_observer(self, frame: int) -> list[np.ndarray]:
+        """The points of each observer who looked at a frame."""
+        if self.observer is None:
+            return []
+        rows = self._rows(frame)
+        who = self.observer[rows]
+        return [
+            np.unique(self.points[rows][who == one], axis=0)
+            for one in np.unique(who)
+        ]
+
+    def _rows(self, frame: int) -> slice:
+        first, last = np.searchsorted(self.frame_of, [frame, frame + 1])
+        return slice(int(first), int(last))
+
+
+class Points:
+    """A list of fixation points, JSON or CSV.
+
+    Attributes:
+        clips: {video: its annotation}.
+        outside: How many points lie outside of the maps; they are left out,
+            as the benchmark's program leaves them out.
+    """
+
+    clashes: Sequence[str] = ()
+    problems: Sequence[str] = ()
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        size: tuple[int, int] = (360, 640),
+        recipe: str = "dhf1k",
+        sigma: float = density_lib.SIGMA,
+        videos: frozenset[int] = frozenset(),
+    ):
+        """Reads all points.
+
+        Args:
+            path: CSV with a head line, or JSON: a list of objects, or an
+                object with that list as "fixations". Both have video, frame
+                (from 1), x and y (pixels; 0, 0 is the upper left one) and
+                perhaps observer, all points or none. A frame without x and y
+                is one that nobody looked at; so are those between that are
+                not mentioned.
+            size: (H, W) of the maps.
+            recipe: "dhf1k" or "gaussian"; see `density.density_map`.
+            sigma: Of "gaussian", in pixels.
+            videos: Those to keep; all, if none is named.
+
+        Raises:
+            maps.MapError: It cannot be read; the message names the line.
+            ValueError: An unknown recipe, or DHF1K's with another sigma or
+                size.
+        """
+        _check_recipe(recipe, sigma, size)
+        self._about = {
+            "annotations": str(path),
+            "fixations": "points",
+            "density": recipe,
+            "sigma": sigma,
+            "map_size": list(size),
+        }
+        table = _read_points(pathlib.Path(path))
+        if videos:
+            table = table[table["video"].isin(videos)]
+        if not len(table):
+            raise maps.MapError(path, "has no frame of a video asked for.")
+        last: dict[Any, Any] = table.groupby("video")["frame"].max().to_dict()
+        looked = table.dropna(subset=["x"])
+        inside = looked["x"].between(0, size[1] - 1)
+        inside &= looked["y"].between(0, size[0] - 1)
+        self.outside = int((~inside).sum())
+        points = looked[inside].sort_values(["video", "frame"], kind="stable")
+        named = bool((points["observer"] >= 0).any())
+        groups: dict[Any, Any] = dict(list(points.groupby("video")))
+        self.clips = {}
+        for video, frame in last.items():
+            of = groups.get(video, points.iloc[:0])
+            self.clips[int(video)] = AnnotatedPoints(
+                points=of[["y", "x"]].to_numpy(np.int16),
+                frame_of=of["frame"].to_numpy(np.int32),
+                observer=of["observer"].to_numpy(np.int32) if named else None,
+                last=int(frame),
+                size=size,
+                sigma=sigma,
+                shift=density_lib.SHIFT if recipe == "dhf1k" else 0,
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores record about the ground truth."""
+        return {**self._about, "points_outside": self.outside}
+
+
+def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
+    if recipe not in RECIPES or not sigma > 0:
+        raise ValueError(
+            f"Density maps are made by one of {', '.join(RECIPES)} with a "
+            f"positive sigma. Received: {recipe!r}, sigma={sigma}"
+        )
+    if recipe == "dhf1k" and sigma != density_lib.SIGMA:
+        raise ValueError(
+            f"DHF1K's recipe has sigma {density_lib.SIGMA:.4f}. Received: "
+            f"{sigma}. For another one give --density=gaussian."
+        )
+    if recipe == "dhf1k" and tuple(size) != density_lib.SIZE:
+        # Its Gaussians are so many pixels wide, whatever they cover.
+        raise ValueError(
+            "DHF1K's recipe is for maps of {1}x{0}. Received: {3}x{2}. For "
+            "another size give --density=gaussian and a --sigma.".format(
+                *density_lib.SIZE, *size
+            )
+        )
+
+
+def _read_points(path: pathlib.Path) -> "pd.DataFrame":
+    """Video, frame (from 0), x and y (NaN for none), observer (-1 for none)."""
+    # Half a second, which programs that read no list need not spend.
+    import pandas as pd
+
+    try:
+        text, place = _read_table(path)
+        empty = text.isna() | (text == "")
+        table = text[list(_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    except maps.MapError:
+        raise
+    except OSError as error:
+        raise maps.MapError(
+            path, f"cannot be read ({error.strerror})."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise maps.MapError(path, f"is damaged ({error}).") from error
+    table = table.astype(np.float64).replace([np.inf, -np.inf], np.nan)
+    numbers = ["video", "frame"]
+    is_bad = (
+        (table.isna() & ~empty[list(_COLUMNS)]).any(axis=1)
+        | (table[numbers] % 1 != 0).any(axis=1)
+        | (table["video"] < 0)
+        | (table["frame"] < 1)
+        | (table["x"].isna() != table["y"].isna())
+    )
+    if is_bad.any():
+        at = int(np.argmax(is_bad))
+        raise maps.MapError(
+            path,
+            f"{place(at)}: a point has a video, a frame from 1 and x and y; "
+            "the first two are whole numbers. Received: "
+            f"{text.iloc[at].to_dict()}",
+        )
+    names = text.get("observer", pd.Series("", index=text.index))
+    is_unnamed = names.isna() | names.eq("")
+    codes, _ = pd.factorize(names.astype(str))
+    table["observer"] = np.where(is_unnamed, -1, codes)
+    is_unnamed &= table["x"].notna()
+    if is_unnamed.any() and (table["observer"] >= 0).any():
+        # Together they would be taken for one more observer.
+        raise maps.MapError(
+            path,
+            "all points say who looked, or none does. Received: "
+            f"{place(int(np.argmax(is_unnamed)))} without an observer, others "
+            "with one. Name all, or remove the observers.",
+        )
+    table[["x", "y"]] = table[["x", "y"]].round()
+    table["frame"] -= 1
+    return table
+
+
+def _read_table(path: pathlib.Path) -> tuple["pd.DataFrame", Any]:
+    """The table as it stands there, and what names its i-th row in errors."""
+    import pandas as pd
+
+    if path.suffix.lower() == ".json":
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            found = found.get("fixations")
+        if not isinstance(found, list) or not all(
+            isinstance(row, dict) for row in found
+        ):
+            raise maps.MapError(path, "has no list of fixations.")
+        table = pd.DataFrame(
+            found, columns=[*_COLUMNS, "observer"], dtype=object
+        )
+        # As text, or pandas takes `true` for a 1.
+        table = table.map(lambda x: str(x) if isinstance(x, bool) else x)
+        return table, lambda at: f"fixation {at + 1}"
+    table = pd.read_csv(
+        path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+    )
+    if lacking := sorted(set(_COLUMNS) - set(table.columns)):
+        raise maps.MapError(
+            path,
+            f"needs the columns {', '.join(_COLUMNS)} (observer). "
+            f"Missing: {', '.join(lacking)}",
+        )
+    return table, lambda at: f"line {at + 2}"
+
+
+def is_list(path: str | os.PathLike) -> bool:
+    """Whether it is a list of points, by its name, and no folder."""
+    return pathlib.Path(path).suffix.lower() in (".json", ".csv")
+
+
+def open_annotations(
+    path: str | os.PathLike,
+    *,
+    fixations: str = "auto",
+    size: tuple[int, int] = (360, 640),
+    recipe: str = "dhf1k",
+    sigma: float = density_lib.SIGMA,
+    videos: frozenset[int] = frozenset(),
+) -> Folder | Points:
+    """DHF1K's folders, or a list of points; see `Folder` and `Points`."""
+    if is_list(path):
+        return Points(
+            path, size=size, recipe=recipe, sigma=sigma, videos=videos
+        )
+    return Folder(path, fixations=fixations, videos=videos)
