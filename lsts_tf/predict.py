@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
 import sys
-from typing import Any
 
 from absl import app
 from absl import flags
@@ -45,64 +44,52 @@ STDOUT = run.STDOUT
 _OPTIONS = sink.flags_of([kind.make for kind in KINDS.values()])
 
 
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags() -> None:
     """Flags of this program; those of an output stand in its class."""
-
-    def define(kind: str, name: str, default: Any, *words: Any) -> None:
-        getattr(flags, f"DEFINE_{kind}")(
-            name, default, *words, flag_values=flag_values
-        )
-
-    define(
-        "multi_string",
+    flags.DEFINE_multi_string(
         "video",
         [],
         "Video file, folder of pictures, camera:0, - for standard input, or "
         "dataset:601, a video of the run's dataset. Several pictures may also "
         "stand behind the flags",
     )
-    define("string", "output", None, "Folder to write to")
-    define(
-        "list",
+    flags.DEFINE_string("output", None, "Folder to write to")
+    flags.DEFINE_list(
         "outputs",
         list(DEFAULT),
         f"What is written: {', '.join(KINDS)}; maps is png8",
     )
-    define(
-        "string",
+    flags.DEFINE_string(
         "report",
         "",
         "File of the report, where it is not to lie in --output; without "
         "--output and --outputs it is all that is written",
     )
-    define(
-        "enum",
+    flags.DEFINE_enum(
         "first_frames",
         "mirror",
         list(windows.FIRST_FRAMES),
         "What the frames before the first whole window are predicted from",
     )
-    define(
-        "enum",
+    flags.DEFINE_enum(
         "model",
         "last",
         list(predictor_lib.MODELS),
         "Model after the last epoch, or the best in validation",
     )
-    define("string", "start", "", "Where the clip begins: 12.5 (s), or 300f")
-    define("string", "end", "", "Where the clip ends, given as --start is")
-    define("integer", "every", 1, "Predict every Nth frame")
-    define("integer", "batch", predictor_lib.BATCH, "Maps computed at a time")
-    define("string", "size", "", "Size of raw video: WIDTHxHEIGHT")
-    define("float", "rate", None, "Frames a second of raw video, pictures")
-    define(
-        "enum",
+    flags.DEFINE_string("start", "", "Where the clip begins: 12.5 (s), or 300f")
+    flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
+    flags.DEFINE_integer("every", 1, "Predict every Nth frame")
+    flags.DEFINE_integer("batch", predictor_lib.BATCH, "Maps decoded at a time")
+    flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
+    flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
+    flags.DEFINE_enum(
         "pixel_format",
         "rgb24",
         list(sources.PIXEL_FORMATS),
         "Pixel format of raw video",
     )
-    sink.define_flags([kind.make for kind in KINDS.values()], flag_values)
+    sink.define_flags([kind.make for kind in KINDS.values()])
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:

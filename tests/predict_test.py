@@ -30,9 +30,11 @@ from lsts_tf.media import maps as maps_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video
 from lsts_tf.outputs import pictures
+from lsts_tf.outputs import run
 from lsts_tf.outputs import sink
 from lsts_tf.scoring import predictions
 from tests import cheap_prediction
+from tests import flag_scope
 from tests.media import sources_test
 from tests.media import video_test
 
@@ -252,34 +254,31 @@ def test_no_output_at_all(model, folder):
     assert listed(folder) == [path.name]
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, 5, math.nan])
-@pytest.mark.parametrize("name", ["overlay", "side_by_side", "report"])
-def test_a_strength_that_colours_cannot_have(model, folder, name, alpha):
-    path = clip_of(folder, 2)
-    options = {"alpha": alpha}
-    with pytest.raises(ValueError, match=r"`alpha` is a number from 0 to 1"):
-        predict.predict(
-            Never(model), path, folder / "out", outputs=[name], options=options
-        )
-    assert listed(folder) == [path.name]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("field", "name"),
+    ("option", "value"),
     [
-        *(("stiffness", "reframed"), ("lookahead", "reframed")),
-        *(("ease", "reframed"), ("cut", "reframed"), ("strength", "roi")),
-        *(("strength", "encoded"), ("floor", "encoded"), ("crf", "encoded")),
+        *(("alpha", 1.1), ("alpha", -0.1), ("view", "fire"), ("regions", -1)),
+        *(("block", 0), ("strength", 25), ("floor", -1), ("floor", 52)),
+        *(("codec", "av1"), ("crf", 52), ("cut", 1.1), ("stiffness", -1)),
+        *(("lookahead", -1), ("ease", -1), ("normalize", "half")),
+        *(
+            (name, value)
+            for name in ("alpha", "strength", "crf", "stiffness", "ease", "cut")
+            for value in (math.nan, math.inf)
+        ),
     ],
 )
-def test_numbers_that_are_not_finite(model, folder, field, name, value):
+def test_options_out_of_range(model, folder, option, value):
     path = clip_of(folder, 2)
-    options = {field: value}
-    with pytest.raises(ValueError, match=f"{field}={value}"):
-        predict.predict(
-            Never(model), path, folder / "out", outputs=[name], options=options
-        )
+    for name in run.users(option):
+        with pytest.raises(ValueError, match=f"`{option}` is .*{option}="):
+            predict.predict(
+                Never(model),
+                path,
+                folder / "out",
+                outputs=[name],
+                options={option: value},
+            )
     assert listed(folder) == [path.name]
 
 
@@ -1210,16 +1209,16 @@ def test_a_front_end_without_windows_starts_anew(folder, caplog):
 
 
 def test_flags_of_the_program_are_no_settings():
-    values = flags.FlagValues()
-    experiment.define_flags(values)
-    settings = set(values)
-    predict.define_flags(values)
-    assert set(values) - settings >= {"video", "outputs", "every"}
-    values(["predict"])
-    overlay = pictures.Overlay(path="a.mp4", fps=25, size=SIZE)
-    for name, default in overlay.settings().items():
-        assert values[name].value == default
-    assert tuple(values["outputs"].value) == predict.DEFAULT
+    with flag_scope.defined():
+        experiment.define_flags()
+        settings = set(flags.FLAGS)
+        predict.define_flags()
+        assert set(flags.FLAGS) - settings >= {"video", "outputs", "every"}
+        flags.FLAGS(["predict"])
+        overlay = pictures.Overlay(path="a.mp4", fps=25, size=SIZE)
+        for name, default in overlay.settings().items():
+            assert flags.FLAGS[name].value == default
+        assert tuple(flags.FLAGS["outputs"].value) == predict.DEFAULT
 
 
 def test_options_that_no_output_has(model, folder):

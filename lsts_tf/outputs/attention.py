@@ -538,12 +538,12 @@ class Summary:
             "mean": means(slice(None)),
             "first_2_seconds": means(times - times[:1] < ends),
             "last_2_seconds": means(times[-1:] - times <= ends),
-            "focus_consistency": _ratio(consistency),
+            "focus_consistency": _plain(consistency),
             "large_jumps": int((self.column("jump") > _LARGE_JUMP).sum()),
             "areas": {
                 area.name: {
                     "mean_share": _mean(shares[:, i]),
-                    "share_of_frame": _ratio(
+                    "share_of_frame": _plain(
                         float(coverage(area, (360, 640), self._size).mean())
                     ),
                     "strongest_inside": _mean(inside[:, i]),
@@ -554,7 +554,7 @@ class Summary:
                 {
                     "start": round(stop.start, 6),
                     "end": round(stop.end, 6),
-                    "place": _place(stop.place),
+                    "place": _plain(stop.place),
                 }
                 for stop in self._path.stops
             ],
@@ -610,43 +610,32 @@ class JsonLines(Measuring):
 
 def to_record(number: int, measures: Measures, k: int) -> dict[str, Any]:
     """A frame as JSON holds it, with its `k` strongest regions."""
+    some = measures._replace(regions=measures.regions[:k], areas={})
     return {
         "frame": number,
+        **_plain(some),
         "time": round(measures.time, 6),
-        "regions": [
-            {
-                "centre": _place(region.centre),
-                "box": [round(float(v), 2) for v in region.box],
-                "share": _ratio(region.share),
-                "peak": _ratio(region.peak),
-            }
-            for region in measures.regions[:k]
-        ],
-        "strongest": _place(measures.strongest),
-        "centroid": _place(measures.centroid),
-        "dispersion": _ratio(measures.dispersion),
-        "entropy": _ratio(measures.entropy),
-        "focus": _ratio(measures.focus),
-        "hot_spots": measures.hot_spots,
-        "jump": _ratio(measures.jump),
-        "areas": {
-            name: _ratio(value) for name, (value, _) in measures.areas.items()
-        },
+        "areas": {n: _plain(share) for n, (share, _) in measures.areas.items()},
     }
 
 
-def _place(place: Place | None) -> list[float] | None:
-    return place and [round(float(v), 2) for v in place]
-
-
-def _ratio(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 5)
+def _plain(value: Any) -> Any:
+    """As JSON holds it: places to a hundredth, other numbers to 5 digits."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, tuple):
+        return [round(float(each), 2) for each in value]
+    return round(float(value), 5) if isinstance(value, float) else value
 
 
 def _mean(values: np.ndarray) -> float | None:
     """Mean of those that are no NaN."""
     values = values[~np.isnan(values)]
-    return _ratio(values.mean()) if values.size else None
+    return _plain(float(values.mean())) if values.size else None
 
 
 def _checked(map_: np.ndarray) -> tuple[np.ndarray, float]:

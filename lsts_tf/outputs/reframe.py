@@ -170,7 +170,8 @@ class Path:
         ease: float,
     ) -> None:
         self._positions = np.asarray(positions, np.float64)
-        self._ramp = self._positions * move_cost
+        places = self._positions
+        self._moves = move_cost * np.abs(places[:, None] - places)
         self._lookahead = max(0, lookahead)
         radius = math.ceil(3 * ease)
         steps = np.arange(-radius, radius + 1)
@@ -208,21 +209,11 @@ class Path:
 
     def _arrive(self) -> tuple[np.ndarray, np.ndarray]:
         """Least cost of being at each position before this frame's own."""
-        places = np.arange(len(self._positions))
         if self._cost is None:
+            places = np.arange(len(self._moves))
             return np.zeros(len(places)), places
-        # A way from below costs ramp[i] - ramp[j], one from above the
-        # opposite, so each minimum over j is a running one.
-        up = self._cost - self._ramp
-        down = (self._cost + self._ramp)[::-1]
-        from_below = _running_argmin(up)
-        from_above = len(places) - 1 - _running_argmin(down)[::-1]
-        below = up[from_below] + self._ramp
-        above = self._cost[from_above] + self._ramp[from_above] - self._ramp
-        return (
-            np.minimum(below, above),
-            np.where(below <= above, from_below, from_above),
-        )
+        ways = self._cost[:, None] + self._moves
+        return ways.min(axis=0), ways.argmin(axis=0)
 
     def _settle(self, number: int) -> None:
         """Fixes the oldest frames, by the best way to the newest."""
@@ -251,13 +242,6 @@ class Path:
             if self._out - self._dropped > self._radius:
                 self._settled.pop(0)
                 self._dropped += 1
-
-
-def _running_argmin(values: np.ndarray) -> np.ndarray:
-    """Place of the least of the values up to each one, the first of equals."""
-    lowest = np.minimum.accumulate(values)
-    fresh = np.concatenate([[True], values[1:] < lowest[:-1]])
-    return np.maximum.accumulate(np.where(fresh, np.arange(len(values)), 0))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -441,10 +441,6 @@ def test_only_so_many_regions_are_written(tmp_path):
     (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
     line = strict(line)
     assert len(line["regions"]) == 2 and line["hot_spots"] == 6
-    with pytest.raises(ValueError, match="at least 0"):
-        attention.JsonLines(
-            path=tmp_path / "a.jsonl", fps=25, size=SIZE, regions=-1
-        )
 
 
 def test_the_page(tmp_path):

@@ -1,4 +1,3 @@
-import io
 import itertools
 
 import cv2
@@ -90,12 +89,6 @@ def test_pictures(tmp_path):
         np.testing.assert_allclose(sixteen / 65535, small, atol=1e-5)
 
 
-def test_numbers_of_pictures(tmp_path):
-    path = tmp_path / "maps"
-    write(made(pictures.Pictures, path, first=78, step=5), maps_of(3))
-    assert listed(path) == ["0079.png", "0084.png", "0089.png"]
-
-
 def test_an_array_is_one_file_that_numpy_maps(tmp_path):
     found = maps_of(4)
     path = tmp_path / "maps.npy"
@@ -154,30 +147,6 @@ def test_pictures_to_watch(tmp_path, view):
     for kind in (pictures.Overlay, pictures.SideBySide):
         corner = np.abs(shown[kind, True] - shown[kind, False])[-15:, :100]
         assert corner.max() > 100
-
-
-def test_grey_bytes(tmp_path):
-    found = maps_of(3)
-    stream = io.BytesIO()
-    write(made(pictures.Raw, tmp_path, stream=stream), found)
-    want = [preprocess.to_uint8(cv2.resize(m, SIZE)) for m in found]
-    assert stream.getvalue() == np.stack(want).tobytes()
-
-
-def test_over_the_clip(tmp_path):
-    """Affine over the whole clip, after one pass."""
-    found = [m * 0.2 + 0.1 for m in maps_of(4)]
-    path, folder = tmp_path / "maps.npy", tmp_path / "maps"
-    options = {"normalize": "clip"}
-    write(made(pictures.Array, path, map_size="model", **options), found)
-    write(made(pictures.Pictures, folder, **options), found)
-    assert listed(tmp_path) == ["maps", "maps.npy"]
-    array = np.load(path)
-    assert array.min() == 0 and array.max() == 1
-    low, high = np.min(found), np.max(found)
-    want = (np.stack(found) - low) / (high - low)
-    np.testing.assert_allclose(array, want, atol=1e-6)
-    assert len(listed(folder)) == 4
 
 
 # === Whole or not at all ===
@@ -286,16 +255,6 @@ def test_the_same_job_goes_on(tmp_path, name):
         np.testing.assert_array_equal(
             np.load(path), np.load(tmp_path / f"whole{name}")
         )
-
-
-@pytest.mark.parametrize("name", RESUMABLE)
-@pytest.mark.parametrize("job", ["", "two"])
-def test_another_job_starts_anew(tmp_path, name, job):
-    stopped(made(RESUMABLE[name], tmp_path / name, job="one"), maps_of(3))
-    with made(RESUMABLE[name], tmp_path / name, job=job) as output:
-        assert output.count == 0
-        output.write(FRAME, maps_of(1)[0], 0.0)
-    assert listed(tmp_path) == [name]
 
 
 def test_an_array_that_was_cut_off_within_a_map(tmp_path):

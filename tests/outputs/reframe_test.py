@@ -2,7 +2,6 @@ import csv
 import fractions
 import itertools
 import json
-import math
 import shutil
 import subprocess
 
@@ -356,19 +355,3 @@ def test_nothing_appears_after_an_error(tmp_path):
         output.write(ramp(), spot(0.5), 0.0)
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stiffness": -1},
-        {"ease": -1},
-        {"cut": math.nan},
-        *({"stiffness": v} for v in (math.nan, math.inf)),
-        *({"lookahead": v} for v in (math.nan, math.inf)),
-        *({"ease": v} for v in (math.nan, math.inf)),
-    ],
-)
-def test_settings_out_of_range_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="is a number"):
-        reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE, **options)
