@@ -703,9 +703,10 @@ def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
         damage = predict.predict(model, source, out, outputs=["npy", "overlay"])
         assert damage == ""
         np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
-        overlays.append(list(video.frames(out / "overlay.mp4")))
-    np.testing.assert_array_equal(overlays[0], overlays[1])
-    np.testing.assert_array_equal(overlays[0], overlays[2])
+        overlays.append(np.stack(list(video.frames(out / "overlay.mp4"))))
+    # With several threads x264 does not always encode the same frames alike.
+    for other in overlays[1:]:
+        assert np.abs(overlays[0].astype(int) - other).mean() < 1
 
 
 def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
