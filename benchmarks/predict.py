@@ -206,7 +206,7 @@ def write(
             _Memory(frames),
             folder,
             outputs=outputs,
-            options=predict.Options(stream=stream),
+            options={"stream": stream},
         )
 
 

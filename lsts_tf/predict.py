@@ -17,7 +17,6 @@ writing all that could be decoded.
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
-import dataclasses
 import hashlib
 import sys
 
@@ -30,114 +29,73 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
 from lsts_tf import windows
 from lsts_tf.media import sources
-from lsts_tf.outputs import encoding
-from lsts_tf.outputs import one_pass
 from lsts_tf.outputs import pictures
-from lsts_tf.outputs import reframe
+from lsts_tf.outputs import run
+from lsts_tf.outputs import sink
 
 INCOMPLETE = 3
 DATASET = "dataset:"
 # What the program does, for Python.
-predict = one_pass.predict
-Options = one_pass.Options
-KINDS = one_pass.KINDS
-RECORD = one_pass.RECORD
-DEFAULT = one_pass.DEFAULT
-STDOUT = one_pass.STDOUT
+predict = run.predict
+KINDS = run.KINDS
+RECORD = run.RECORD
+DEFAULT = run.DEFAULT
+STDOUT = run.STDOUT
+_OPTIONS = sink.flags_of([kind.make for kind in KINDS.values()])
 
 
 def define_flags() -> None:
-    """Flags of this program."""
+    """Flags of this program; those of an output stand in its class."""
     flags.DEFINE_multi_string(
         "video",
         [],
         "Video file, folder of pictures, camera:0, - for standard input, or "
         "dataset:601, a video of the run's dataset. Several pictures may also "
-        "stand behind the flags.",
+        "stand behind the flags",
     )
-    flags.DEFINE_string("output", None, "Folder to write to.")
+    flags.DEFINE_string("output", None, "Folder to write to")
     flags.DEFINE_list(
         "outputs",
         list(DEFAULT),
-        f"What is written: {', '.join(KINDS)}; maps is png8.",
+        f"What is written: {', '.join(KINDS)}; maps is png8",
+    )
+    flags.DEFINE_string(
+        "report",
+        "",
+        "File of the report, where it is not to lie in --output; without "
+        "--output and --outputs it is all that is written",
     )
     flags.DEFINE_enum(
         "first_frames",
         "mirror",
         list(windows.FIRST_FRAMES),
-        "What the frames before the first whole window are predicted from.",
+        "What the frames before the first whole window are predicted from",
     )
     flags.DEFINE_enum(
         "model",
         "last",
         list(predictor_lib.MODELS),
-        "Model after the last epoch, or the best in validation.",
+        "Model after the last epoch, or the best in validation",
     )
+    flags.DEFINE_string("start", "", "Where the clip begins: 12.5 (s), or 300f")
+    flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
+    flags.DEFINE_integer("every", 1, "Predict every Nth frame")
+    flags.DEFINE_integer("batch", predictor_lib.BATCH, "Maps decoded at a time")
+    flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
+    flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
     flags.DEFINE_enum(
-        "view", "heat", list(pictures.VIEWS), "How overlays are drawn."
+        "pixel_format",
+        "rgb24",
+        list(sources.PIXEL_FORMATS),
+        "Pixel format of raw video",
     )
-    flags.DEFINE_float("alpha", 0.6, "Strength of the overlay, 0 … 1.")
-    flags.DEFINE_enum(
-        "normalize",
-        "none",
-        list(pictures.NORMALIZE),
-        "How maps are normalised (overlays always show each over its range).",
-    )
-    flags.DEFINE_enum(
-        "map_size",
-        "source",
-        list(pictures.MAP_SIZES),
-        "Size of maps: the video's, or the model's 640x360.",
-    )
-    flags.DEFINE_string(
-        "report",
-        "",
-        "The report, in another place than --output; without --output and "
-        "--outputs it is all that is written.",
-    )
-    flags.DEFINE_string("areas", "", "Areas of interest, for json and report.")
-    flags.DEFINE_integer("regions", 3, "Regions of a frame in json.")
-    flags.DEFINE_integer("block", encoding.BLOCK, "Pixels of a block's side.")
-    flags.DEFINE_float(
-        "strength",
-        encoding.STRENGTH,
-        "QP steps between the least and the most salient block, 0 … 24.",
-    )
-    flags.DEFINE_float(
-        "floor", encoding.FLOOR, "Most steps by which QP of a block is raised."
-    )
-    flags.DEFINE_enum(
-        "codec", "h264", list(encoding.CODECS), "Of the encoded video."
-    )
-    flags.DEFINE_float("crf", 23.0, "Rate factor of the encoded video.")
-    flags.DEFINE_string("aspect", "9:16", "Aspect of the reframed video.")
-    flags.DEFINE_float(
-        "stiffness",
-        reframe.STIFFNESS,
-        "Seconds of all attention that a move of the crop by its length costs.",
-    )
-    flags.DEFINE_float(
-        "lookahead", reframe.LOOKAHEAD, "Seconds seen ahead by the crop."
-    )
-    flags.DEFINE_float("ease", reframe.EASE, "Seconds that ease a move.")
-    flags.DEFINE_float(
-        "cut", reframe.CUT, "Difference of frames that is a cut, 0 … 1."
-    )
-    flags.DEFINE_string("start", "", "First moment: 12.5 (s), or frame 300f.")
-    flags.DEFINE_string("end", "", "Moment behind the last, as --start.")
-    flags.DEFINE_integer("every", 1, "Each so-manieth frame gets a map.")
-    flags.DEFINE_integer("batch", predictor_lib.BATCH, "Maps at a time.")
-    flags.DEFINE_string("size", "", "Of raw video: WIDTHxHEIGHT.")
-    flags.DEFINE_float("rate", None, "Frames a second of raw video, pictures.")
-    flags.DEFINE_enum(
-        "pixel_format", "rgb24", list(sources.PIXEL_FORMATS), "Of raw video."
-    )
+    sink.define_flags([kind.make for kind in KINDS.values()])
 
 
-def _about(run: experiment.Run, model: str) -> dict[str, str]:
-    with (run.folder / predictor_lib.MODELS[model]).open("rb") as file:
+def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
+    with (chosen.folder / predictor_lib.MODELS[model]).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"run": run.name, "model": model, "sha256": checksum}
+    return {"run": chosen.name, "model": model, "sha256": checksum}
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
@@ -204,12 +162,12 @@ def unused_flags(
         outputs: What is written.
         source: What is read.
     """
-    found = []
-    for field in dataclasses.fields(Options):
-        users = [n for n, kind in KINDS.items() if field.name in kind.options]
-        written = {one_pass.ALIASES.get(n, n) for n in outputs}
-        if users and field.name in given and not written & set(users):
-            found.append(f"--{field.name} ({', '.join(users)})")
+    written = {run.ALIASES.get(n, n) for n in outputs}
+    found = [
+        f"--{name} ({', '.join(run.users(name))})"
+        for name in _OPTIONS
+        if name in given and not written & set(run.users(name))
+    ]
     for name, (kinds, words) in _OF_SOURCES.items():
         if name in given and not isinstance(source, kinds):
             found.append(f"--{name} ({words})")
@@ -221,18 +179,18 @@ def _run(names: Sequence[str]) -> str:
     values = flags.FLAGS
     if values.batch < 1:
         raise ValueError(f"--batch is at least 1. Received: {values.batch}")
-    run = experiment.chosen_run()
+    chosen = experiment.chosen_run()
     outputs = list(values.outputs)
     if values.report:
         alone = not values.output and values["outputs"].using_default_value
         outputs = ["report"] if alone else [*outputs, "report"]
-    stream = None
+    options = {name: values[name].value for name in _OPTIONS}
     if STDOUT in outputs:
-        stream = pictures.claim_stdout()
+        options["stream"] = pictures.claim_stdout()
     names = [*values.video, *names]
     source: sources.Source
     if len(names) == 1 and names[0].startswith(DATASET):
-        source = of_dataset(run.settings, names[0].removeprefix(DATASET))
+        source = of_dataset(chosen.settings, names[0].removeprefix(DATASET))
     else:
         source = sources.open_source(
             names,
@@ -246,7 +204,7 @@ def _run(names: Sequence[str]) -> str:
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
     model = predictor_lib.Predictor.load(
-        run.folder, model=values.model, sources=run.sources
+        chosen.folder, model=values.model, sources=chosen.sources
     )
     model.batch = values.batch
     return predict(
@@ -254,31 +212,13 @@ def _run(names: Sequence[str]) -> str:
         source,
         values.output,
         outputs=outputs,
-        options=Options(
-            view=values.view,
-            alpha=values.alpha,
-            normalize=values.normalize,
-            map_size=values.map_size,
-            stream=stream,
-            areas=values.areas,
-            regions=values.regions,
-            block=values.block,
-            strength=values.strength,
-            floor=values.floor,
-            codec=values.codec,
-            crf=values.crf,
-            aspect=values.aspect,
-            stiffness=values.stiffness,
-            lookahead=values.lookahead,
-            ease=values.ease,
-            cut=values.cut,
-            report=values.report,
-        ),
+        options=options,
+        report=values.report,
         first_frames=values.first_frames,
         start=values.start,
         end=values.end,
         every=values.every,
-        about=_about(run, values.model),
+        about=_about(chosen, values.model),
     )
 
 

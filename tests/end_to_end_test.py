@@ -99,7 +99,7 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
         predict.of_dataset(trained, "601"),
         tmp_path / "out",
         outputs=["npy", "dhf1k"],
-        options=predict.Options(map_size="model"),
+        options={"map_size": "model"},
         first_frames="copy",
     )
     straight = np.load(tmp_path / "out" / "maps.npy")
@@ -320,7 +320,7 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
         predict.of_dataset(settings, "601"),
         tmp_path / "out",
         outputs=["npy"],
-        options=predict.Options(map_size="model"),
+        options={"map_size": "model"},
         first_frames="copy",
     )
     served = np.load(tmp_path / "out" / "maps.npy")

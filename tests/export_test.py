@@ -27,6 +27,8 @@ from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.serving import graph as graph_lib
+from lsts_tf.serving import litert
+from lsts_tf.serving import parity
 from tests import fake_front_end
 from tests import pages
 from tests import tiny_run
@@ -94,15 +96,15 @@ def maps(predictor, clips):
 def close(name, got, want):
     """Compare and say how far apart they are."""
     flat = (-1, *want.shape[-2:])
-    parity = export.compare(
+    found = parity.compare(
         np.asarray(got).reshape(flat), np.asarray(want).reshape(flat)
     )
-    logging.info("%s: %s", name, parity)
-    sys.stdout.write(f"{name}: {parity}\n")
+    logging.info("%s: %s", name, found)
+    sys.stdout.write(f"{name}: {found}\n")
     # A comparison of flat maps would prove nothing.
     assert want.max() - want.min() > 0.1
-    assert parity.largest_difference < CLOSE
-    assert parity.peak_shift == 0
+    assert found.largest_difference < CLOSE
+    assert found.peak_shift == 0
 
 
 def features(predictor, count):
@@ -235,7 +237,7 @@ def test_the_pages_code(
     for kind in ("rest", "grpc"):
         next(blocks)
         close(kind, names["saliency"], maps[:1, -1])
-    with export.deprecated_interpreter():
+    with litert.deprecated_interpreter():
         next(blocks)
     np.testing.assert_allclose(names["saliency"], of_black, atol=CLOSE)
     assert next(blocks, None) is None
@@ -255,9 +257,9 @@ def test_the_record_beside_it(exported):
     assert set(record["signatures"]) == {"serving_default", "last", "features"}
     assert record["left_out"] == {}
     assert set(record["parity"]) == set(record["signatures"])
-    for parity in record["parity"].values():
-        assert parity["largest_difference"] < CLOSE
-        assert parity["peak_shift"] == 0
+    for found in record["parity"].values():
+        assert found["largest_difference"] < CLOSE
+        assert found["peak_shift"] == 0
     there = {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes())
         for path in output.rglob("*")
@@ -284,8 +286,8 @@ def test_a_file_that_answers_wrongly_does_not_appear(
 
 
 def wrong_functions(graph):
-    decode = graph._decode
-    graph._decode = lambda **f: {"saliency": 1 - decode(**f)["saliency"]}
+    decode = graph.decode
+    graph.decode = lambda **f: {"saliency": 1 - decode(**f)["saliency"]}
     return {"features": graph.features()}
 
 
@@ -328,7 +330,7 @@ def tflite(folder, tmp_path_factory):
 
 def test_the_decoder_in_litert(predictor, tflite):
     rgb = features(predictor, 2)
-    got = export.run_tflite(tflite / "decoder.tflite", {"rgb": rgb})
+    got = litert.run(tflite / "decoder.tflite", {"rgb": rgb})
     want = list(predictor.of_features({"rgb": f} for f in rgb))
     close("decoder.tflite", got, np.stack(want))
 
@@ -337,7 +339,7 @@ def test_the_whole_model_in_litert(predictor, tflite):
     """One window, through I3D and decoder."""
     clip = tiny_run.frames(tiny_run.WINDOW, 90, 160)
     squeezed = np.stack([preprocess.squeeze(frame) for frame in clip])
-    got = export.run_tflite(tflite / "window.tflite", {"rgb": squeezed[None]})
+    got = litert.run(tflite / "window.tflite", {"rgb": squeezed[None]})
     found = predictor.extractor.features("rgb", squeezed, length=len(clip))
     want = list(predictor.of_features(found))
     close("window.tflite", got, np.stack(want))
@@ -454,7 +456,7 @@ def test_flow_in_litert(light, tmp_path):
         # Beyond the range that I3D sees, too.
         "flow": rng.normal(0, 15, (16, 32, 32, 2)).astype(np.float32),
     }
-    got = export.run_tflite(
+    got = litert.run(
         tmp_path / "lite" / "window.tflite",
         {name: signal[None] for name, signal in signals.items()},
     )
@@ -475,9 +477,9 @@ def test_flow_inside_the_graph(tmp_path):
     record = export.export(predictor, tmp_path / "out")
     sys.stdout.write(f"rgb, flow: {record['parity']}\n")
     assert set(record["parity"]) == {"features", "last", "serving_default"}
-    for parity in record["parity"].values():
-        assert parity["largest_difference"] < 10 * CLOSE
-        assert parity["peak_shift"] <= 1
+    for found in record["parity"].values():
+        assert found["largest_difference"] < 10 * CLOSE
+        assert found["peak_shift"] <= 1
 
 
 @pytest.mark.parametrize("count", range(1, 6))
@@ -560,7 +562,7 @@ def test_comparing_finds_what_moved():
     want[:, 1, 1] = 1
     got = want.copy()
     got[1, 1, 1], got[1, 4, 5] = 0, 0.75
-    assert export.compare(got, want) == (1.0, 5.0)
-    assert export.compare(want, want) == (0.0, 0.0)
+    assert parity.compare(got, want) == (1.0, 5.0)
+    assert parity.compare(want, want) == (0.0, 0.0)
     with pytest.raises(ValueError, match="one shape"):
-        export.compare(got[:1], want)
+        parity.compare(got[:1], want)

@@ -2,9 +2,7 @@
 
 import base64
 import contextlib
-import dataclasses
 import fractions
-import functools
 import io
 import json
 import math
@@ -32,8 +30,11 @@ from lsts_tf.media import maps as maps_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video
 from lsts_tf.outputs import pictures
+from lsts_tf.outputs import run
+from lsts_tf.outputs import sink
 from lsts_tf.scoring import predictions
 from tests import cheap_prediction
+from tests import flag_scope
 from tests.media import sources_test
 from tests.media import video_test
 
@@ -101,7 +102,7 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
     count = 85
     path = clip_of(folder, count)
     out, stream = folder / "out put", io.BytesIO()
-    options = predict.Options(stream=stream)
+    options = {"stream": stream}
     assert predict.predict(model, path, out, outputs=ALL, options=options) == ""
     assert listed(out) == sorted(
         [
@@ -160,7 +161,12 @@ def test_the_record_names_everything(model, folder):
     assert record["model"] == about
     assert record["front_end"] == model.extractor.describe()
     assert record["note"] == cheap_prediction.NOTE
-    assert record["normalize"] == "none" and record["map_size"] == "source"
+    assert record["options"] == {
+        "view": "heat",
+        "alpha": 0.6,
+        "normalize": "none",
+        "map_size": "source",
+    }
     assert record["first_frames"] == "mirror" and record["every"] == 2
     assert record["damage"] == ""
     assert record["start"] == {"frame": 0, "seconds": 0.0}
@@ -171,7 +177,7 @@ def test_the_record_names_everything(model, folder):
 @pytest.mark.parametrize("how", ["frame", "clip"])
 def test_maps_stretched(model, folder, how):
     path = clip_of(folder, 4)
-    options = predict.Options(normalize=how, map_size="model")
+    options = {"normalize": how, "map_size": "model"}
     wanted = ("npy", "maps", "overlay")
     predict.predict(
         model, path, folder / "out", outputs=wanted, options=options
@@ -181,7 +187,7 @@ def test_maps_stretched(model, folder, how):
     want = true_maps(model, path)
     low, high = want.min(axes, keepdims=True), want.max(axes, keepdims=True)
     np.testing.assert_allclose(found, (want - low) / (high - low), atol=1e-6)
-    assert record_of(folder / "out")["normalize"] == how
+    assert record_of(folder / "out")["options"]["normalize"] == how
     assert listed(folder / "out") == [
         "maps",
         "maps.npy",
@@ -192,7 +198,7 @@ def test_maps_stretched(model, folder, how):
 
 def test_maps_whose_sum_is_one(model, folder):
     path = clip_of(folder, 3)
-    options = predict.Options(normalize="sum")
+    options = {"normalize": "sum"}
     for wanted in (("npy", "maps"), ("saliency16",), ("npy", "stdout")):
         with pytest.raises(ValueError, match="--outputs=npy can"):
             predict.predict(
@@ -200,7 +206,7 @@ def test_maps_whose_sum_is_one(model, folder):
                 path,
                 folder / "out",
                 outputs=wanted,
-                options=dataclasses.replace(options, stream=io.BytesIO()),
+                options=options | {"stream": io.BytesIO()},
             )
     assert not (folder / "out").exists()
     wanted = ("npy", "overlay")
@@ -248,35 +254,39 @@ def test_no_output_at_all(model, folder):
     assert listed(folder) == [path.name]
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, 5, math.nan])
-@pytest.mark.parametrize("name", ["overlay", "side_by_side", "report"])
-def test_a_strength_that_colours_cannot_have(model, folder, name, alpha):
-    path = clip_of(folder, 2)
-    options = predict.Options(alpha=alpha)
-    with pytest.raises(ValueError, match=r"alpha, of 0 to 1. Received: "):
-        predict.predict(
-            Never(model), path, folder / "out", outputs=[name], options=options
-        )
-    assert listed(folder) == [path.name]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("field", "name"),
+    ("option", "value"),
     [
-        *(("stiffness", "reframed"), ("lookahead", "reframed")),
-        *(("ease", "reframed"), ("cut", "reframed"), ("strength", "roi")),
-        *(("strength", "encoded"), ("floor", "encoded"), ("crf", "encoded")),
+        *(("alpha", 1.1), ("alpha", -0.1), ("view", "fire"), ("regions", -1)),
+        *(("block", 0), ("strength", 25), ("floor", -1), ("floor", 52)),
+        *(("codec", "av1"), ("crf", 52), ("cut", 1.1), ("stiffness", -1)),
+        *(("lookahead", -1), ("ease", -1), ("normalize", "half")),
+        *(
+            (name, value)
+            for name in ("alpha", "strength", "crf", "stiffness", "ease", "cut")
+            for value in (math.nan, math.inf)
+        ),
     ],
 )
-def test_numbers_that_are_not_finite(model, folder, field, name, value):
+def test_options_out_of_range(model, folder, option, value):
     path = clip_of(folder, 2)
-    options = predict.Options(**{field: value})
-    with pytest.raises(ValueError, match=f"{field}={value}"):
-        predict.predict(
-            Never(model), path, folder / "out", outputs=[name], options=options
-        )
+    for name in run.users(option):
+        with pytest.raises(ValueError, match=f"`{option}` is .*{option}="):
+            predict.predict(
+                Never(model),
+                path,
+                folder / "out",
+                outputs=[name],
+                options={option: value},
+            )
     assert listed(folder) == [path.name]
+
+
+def make_run(folder):
+    """A run folder whose model nobody looks into."""
+    (folder / "model.keras").write_text("not looked into")
+    settings = experiment.Experiment(run_dir=str(folder))
+    settings.save(folder / experiment.FLAGFILE)
 
 
 class Never:
@@ -354,10 +364,9 @@ def test_a_video_that_is_read_is_not_replaced(model, folder, monkeypatch):
     for source in (path, "overlay.mp4"):
         with pytest.raises(ValueError, match="would replace the video that"):
             predict.predict(Never(model), source, folder)
-    options = predict.Options(report="overlay.mp4")
     with pytest.raises(ValueError, match="would replace the video that"):
         predict.predict(
-            Never(model), path, None, outputs=["report"], options=options
+            Never(model), path, None, outputs=["report"], report="overlay.mp4"
         )
     assert contents(folder) == before
 
@@ -383,7 +392,7 @@ def test_two_outputs_do_not_share_a_place(model, folder):
                 path,
                 out,
                 outputs=["maps", "overlay", "json", "roi", "report"],
-                options=predict.Options(report=str(out / page)),
+                report=out / page,
             )
     with pytest.raises(ValueError, match="report and reframed cannot both"):
         predict.predict(
@@ -391,7 +400,7 @@ def test_two_outputs_do_not_share_a_place(model, folder):
             path,
             out,
             outputs=["report", "reframed"],
-            options=predict.Options(report=str(out / "reframed.csv")),
+            report=out / "reframed.csv",
         )
     assert not out.exists()
     assert predict.predict(model, path, out, outputs=["png8", "maps"]) == ""
@@ -415,7 +424,7 @@ def test_areas_that_are_read_are_not_replaced(model, folder, name):
     areas = {"unit": "fractions", "areas": {"a": corners}}
     (out / name).write_text(json.dumps(areas))
     before = contents(folder)
-    options = predict.Options(areas=str(out / name))
+    options = {"areas": str(out / name)}
     with pytest.raises(ValueError, match="would replace the areas of interest"):
         predict.predict(
             Never(model), path, out, outputs=["json"], options=options
@@ -428,10 +437,14 @@ def test_the_files_that_are_written_are_those_that_are_known(model, folder):
     path, out = clip_of(folder, 3), folder / "out"
     names = [name for name in predict.KINDS if name != predict.STDOUT]
     predict.predict(model, path, out, outputs=names)
-    kinds = [predict.KINDS[name] for name in names]
     known = {
-        n.format(video=path.stem) for k in kinds for n in (k.file, *k.beside)
+        path.name
+        for name in names
+        for path in predict.KINDS[name]
+        .make(path=out / predict.KINDS[name].file, fps=25, size=SIZE)
+        .paths()
     }
+    known = {name.format(video=path.stem) for name in known}
     assert set(listed(out)) == known | {predict.RECORD}
 
 
@@ -439,7 +452,7 @@ def test_standard_output_alone_needs_no_folder(model, folder, monkeypatch):
     monkeypatch.chdir(folder)
     path = clip_of(folder, 3)
     stream = io.BytesIO()
-    options = predict.Options(stream=stream, normalize="clip")
+    options = {"stream": stream, "normalize": "clip"}
     predict.predict(model, path, None, outputs=["stdout"], options=options)
     assert len(stream.getvalue()) == 3 * 36 * 64
     assert listed(folder) == [path.name]
@@ -535,7 +548,7 @@ def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
         path,
         out,
         outputs=["overlay"],
-        options=predict.Options(alpha=0),
+        options={"alpha": 0},
         first_frames="skip",
         every=3,
         start="5f",
@@ -603,14 +616,14 @@ def test_pixels_need_not_be_square(model, folder):
             writer.write(picture(number))
     out = folder / "out"
     wanted = ("overlay", "side_by_side", "saliency", "encoded", "reframed")
-    options = predict.Options(aspect="1:1")
+    options = {"aspect": "1:1"}
     predict.predict(model, path, out, outputs=wanted, options=options)
     for name in wanted:
         assert video.Video(out / f"{name}.mp4").pixel_aspect == wide, name
     assert record_of(out)["pixel_aspect"] == [4, 3]
     assert video.Video(out / "reframed.mp4").size == (28, 36)
     # Maps of the network's own size are no frames of the source.
-    options = predict.Options(map_size="model")
+    options = {"map_size": "model"}
     predict.predict(model, path, out, outputs=["saliency"], options=options)
     assert video.Video(out / "saliency.mp4").pixel_aspect == 1
 
@@ -690,9 +703,10 @@ def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
         damage = predict.predict(model, source, out, outputs=["npy", "overlay"])
         assert damage == ""
         np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
-        overlays.append(list(video.frames(out / "overlay.mp4")))
-    np.testing.assert_array_equal(overlays[0], overlays[1])
-    np.testing.assert_array_equal(overlays[0], overlays[2])
+        overlays.append(np.stack(list(video.frames(out / "overlay.mp4"))))
+    # With several threads x264 does not always encode the same frames alike.
+    for other in overlays[1:]:
+        assert np.abs(overlays[0].astype(int) - other).mean() < 1
 
 
 def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
@@ -700,7 +714,7 @@ def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
     monkeypatch.setattr(sources, "KEPT_BYTES", 3 * 36 * 64 * 10)
     frames = np.stack([picture(number) for number in range(200)])
     source = sources_test.piped(frames.tobytes(), size="64x36", rate=25)
-    options = predict.Options(alpha=0)
+    options = {"alpha": 0}
     out = folder / "out"
     predict.predict(model, source, out, outputs=["overlay"], options=options)
     shown = np.stack(list(video.frames(out / "overlay.mp4")))
@@ -772,7 +786,7 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     assert 40 < count < 80
     out, stream = folder / "out", io.BytesIO()
     damage = predict.predict(
-        model, path, out, outputs=ALL, options=predict.Options(stream=stream)
+        model, path, out, outputs=ALL, options={"stream": stream}
     )
     assert f"{count} of 100 frames" in damage
     assert f"from frame {count} " in damage
@@ -808,8 +822,9 @@ def test_flags_that_nothing_uses(model, folder):
     film = sources.File(clip_of(folder, 2))
     pictures = sources.Images([*pictures_in(folder / "p", 1).iterdir()])
     raw = sources_test.piped(bytes(6912), size="64x36", rate=25)
+    kinds = [kind.make for kind in predict.KINDS.values()]
     every = {
-        *{field.name for field in dataclasses.fields(predict.Options)},
+        *sink.flags_of(kinds),
         *("rate", "size", "pixel_format", "start", "outputs", "report"),
     }
 
@@ -837,7 +852,7 @@ def test_flags_that_nothing_uses(model, folder):
 
 def test_the_program_between_two_pipes(folder):
     """A cut off frame at the end: all before it are written, and it is said."""
-    (folder / "model.keras").write_text("not looked into")
+    make_run(folder)
     frames = np.stack([picture(number) for number in range(5)])
     done = subprocess.run(
         [
@@ -867,7 +882,7 @@ def test_the_program_between_two_pipes(folder):
 
 
 def test_a_report_alone_needs_no_folder(folder):
-    (folder / "model.keras").write_text("not looked into")
+    make_run(folder)
     page = folder / "pages" / "film.html"
     done = subprocess.run(
         [
@@ -887,11 +902,8 @@ def test_a_report_alone_needs_no_folder(folder):
 
 def test_a_report_beside_other_outputs(model, folder):
     page = folder / "film.html"
-    options = predict.Options(report=str(page))
     path, out = clip_of(folder, 3), folder / "out"
-    predict.predict(
-        model, path, out, outputs=("npy", "report"), options=options
-    )
+    predict.predict(model, path, out, outputs=("npy", "report"), report=page)
     assert "</html>" in page.read_text("utf-8")
     assert listed(out) == ["maps.npy", "prediction.json"]
     assert record_of(out)["outputs"] == {
@@ -900,7 +912,7 @@ def test_a_report_beside_other_outputs(model, folder):
     }
     with pytest.raises(ValueError, match="--output is needed"):
         predict.predict(
-            model, path, None, outputs=("npy", "report"), options=options
+            model, path, None, outputs=("npy", "report"), report=page
         )
 
 
@@ -966,7 +978,7 @@ def test_a_full_disk(model, folder, name):
     """A file that may not grow larger."""
     path = noisy(folder, 30)
     out = folder / "out"
-    options = predict.Options(map_size="model")
+    options = {"map_size": "model"}
     # What pytest keeps of standard error is a file too.
     limit = {"maps": 2_000, "saliency": 2_000}.get(name, 10_000)
     with (
@@ -988,7 +1000,7 @@ class Closed(io.BytesIO):
 
 @pytest.mark.parametrize("normalize", ["none", "clip"])
 def test_a_pipe_whose_reader_has_gone(model, folder, normalize):
-    options = predict.Options(stream=Closed(), normalize=normalize)
+    options = {"stream": Closed(), "normalize": normalize}
     with pytest.raises(BrokenPipeError, match="Broken pipe: 'standard output'"):
         predict.predict(
             model,
@@ -1034,7 +1046,7 @@ def test_a_disk_that_is_really_full(model, folder, outputs):
 class Unlucky(pictures.Array):
     """The disk is full when all frames have come."""
 
-    def complete(self):
+    def finish(self):
         raise OSError(28, "No space left on device")
 
 
@@ -1051,7 +1063,7 @@ def test_if_finishing_fails_nothing_appears(
     others.remove("npy")
     others.remove("stdout")
     wanted = ["npy", *others] if first else [*others, "npy"]
-    options = predict.Options(normalize=normalize)
+    options = {"normalize": normalize}
     with pytest.raises(OSError, match="No space left"):
         predict.predict(model, path, out, outputs=wanted, options=options)
     assert listed(out) == []
@@ -1084,7 +1096,7 @@ def test_ctrl_c_in_the_middle(model, folder):
     assert len(list(video.Video(out / "overlay.mp4"))) == 120
 
 
-MAPS_LEFT = [".maps.npy.part", ".maps.npy.part.job"]
+MAPS_LEFT = [".maps.npy.part"]
 
 
 @pytest.mark.parametrize(
@@ -1096,8 +1108,8 @@ MAPS_LEFT = [".maps.npy.part", ".maps.npy.part.job"]
 )
 def test_a_signal_in_the_middle(folder, number, code, outputs, left):
     """Nothing is left but what the same command goes on with."""
-    (folder / "model.keras").write_text("not looked into")
-    out, part = folder / "out", folder / "out" / ".maps.npy.part"
+    make_run(folder)
+    out = folder / "out"
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tests.cheap_prediction"),
@@ -1111,7 +1123,10 @@ def test_a_signal_in_the_middle(folder, number, code, outputs, left):
     )
     with process:
         # Some maps are there; thousands are not.
-        while not part.exists() or part.stat().st_size < 100_000:
+        while not any(
+            part.stat().st_size > 100_000
+            for part in out.glob(".maps.npy.*/maps.npy")
+        ):
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.01)
         process.send_signal(number)
@@ -1167,7 +1182,7 @@ def test_files_of_maps_go_on(model, folder, caplog, mode, every):
     [
         {"about": {"model": "best"}},
         {"about": None},
-        {"options": predict.Options(map_size="model")},
+        {"options": {"map_size": "model"}},
         {"start": "1f"},
         {"outputs": ("npy", "overlay")},
     ],
@@ -1194,20 +1209,23 @@ def test_a_front_end_without_windows_starts_anew(folder, caplog):
     assert listed(folder / "out") == []
 
 
-def test_flags_of_the_program_are_no_settings(monkeypatch):
-    values = flags.FlagValues()
-    experiment.define_flags(values)
-    settings = set(values)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    kinds = ("string", "multi_string", "list", "enum", "float", "integer")
-    for kind in kinds:
-        define = getattr(flags, f"DEFINE_{kind}")
-        here = functools.partial(define, flag_values=values)
-        monkeypatch.setattr(flags, f"DEFINE_{kind}", here)
-    predict.define_flags()
-    assert set(values) - settings >= {"video", "outputs", "every"}
-    values(["predict"])
-    defaults = predict.Options()
-    for name in ("view", "alpha", "normalize", "map_size"):
-        assert values[name].value == getattr(defaults, name)
-    assert tuple(values["outputs"].value) == predict.DEFAULT
+def test_flags_of_the_program_are_no_settings():
+    with flag_scope.defined():
+        experiment.define_flags()
+        settings = set(flags.FLAGS)
+        predict.define_flags()
+        assert set(flags.FLAGS) - settings >= {"video", "outputs", "every"}
+        flags.FLAGS(["predict"])
+        overlay = pictures.Overlay(path="a.mp4", fps=25, size=SIZE)
+        for name, default in overlay.settings().items():
+            assert flags.FLAGS[name].value == default
+        assert tuple(flags.FLAGS["outputs"].value) == predict.DEFAULT
+
+
+def test_options_that_no_output_has(model, folder):
+    path = clip_of(folder, 2)
+    with pytest.raises(ValueError, match=r"fields of the outputs.*: alhpa"):
+        predict.predict(
+            Never(model), path, folder / "out", options={"alhpa": 0.5}
+        )
+    assert listed(folder) == [path.name]

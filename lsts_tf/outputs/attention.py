@@ -13,9 +13,9 @@ but `hot_spots`, which is 0. A constant map above zero is spread evenly: focus
 
 Definitions
 
-region       Connected pixels (8 neighbours) at or above `fraction`, half by
-             default, of the map's maximum; it holds a share of at least
-             `LEAST_SHARE` of the attention. Centre: weighted by attention.
+region       Connected pixels (8 neighbours) at or above half of the map's
+             maximum that hold at least 1 % of the attention. Centre: weighted
+             by attention.
 strongest    The middle of the pixel with the highest value; of several, the
              first in reading order.
 hot spots    The number of regions.
@@ -26,10 +26,10 @@ entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
 jump         How far the strongest point is from that of the frame before.
 """
 
-import collections
-from collections.abc import Iterable
+import array
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import json
 import math
 import os
@@ -37,18 +37,19 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+from scipy import ndimage
 
 from lsts_tf.media import files
-from lsts_tf.media import sink
+from lsts_tf.outputs import sink
 
-FRACTION = 0.5
-LEAST_SHARE = 0.01
-LARGE_JUMP = 1 / 3
-ENDS_SECONDS = 2.0
-STOP_RADIUS = 0.1
-STOP_SECONDS = 0.1
+_FRACTION = 0.5
+_LEAST_SHARE = 0.01
+_LARGE_JUMP = 1 / 3
+_ENDS_SECONDS = 2.0
+_STOP_RADIUS = 0.1
+_STOP_SECONDS = 0.1
+_ROUNDING = 1e-6
 # Lines in a pixel along which the area of a polygon is measured.
 _LINES = 8
 
@@ -108,60 +109,46 @@ class Measures(NamedTuple):
 
 
 def regions(
-    map_: np.ndarray,
-    *,
-    size: tuple[int, int] | None = None,
-    fraction: float = FRACTION,
-    least_share: float = LEAST_SHARE,
+    map_: np.ndarray, *, size: tuple[int, int] | None = None
 ) -> list[Region]:
     """Regions of a map, the largest share of attention first.
 
     Args:
         map_: float [h, w].
         size: (width, height) of the source; that of the map by default.
-        fraction: Of the map's maximum, above 0 and up to 1.
-        least_share: Smaller ones are left out.
 
     Raises:
-        ValueError: `fraction` is out of range, or no map.
+        ValueError: No map.
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            "A region is bounded at a fraction of the maximum, above 0 and "
-            f"not above 1. Received: fraction={fraction}"
-        )
     map_, total = _checked(map_)
     if not total:
         return []
     scale_x, scale_y = _scale(map_, size)
-    above = map_ >= fraction * map_.max()
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        above.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
-    )
-    rows, columns = np.nonzero(above)
-    label = labels[rows, columns]
-    weight = map_[rows, columns].astype(np.float64)
-    mass = np.bincount(label, weight, count)
-    x = np.bincount(label, weight * (columns + 0.5), count)
-    y = np.bincount(label, weight * (rows + 0.5), count)
-    peak = np.zeros(count)
-    np.maximum.at(peak, label, weight)
+    labels = ndimage.label(
+        map_ >= _FRACTION * map_.max(), structure=np.ones((3, 3))
+    )[0]
     found = []
-    for i in range(1, count):
-        if mass[i] < least_share * total:
+    for number, place in enumerate(ndimage.find_objects(labels), 1):
+        rows, columns = place
+        inside = np.where(labels[place] == number, map_[place], 0)
+        mass = float(inside.sum(dtype=np.float64))
+        if mass < _LEAST_SHARE * total:
             continue
-        left, top, wide, high = (int(v) for v in stats[i, :4])
+        y, x = ndimage.center_of_mass(inside.astype(np.float64))
         found.append(
             Region(
-                (x[i] / mass[i] * scale_x, y[i] / mass[i] * scale_y),
                 (
-                    left * scale_x,
-                    top * scale_y,
-                    (left + wide) * scale_x,
-                    (top + high) * scale_y,
+                    (columns.start + x + 0.5) * scale_x,
+                    (rows.start + y + 0.5) * scale_y,
                 ),
-                float(mass[i] / total),
-                float(peak[i]),
+                (
+                    columns.start * scale_x,
+                    rows.start * scale_y,
+                    columns.stop * scale_x,
+                    rows.stop * scale_y,
+                ),
+                mass / total,
+                float(inside.max()),
             )
         )
     return sorted(found, key=lambda region: -region.share)
@@ -179,22 +166,6 @@ def strongest(
     return (column + 0.5) * scale_x, (row + 0.5) * scale_y
 
 
-def centroid(
-    map_: np.ndarray, *, size: tuple[int, int] | None = None
-) -> Place | None:
-    """Mean place of the attention."""
-    moments = _moments(map_, size)
-    return moments and moments[0]
-
-
-def dispersion(
-    map_: np.ndarray, *, size: tuple[int, int] | None = None
-) -> float | None:
-    """How far attention spreads around the centroid, in diagonals."""
-    moments = _moments(map_, size)
-    return moments and moments[1]
-
-
 def entropy(map_: np.ndarray) -> float | None:
     """0 for a single pixel, 1 for a uniform map; None for zeros."""
     map_, total = _checked(map_)
@@ -210,6 +181,26 @@ def entropy(map_: np.ndarray) -> float | None:
         float(np.multiply(values, logs, out=logs).sum(dtype=np.float64)) / total
     )
     return min(max(bits / math.log2(map_.size), 0.0), 1.0)
+
+
+def moments(
+    map_: np.ndarray, *, size: tuple[int, int] | None = None
+) -> tuple[Place, float] | tuple[None, None]:
+    """Centroid, and dispersion; see the module."""
+    map_, total = _checked(map_)
+    if not total:
+        return None, None
+    scales = _scale(map_, size)
+    means, variance = [], 0.0
+    for axis, scale in enumerate(scales):
+        weights = map_.sum(axis=axis, dtype=np.float64) / total
+        places = (np.arange(len(weights)) + 0.5) * scale
+        mean = float(weights @ places)
+        means.append(mean)
+        variance += float(weights @ (places - mean) ** 2)
+    height, width = map_.shape
+    diagonal = math.hypot(width * scales[0], height * scales[1])
+    return (means[0], means[1]), math.sqrt(variance) / diagonal
 
 
 def distance(one: Place, other: Place, size: tuple[int, int]) -> float:
@@ -313,15 +304,6 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
     return found
 
 
-def as_areas(
-    areas: Sequence[Area] | str | os.PathLike, size: tuple[int, int]
-) -> Sequence[Area]:
-    """Areas as they are, or those of a file; none of ""."""
-    if isinstance(areas, str | os.PathLike):
-        return read_areas(areas, size) if os.fspath(areas) else ()
-    return areas
-
-
 def _corners(path: str | os.PathLike, name: str, corners: object) -> np.ndarray:
     try:
         polygon = np.array(corners, np.float64)
@@ -345,19 +327,13 @@ class Measurer:
     Args:
         size: (width, height) of the source.
         areas: Areas of interest.
-        fraction: See `regions`.
     """
 
     def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        areas: Sequence[Area] = (),
-        fraction: float = FRACTION,
+        self, *, size: tuple[int, int], areas: Sequence[Area] = ()
     ) -> None:
         self._size = size
         self._areas = tuple(areas)
-        self._fraction = fraction
         self._covered: dict[str, np.ndarray] = {}
         self._before: Place | None = None
 
@@ -368,8 +344,8 @@ class Measurer:
             ValueError: No map.
         """
         size = self._size
-        found = regions(map_, size=size, fraction=self._fraction)
-        moments = _moments(map_, size)
+        found = regions(map_, size=size)
+        centroid, dispersion = moments(map_, size=size)
         spread = entropy(map_)
         point = strongest(map_, size=size)
         jump = None
@@ -380,8 +356,8 @@ class Measurer:
             time=time,
             regions=found,
             strongest=point,
-            centroid=moments and moments[0],
-            dispersion=moments and moments[1],
+            centroid=centroid,
+            dispersion=dispersion,
             entropy=spread,
             focus=None if spread is None else 1 - spread,
             hot_spots=len(found),
@@ -393,7 +369,7 @@ class Measurer:
         self, map_: np.ndarray, point: Place | None
     ) -> dict[str, tuple[float | None, bool]]:
         height, width = map_.shape
-        if self._areas and not self._covered:
+        if not self._covered:
             self._covered = {
                 area.name: coverage(area, (height, width), self._size)
                 for area in self._areas
@@ -409,120 +385,82 @@ class Measurer:
         return shares
 
 
-class _Mean:
-    """Mean, and deviation, of what is not None."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean = 0.0
-        self._squares = 0.0
-
-    def add(self, value: float | None) -> None:
-        if value is None:
-            return
-        # Welford's update: exact for constants, stable for long clips.
-        self._count += 1
-        step = value - self._mean
-        self._mean += step / self._count
-        self._squares += step * (value - self._mean)
-
-    @property
-    def mean(self) -> float | None:
-        return self._mean if self._count else None
-
-    @property
-    def deviation(self) -> float:
-        return math.sqrt(max(self._squares, 0.0) / max(self._count, 1))
-
-
-class Stop(NamedTuple):
+@dataclasses.dataclass
+class Stop:
     """A stop of the gaze path.
 
     Attributes:
         start: Seconds.
         end: Seconds.
         place: Mean of the strongest points.
+        count: Frames in which the strongest point was there.
     """
 
     start: float
     end: float
     place: Place
+    count: int = 1
+
+    def add(self, end: float, point: Place) -> None:
+        """Takes another frame."""
+        self.end = end
+        self.count += 1
+        x, y = self.place
+        self.place = (
+            x + (point[0] - x) / self.count,
+            y + (point[1] - y) / self.count,
+        )
 
 
 class GazePath:
     """Where the strongest point rests, one stop after the other.
 
-    A stop lasts while the strongest point stays within `STOP_RADIUS`
-    diagonals of the stop's mean place, or leaves it for less than
-    `STOP_SECONDS`. Frames without attention end nothing.
+    A stop lasts while the strongest point stays within a tenth of the diagonal
+    of the stop's mean place, or leaves it for less than a tenth of a second.
+    Frames without attention end nothing.
 
     Args:
         fps: Frames a second.
         size: (width, height) of the source.
+
+    Attributes:
+        stops: All of them so far.
     """
 
     def __init__(self, *, fps: float, size: tuple[int, int]) -> None:
         self._frame = 1 / fps
         self._size = size
-        self._done: list[Stop] = []
-        self._now: _Stay | None = None
-        self._next: _Stay | None = None
+        self.stops: list[Stop] = []
+        self._next: Stop | None = None
 
     def add(self, time: float, point: Place | None) -> None:
         """Takes the strongest point of the next frame."""
         if point is None:
             return
-        if self._now is None:
-            self._now = _Stay(time, point)
-        elif self._near(self._now, point):
-            self._now.add(time, point)
+        end = time + self._frame
+        if not self.stops:
+            self.stops.append(Stop(time, end, point))
+        elif self._near(self.stops[-1], point):
+            self.stops[-1].add(end, point)
             self._next = None
-        elif self._next is None or not self._near(self._next, point):
-            self._next = _Stay(time, point)
+        elif self._next and self._near(self._next, point):
+            self._next.add(end, point)
         else:
-            self._next.add(time, point)
-        if self._next and self._lasts(self._next) >= STOP_SECONDS - 1e-6:
-            self._done.append(self._now.stop(self._next.start))
-            self._now, self._next = self._next, None
+            self._next = Stop(time, end, point)
+        new = self._next
+        if new and new.end - new.start >= _STOP_SECONDS - _ROUNDING:
+            self.stops[-1].end = new.start
+            self.stops.append(new)
+            self._next = None
 
-    def _near(self, stay: "_Stay", point: Place) -> bool:
-        return distance(stay.place, point, self._size) <= STOP_RADIUS
-
-    def _lasts(self, stay: "_Stay") -> float:
-        return stay.last + self._frame - stay.start
-
-    def stops(self) -> list[Stop]:
-        """All stops so far."""
-        if self._now is None:
-            return []
-        return [*self._done, self._now.stop(self._now.last + self._frame)]
-
-
-class _Stay:
-    """A stop that is not over."""
-
-    def __init__(self, time: float, point: Place) -> None:
-        self.start = self.last = time
-        self.place = point
-        self._count = 1
-
-    def add(self, time: float, point: Place) -> None:
-        self.last = time
-        self._count += 1
-        x, y = self.place
-        self.place = (
-            x + (point[0] - x) / self._count,
-            y + (point[1] - y) / self._count,
-        )
-
-    def stop(self, end: float) -> Stop:
-        return Stop(self.start, end, self.place)
+    def _near(self, stop: Stop, point: Place) -> bool:
+        return distance(stop.place, point, self._size) <= _STOP_RADIUS
 
 
 class Summary:
     """Measures of a whole clip, gathered frame by frame.
 
-    Memory holds the last seconds and the gaze path.
+    Memory grows by some numbers a frame: less than 10 MB an hour.
 
     Args:
         fps: Frames a second.
@@ -540,151 +478,127 @@ class Summary:
         self._fps = fps
         self._size = size
         self._areas = tuple(areas)
-        self._count = 0
-        self._all = _Means(areas)
-        self._first = _Means(areas)
-        self._last: collections.deque[Measures] = collections.deque()
-        self._large_jumps = 0
-        self._strongest_in = dict.fromkeys((a.name for a in areas), 0)
+        # A row for each frame: time, the numbers, and of each area its share
+        # and whether the strongest point is in it.
+        self._values = array.array("d")
         self._path = GazePath(fps=fps, size=size)
-        self._start = 0.0
 
     def add(self, measures: Measures) -> None:
         """Takes the next frame."""
-        if not self._count:
-            self._start = measures.time
-        self._count += 1
-        self._all.add(measures)
-        if measures.time - self._start < ENDS_SECONDS - 1e-6:
-            self._first.add(measures)
-        # Only the numbers: regions of two seconds would be held for nothing.
-        self._last.append(measures._replace(regions=()))
-        while measures.time - self._last[0].time > ENDS_SECONDS - 1e-6:
-            self._last.popleft()
-        self._large_jumps += (measures.jump or 0) > LARGE_JUMP
-        for name, (_, inside) in measures.areas.items():
-            self._strongest_in[name] += inside
+        numbers = [getattr(measures, name) for name in _NUMBERS]
+        shares = [v for pair in measures.areas.values() for v in pair]
+        self._values.extend(
+            math.nan if v is None else v
+            for v in (measures.time, *numbers, *shares)
+        )
         self._path.add(measures.time, measures.strongest)
+
+    def column(self, name: str) -> np.ndarray:
+        """Values of all frames, NaN where there is none: float64 [frames].
+
+        Args:
+            name: "time", "focus", "dispersion", "hot_spots" or "jump".
+        """
+        return self._rows()[:, ("time", *_NUMBERS).index(name)]
+
+    def shares(self) -> np.ndarray:
+        """Shares of attention of the areas: float64 [frames, areas]."""
+        return self._rows()[:, 1 + len(_NUMBERS) :: 2]
+
+    def _rows(self) -> np.ndarray:
+        columns = 1 + len(_NUMBERS) + 2 * len(self._areas)
+        return np.array(self._values).reshape(-1, columns)
 
     def result(self) -> dict[str, Any]:
         """What `summary.json` holds; see docs/attention.md."""
-        last = _Means(self._areas)
-        for measures in self._last:
-            last.add(measures)
-        focus = self._all.numbers["focus"]
+        times, focus = self.column("time"), self.column("focus")
+        shares = self.shares()
+        inside = self._rows()[:, 2 + len(_NUMBERS) :: 2]
+        ends = _ENDS_SECONDS - _ROUNDING
+
+        def means(some: Any) -> dict[str, Any]:
+            found: dict[str, Any] = {
+                name: _mean(self.column(name)[some]) for name in _NUMBERS
+            }
+            found["areas"] = {
+                area.name: _mean(shares[some, i])
+                for i, area in enumerate(self._areas)
+            }
+            return found
+
+        focus = focus[~np.isnan(focus)]
         consistency = None
-        if focus.mean is not None:
-            ratio = focus.deviation / focus.mean if focus.mean else 0.0
+        if focus.size:
+            ratio = focus.std() / focus.mean() if focus.any() else 0.0
             consistency = max(0.0, 1 - ratio)
         return {
-            "frames": self._count,
+            "frames": len(times),
             "fps": self._fps,
             "size": list(self._size),
-            "mean": self._all.result(),
-            "first_2_seconds": self._first.result(),
-            "last_2_seconds": last.result(),
-            "focus_consistency": _ratio(consistency),
-            "large_jumps": self._large_jumps,
+            "mean": means(slice(None)),
+            "first_2_seconds": means(times - times[:1] < ends),
+            "last_2_seconds": means(times[-1:] - times <= ends),
+            "focus_consistency": _plain(consistency),
+            "large_jumps": int((self.column("jump") > _LARGE_JUMP).sum()),
             "areas": {
                 area.name: {
-                    "mean_share": _ratio(self._all.areas[area.name].mean),
-                    "share_of_frame": _ratio(
+                    "mean_share": _mean(shares[:, i]),
+                    "share_of_frame": _plain(
                         float(coverage(area, (360, 640), self._size).mean())
                     ),
-                    "strongest_inside": _ratio(
-                        self._strongest_in[area.name] / self._count
-                        if self._count
-                        else None
-                    ),
+                    "strongest_inside": _mean(inside[:, i]),
                 }
-                for area in self._areas
+                for i, area in enumerate(self._areas)
             },
             "gaze_path": [
                 {
                     "start": round(stop.start, 6),
                     "end": round(stop.end, 6),
-                    "place": _place(stop.place),
+                    "place": _plain(stop.place),
                 }
-                for stop in self._path.stops()
+                for stop in self._path.stops
             ],
         }
 
 
-class _Means:
-    """Means of the numbers and of the areas' shares."""
+@dataclasses.dataclass(kw_only=True)
+class Measuring(sink.Sink):
+    """The base of outputs that measure attention."""
 
-    def __init__(self, areas: Iterable[Area]) -> None:
-        self.numbers = {name: _Mean() for name in _NUMBERS}
-        self.areas = {area.name: _Mean() for area in areas}
+    areas: str = sink.option(
+        "", "File of areas of interest, for json and report"
+    )
 
-    def add(self, measures: Measures) -> None:
-        for name, mean in self.numbers.items():
-            mean.add(getattr(measures, name))
-        for name, mean in self.areas.items():
-            mean.add(measures.areas[name][0])
-
-    def result(self) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            name: _ratio(mean.mean) for name, mean in self.numbers.items()
-        }
-        result["areas"] = {
-            name: _ratio(mean.mean) for name, mean in self.areas.items()
-        }
-        return result
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._areas = read_areas(self.areas, self.size) if self.areas else []
+        self._measure = Measurer(size=self.size, areas=self._areas)
+        self._summary = Summary(fps=self.fps, size=self.size, areas=self._areas)
 
 
-class JsonLines(sink.Sink):
+@dataclasses.dataclass(kw_only=True)
+class JsonLines(Measuring):
     """One JSON object a line and frame, and `summary.json` of the clip.
 
     A line holds `frame` (from 0), `time`, `regions` (the strongest, each with
     `centre`, `box`, `share` and `peak`), `strongest`, `centroid`,
     `dispersion`, `entropy`, `focus`, `hot_spots`, `jump` and `areas`, as
     docs/attention.md says. Places are in pixels of the source, to a hundredth.
-    `summary.json` lies beside it.
-
-    Args:
-        path: The lines, such as attention.jsonl.
-        fps: Frames a second.
-        size: (width, height) of the frames.
-        note: What has to be said of the weights, or "".
-        regions: How many of the strongest are written.
-        fraction: See `regions`.
-        areas: Areas of interest, or a file of them, or "".
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike,
-        fps: float,
-        size: tuple[int, int],
-        note: str = "",
-        regions: int = 3,
-        fraction: float = FRACTION,
-        areas: Sequence[Area] | str | os.PathLike = (),
-    ) -> None:
-        super().__init__(path=path, fps=fps, size=size, note=note)
-        areas = as_areas(areas, size)
-        if regions < 0:
-            raise ValueError(
-                "The number of regions is not negative. "
-                f"Received: regions={regions}"
-            )
-        self._regions = regions
-        self._measure = Measurer(size=size, areas=areas, fraction=fraction)
-        self._summary = Summary(fps=fps, size=size, areas=areas)
+    BESIDE = ("summary.json",)
+
+    regions: int = sink.option(3, "Regions of a frame in json", least=0)
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._lines = self.text(self.path)
-        self._about = self.text(self.path.with_name("summary.json"))
+        self._lines, self._about = map(self.text, self.paths())
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        del frame
         measures = self._measure(map_, time)
         self._summary.add(measures)
-        line = to_record(self.count, measures, self._regions)
+        line = to_record(self.count, measures, self.regions)
         self._lines.write(sink.to_json(line) + "\n")
         self.count += 1
 
@@ -696,37 +610,32 @@ class JsonLines(sink.Sink):
 
 def to_record(number: int, measures: Measures, k: int) -> dict[str, Any]:
     """A frame as JSON holds it, with its `k` strongest regions."""
+    some = measures._replace(regions=measures.regions[:k], areas={})
     return {
         "frame": number,
+        **_plain(some),
         "time": round(measures.time, 6),
-        "regions": [
-            {
-                "centre": _place(region.centre),
-                "box": [round(float(v), 2) for v in region.box],
-                "share": _ratio(region.share),
-                "peak": _ratio(region.peak),
-            }
-            for region in measures.regions[:k]
-        ],
-        "strongest": _place(measures.strongest),
-        "centroid": _place(measures.centroid),
-        "dispersion": _ratio(measures.dispersion),
-        "entropy": _ratio(measures.entropy),
-        "focus": _ratio(measures.focus),
-        "hot_spots": measures.hot_spots,
-        "jump": _ratio(measures.jump),
-        "areas": {
-            name: _ratio(value) for name, (value, _) in measures.areas.items()
-        },
+        "areas": {n: _plain(share) for n, (share, _) in measures.areas.items()},
     }
 
 
-def _place(place: Place | None) -> list[float] | None:
-    return place and [round(float(v), 2) for v in place]
+def _plain(value: Any) -> Any:
+    """As JSON holds it: places to a hundredth, other numbers to 5 digits."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, tuple):
+        return [round(float(each), 2) for each in value]
+    return round(float(value), 5) if isinstance(value, float) else value
 
 
-def _ratio(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 5)
+def _mean(values: np.ndarray) -> float | None:
+    """Mean of those that are no NaN."""
+    values = values[~np.isnan(values)]
+    return _plain(float(values.mean())) if values.size else None
 
 
 def _checked(map_: np.ndarray) -> tuple[np.ndarray, float]:
@@ -754,23 +663,3 @@ def _scale(
     if size is None:
         return 1.0, 1.0
     return size[0] / width, size[1] / height
-
-
-def _moments(
-    map_: np.ndarray, size: tuple[int, int] | None
-) -> tuple[Place, float] | None:
-    """Centroid, and dispersion."""
-    map_, total = _checked(map_)
-    if not total:
-        return None
-    scale_x, scale_y = _scale(map_, size)
-    means, variance = [], 0.0
-    for axis, scale in ((0, scale_x), (1, scale_y)):
-        weights = map_.sum(axis=axis, dtype=np.float64) / total
-        places = (np.arange(len(weights)) + 0.5) * scale
-        mean = float(weights @ places)
-        means.append(mean)
-        variance += float(weights @ (places - mean) ** 2)
-    height, width = map_.shape
-    diagonal = math.hypot(width * scale_x, height * scale_y)
-    return (means[0], means[1]), math.sqrt(variance) / diagonal

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import fractions
+import dataclasses
 import math
 import os
 from typing import NamedTuple
@@ -30,8 +30,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from lsts_tf.media import sink
 from lsts_tf.media import video
+from lsts_tf.outputs import sink
 
 BLOCK = 16
 STRENGTH = 8.0
@@ -80,20 +80,11 @@ def offsets(
         block: Side of a block in pixels: 16 is what H.264 has, 64 AV1.
         strength: QP steps between a block without any attention and the one
             with the most, 0 to 24.
-        floor: QP of no block is raised by more than this.
+        floor: QP of no block is raised by more than this, 0 to 51.
 
     Returns:
         int8 [rows, columns], rounded; 0 everywhere for a constant map.
-
-    Raises:
-        ValueError: A setting is out of range.
     """
-    if block < 1 or not 0 <= strength <= 24 or not 0 <= floor <= _QP_RANGE:
-        raise ValueError(
-            "Blocks have a side of 1 or more pixels, strength is 0 to 24 and "
-            f"floor 0 to {_QP_RANGE} steps of QP. "
-            f"Received: block={block}, strength={strength}, floor={floor}"
-        )
     saliency = _means(_means(map_, size[1], block).T, size[0], block).T
     saliency /= saliency.max() or 1.0
     level = 6 * math.log2(np.exp2(strength * saliency / 6).mean())
@@ -175,7 +166,37 @@ def addroi(found: Sequence[Rectangle]) -> str:
     )
 
 
-class Offsets(sink.Sink):
+@dataclasses.dataclass(kw_only=True)
+class Blocks(sink.Sink):
+    """The base of outputs that are made of blocks; see `offsets`."""
+
+    block: int = sink.option(BLOCK, "Side of a block in pixels", least=1)
+    strength: float = sink.option(
+        STRENGTH,
+        "QP steps between the least and the most salient block, 0 to 24",
+        least=0,
+        most=24,
+    )
+    floor: float = sink.option(
+        FLOOR,
+        "Most QP steps by which a block is quantised more coarsely",
+        least=0,
+        most=_QP_RANGE,
+    )
+
+    def grid(self, map_: np.ndarray) -> np.ndarray:
+        """The offsets of a map."""
+        return offsets(
+            map_,
+            size=self.size,
+            block=self.block,
+            strength=self.strength,
+            floor=self.floor,
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class Offsets(Blocks):
     """Grids of QP offsets of all frames, in four files.
 
     * NAME.npy: int8 [frames, rows, columns].
@@ -184,44 +205,25 @@ class Offsets(sink.Sink):
       row, offsets within -12 ... 12. It is the layout that FFmpeg's
       development version documents for `-qpfile` of libx264.
     * NAME.addroi: the mean grid of the clip as a filter of FFmpeg.
-
-    Args:
-        path: NAME.npy.
-        fps: Frames a second.
-        size: (width, height) of the frames.
-        note: What has to be said of the weights, or "".
-        block: See `offsets`.
-        strength: See `offsets`.
-        floor: See `offsets`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike,
-        fps: float,
-        size: tuple[int, int],
-        note: str = "",
-        block: int = BLOCK,
-        strength: float = STRENGTH,
-        floor: float = FLOOR,
-    ) -> None:
-        super().__init__(path=path, fps=fps, size=size, note=note)
-        self._settings = _Settings(size, block, strength, floor)
-        self._sum = np.zeros(self._settings.shape, np.int64)
+    BESIDE = (".json", ".txt", ".addroi")
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._array = self.stream(self.hidden(self.path).open("wb"))
+        width, height = self.size
+        self._shape = -(-height // self.block), -(-width // self.block)
+        self._sum = np.zeros(self._shape, np.int64)
+        self._array = self.enter(self.hidden(self.path).open("wb"))
         self._write_header()
-        self._text = self.text(self.path.with_suffix(".txt"))
-        self._about = self.text(self.path.with_suffix(".json"))
-        self._filter = self.text(self.path.with_suffix(".addroi"))
+        json_path, text_path, filter_path = self.paths()[1:]
+        self._about = self.text(json_path)
+        self._text = self.text(text_path)
+        self._filter = self.text(filter_path)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        del frame, time
-        grid = self._settings.offsets(map_)
+        grid = self.grid(map_)
         self._array.write(grid.tobytes())
         self._sum += grid
         rows = np.clip(grid, -_MOST, _MOST).tolist()
@@ -235,19 +237,17 @@ class Offsets(sink.Sink):
         self._array.seek(0)
         self._write_header()
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
-        settings = self._settings
-        found = rectangles(mean, size=self.size, block=settings.block)
+        found = rectangles(mean, size=self.size, block=self.block)
         self._filter.write(addroi(found) + "\n")
+        rows, columns = self._shape
         about = {
             "format": "int8 [frames, rows, columns], steps of QP",
             "frames": self.count,
             "fps": self.fps,
             "size": list(self.size),
-            "block": settings.block,
-            "rows": settings.shape[0],
-            "columns": settings.shape[1],
-            "strength": settings.strength,
-            "floor": settings.floor,
+            "rows": rows,
+            "columns": columns,
+            **self.settings(),
             "note": self.note,
         }
         self._about.write(sink.to_json(about, indent=2) + "\n")
@@ -258,120 +258,63 @@ class Offsets(sink.Sink):
             {
                 "descr": "|i1",
                 "fortran_order": False,
-                "shape": (self.count, *self._settings.shape),
+                "shape": (self.count, *self._shape),
             },
         )
 
 
-class _Settings:
-    """How maps become offsets; refuses what `offsets` refuses at once."""
-
-    def __init__(
-        self, size: tuple[int, int], block: int, strength: float, floor: float
-    ) -> None:
-        self.size = size
-        self.block = block
-        self.strength = strength
-        self.floor = floor
-        self.shape = self.offsets(np.zeros((1, 1))).shape
-
-    def offsets(self, map_: np.ndarray) -> np.ndarray:
-        return offsets(
-            map_,
-            size=self.size,
-            block=self.block,
-            strength=self.strength,
-            floor=self.floor,
-        )
-
-
-class Encoder(sink.Sink):
-    """The clip itself, with more bits where people look.
+@dataclasses.dataclass(kw_only=True)
+class Encoder(Blocks):
+    """The clip itself, with more bits where people look: MP4.
 
     The encoder gets the offsets of each frame as regions of interest, at a
     constant rate factor: sizes follow the content, and `crf` sets the level.
     A note of the weights goes into the file's comment; the picture is that of
-    the source, without sound.
-
-    Args:
-        path: A name that ends in .mp4.
-        fps: Frames a second.
-        size: (width, height) of the frames; odd ones get their last column
-            or row twice.
-        note: What has to be said of the weights, or "".
-        block: See `offsets`; a multiple of 16 has its effect as it is.
-        strength: See `offsets`; 0 encodes as usual.
-        floor: See `offsets`.
-        codec: One of `CODECS`.
-        crf: Rate factor of the encoder, 0 to 51; smaller is better and
-            larger, and the two encoders' scales differ.
-        preset: Of the encoder, "ultrafast" to "placebo".
-        options: Further ones of the encoder in FFmpeg.
-        pixel_aspect: Width of a pixel by its height.
+    the source, without sound. Odd sizes get their last column or row twice.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike,
-        fps: float,
-        size: tuple[int, int],
-        note: str = "",
-        block: int = BLOCK,
-        strength: float = STRENGTH,
-        floor: float = FLOOR,
-        codec: str = "h264",
-        crf: float = 23.0,
-        preset: str = "medium",
-        options: Mapping[str, str] | None = None,
-        pixel_aspect: fractions.Fraction = video.SQUARE,
-    ) -> None:
-        super().__init__(path=path, fps=fps, size=size, note=note)
-        if self.path.suffix.lower() != ".mp4":
-            raise ValueError(
-                f"The encoded clip is an .mp4. Received: path={str(path)!r}"
-            )
-        if codec not in CODECS or not 0 <= crf <= 51:
-            raise ValueError(
-                f"A codec is one of {', '.join(CODECS)}, and crf 0 to 51. "
-                f"Received: codec={codec!r}, crf={crf}"
-            )
-        self._settings = _Settings(size, block, strength, floor)
-        self._encoder, needed = CODECS[codec]
-        self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
-        self._ticks = video.Ticks(fps)
-        self._pixel_aspect = pixel_aspect
-        self._first = 0.0
-        self._options = {
-            "crf": str(crf),
-            "preset": preset,
-            **needed,
-            **(options or {}),
-        }
+    codec: str = sink.option(
+        "h264", "Codec of the encoded video", choices=tuple(CODECS)
+    )
+    #: Smaller is better and larger; the scales of the two encoders differ.
+    crf: float = sink.option(
+        23.0, "Rate factor of the encoded video, 0 to 51", least=0, most=51
+    )
+    #: Further ones of the encoder, by FFmpeg's names.
+    encoder_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._hidden = self.hidden(self.path)
+        encoder, needed = CODECS[self.codec]
+        width, height = self.size
+        self._even = (width + width % 2, height + height % 2)
+        self._ticks = video.Ticks(self.fps)
+        self._first_time = 0.0
         with video.naming(self.path):
             container = av.open(
-                os.fspath(self._hidden), "w", options={"movflags": "faststart"}
+                os.fspath(self.hidden(self.path)),
+                "w",
+                options={"movflags": "faststart"},
             )
         self._container = self.enter(_closed(container))
         if self.note:
             self._container.metadata["comment"] = self.note
-        stream = self._container.add_stream(
-            self._encoder, rate=self._ticks.rate
-        )
+        stream = self._container.add_stream(encoder, rate=self._ticks.rate)
         stream.width, stream.height = self._even
         stream.pix_fmt = "yuv420p"
-        stream.options = dict(self._options)
+        stream.options = {
+            "crf": str(self.crf),
+            "preset": "medium",
+            **needed,
+            **self.encoder_options,
+        }
         # BT.709, and labelled so; see `video`.
         context = stream.codec_context
         context.time_base = self._ticks.base
-        context.sample_aspect_ratio = self._pixel_aspect
+        context.sample_aspect_ratio = self.pixel_aspect
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
-        if self._encoder == "libx265":
+        if encoder == "libx265":
             # Apple's players know HEVC by this name only.
             context.codec_tag = "hvc1"
         self._stream = stream
@@ -379,7 +322,7 @@ class Encoder(sink.Sink):
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
         if not self.count:
-            self._first = time
+            self._first_time = time
         width, height = self.size
         padded = np.pad(
             frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
@@ -387,12 +330,8 @@ class Encoder(sink.Sink):
         picture = av.VideoFrame.from_ndarray(padded, format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709"
         )
-        self._ticks.stamp(picture, time - self._first)
-        found = rectangles(
-            self._settings.offsets(map_),
-            size=self._even,
-            block=self._settings.block,
-        )
+        self._ticks.stamp(picture, time - self._first_time)
+        found = rectangles(self.grid(map_), size=self._even, block=self.block)
         with video.naming(self.path):
             self._container.mux(self._stream.encode(_marked(picture, found)))
         self.count += 1
@@ -402,7 +341,7 @@ class Encoder(sink.Sink):
         with video.naming(self.path):
             self._container.mux(self._stream.encode())
             self._container.close()
-        video.check_written(self.path, self.count, at=self._hidden)
+        video.check_written(self.path, self.count, at=self.hidden(self.path))
 
 
 @contextlib.contextmanager

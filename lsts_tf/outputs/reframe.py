@@ -28,13 +28,11 @@ the one nearer to the middle is taken.
 """
 
 import collections
+from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Sequence
 import csv
-import fractions
+import dataclasses
 import math
-import os
-import pathlib
 import re
 import tempfile
 from typing import IO
@@ -43,13 +41,9 @@ import cv2
 import numpy as np
 
 from lsts_tf.media import overlay
-from lsts_tf.media import sink
 from lsts_tf.media import video
+from lsts_tf.outputs import sink
 
-STIFFNESS = 0.5
-LOOKAHEAD = 2.0
-EASE = 0.3
-CUT = 0.5
 # Positions of the grid at most; a map has no finer detail.
 _POSITIONS = 129
 # Attention that the far edge has to win over the middle, as a share.
@@ -133,7 +127,7 @@ def _axis(size: tuple[int, int], crop: tuple[int, int]) -> int:
 class Cuts:
     """Finds cuts, frame by frame; see the module."""
 
-    def __init__(self, *, threshold: float = CUT) -> None:
+    def __init__(self, *, threshold: float = 0.5) -> None:
         self._threshold = threshold
         self._before: np.ndarray | None = None
 
@@ -162,6 +156,9 @@ class Path:
         move_cost: Of moving by one pixel.
         lookahead: Frames that have to be known before one is settled.
         ease: Deviation of the Gaussian in frames; 0 for none.
+
+    Attributes:
+        delay: Frames that may come after one before it has its position.
     """
 
     def __init__(
@@ -173,13 +170,15 @@ class Path:
         ease: float,
     ) -> None:
         self._positions = np.asarray(positions, np.float64)
-        self._ramp = self._positions * move_cost
+        places = self._positions
+        self._moves = move_cost * np.abs(places[:, None] - places)
         self._lookahead = max(0, lookahead)
         radius = math.ceil(3 * ease)
         steps = np.arange(-radius, radius + 1)
         weights = np.exp(-0.5 * (steps / max(ease, 1e-9)) ** 2)
         self._weights = weights / weights.sum()
         self._radius = radius
+        self.delay = self._lookahead + radius
         self._clear()
 
     def _clear(self) -> None:
@@ -210,21 +209,11 @@ class Path:
 
     def _arrive(self) -> tuple[np.ndarray, np.ndarray]:
         """Least cost of being at each position before this frame's own."""
-        places = np.arange(len(self._positions))
         if self._cost is None:
+            places = np.arange(len(self._moves))
             return np.zeros(len(places)), places
-        # A way from below costs ramp[i] - ramp[j], one from above the
-        # opposite, so each minimum over j is a running one.
-        up = self._cost - self._ramp
-        down = (self._cost + self._ramp)[::-1]
-        from_below = _running_argmin(up)
-        from_above = len(places) - 1 - _running_argmin(down)[::-1]
-        below = up[from_below] + self._ramp
-        above = self._cost[from_above] + self._ramp[from_above] - self._ramp
-        return (
-            np.minimum(below, above),
-            np.where(below <= above, from_below, from_above),
-        )
+        ways = self._cost[:, None] + self._moves
+        return ways.min(axis=0), ways.argmin(axis=0)
 
     def _settle(self, number: int) -> None:
         """Fixes the oldest frames, by the best way to the newest."""
@@ -255,13 +244,7 @@ class Path:
                 self._dropped += 1
 
 
-def _running_argmin(values: np.ndarray) -> np.ndarray:
-    """Place of the least of the values up to each one, the first of equals."""
-    lowest = np.minimum.accumulate(values)
-    fresh = np.concatenate([[True], values[1:] < lowest[:-1]])
-    return np.maximum.accumulate(np.where(fresh, np.arange(len(values)), 0))
-
-
+@dataclasses.dataclass(kw_only=True)
 class Reframe(sink.Sink):
     """The clip in another aspect, and the path of its crop, in four files.
 
@@ -274,77 +257,50 @@ class Reframe(sink.Sink):
 
     Frames wait for their position in a temporary file beside the output, for
     `lookahead` and three times `ease` seconds. A note of the weights is
-    written on the picture.
-
-    Args:
-        path: NAME.mp4 (or .webm).
-        fps: Frames a second.
-        size: (width, height) of the frames.
-        note: What has to be said of the weights, or "".
-        aspect: Such as "9:16".
-        stiffness: Seconds of all attention that a move by the length of the
-            crop costs; more is calmer.
-        lookahead: Seconds, see the module.
-        ease: Seconds, see the module.
-        cut: See the module; 1 for none.
-        picture: Whether the video is made, or only the path.
-        first: Number of the clip's first frame that comes, from 0. Times are
-            from the start of the clip all the same.
-        pixel_aspect: Width of a pixel by its height. The crop has its aspect
-            as it is seen, and pixels of that aspect too.
+    written on the picture. The crop has its aspect as it is seen, where pixels
+    are not square too.
     """
 
-    def __init__(
-        self,
-        *,
-        path: str | os.PathLike,
-        fps: float,
-        size: tuple[int, int],
-        note: str = "",
-        aspect: str = "9:16",
-        stiffness: float = STIFFNESS,
-        lookahead: float = LOOKAHEAD,
-        ease: float = EASE,
-        cut: float = CUT,
-        picture: bool = True,
-        first: int = 0,
-        pixel_aspect: fractions.Fraction = video.SQUARE,
-    ) -> None:
-        super().__init__(path=path, fps=fps, size=size, note=note)
-        each = (stiffness, lookahead, ease)
-        if not all(0 <= v < math.inf for v in each) or not 0 < cut <= 1:
-            raise ValueError(
-                "Stiffness, lookahead and ease are finite and not negative, "
-                "and a cut is above 0 and up to 1. Received: "
-                f"stiffness={stiffness}, lookahead={lookahead}, ease={ease}, "
-                f"cut={cut}"
-            )
-        self.aspect = aspect
-        self.crop = crop_size(size, read_aspect(aspect) / float(pixel_aspect))
-        self._pixel_aspect = pixel_aspect
-        self._settings = {
-            "stiffness": stiffness,
-            "lookahead": lookahead,
-            "ease": ease,
-            "cut": cut,
-        }
-        self._picture = picture
-        self._first = first
-        self._first_time = 0.0
-        self._axis = _axis(size, self.crop)
-        room = size[self._axis] - self.crop[self._axis]
-        steps = min(room // 2 + 1, _POSITIONS)
+    BESIDE = (".json", ".csv", ".sendcmd")
+
+    aspect: str = sink.option("9:16", "Aspect of the reframed video")
+    stiffness: float = sink.option(
+        0.5,
+        "Seconds of all attention that moving the crop by its length costs",
+        least=0,
+    )
+    lookahead: float = sink.option(
+        2.0, "Seconds that the crop sees ahead", least=0
+    )
+    ease: float = sink.option(
+        0.3, "Seconds that ease a move of the crop", least=0
+    )
+    cut: float = sink.option(
+        0.5,
+        "Difference of two frames' colours that is a cut, 0 to 1",
+        least=0,
+        most=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        aspect = read_aspect(self.aspect) / float(self.pixel_aspect)
+        self.crop = crop_size(self.size, aspect)
+        self._axis = _axis(self.size, self.crop)
+        room = self.size[self._axis] - self.crop[self._axis]
         self._last = room // 2 * 2
-        self._positions = np.linspace(0, self._last, steps)
+        self._positions = np.linspace(
+            0, self._last, min(room // 2 + 1, _POSITIONS)
+        )
         middle = np.abs(self._positions - self._last / 2)
-        self._bias = _TO_THE_MIDDLE * middle / max(self._last / 2, 1) / fps
+        self._bias = _TO_THE_MIDDLE * middle / max(self._last / 2, 1) / self.fps
         self._search = Path(
             positions=self._positions,
-            move_cost=stiffness / self.crop[self._axis],
-            lookahead=round(lookahead * fps),
-            ease=ease * fps,
+            move_cost=self.stiffness / self.crop[self._axis],
+            lookahead=round(self.lookahead * self.fps),
+            ease=self.ease * self.fps,
         )
-        self._is_cut = Cuts(threshold=cut)
+        self._is_cut = Cuts(threshold=self.cut)
         self._cuts: list[int] = []
         self._done = 0
         self._kept = 0.0
@@ -354,57 +310,47 @@ class Reframe(sink.Sink):
             collections.deque()
         )
         self._before: tuple[float, tuple[int, int]] | None = None
+        self._first_time = 0.0
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        self._json = self.text(self.path.with_suffix(".json"))
+        json_path, csv_path, commands_path = self.paths()[1:]
+        self._json = self.text(json_path)
         self._json.write('{"path": [')
-        self._csv = csv.writer(
-            self.text(self.path.with_suffix(".csv")), lineterminator="\n"
-        )
+        self._csv = csv.writer(self.text(csv_path), lineterminator="\n")
         self._csv.writerow(["frame", "time", "x", "y", "kept"])
-        self._commands = self.text(self.path.with_suffix(".sendcmd"))
-        if self._picture:
-            self._writer = self.enter(
-                video.Writer(
-                    self.path,
-                    fps=self.fps,
-                    size=self.crop,
-                    pixel_aspect=self._pixel_aspect,
-                )
+        self._commands = self.text(commands_path)
+        self._film = self.enter(
+            video.Writer(
+                self.hidden(self.path),
+                fps=self.fps,
+                size=self.crop,
+                pixel_aspect=self.pixel_aspect,
             )
-            self._frames = self.enter(_Queue(self.path.parent, self.size))
+        )
+        file = self.enter(tempfile.TemporaryFile(dir=self._hidden))
+        self._frames = _Queue(file, self.size, self._search.delay + 1)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
         if self._is_cut(frame):
             if self.count:
                 self._cuts.append(self.count)
-            for position in self._search.end():
-                self._place(position)
-        shares = kept(
-            map_,
-            size=self.size,
-            crop=self.crop,
-            positions=np.arange(0, self._last + 1, 2, dtype=np.float64),
-        )
+            self._write_at(self._search.end())
+        places = np.arange(0, self._last + 1, 2, dtype=np.float64)
+        shares = kept(map_, size=self.size, crop=self.crop, positions=places)
         costs = self._bias
         if shares is not None:
-            on_grid = np.interp(
-                self._positions, np.arange(0, self._last + 1, 2), shares
-            )
+            on_grid = np.interp(self._positions, places, shares)
             costs = costs + (1 - on_grid) / self.fps
         self._waiting.append((time, shares))
-        if self._picture:
-            self._frames.put(frame)
+        self._frames.put(frame)
         self.count += 1
-        for position in self._search.add(costs):
-            self._place(position)
+        self._write_at(self._search.add(costs))
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        for position in self._search.end():
-            self._place(position)
+        self._write_at(self._search.end())
         mean = None
         if self._with_attention:
             mean = round(self._kept / self._with_attention, 5)
@@ -412,47 +358,45 @@ class Reframe(sink.Sink):
             "frames": self.count,
             "fps": self.fps,
             "start": {"frame": self.start[0], "seconds": self.start[1]},
-            "first_map": self._first,
+            "first_map": self.first,
             "size": list(self.size),
-            "aspect": self.aspect,
-            "pixel_aspect": list(self._pixel_aspect.as_integer_ratio()),
+            "pixel_aspect": list(self.pixel_aspect.as_integer_ratio()),
             "crop": list(self.crop),
             "cuts": self._cuts,
             "mean_kept": mean,
-            **self._settings,
+            **self.settings(),
             "note": self.note,
         }
-        if self._picture:
-            self._writer.finish()
         # The rest of the object that began before the frames.
         self._json.write("],\n" + sink.to_json(about)[1:] + "\n")
 
-    def _place(self, position: float) -> None:
-        """Writes the oldest waiting frame."""
-        even = min(max(2 * round(position / 2), 0), self._last)
-        place = (even, 0) if self._axis == 0 else (0, even)
-        time, shares = self._waiting.popleft()
-        share = None
-        if shares is not None:
-            share = round(float(shares[even // 2]), 5)
-            self._kept += share
-            self._with_attention += 1
-        row = {
-            "frame": self._done,
-            "time": round(time, 6),
-            "x": place[0],
-            "y": place[1],
-            "kept": share,
-        }
-        self._json.write(",\n"[not self._done :] + sink.to_json(row))
-        self._csv.writerow(row.values())
-        self._command(time, place)
-        if self._picture:
-            picture = _cropped(self._frames.get(), place, self.crop)
+    def _write_at(self, positions: Iterable[float]) -> None:
+        """Writes the frames that waited longest for their positions."""
+        for position in positions:
+            even = min(max(2 * round(position / 2), 0), self._last)
+            x, y = place = (even, 0) if self._axis == 0 else (0, even)
+            time, shares = self._waiting.popleft()
+            share = None
+            if shares is not None:
+                share = round(float(shares[even // 2]), 5)
+                self._kept += share
+                self._with_attention += 1
+            row = {
+                "frame": self._done,
+                "time": round(time, 6),
+                "x": x,
+                "y": y,
+                "kept": share,
+            }
+            self._json.write(",\n"[not self._done :] + sink.to_json(row))
+            self._csv.writerow(row.values())
+            self._command(time, place)
+            width, height = self.crop
+            picture = self._frames.get()[y : y + height, x : x + width]
             if self.note:
                 picture = overlay.annotate(picture, self.note)
-            self._writer.write(picture, time)
-        self._done += 1
+            self._film.write(np.ascontiguousarray(picture), time)
+            self._done += 1
 
     def _command(self, time: float, place: tuple[int, int]) -> None:
         """A line for FFmpeg where the crop moves, and one at the start."""
@@ -466,7 +410,7 @@ class Reframe(sink.Sink):
             name = self.path.with_suffix(".sendcmd").name
             # The commands' times are from the first frame that is cropped.
             self._first_time = time
-            first = self.start[0] + self._first
+            first = self.start[0] + self.first
             trim = f"trim=start_frame={first},setpts=PTS-STARTPTS,"
             self._commands.write(
                 f"# ffmpeg -i INPUT {'-an ' if first else ''}-vf "
@@ -478,50 +422,31 @@ class Reframe(sink.Sink):
         )
 
 
-def _cropped(
-    frame: np.ndarray, place: Sequence[int], crop: Sequence[int]
-) -> np.ndarray:
-    (x, y), (width, height) = place, crop
-    return np.ascontiguousarray(frame[y : y + height, x : x + width])
-
-
 class _Queue:
     """Frames in the order they came, on disk: seconds of them are large.
 
-    The file has as many places as were ever taken at once.
+    Args:
+        file: Open for reading and writing.
+        size: (width, height) of the frames.
+        room: Frames that it holds at most.
     """
 
-    def __init__(self, folder: pathlib.Path, size: tuple[int, int]) -> None:
-        self._folder = os.fspath(folder)
+    def __init__(self, file: IO[bytes], size: tuple[int, int], room: int):
+        self._file = file
         self._shape = (size[1], size[0], 3)
-        self._bytes = size[0] * size[1] * 3
-        self._free: list[int] = []
-        self._used: collections.deque[int] = collections.deque()
-        self._file: IO[bytes]
-
-    def __enter__(self) -> "_Queue":
-        self._file = tempfile.TemporaryFile(dir=self._folder)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+        self._bytes = math.prod(self._shape)
+        self._room = room
+        self._put = self._got = 0
 
     def put(self, frame: np.ndarray) -> None:
         """Takes a frame."""
-        if frame.shape != self._shape or frame.dtype != np.uint8:
-            raise ValueError(
-                f"A frame is uint8 {list(self._shape)}. "
-                f"Received: {frame.dtype} {list(frame.shape)}"
-            )
-        place = self._free.pop() if self._free else len(self._used)
-        self._file.seek(place * self._bytes)
+        self._file.seek(self._put % self._room * self._bytes)
         self._file.write(np.ascontiguousarray(frame).data)
-        self._used.append(place)
+        self._put += 1
 
     def get(self) -> np.ndarray:
         """The oldest frame."""
-        place = self._used.popleft()
-        self._file.seek(place * self._bytes)
+        self._file.seek(self._got % self._room * self._bytes)
+        self._got += 1
         data = self._file.read(self._bytes)
-        self._free.append(place)
         return np.frombuffer(data, np.uint8).reshape(self._shape)

@@ -22,14 +22,11 @@ import tensorflow as tf
 from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import flow as flow_lib
-from lsts_tf.features import preprocess
-from lsts_tf.networks import i3d
 from lsts_tf.serving import resize
 
 FEATURES = "features"
 FRAMES = "serving_default"
 LAST = "last"
-CLIP = "clip"
 
 
 class Graph:
@@ -40,26 +37,26 @@ class Graph:
 
     Attributes:
         stops: Why frames cannot be taken, or "" where they can.
-        stops_window: Why `clip` cannot be had, or "".
+        stops_window: Why `litert.window` cannot be had, or "".
     """
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
-        self._model = predictor.model
+        self.model = predictor.model
         # I3D, or `stops` says why not.
-        self._extractor = cast(Any, predictor.extractor)
-        self._geometry = predictor.geometry
-        self._map_shape = self._model.output_shape[-3:-1]
+        self.extractor = cast(Any, predictor.extractor)
+        self.geometry = predictor.geometry
+        self._map_shape = self.model.output_shape[-3:-1]
         # Functions, so that all signatures share one tracing of each.
         self._encode = {
             stream: tf.function(
-                functools.partial(self._extractor.encode_parts, stream),
+                functools.partial(self.extractor.encode_parts, stream),
                 autograph=False,
             )
-            for stream in self._extractor.streams
+            for stream in self.extractor.streams
         }
         self._motion = tf.function(_motion, autograph=False)
         self.stops = self.stops_window = _what_stops(predictor)
-        if self._extractor.skips or self._extractor.end_point != parts.MAIN:
+        if self.extractor.skips or self.extractor.end_point != parts.MAIN:
             self.stops_window = self.stops or (
                 "the decoder reads more of I3D than Mixed_5c, pooled"
             )
@@ -67,8 +64,8 @@ class Graph:
     @property
     def variables(self) -> list[Any]:
         """TensorFlow's variables of decoder and front ends."""
-        networks = () if self.stops else self._extractor.networks.values()
-        return _values(self._model, *networks)
+        networks = () if self.stops else self.extractor.networks.values()
+        return values(self.model, *networks)
 
     def functions(self) -> dict[str, Any]:
         """Traced functions by name, for any number of clips.
@@ -84,64 +81,23 @@ class Graph:
         if not self.stops:
             frames = tf.TensorSpec([None, None, None, None, 3], tf.uint8)
             for name, call in {FRAMES: self._every, LAST: self._last}.items():
-                found[name] = _trace(call, frames=frames)
+                found[name] = trace(call, frames=frames)
         return found
 
     def features(self, batch: int | None = None) -> Any:
         """The decoder alone, traced; see `functions`."""
-        return _trace(
-            self._decode,
+        return trace(
+            self.decode,
             **{
                 part: tf.TensorSpec((batch, *shape))
-                for stream in self._extractor.streams
-                for part, shape in self._extractor.part_shapes(stream).items()
+                for stream in self.extractor.streams
+                for part, shape in self.extractor.part_shapes(stream).items()
             },
         )
 
-    def clip(self) -> tuple[Any, list[Any]]:
-        """One window of the networks' signals to its map, traced.
-
-        Takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79, 112,
-        112, 2]}, squeezed frames and pixels a frame, and holds only operations
-        that LiteRT has built in: pooling over time is written as maxima and
-        means of slices.
-
-        Returns:
-            The function, and the variables that it reads.
-        """
-        length = self._geometry.length
-        networks = {
-            stream: _without_pooling_in_time(network, length)
-            for stream, network in self._extractor.networks.items()
-        }
-        specs = {
-            "rgb": tf.TensorSpec(
-                (1, length, *self._extractor.size, 3), tf.uint8
-            ),
-            "flow": tf.TensorSpec(
-                (1, length, *parts.half(self._extractor.size), 2), tf.float32
-            ),
-        }
-
-        def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
-            prepare: dict[str, Callable[[Any], Any]]
-            prepare = {
-                "rgb": preprocess.rgb,
-                "flow": lambda x: preprocess.flow(x, self._extractor.size),
-            }
-            features = {
-                stream: _pool(
-                    networks[stream](prepare[stream](signal[0])[None])
-                )
-                for stream, signal in signals.items()
-            }
-            return self._decode(**features)
-
-        function = _trace(call, **{s: specs[s] for s in networks})
-        return function, _values(self._model, *networks.values())
-
-    def _decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"saliency": self._model(features, training=False)[..., 0]}
+    def decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The map of features, [B, 360, 640]."""
+        return {"saliency": self.model(features, training=False)[..., 0]}
 
     def _every(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
@@ -158,26 +114,26 @@ class Graph:
         count = tf.shape(frames)[0]
         first = count - 1 if only_last else 0
         places = mirrored(
-            tf.range(first - self._geometry.first_target, count), count
+            tf.range(first - self.geometry.first_target, count), count
         )
         signals = {
             stream: self._signal(stream, frames, places)
-            for stream in self._extractor.streams
+            for stream in self.extractor.streams
         }
 
         def window(index: tf.Tensor) -> tf.Tensor:
             features = {}
             for stream, signal in signals.items():
                 # Signal k of "flow" is the motion to frame k + 1 already.
-                is_behind = stream == "rgb" and self._geometry.first
+                is_behind = stream == "rgb" and self.geometry.first
                 start = index + 1 if is_behind else index
-                clip = signal[start : start + self._geometry.length]
+                clip = signal[start : start + self.geometry.length]
                 clip = tf.ensure_shape(
-                    clip, (self._geometry.length, *signal.shape[1:])
+                    clip, (self.geometry.length, *signal.shape[1:])
                 )
                 for part, found in self._encode[stream](clip).items():
                     features[part] = found[None]
-            return self._decode(**features)["saliency"][0]
+            return self.decode(**features)["saliency"][0]
 
         spec = tf.TensorSpec(self._map_shape, tf.float32)
         return _each(window, tf.range(count - first), spec)
@@ -187,16 +143,16 @@ class Graph:
     ) -> tf.Tensor:
         """What I3D's windows are cut from: squeezed frames, or flows."""
         if stream == "rgb":
-            size = self._extractor.size
+            size = self.extractor.size
             squeezed = _each(
                 lambda frame: resize.squeeze(frame, size),
                 frames,
                 tf.TensorSpec((*size, 3), tf.uint8),
             )
             return tf.gather(squeezed, places)
-        size = parts.half(self._extractor.size)
+        size = parts.half(self.extractor.size)
         grays = _each(
-            lambda frame: resize.area(resize.gray(frame), size),
+            lambda frame: resize.gray(frame, size),
             frames,
             tf.TensorSpec(size, tf.uint8),
         )
@@ -238,11 +194,13 @@ def save(
     tf.saved_model.save(module, path, signatures=functions)
 
 
-def _values(*models: keras.Model) -> list[Any]:
+def values(*models: keras.Model) -> list[Any]:
+    """TensorFlow's variables of models."""
     return [v.value for model in models for v in model.variables]
 
 
-def _trace(call: Callable, **specs: tf.TensorSpec) -> Any:
+def trace(call: Callable, **specs: tf.TensorSpec) -> Any:
+    """A function of inputs with these names, traced."""
     named = {
         name: tf.TensorSpec(spec.shape, spec.dtype, name=name)
         for name, spec in specs.items()
@@ -281,82 +239,3 @@ def _what_stops(predictor: predictor_lib.Predictor) -> str:
             "code; only 'tvl1' is made of operations that a graph can hold"
         )
     return ""
-
-
-# === Pooling over time without operations of three dimensions ===
-
-
-def _without_pooling_in_time(network: keras.Model, frames: int) -> keras.Model:
-    """A copy of I3D for so many frames."""
-
-    def copied(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, keras.layers.MaxPooling3D):
-            return _MaxPooling(
-                layer.pool_size,
-                layer.strides,
-                name=layer.name,
-                dtype=layer.dtype_policy,
-            )
-        return layer.__class__.from_config(layer.get_config())
-
-    copy = keras.models.clone_model(
-        network,
-        input_tensors=keras.Input((frames, *network.input_shape[2:])),
-        clone_function=copied,
-    )
-    copy.set_weights(network.get_weights())
-    return copy
-
-
-class _MaxPooling(keras.layers.Layer):
-    """I3D's max pooling, SAME, of values that are not negative."""
-
-    def __init__(
-        self, kernel: i3d.Triple, stride: i3d.Triple, **keywords: Any
-    ) -> None:
-        super().__init__(**keywords)
-        self._kernel, self._stride = kernel, stride
-
-    def call(self, x: Any) -> Any:
-        size = self._kernel[0], self._stride[0]
-        x = _in_space(
-            lambda images: keras.ops.max_pool(
-                images, self._kernel[1:], self._stride[1:], padding="same"
-            ),
-            x,
-        )
-        steps = x.shape[1]
-        out = -(-steps // size[1])
-        total = max((out - 1) * size[1] + size[0] - steps, 0)
-        before = total // 2
-        # Behind a ReLU, zeros are as good as nothing.
-        x = keras.ops.pad(
-            x, ((0, 0), (before, total - before), (0, 0), (0, 0), (0, 0))
-        )
-        return functools.reduce(keras.ops.maximum, _slices(x, out, *size))
-
-
-def _pool(mixed: Any) -> Any:
-    """As `i3d.pool`."""
-    _, steps, rows, columns, _ = mixed.shape
-    kernel = i3d.pooling_kernel(steps, rows, columns)
-    x = _in_space(
-        lambda images: keras.ops.average_pool(
-            images, kernel[1:], 1, padding="valid"
-        ),
-        mixed,
-    )
-    return sum(_slices(x, steps - kernel[0] + 1, kernel[0], 1)) / kernel[0]
-
-
-def _in_space(call: Callable[[Any], Any], x: Any) -> Any:
-    steps = x.shape[1]
-    found = call(keras.ops.reshape(x, (-1, *x.shape[2:])))
-    return keras.ops.reshape(found, (-1, steps, *found.shape[1:]))
-
-
-def _slices(x: Any, out: int, kernel: int, stride: int) -> list[Any]:
-    return [
-        x[:, tap : tap + (out - 1) * stride + 1 : stride]
-        for tap in range(kernel)
-    ]

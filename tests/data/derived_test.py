@@ -180,9 +180,12 @@ def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):
         source,
         out,
         outputs=("npy", "json", "roi", "encoded", "reframed", "report"),
-        options=predict.Options(
-            areas=str(areas), aspect="1:1", strength=12, map_size="model"
-        ),
+        options={
+            "areas": str(areas),
+            "aspect": "1:1",
+            "strength": 12,
+            "map_size": "model",
+        },
         about={"model": "last", "sha256": "0123"},
     )
     assert damage == ""

@@ -43,7 +43,7 @@ def test_regions_of_boxes():
 
 def test_a_region_of_a_gaussian_ends_at_the_fraction():
     map_ = gaussian(320, 180, 20)
-    (region,) = attention.regions(map_, fraction=0.5)
+    (region,) = attention.regions(map_)
     assert region.centre == pytest.approx((320, 180), abs=1e-3)
     # Half of the maximum is at sigma * sqrt(2 ln 2), and what lies inside is
     # 1 - fraction of the whole.
@@ -58,7 +58,6 @@ def test_specks_are_no_regions():
     map_ = box(0, 0, 100, 100)
     map_[300, 600] = 1
     assert len(attention.regions(map_)) == 1
-    assert len(attention.regions(map_, least_share=0)) == 2
 
 
 def test_diagonal_neighbours_are_one_region():
@@ -67,18 +66,13 @@ def test_diagonal_neighbours_are_one_region():
     assert region.box == (0, 0, 8, 8)
 
 
-@pytest.mark.parametrize("fraction", [0, -1, 1.1])
-def test_a_fraction_out_of_range_is_refused(fraction):
-    with pytest.raises(ValueError, match="above 0"):
-        attention.regions(gaussian(5, 5, 2), fraction=fraction)
-
-
 def test_place_and_spread_of_a_gaussian():
     map_ = gaussian(200, 150, 10)
-    assert attention.centroid(map_, size=SIZE) == pytest.approx((400, 300))
+    centroid, dispersion = attention.moments(map_, size=SIZE)
+    assert centroid == pytest.approx((400, 300))
     # Two axes of variance sigma squared; doubled in pixels of the source.
     want = math.sqrt(2) * 20 / math.hypot(*SIZE)
-    assert attention.dispersion(map_, size=SIZE) == pytest.approx(want, 1e-4)
+    assert dispersion == pytest.approx(want, 1e-4)
     bits = math.log2(2 * math.pi * math.e * 10**2)
     want = bits / math.log2(360 * 640)
     assert attention.entropy(map_) == pytest.approx(want, 1e-4)
@@ -96,7 +90,7 @@ def test_a_single_pixel_and_a_uniform_map_are_the_ends_of_the_scale():
     pixel = np.zeros((6, 9), np.float32)
     pixel[1, 2] = 3
     assert attention.entropy(pixel) == pytest.approx(0, abs=1e-6)
-    assert attention.dispersion(pixel) == 0
+    assert attention.moments(pixel)[1] == 0
     even = np.full((6, 9), 0.2, np.float32)
     assert attention.entropy(even) == pytest.approx(1)
     (region,) = attention.regions(even)
@@ -280,7 +274,6 @@ def test_areas_may_be_a_file(tmp_path):
         output.write(np.zeros((720, 1280, 3), np.uint8), box(0, 0, 9, 9), 0)
     line = json.loads((tmp_path / "a.jsonl").read_text())
     assert line["areas"] == {"a": 1.0}
-    assert attention.as_areas("", SIZE) == ()
 
 
 def test_a_missing_file_of_areas_is_refused(tmp_path):
@@ -303,7 +296,7 @@ def path_of(points, fps=10.0):
     path = attention.GazePath(fps=fps, size=SIZE)
     for i, point in enumerate(points):
         path.add(i / fps, point)
-    return [(round(s.start, 3), round(s.end, 3), s.place) for s in path.stops()]
+    return [(round(s.start, 3), round(s.end, 3), s.place) for s in path.stops]
 
 
 def test_a_gaze_path_has_a_stop_for_each_place():
@@ -395,12 +388,14 @@ def test_json_lines(tmp_path):
     frame = np.zeros((720, 1280, 3), np.uint8)
     maps = [gaussian(100, 100, 9), np.zeros(SHAPE, np.float32), box(5, 5, 9, 9)]
     path = tmp_path / "attention.jsonl"
+    left = {"a b": square(0, 0, 640, 720).tolist()}
+    areas = write(tmp_path / "areas", {"unit": "pixels", "areas": left})
     with attention.JsonLines(
         path=path,
         fps=25,
         size=SIZE,
         note="random »weights«",
-        areas=[attention.Area("a b", square(0, 0, 640, 720))],
+        areas=str(areas),
     ) as output:
         for i, map_ in enumerate(maps):
             output.write(frame, map_, i / 25)
@@ -418,6 +413,7 @@ def test_json_lines(tmp_path):
     assert summary["note"] == "random »weights«"
     assert summary["frames"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "areas",
         "attention.jsonl",
         "summary.json",
     ]
@@ -445,10 +441,6 @@ def test_only_so_many_regions_are_written(tmp_path):
     (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
     line = strict(line)
     assert len(line["regions"]) == 2 and line["hot_spots"] == 6
-    with pytest.raises(ValueError, match="not negative"):
-        attention.JsonLines(
-            path=tmp_path / "a.jsonl", fps=25, size=SIZE, regions=-1
-        )
 
 
 def test_the_page(tmp_path):

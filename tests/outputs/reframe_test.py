@@ -2,7 +2,6 @@ import csv
 import fractions
 import itertools
 import json
-import math
 import shutil
 import subprocess
 
@@ -244,13 +243,12 @@ def test_the_clip_follows_attention(tmp_path):
 def test_a_cut_resets_the_crop_at_its_frame(tmp_path):
     clip = [(ramp(colour=(1, 0.3, 0.1)), spot(0.1))] * 20
     clip += [(ramp(colour=(0.1, 0.3, 1)), spot(0.9))] * 20
-    path = reframed(tmp_path, clip, aspect="9:16", picture=False)
+    path = reframed(tmp_path, clip, aspect="9:16")
     about = json.loads(path.with_suffix(".json").read_text())
     assert about["cuts"] == [20]
     x = [row["x"] for row in about["path"]]
     assert len(set(x[:20])) == len(set(x[20:])) == 1
     assert x[19] < 20 and x[20] > 190
-    assert not path.exists()
 
 
 def test_a_tall_crop_of_a_tall_clip_moves_up_and_down(tmp_path):
@@ -357,20 +355,3 @@ def test_nothing_appears_after_an_error(tmp_path):
         output.write(ramp(), spot(0.5), 0.0)
         raise RuntimeError("stop")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stiffness": -1},
-        {"cut": 0},
-        {"ease": -1},
-        {"cut": math.nan},
-        *({"stiffness": v} for v in (math.nan, math.inf)),
-        *({"lookahead": v} for v in (math.nan, math.inf)),
-        *({"ease": v} for v in (math.nan, math.inf)),
-    ],
-)
-def test_settings_out_of_range_are_refused(tmp_path, options):
-    with pytest.raises(ValueError, match="finite and not negative"):
-        reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE, **options)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from lsts_tf.media import video
-from lsts_tf.outputs import attention
 from lsts_tf.outputs import report
 
 SIZE = (320, 180)
@@ -34,14 +33,18 @@ def clip(count):
         yield frame, np.exp(-squares / 1250).astype(np.float32)
 
 
-def areas():
-    left = np.array([(0, 0), (160, 0), (160, 180), (0, 180)], float)
-    right = np.array([(160, 0), (320, 0), (320, 180), (160, 180)], float)
-    return [attention.Area(WILD, left), attention.Area("right", right)]
+AREAS = {
+    WILD: [(0, 0), (0.5, 0), (0.5, 1), (0, 1)],
+    "right": [(0.5, 0), (1, 0), (1, 1), (0.5, 1)],
+}
 
 
-def reported(folder, count=30, fps=10, start=0.0, **options):
+def reported(folder, count=30, fps=10, start=0.0, areas=None, **options):
     path = folder / "report.html"
+    if areas:
+        place = folder / "areas.json"
+        place.write_text(json.dumps({"unit": "fractions", "areas": areas}))
+        options["areas"] = str(place)
     with report.Report(path=path, fps=fps, size=SIZE, **options) as output:
         for i, (frame, map_) in enumerate(clip(count)):
             output.write(frame, map_, start + i / fps)
@@ -91,9 +94,11 @@ def test_a_page_needs_nothing_but_itself(tmp_path):
         title=WILD,
         note=f"random I3D weights {WILD}",
         about={"weights": {"rgb": WILD, "steps": 3}, "streams": ["rgb", "x"]},
-        areas=areas(),
+        areas=AREAS,
     )
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("areas.json", "report.html"),
+    }
     text = path.read_text("utf-8")
     page = Page(text)
     assert all(source.startswith("data:") for source in page.sources)
@@ -120,11 +125,11 @@ def test_the_video_in_the_page_has_all_frames(tmp_path):
     assert found.size == SIZE and len(list(found)) == 30
 
 
-@pytest.mark.parametrize(("limit", "words"), [(100, "larger than"), (0, "")])
-def test_stills_take_the_place_of_a_large_video(tmp_path, limit, words):
-    text = reported(tmp_path, limit=limit).read_text("utf-8")
+def test_stills_take_the_place_of_a_large_video(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LIMIT", 100)
+    text = reported(tmp_path).read_text("utf-8")
     page = Page(text)
-    assert "video" not in page.tags and words in page.text()
+    assert "video" not in page.tags and "larger than" in page.text()
     assert page.tags.count("img") == 1 + 12
 
 
@@ -153,7 +158,7 @@ def test_no_page_appears_after_an_error(tmp_path):
 
 def test_damage_is_said_at_the_top(tmp_path):
     path = tmp_path / "report.html"
-    with report.Report(path=path, fps=10, size=SIZE, limit=0) as output:
+    with report.Report(path=path, fps=10, size=SIZE) as output:
         for frame, map_ in clip(2):
             output.write(frame, map_, output.count / 10)
         output.damage = WILD
@@ -164,7 +169,7 @@ def test_damage_is_said_at_the_top(tmp_path):
         "decoded."
     )
     assert "<script>alert" not in text
-    plain = reported(tmp_path, 1, limit=0).read_text("utf-8")
+    plain = reported(tmp_path, 1).read_text("utf-8")
     assert 'class="note"' not in plain
 
 
@@ -172,8 +177,8 @@ def test_damage_is_said_at_the_top(tmp_path):
 def test_stills_are_few_and_evenly_spread(count):
     thinned = report._Thinned(12)
     made = []
-    for i in range(count):
-        thinned.add(i, lambda i=i: made.append(i) or i)
+    for _ in range(count):
+        thinned.add(lambda number: made.append(number) or number)
         assert len(thinned._items) <= 24
     items = thinned.items()
     assert len(items) == min(count, 12) and items == sorted(set(items))
@@ -185,16 +190,16 @@ def test_stills_are_few_and_evenly_spread(count):
 
 
 def test_curves_are_means_of_bins():
-    curves = report._Curves(["a", "b"])
-    values = np.random.default_rng(0).random(5000)
-    for i, value in enumerate(values):
-        curves.add(i / 10, {"a": value, "b": None})
-    assert len(curves.times()) == 625
+    rows = np.random.default_rng(0).random((5000, 3))
+    rows[:, 2] = np.nan
+    found = report._binned(rows)
+    assert found.shape == (1000, 3)
+    np.testing.assert_array_equal(found[:, 0], rows[::5, 0])
     np.testing.assert_allclose(
-        curves.values("a"), values.reshape(625, 8).mean(axis=1)
+        found[:, 1], rows[:, 1].reshape(1000, 5).mean(axis=1)
     )
-    np.testing.assert_allclose(curves.times(), np.arange(625) * 0.8)
-    assert set(curves.values("b")) == {None}
+    assert np.isnan(found[:, 2]).all()
+    np.testing.assert_array_equal(report._binned(rows[:7]), rows[:7])
 
 
 @pytest.mark.parametrize(
@@ -319,7 +324,7 @@ def browsing(folder, **options):
 
 def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
     path = reported(
-        tmp_path, count=40, areas=areas(), title=WILD, start=5.0, note="random"
+        tmp_path, count=40, areas=AREAS, title=WILD, start=5.0, note="random"
     )
     with browsing(tmp_path) as browser:
         browser.go(path.as_uri())
@@ -385,8 +390,9 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
         assert picture.shape[1] >= 1000 and picture.std() > 20
 
 
-def test_a_browser_shows_stills_for_the_video(tmp_path):
-    path = reported(tmp_path, count=40, limit=0)
+def test_a_browser_shows_stills_for_the_video(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LIMIT", 100)
+    path = reported(tmp_path, count=40)
     with browsing(tmp_path) as browser:
         browser.go(path.as_uri())
         source = "return document.getElementById('picture').src"

@@ -1,0 +1,358 @@
+"""The base of all outputs: frames and maps go in, files come out whole.
+
+An output is one class, and its options stand in it alone:
+
+    @dataclasses.dataclass(kw_only=True)
+    class Overlay(sink.Sink):
+        view: str = sink.option("heat", "How overlays are drawn", choices=...)
+
+`option` is a field of the class, a keyword in Python and a flag of the same
+name; the base checks its range. A row of `run.KINDS` gives the output its name.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import fractions
+import json
+import math
+import os
+import pathlib
+import shutil
+import types
+from typing import IO
+from typing import Any
+from typing import ClassVar
+from typing import Self
+
+from absl import flags
+import numpy as np
+
+from lsts_tf.media import files
+from lsts_tf.media import video
+
+# What an unfinished output belongs to.
+_JOB = ".job"
+
+
+def option(
+    default: Any,
+    help_text: str,
+    *,
+    choices: Sequence[str] = (),
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Any:
+    """A field that is also a flag.
+
+    Args:
+        default: Its type is that of the flag.
+        help_text: A phrase that stands alone, such as "Shown by --help".
+        choices: The only values that are allowed.
+        least: Smallest number that is allowed.
+        most: Largest number that is allowed.
+    """
+    about = {"help": help_text, "choices": choices, "range": (least, most)}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    about = field.metadata
+    received = f"Received: {field.name}={value!r}"
+    if about["choices"] and value not in about["choices"]:
+        raise ValueError(
+            f"`{field.name}` is one of {', '.join(about['choices'])}. "
+            f"{received}"
+        )
+    least, most = about["range"]
+    if isinstance(field.default, int | float) and not (
+        math.isfinite(value) and least <= value <= most
+    ):
+        limit = f"at least {least:g}"
+        if most < math.inf:
+            limit = f"from {least:g} to {most:g}"
+        raise ValueError(f"`{field.name}` is a number {limit}. {received}")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sink:
+    """One output of a clip.
+
+    It is a context manager. Its files are written into a hidden folder beside
+    `path` and get their names when the block ends; an exception in the block
+    leaves what stood there before:
+
+        with attention.JsonLines(path=..., fps=25, size=(640, 360)) as output:
+            for frame, map_, time in ...:
+                output.write(frame, map_, time)
+
+    A subclass says what happens in `open`, `write` and `finish`. One that
+    `resumes` finds in `open` what an interrupted block of the same `job` left.
+
+    Attributes:
+        path: The main file, or the folder of pictures.
+        fps: Frames a second.
+        size: (width, height) of the frames.
+        note: What has to be said of the weights, or "".
+        pixel_aspect: Width of a pixel of the frames by its height.
+        first: Number in the clip of the first frame that comes, from 0.
+        step: Distance between the numbers of two frames that come.
+        title: What the clip is called.
+        about: What the maps were made with; may be nested.
+        job: Text that says what is made, where it may be resumed; or "".
+        count: How many frames were written.
+        start: Where the clip begins in the source: number of the frame, and
+            its seconds. Set before the first frame comes, if it is not 0.
+        damage: What is wrong with the clip, or "". Set when all frames have
+            come.
+    """
+
+    #: Files beside the main one: endings that take the place of its own, or
+    #: names.
+    BESIDE: ClassVar[tuple[str, ...]] = ()
+
+    path: pathlib.Path
+    fps: float
+    size: tuple[int, int]
+    note: str = ""
+    pixel_aspect: fractions.Fraction = video.SQUARE
+    first: int = 0
+    step: int = 1
+    title: str = ""
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    job: str = ""
+    count: int = dataclasses.field(default=0, init=False)
+    start: tuple[int, float] = dataclasses.field(default=(0, 0.0), init=False)
+    damage: str = dataclasses.field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.metadata:
+                _check(field, getattr(self, field.name))
+        self.path = pathlib.Path(self.path)
+        self._hidden = self.path
+        self._open = contextlib.ExitStack()
+        self._complete = False
+
+    # === What a subclass says ===
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it can go on where an interrupted block stopped."""
+        return False
+
+    def open(self) -> None:
+        """Called when the block begins."""
+
+    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        """Takes the next frame.
+
+        Args:
+            frame: uint8 RGB [H, W, 3], as the video has it.
+            map_: float32 [h, w] in [0, 1], as the network gave it.
+            time: Seconds from the start of the clip.
+        """
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Called once when all frames came, before files are closed."""
+
+    def keep(self, count: int) -> None:
+        """Drops all but the first `count` frames of an interrupted block."""
+
+    # === What it may use ===
+
+    def paths(self) -> list[pathlib.Path]:
+        """All files that it makes, or the folder."""
+        return [
+            self.path,
+            *(
+                self.path.with_suffix(name)
+                if name.startswith(".")
+                else self.path.with_name(name)
+                for name in self.BESIDE
+            ),
+        ]
+
+    def hidden(self, path: pathlib.Path) -> pathlib.Path:
+        """Where a file lies until the block ends."""
+        return self._hidden / path.name
+
+    def text(self, path: pathlib.Path) -> IO[str]:
+        """A text file to write to, which becomes `path` at the end."""
+        return self.enter(
+            self.hidden(path).open("w", encoding="utf-8", newline="\n")
+        )
+
+    def enter(self, context: contextlib.AbstractContextManager) -> Any:
+        """Enters a context that ends after `finish`, before files appear."""
+        return self._open.enter_context(context)
+
+    # === The block ===
+
+    def __enter__(self) -> Self:
+        if self.paths():
+            self._begin()
+        try:
+            self.open()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def _begin(self) -> None:
+        if not self.path.parent.is_dir():
+            raise files.FileError(
+                self.path, "cannot be written: no such folder."
+            )
+        self.refuse_others()
+        part = self.path.with_name(f".{self.path.name}.part")
+        self._hidden = part
+        if not self.job:
+            self._hidden = part.with_suffix(f".{os.getpid()}.part")
+        known = ""
+        with contextlib.suppress(OSError):
+            known = (part / _JOB).read_text(encoding="utf-8")
+        if not self.job or known != self.job:
+            delete(part)
+            delete(self._hidden)
+            self._hidden.mkdir()
+            if self.job:
+                files.write_text(self._hidden / _JOB, self.job)
+
+    def complete(self) -> None:
+        """Makes all files whole; after it they only lack their names.
+
+        The end of the block does so itself. Before, it is for those who have
+        several outputs that are to appear together.
+        """
+        if not self._complete:
+            self._complete = True
+            with self._open:
+                self.finish()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        placed = False
+        try:
+            if kind is None:
+                self.complete()
+                self._place()
+                placed = True
+            else:
+                # What went wrong first is what the caller has to see.
+                with contextlib.suppress(OSError, ValueError):
+                    self._open.__exit__(kind, error, trace)
+        finally:
+            if self.paths() and (placed or not self.job):
+                delete(self._hidden)
+
+    def _place(self) -> None:
+        # Hours may have gone by.
+        self.refuse_others()
+        for path in self.paths():
+            if path.is_dir():
+                # A folder cannot take the place of another one in one step.
+                path.rename(self._hidden / f".{path.name}.old")
+            self.hidden(path).replace(path)
+
+    def refuse_others(self) -> None:
+        """Raises FileError where something else than an output would go."""
+        for path in self.paths():
+            files.refuse_folder(path)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Errors in the block name the file that it becomes."""
+        try:
+            yield
+        except files.FileError as error:
+            error.path = self._visible(error.path)
+            raise
+        except OSError as error:
+            if error.errno is not None:
+                error.filename = str(self._visible(error.filename or self.path))
+            raise
+
+    def _visible(self, path: str | os.PathLike) -> pathlib.Path:
+        path = pathlib.Path(path)
+        if path == self._hidden:
+            return self.path
+        if path.is_relative_to(self._hidden):
+            return self.path.parent / path.relative_to(self._hidden)
+        return path
+
+    # === Its options ===
+
+    @classmethod
+    def options(cls) -> list[dataclasses.Field]:
+        """Fields that no other output needs to have."""
+        common = {field.name for field in dataclasses.fields(Sink)}
+        return [f for f in dataclasses.fields(cls) if f.name not in common]
+
+    def settings(self) -> dict[str, Any]:
+        """What the options that are flags were set to."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in self.options()
+            if field.metadata
+        }
+
+
+def flags_of(kinds: Sequence[type[Sink]]) -> dict[str, dataclasses.Field]:
+    """Options that are flags, by name; several outputs may share one."""
+    return {
+        field.name: field
+        for kind in kinds
+        for field in kind.options()
+        if field.metadata
+    }
+
+
+def define_flags(
+    kinds: Sequence[type[Sink]],
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> None:
+    """Defines a flag for each option of outputs."""
+    define = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+    }
+    for name, field in flags_of(kinds).items():
+        about = field.metadata
+        if about["choices"]:
+            flags.DEFINE_enum(
+                name,
+                field.default,
+                list(about["choices"]),
+                about["help"],
+                flag_values=flag_values,
+            )
+        else:
+            define[type(field.default)](
+                name, field.default, about["help"], flag_values=flag_values
+            )
+
+
+def delete(path: pathlib.Path) -> None:
+    """Removes a file or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """JSON that every reader takes: no NaN, no infinity.
+
+    Raises:
+        ValueError: There is one.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
