@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 
 from lsts_tf.media import cores as cores_lib
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.scoring import annotations
 from lsts_tf.scoring import density
 

@@ -49,6 +49,7 @@ from lsts_tf import windows
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 
 VIDEO = flags.DEFINE_string("video", "", "A video file.")
@@ -216,7 +217,7 @@ def texture(path: pathlib.Path, count: int) -> None:
     ground = cv2.resize(
         rng.integers(0, 256, (90, 160, 3), np.uint8), (960, 540)
     )
-    with video_lib.Writer(path, fps=25, size=(640, 360)) as writer:
+    with writer_lib.Writer(path, fps=25, size=(640, 360)) as writer:
         for k in range(count):
             x, y = 2 * k % 300, k % 170
             writer.write(ground[y : y + 360, x : x + 640])
@@ -357,7 +358,7 @@ def loops(path: pathlib.Path, minutes: int) -> None:
     width, height = _SIZE
     noise = rng.integers(0, 256, (50, height, width, 3), np.uint8)
     black = np.zeros((height, width, 3), np.uint8)
-    with video_lib.Writer(path, fps=_FPS, size=_SIZE) as writer:
+    with writer_lib.Writer(path, fps=_FPS, size=_SIZE) as writer:
         for number in range(minutes * 60 * _FPS):
             dark = number // (10 * _FPS) % 2 == 0
             writer.write(black if dark else noise[number % len(noise)])

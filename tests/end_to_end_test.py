@@ -23,8 +23,9 @@ from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
 from tests import run_folder
@@ -153,7 +154,7 @@ def clip(sample_data, tmp_path_factory):
     """The first frames of a clip that nobody looked at."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     source = video_lib.Video(sample_data / "raw" / "video" / "701.AVI")
-    with video_lib.Writer(path, fps=30, size=(640, 360)) as writer:
+    with writer_lib.Writer(path, fps=30, size=(640, 360)) as writer:
         for frame in itertools.islice(source, FRAMES):
             writer.write(frame)
     return path
@@ -236,7 +237,7 @@ def test_a_truncated_video_is_predicted_as_far_as_it_goes(
 def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
     path = tmp_path / "odd ü.mp4"
     rng = np.random.default_rng(0)
-    with video_lib.Writer(path, fps=25, size=(322, 182)) as writer:
+    with writer_lib.Writer(path, fps=25, size=(322, 182)) as writer:
         for _ in range(3):
             frame = cv2.resize(
                 rng.integers(0, 255, (9, 16, 3), np.uint8), (322, 182)

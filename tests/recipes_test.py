@@ -24,7 +24,7 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import preprocess
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.networks import optimizers

@@ -32,6 +32,7 @@ import numpy as np
 
 from lsts_tf.media import sink
 from lsts_tf.media import video
+from lsts_tf.media import writer
 
 BLOCK = 16
 STRENGTH = 8.0
@@ -339,7 +340,7 @@ class Encoder(sink.Sink):
         self._settings = _Settings(size, block, strength, floor)
         self._encoder, needed = CODECS[codec]
         self._even = (size[0] + size[0] % 2, size[1] + size[1] % 2)
-        self._ticks = video.Ticks(fps)
+        self._ticks = writer.Ticks(fps)
         self._pixel_aspect = pixel_aspect
         self._first = 0.0
         self._options = {
@@ -352,7 +353,7 @@ class Encoder(sink.Sink):
     def open(self) -> None:
         """See `sink.Sink`."""
         self._hidden = self.hidden(self.path)
-        with video.naming(self.path):
+        with writer.naming(self.path):
             container = av.open(
                 os.fspath(self._hidden), "w", options={"movflags": "faststart"}
             )
@@ -393,16 +394,16 @@ class Encoder(sink.Sink):
             size=self._even,
             block=self._settings.block,
         )
-        with video.naming(self.path):
+        with writer.naming(self.path):
             self._container.mux(self._stream.encode(_marked(picture, found)))
         self.count += 1
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        with video.naming(self.path):
+        with writer.naming(self.path):
             self._container.mux(self._stream.encode())
             self._container.close()
-        video.check_written(self.path, self.count, at=self._hidden)
+        writer.check_written(self.path, self.count, at=self._hidden)
 
 
 @contextlib.contextmanager

@@ -348,7 +348,7 @@ class _Job:
         """All files, or the folder, that an output writes; resolved."""
         if name == STDOUT:
             return []
-        main = video_lib.written_as(self._place(name))
+        main = self._place(name)
         beside = [main.with_name(other) for other in KINDS[name].beside]
         return [path.resolve() for path in (main, *beside)]
 

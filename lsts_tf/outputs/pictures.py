@@ -42,11 +42,12 @@ import cv2
 import numpy as np
 
 from lsts_tf.features import preprocess
+from lsts_tf.media import draw as overlay
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
-from lsts_tf.media import overlay
+from lsts_tf.media import images as maps_lib
 from lsts_tf.media import sink
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer
 
 VIEWS = ("heat", "fog")
 NORMALIZE = ("none", "frame", "clip", "sum")
@@ -186,7 +187,7 @@ class Overlay(sink.Sink):
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
         self._alpha = overlay.checked_alpha(alpha)
-        self._writer = video_lib.Writer(
+        self._writer = writer.Writer(
             path,
             fps=fps,
             size=self._picture_size(size),
@@ -266,7 +267,7 @@ class Saliency(sink.Sink):
         super().__init__(path=path, fps=fps, size=size, note=note)
         self._scale = Scale(size=size, map_size=map_size, normalize=normalize)
         self._levels = _LEVELS[bits]
-        self._writer = video_lib.Writer(
+        self._writer = writer.Writer(
             path,
             fps=fps,
             size=self._scale.size,

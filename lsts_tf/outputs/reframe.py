@@ -42,9 +42,10 @@ from typing import IO
 import cv2
 import numpy as np
 
-from lsts_tf.media import overlay
+from lsts_tf.media import draw as overlay
 from lsts_tf.media import sink
 from lsts_tf.media import video
+from lsts_tf.media import writer
 
 STIFFNESS = 0.5
 LOOKAHEAD = 2.0
@@ -366,7 +367,7 @@ class Reframe(sink.Sink):
         self._commands = self.text(self.path.with_suffix(".sendcmd"))
         if self._picture:
             self._writer = self.enter(
-                video.Writer(
+                writer.Writer(
                     self.path,
                     fps=self.fps,
                     size=self.crop,

@@ -27,9 +27,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from lsts_tf.media import overlay
+from lsts_tf.media import draw as overlay
 from lsts_tf.media import sink
-from lsts_tf.media import video
+from lsts_tf.media import writer
 from lsts_tf.outputs import attention
 
 LIMIT = 48 * 2**20
@@ -195,7 +195,7 @@ class Report(sink.Sink):
             # Its own stack, to be closed before the page is written.
             self._closing = self.enter(contextlib.ExitStack())
             self._writer = self._closing.enter_context(
-                video.Writer(
+                writer.Writer(
                     pathlib.Path(folder) / "overlay.mp4",
                     fps=self.fps,
                     size=self._shown,

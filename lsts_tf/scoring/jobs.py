@@ -36,7 +36,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf.media import files
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.scoring import annotations as annotations_lib
 from lsts_tf.scoring import fixations as fixations_lib
 from lsts_tf.scoring import predictions as predictions_lib
@@ -50,8 +50,7 @@ _LACKING = ".lacking.npz"
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # Part of every hash: a new version of these makes all parts anew.
 _SOURCES = (
-    "media/maps.py",
-    "media/matroska.py",
+    "media/images.py",
     "media/video.py",
     "scoring/annotations.py",
     "scoring/density.py",

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 
 
 def test_frame_0_is_file_1():
