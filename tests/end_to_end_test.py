@@ -109,9 +109,7 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
     for number, map_ in enumerate(straight):
-        written = maps.read_grey(
-            tmp_path / "out" / "0601" / maps.file_name(number)
-        )
+        written = maps.read(tmp_path / "out" / "0601" / maps.file_name(number))
         np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
 
 
@@ -182,7 +180,7 @@ def test_one_map_and_one_overlay_frame_for_each_frame(
     saliency = list(predictor.maps(iter(source)))
     for path, map_ in zip(found, saliency, strict=True):
         np.testing.assert_array_equal(
-            maps.read_grey(path), preprocess.to_uint8(map_)
+            maps.read(path), preprocess.to_uint8(map_)
         )
     assert np.abs(saliency[0] - saliency[-1]).max() > 0.01
 
@@ -244,7 +242,7 @@ def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
             )
             writer.write(frame)
     predict.predict(predictor, str(path), tmp_path / "out")
-    map_ = maps.read_grey(tmp_path / "out" / "maps" / "0003.png")
+    map_ = maps.read(tmp_path / "out" / "maps" / "0003.png")
     assert map_.shape == (182, 322)
 
 

@@ -159,7 +159,7 @@ def test_programs_of_another_size_and_window(
     )
     pictures = sorted((output / "maps").iterdir())
     assert len(pictures) == 5
-    assert maps.read_grey(pictures[0]).shape == (360, 640)
+    assert maps.read(pictures[0]).shape == (360, 640)
     # Another window beside it, of the same flows.
     flows = (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns
     run_program(extract, of_run, "--window=9", "--split=val")

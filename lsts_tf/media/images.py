@@ -257,10 +257,11 @@ def read_frame(path: pathlib.Path) -> np.ndarray:
     """
     try:
         with PIL.Image.open(path) as picture:
+            picture.load()
             # Phones put a second, smaller view into a photograph (MPO).
-            several = 1 if picture.format == "MPO" else _pictures_in(picture)
-            if several == 1:
-                return _frame_of(PIL.ImageOps.exif_transpose(picture))
+            several = getattr(picture, "n_frames", 1)
+            if several == 1 or picture.format == "MPO":
+                return _frame_of(picture)
     except Exception as error:  # Each format has errors of its own.
         raise files.FileError(
             path, f"no picture of 8 or 16 bits, or a damaged one ({error})."
@@ -271,11 +272,9 @@ def read_frame(path: pathlib.Path) -> np.ndarray:
     )
 
 
-def _pictures_in(picture: PIL.Image.Image) -> int:
-    return getattr(picture, "n_frames", 1)
-
-
 def _frame_of(picture: PIL.Image.Image) -> np.ndarray:
+    with contextlib.suppress(Exception):  # Damaged EXIF turns nothing.
+        picture = PIL.ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         levels = np.rint(np.asarray(picture) / np.float32(257))
         return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=-1)

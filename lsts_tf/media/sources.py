@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 import time as clock
-import types
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
@@ -203,8 +202,7 @@ class Stream(File):
         try:
             film = video_lib.Video(
                 name,
-                # What has come, without waiting for more.
-                pipe=types.SimpleNamespace(read=stream.read1),
+                pipe=_Pipe(stream),
                 form="rawvideo" if is_raw else None,
                 options=options,
             )
@@ -359,6 +357,23 @@ class Frames:
     def __iter__(self) -> Iterator[_Timed]:
         for number, frame in enumerate(self._read()):
             yield frame, number / self.fps
+
+
+class _Pipe:
+    """What has come by a pipe, without waiting for more.
+
+    Attributes:
+        taken: Bytes that were read.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.taken = 0
+
+    def read(self, most: int) -> bytes:
+        data = self._stream.read1(most)
+        self.taken += len(data)
+        return data
 
 
 def parse_size(text: str) -> tuple[int, int]:

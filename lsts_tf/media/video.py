@@ -280,7 +280,7 @@ class _Pass:
         # Decoding takes a millisecond a frame, and the workers that call this
         # are as many as there are cores.
         self.stream.codec_context.thread_count = 1
-        self._name = self._container.format.name
+        self._source, self._name = source, self._container.format.name
         self.damaged: list[int] = []
         # Packets that came, frames that were shown, and the end of the last
         # packet in the stream's ticks.
@@ -296,6 +296,8 @@ class _Pass:
         self._leading = -math.inf
         # False if the decoder gives frames other times than packets have.
         self._is_timed = True
+        # Where the last packet ends in the file.
+        self._tail = 0
         # Numbers of frames before which others are lost for other reasons.
         self._lost: list[int] = []
         self._missing = ""
@@ -371,15 +373,15 @@ class _Pass:
         Matroska's reader passes over what it does not understand in silence:
         then bytes lie between two packets, and times jump.
         """
-        place = end = skipped = 0
+        place = skipped = 0
         latest: int | None = None
         for packet in self._packets:
             if packet.pos is not None:
-                if end:
-                    skipped = max(skipped, packet.pos - end)
+                if self._tail:
+                    skipped = max(skipped, packet.pos - self._tail)
                 # Several packets may share a place.
-                end = packet.size + (end if packet.pos == place else packet.pos)
-                place = packet.pos
+                start = self._tail if packet.pos == place else packet.pos
+                place, self._tail = packet.pos, start + packet.size
             if packet.stream_index != self.stream.index:
                 continue
             if packet.pts is not None:
@@ -462,6 +464,10 @@ class _Pass:
             most = max((1 + _GAP) / self.fps, self._longest, self._lasts)
             left = self._seconds - (self._start - self._begin)
             missing = left > most + _ROUNDED
+        elif self._name == "yuv4mpegpipe":
+            # Its reader drops a frame that is cut off.
+            size = getattr(self._source, "taken", self._container.size)
+            missing = size > self._tail
         if self._is_timed and None in self._waiting.values():
             missing = True
         if missing and not self._missing:
