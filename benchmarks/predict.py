@@ -175,7 +175,6 @@ class _Ready:
 class _Memory:
     """A source of frames that are in memory."""
 
-    twice = True
     name = stem = "memory"
     identity = damage = ""
     paths = ()
@@ -370,25 +369,19 @@ class Watched(sources.File):
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(path)
         self.peaks: dict[int, float] = {}
-        self._readers = 0
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        self._readers += 1
-        # The second reader draws, and is as far as the program is.
-        noting = self._readers == 2
         minute = 0
-        if noting:
-            reset_peak()
+        reset_peak()
         try:
             for frame, stamp in super().__iter__():
-                if noting and stamp >= 60 * (minute + 1):
+                if stamp >= 60 * (minute + 1):
                     minute += 1
                     self.peaks[minute] = peak()
                     reset_peak()
                 yield frame, stamp
         finally:
-            if noting:
-                self.peaks[minute + 1] = peak()
+            self.peaks[minute + 1] = peak()
 
 
 def peak() -> float:

@@ -213,7 +213,8 @@ def count_frames(path: str | os.PathLike) -> int:
             and some are missing or damaged.
     """
     film = Video(path)
-    return film._pass.listed() or sum(1 for _ in film)
+    with contextlib.closing(film._pass) as reading:
+        return reading.listed() or sum(1 for _ in film)
 
 
 def _refuse_unreadable(path: pathlib.Path) -> None:
