@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from lsts_tf.media import cores as cores_lib
-from lsts_tf.media import maps
+from lsts_tf.media import images
 from lsts_tf.scoring import density
 from lsts_tf.scoring import truth as truth_lib
 
@@ -68,7 +68,7 @@ def write_video(root, number, length, rng):
         for folder, image in zip(
             folders, (guess.astype(np.uint8), truth, fixated), strict=True
         ):
-            maps.write_png(folder / maps.file_name(frame), image)
+            images.write_png(folder / images.file_name(frame), image)
 
 
 def evaluate(root, output, *arguments):
@@ -100,10 +100,12 @@ def steps(root):
     folder = truth_lib.Folder(root / "annotation")
     video, clip = next(iter(folder.clips.items()))
     frames = list(clip.frames)[:64]
-    files = [root / "maps" / f"{video:04d}" / maps.file_name(f) for f in frames]
+    files = [
+        root / "maps" / f"{video:04d}" / images.file_name(f) for f in frames
+    ]
     fixated = [(video, f, *clip.fixations(f)) for f in frames]
     scorer = scorer_lib.Scorer(truth_lib.FixationSet(fixated))
-    predicted = [maps.read(file) for file in files]
+    predicted = [images.read(file) for file in files]
     densities = [clip.density(f) for f in frames]
 
     def score():
@@ -111,7 +113,7 @@ def steps(root):
             scorer.score(row, map_, densities[row])
 
     contenders = {
-        "read map": lambda: [maps.read(file) for file in files],
+        "read map": lambda: [images.read(file) for file in files],
         "read density": lambda: [clip.density(f) for f in frames],
         "read fixations": lambda: [clip.fixations(f) for f in frames],
         "eight metrics": score,

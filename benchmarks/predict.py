@@ -49,6 +49,7 @@ from lsts_tf import windows
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 
 VIDEO = flags.DEFINE_string("video", "", "A video file.")
@@ -174,7 +175,6 @@ class _Ready:
 class _Memory:
     """A source of frames that are in memory."""
 
-    twice = True
     name = stem = "memory"
     identity = damage = ""
     paths = ()
@@ -216,7 +216,7 @@ def texture(path: pathlib.Path, count: int) -> None:
     ground = cv2.resize(
         rng.integers(0, 256, (90, 160, 3), np.uint8), (960, 540)
     )
-    with video_lib.Writer(path, fps=25, size=(640, 360)) as writer:
+    with writer_lib.Writer(path, fps=25, size=(640, 360)) as writer:
         for k in range(count):
             x, y = 2 * k % 300, k % 170
             writer.write(ground[y : y + 360, x : x + 640])
@@ -357,7 +357,7 @@ def loops(path: pathlib.Path, minutes: int) -> None:
     width, height = _SIZE
     noise = rng.integers(0, 256, (50, height, width, 3), np.uint8)
     black = np.zeros((height, width, 3), np.uint8)
-    with video_lib.Writer(path, fps=_FPS, size=_SIZE) as writer:
+    with writer_lib.Writer(path, fps=_FPS, size=_SIZE) as writer:
         for number in range(minutes * 60 * _FPS):
             dark = number // (10 * _FPS) % 2 == 0
             writer.write(black if dark else noise[number % len(noise)])
@@ -369,25 +369,19 @@ class Watched(sources.File):
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(path)
         self.peaks: dict[int, float] = {}
-        self._readers = 0
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        self._readers += 1
-        # The second reader draws, and is as far as the program is.
-        noting = self._readers == 2
         minute = 0
-        if noting:
-            reset_peak()
+        reset_peak()
         try:
             for frame, stamp in super().__iter__():
-                if noting and stamp >= 60 * (minute + 1):
+                if stamp >= 60 * (minute + 1):
                     minute += 1
                     self.peaks[minute] = peak()
                     reset_peak()
                 yield frame, stamp
         finally:
-            if noting:
-                self.peaks[minute + 1] = peak()
+            self.peaks[minute + 1] = peak()
 
 
 def peak() -> float:

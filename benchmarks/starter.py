@@ -25,7 +25,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import preprocess
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import truth

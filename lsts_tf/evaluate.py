@@ -40,7 +40,7 @@ from lsts_tf import program
 from lsts_tf import windows
 from lsts_tf.media import cores
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import folders as folders_lib
 from lsts_tf.scoring import metrics

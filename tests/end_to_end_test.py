@@ -23,8 +23,9 @@ from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import summary
@@ -109,9 +110,7 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
     for number, map_ in enumerate(straight):
-        written = maps.read_grey(
-            tmp_path / "out" / "0601" / maps.file_name(number)
-        )
+        written = maps.read(tmp_path / "out" / "0601" / maps.file_name(number))
         np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
 
 
@@ -154,7 +153,7 @@ def clip(sample_data, tmp_path_factory):
     """The first frames of a clip that nobody looked at."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     source = video_lib.Video(sample_data / "raw" / "video" / "701.AVI")
-    with video_lib.Writer(path, fps=30, size=(640, 360)) as writer:
+    with writer_lib.Writer(path, fps=30, size=(640, 360)) as writer:
         for frame in itertools.islice(source, FRAMES):
             writer.write(frame)
     return path
@@ -182,7 +181,7 @@ def test_one_map_and_one_overlay_frame_for_each_frame(
     saliency = list(predictor.maps(iter(source)))
     for path, map_ in zip(found, saliency, strict=True):
         np.testing.assert_array_equal(
-            maps.read_grey(path), preprocess.to_uint8(map_)
+            maps.read(path), preprocess.to_uint8(map_)
         )
     assert np.abs(saliency[0] - saliency[-1]).max() > 0.01
 
@@ -237,14 +236,14 @@ def test_a_truncated_video_is_predicted_as_far_as_it_goes(
 def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
     path = tmp_path / "odd ü.mp4"
     rng = np.random.default_rng(0)
-    with video_lib.Writer(path, fps=25, size=(322, 182)) as writer:
+    with writer_lib.Writer(path, fps=25, size=(322, 182)) as writer:
         for _ in range(3):
             frame = cv2.resize(
                 rng.integers(0, 255, (9, 16, 3), np.uint8), (322, 182)
             )
             writer.write(frame)
     predict.predict(predictor, str(path), tmp_path / "out")
-    map_ = maps.read_grey(tmp_path / "out" / "maps" / "0003.png")
+    map_ = maps.read(tmp_path / "out" / "maps" / "0003.png")
     assert map_.shape == (182, 322)
 
 

@@ -18,8 +18,9 @@ import pytest
 
 from lsts_tf import evaluate
 from lsts_tf import experiment
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.scoring import density
 from lsts_tf.scoring import folders as folders_lib
 from lsts_tf.scoring import metrics
@@ -427,7 +428,7 @@ def test_a_video_of_maps(run, tree):
     decoded = tree / "decoded"
     for folder in sorted((tree / "maps").iterdir()):
         path = videos / f"{folder.name}.mp4"
-        with video_lib.Writer(path, fps=30, size=(320, 180)) as writer:
+        with writer_lib.Writer(path, fps=30, size=(320, 180)) as writer:
             for file in sorted(folder.iterdir()):
                 writer.write(np.dstack([maps.read(file)] * 3))
         (decoded / folder.name).mkdir(parents=True)
@@ -447,7 +448,7 @@ def test_a_video_of_maps_that_does_not_know_its_length(run, tree):
     videos.mkdir()
     for folder in sorted((tree / "maps").iterdir()):
         path = videos / f"{folder.name}.mkv"
-        with video_lib.Writer(
+        with writer_lib.Writer(
             path, fps=30, size=(320, 180), pixels="gray16"
         ) as writer:
             for i, file in enumerate(sorted(folder.iterdir())):

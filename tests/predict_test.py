@@ -26,9 +26,10 @@ from lsts_tf import predict
 from lsts_tf import program
 from lsts_tf.features import preprocess
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import pictures
 from lsts_tf.outputs import run
 from lsts_tf.outputs import sink
@@ -76,7 +77,7 @@ def picture(number, size=SIZE):
 
 def clip_of(folder, count, *, size=SIZE, times=None, name="a film.mp4"):
     path = folder / name
-    with video.Writer(path, fps=25, size=size) as writer:
+    with writer_lib.Writer(path, fps=25, size=size) as writer:
         for number in range(count):
             time = None if times is None else times[number]
             writer.write(picture(number, size), time)
@@ -611,7 +612,9 @@ def test_a_phones_video_stands_upright(model, folder):
 
 def test_pixels_need_not_be_square(model, folder):
     path, wide = folder / "a.mp4", fractions.Fraction(4, 3)
-    with video.Writer(path, fps=25, size=SIZE, pixel_aspect=wide) as writer:
+    with writer_lib.Writer(
+        path, fps=25, size=SIZE, pixel_aspect=wide
+    ) as writer:
         for number in range(3):
             writer.write(picture(number))
     out = folder / "out"
@@ -633,7 +636,7 @@ def test_odd_sizes(model, folder, size):
     """H.264 gets a row or column more; nothing else does."""
     path = folder / "odd.mkv"
     width, height = size
-    with video.Writer(path, fps=25, size=size, pixels="gray16") as writer:
+    with writer_lib.Writer(path, fps=25, size=size, pixels="gray16") as writer:
         for level in (0, 30000, 65535):
             writer.write(np.full((height, width), level, np.uint16))
     out = folder / "out"

@@ -18,6 +18,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import flow
 from lsts_tf.media import video
+from lsts_tf.media import writer as writer_lib
 from tests import pages
 from tests import tiny_run
 
@@ -289,7 +290,7 @@ def test_the_examples_in_the_documentation(tmp_path, monkeypatch):
     )
     tiny_run.make(pathlib.Path("workspace/runs/rgb"))
     clip = tiny_run.frames(3, 90, 160)
-    with video.Writer("in.mp4", fps=25, size=(160, 90)) as writer:
+    with writer_lib.Writer("in.mp4", fps=25, size=(160, 90)) as writer:
         for frame in clip:
             writer.write(frame)
     options = doctest.NORMALIZE_WHITESPACE

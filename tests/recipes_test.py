@@ -25,7 +25,7 @@ from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
 from lsts_tf.features import preprocess
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.networks import optimizers
@@ -160,7 +160,7 @@ def test_programs_of_another_size_and_window(
     )
     pictures = sorted((output / "maps").iterdir())
     assert len(pictures) == 5
-    assert maps.read_grey(pictures[0]).shape == (360, 640)
+    assert maps.read(pictures[0]).shape == (360, 640)
     # Another window beside it, of the same flows.
     flows = (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns
     run_program(extract, of_run, "--window=9", "--split=val")

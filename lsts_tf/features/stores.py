@@ -32,7 +32,7 @@ from absl import logging
 import numpy as np
 
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 
 KINDS = ("flow", "features", "truth")
 # Raised whenever the layout, or the numbers that the same settings give,

@@ -1,4 +1,4 @@
-"""Where frames come from: files, pictures, a pipe, a camera.
+"""Where frames come from: films, pictures, a pipe, a camera.
 
 A source yields (frame, time): uint8 RGB [H, W, 3], upright, all of one size,
 and seconds, greater each time. What is damaged ends early, or with gaps, and
@@ -17,11 +17,10 @@ import os
 import pathlib
 import re
 import signal
-import struct
 import sys
 import threading
 import time as clock
-from typing import BinaryIO
+from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -29,12 +28,13 @@ from absl import logging
 import cv2
 import numpy as np
 
-from lsts_tf.media import maps
+from lsts_tf.media import files
+from lsts_tf.media import images
 from lsts_tf.media import video as video_lib
 
 STDIN = "-"
 CAMERA = "camera:"
-PIXEL_FORMATS = {"rgb24": 3, "gray": 1}
+PIXEL_FORMATS = ("rgb24", "gray")
 IMAGE_SUFFIXES = (
     ".png",
     ".jpg",
@@ -48,10 +48,9 @@ IMAGE_SUFFIXES = (
 )
 # Bytes of frames that are kept as they are between two readers; the others
 # are compressed without loss.
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 1 << 30
 
 _Timed = tuple[np.ndarray, float]
-_Y4M = b"YUV4MPEG2 "
 
 
 @runtime_checkable
@@ -65,10 +64,8 @@ class Source(Protocol):
         size: (width, height) of each frame.
         num_frames: How many there should be; None if nobody knows.
         pixel_aspect: Width of a pixel by its height.
-        twice: Whether it can be read again from the start.
         identity: Changes if a file does; "" if it cannot be read again.
         paths: The files that it is read from, which no output may replace.
-        damage: After reading: what is wrong with it, or "".
     """
 
     name: str
@@ -77,10 +74,12 @@ class Source(Protocol):
     size: tuple[int, int]
     num_frames: int | None
     pixel_aspect: fractions.Fraction
-    twice: bool
     identity: str
     paths: Sequence[pathlib.Path]
-    damage: str
+
+    @property
+    def damage(self) -> str:
+        """After reading: what is wrong with it, or ""."""
 
     def __iter__(self) -> Iterator[_Timed]: ...
 
@@ -102,7 +101,7 @@ def open_source(
         pixel_format: One of `PIXEL_FORMATS`, of raw video.
 
     Raises:
-        video.VideoError: It cannot be read.
+        files.FileError: It cannot be read.
         ValueError: Names or settings that make no clip.
     """
     if rate is not None and not (math.isfinite(rate) and rate > 0):
@@ -124,36 +123,99 @@ def open_source(
 
 
 class File:
-    """A video file; see `video.Video`."""
+    """A film; see `video.Video`. One from a named pipe is read once only."""
 
-    twice = True
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self._video = video_lib.Video(path)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        film: video_lib.Video | None = None,
+    ) -> None:
+        self._film = film = video_lib.Video(path) if film is None else film
         self.name = os.fspath(path)
-        self.stem = self._video.path.stem
-        self.fps = self._video.fps
-        self.size = self._video.size
-        self.num_frames = self._video.num_frames
-        self.pixel_aspect = self._video.pixel_aspect
-        self.paths: Sequence[pathlib.Path] = (self._video.path,)
-        self.identity = _identity(self.paths)
-        self.damage = ""
-        self._seen = 0
-        self._ended = False
+        self.stem = film.path.stem
+        self.fps = film.fps
+        self.size = film.size
+        self.num_frames = film.num_frames
+        self.pixel_aspect = film.pixel_aspect
+        self.paths: Sequence[pathlib.Path] = ()
+        self.identity = ""
+        if not film.is_pipe:
+            self.paths = (film.path,)
+            self.identity = _identity(self.paths)
+        self._error: video_lib.VideoError | None = None
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with what was read: a clip may end before the film."""
+        if self._error is not None:
+            return str(self._error)
+        found = self._film.damage
+        return f"{self.name}: {found}." if found else ""
 
     def __iter__(self) -> Iterator[_Timed]:
         try:
-            for number, timed in enumerate(self._video.timed()):
-                yield timed
-                # A clip may end before the file does, and then no error comes.
-                self._seen = max(self._seen, number + 1)
-                known = self._video.damage(self._seen)
-                if known and not self._ended:
-                    self.damage = f"{self.name}: {known}."
+            yield from self._film.timed()
         except video_lib.VideoError as error:
-            self.damage = str(error)
-        self._ended = True
+            self._error = error
+
+
+class Stream(File):
+    """A film from a pipe, in a format that says what it is, or raw pixels.
+
+    Raw frames are rows of pixels without any gap, as `ffmpeg -f rawvideo`
+    writes them. Y4M says size and rate itself; it is taken for BT.601, as
+    FFmpeg takes it.
+
+    Args:
+        stream: An object with `read1`, such as `sys.stdin.buffer`.
+        size: "WIDTHxHEIGHT" of raw pixels.
+        rate: Frames a second of raw pixels.
+        pixel_format: One of `PIXEL_FORMATS`, of raw pixels.
+        name: What it is called.
+
+    Raises:
+        video.VideoError: Nothing came that can be decoded.
+        ValueError: One of size and rate is missing, or wrong.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        *,
+        size: str = "",
+        rate: float | None = None,
+        pixel_format: str = "rgb24",
+        name: str = "standard input",
+    ) -> None:
+        is_raw = bool(size) or rate is not None
+        options = {}
+        if is_raw:
+            if rate is None:
+                raise ValueError("Raw video needs --rate. Received: none")
+            width, height = parse_size(size)
+            options = {
+                "video_size": f"{width}x{height}",
+                "framerate": str(rate),
+                "pixel_format": pixel_format,
+            }
+        try:
+            film = video_lib.Video(
+                name,
+                pipe=_Pipe(stream),
+                form="rawvideo" if is_raw else None,
+                options=options,
+            )
+        except video_lib.VideoError as error:
+            if is_raw:
+                raise
+            raise video_lib.VideoError(
+                name,
+                f"{error.reason} Raw video needs --size=WIDTHxHEIGHT and "
+                "--rate; Y4M says both itself (`ffmpeg -f yuv4mpegpipe`).",
+            ) from error
+        super().__init__(name, film=film)
+        self.stem = "stdin"
 
 
 class Images:
@@ -163,7 +225,6 @@ class Images:
     and keep their times; the frames that come are counted, as in a video.
     """
 
-    twice = True
     pixel_aspect = video_lib.SQUARE
 
     def __init__(
@@ -194,16 +255,16 @@ class Images:
         failure = None
         for path in self.paths:
             try:
-                return read_image(path)
-            except video_lib.VideoError as error:
+                return images.read_frame(path)
+            except files.FileError as error:
                 failure = failure or error
         raise failure or ValueError("No picture.")
 
     def _sized(self, path: pathlib.Path) -> np.ndarray:
-        frame = read_image(path)
+        frame = images.read_frame(path)
         size = frame.shape[1], frame.shape[0]
         if size != self.size:
-            raise video_lib.VideoError(
+            raise files.FileError(
                 path, f"is {_by(size)}, the first picture {_by(self.size)}."
             )
         return frame
@@ -213,7 +274,7 @@ class Images:
         for number, path in enumerate(self.paths):
             try:
                 frame = self._sized(path)
-            except video_lib.VideoError as error:
+            except files.FileError as error:
                 failures.append(f"frame {number} (counted from 0), {error}")
                 continue
             yield frame, number / self.fps
@@ -223,91 +284,6 @@ class Images:
                 "used, so later ones have other numbers than they should; "
                 f"{failures[0]}"
             )
-
-
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """A picture as a frame: uint8 RGB [H, W, 3].
-
-    16 bits are rounded to 8, grey becomes colour, what is transparent black.
-    JPEG, PNG, WebP and TIFF are turned as their EXIF says.
-
-    Raises:
-        video.VideoError: It cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise video_lib.VideoError(
-            path, f"cannot be read ({error.strerror})."
-        ) from error
-    # Asked for all channels, OpenCV turns TIFF, and nothing else.
-    photograph = path.suffix.lower() in (".jpg", ".jpeg")
-    how = cv2.IMREAD_COLOR if photograph else cv2.IMREAD_UNCHANGED
-    image = maps.decode(data, how)
-    if image is None:
-        raise video_lib.VideoError(path, "no picture, or a damaged one.")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise video_lib.VideoError(
-            path, f"a picture has 8 or 16 bits, not {image.dtype}."
-        )
-    if not photograph:
-        image = _upright(image, data)
-    if image.ndim == 2:
-        image = image[..., None]
-    colour, alpha = image[..., :3], None
-    if image.shape[-1] in (2, 4):
-        colour, alpha = image[..., :-1], image[..., -1:]
-    full = np.iinfo(image.dtype).max
-    if alpha is not None or full > 255:
-        levels = colour.astype(np.float32)
-        if alpha is not None:
-            levels *= alpha / np.float32(full)
-        colour = np.rint(levels * (255 / full)).astype(np.uint8)
-    if colour.shape[-1] == 1:
-        return np.repeat(colour, 3, axis=-1)
-    return np.ascontiguousarray(colour[..., ::-1])
-
-
-def _upright(image: np.ndarray, data: bytes) -> np.ndarray:
-    """A PNG or WebP, turned as its EXIF says; other pictures as they are.
-
-    Args:
-        image: [H, W] or [H, W, C], as it is stored.
-        data: The file.
-    """
-    # Few have EXIF, and only OpenCV's decoder finds where it is.
-    if not any(mark in data for mark in (b"eXIf", b"EXIF")):
-        return image
-    _, kinds, chunks = cv2.imdecodeWithMetadata(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED
-    )
-    for kind, chunk in zip(np.ravel(kinds), chunks, strict=True):
-        if kind == cv2.IMAGE_METADATA_EXIF:
-            turn = _orientation(np.asarray(chunk, np.uint8).tobytes())
-            if turn > 4:
-                image = image.swapaxes(0, 1)
-            # By what rows and columns are mirrored then.
-            rows, columns = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(turn - 1) % 4]
-            return image[::rows, ::columns]
-    return image
-
-
-def _orientation(exif: bytes) -> int:
-    """EXIF's tag 274, 1 … 8; 1 (upright) where it is missing or damaged."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    with contextlib.suppress(struct.error):
-        if order:
-            (start,) = struct.unpack_from(f"{order}I", exif, 4)
-            (count,) = struct.unpack_from(f"{order}H", exif, start)
-            for entry in range(count):
-                tag, kind, number, value = struct.unpack_from(
-                    f"{order}HHIH", exif, start + 2 + 12 * entry
-                )
-                is_orientation = (tag, kind, number) == (274, 3, 1)
-                if is_orientation and 1 <= value <= 8:
-                    return value
-    return 1
 
 
 def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -355,7 +331,6 @@ class Frames:
         identity: Changes if the frames do.
     """
 
-    twice = True
     pixel_aspect = video_lib.SQUARE
     paths: Sequence[pathlib.Path] = ()
     damage = ""
@@ -384,104 +359,21 @@ class Frames:
             yield frame, number / self.fps
 
 
-class Stream:
-    """Uncompressed video from a pipe: raw, or with Y4M's headers.
+class _Pipe:
+    """What has come by a pipe, without waiting for more.
 
-    Raw frames are rows of pixels without any gap, as `ffmpeg -f rawvideo`
-    writes them. Y4M says size and rate itself; it is taken for BT.601, as
-    FFmpeg takes it.
+    Attributes:
+        taken: Bytes that were read.
     """
 
-    twice = False
-    identity = ""
-    paths: Sequence[pathlib.Path] = ()
-    stem = "stdin"
-
-    def __init__(
-        self,
-        stream: BinaryIO,
-        *,
-        size: str = "",
-        rate: float | None = None,
-        pixel_format: str = "rgb24",
-        name: str = "standard input",
-    ) -> None:
-        self.name = name
-        self.num_frames: int | None = None
-        self.pixel_aspect = video_lib.SQUARE
-        self.damage = ""
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._head = stream.read(len(_Y4M))
-        self._convert: Callable[[bytes], np.ndarray]
-        if not self._head:
-            raise video_lib.VideoError(name, "it is empty.")
-        self._y4m = self._head == _Y4M
-        if self._y4m:
-            self._head = b""
-            header = stream.readline(4096).decode("ascii", "replace")
-            self.size, self.fps, self._bytes, self._convert = _parse_y4m(
-                header, name
-            )
-            self.pixel_aspect = _pixel_aspect(header)
-            return
-        if rate is None:
-            raise ValueError(
-                "Raw video needs --size=WIDTHxHEIGHT and --rate; Y4M says "
-                "both itself (`ffmpeg -f yuv4mpegpipe`)."
-            )
-        self.size = parse_size(size)
-        self.fps = rate
-        channels = PIXEL_FORMATS[pixel_format]
-        width, height = self.size
-        self._bytes = width * height * channels
+        self.taken = 0
 
-        def convert(data: bytes) -> np.ndarray:
-            pixels = np.frombuffer(data, np.uint8)
-            pixels = pixels.reshape(height, width, channels)
-            # A copy: what comes from a buffer cannot be written to.
-            return np.repeat(pixels, 3 // channels, axis=-1)
-
-        self._convert = convert
-
-    def __iter__(self) -> Iterator[_Timed]:
-        count = 0
-        while data := self._next(count):
-            yield self._convert(data), count / self.fps
-            count += 1
-        if not count and not self.damage:
-            self.damage = f"{self.name}: no frame came."
-
-    def _next(self, count: int) -> bytes:
-        if self._y4m:
-            mark = self._stream.readline(4096)
-            if mark and not (mark.startswith(b"FRAME") and mark[-1:] == b"\n"):
-                self.damage = (
-                    f"{self.name}: frame {count} (counted from 0) does not "
-                    "begin as in Y4M."
-                )
-                return b""
-            if not mark:
-                return b""
-        data = self._take(self._bytes)
-        if len(data) == self._bytes:
-            return data
-        if data or self._y4m:
-            self.damage = (
-                f"{self.name}: frame {count} (counted from 0) is cut off: "
-                f"{len(data)} of {self._bytes} bytes came. Are --size and "
-                "--pixel_format right?"
-            )
-        return b""
-
-    def _take(self, wanted: int) -> bytes:
-        """`wanted` bytes, fewer only at the end."""
-        parts = [self._head[:wanted]]
-        self._head = self._head[wanted:]
-        wanted -= len(parts[0])
-        while wanted > 0 and (part := self._stream.read(wanted)):
-            parts.append(part)
-            wanted -= len(part)
-        return b"".join(parts)
+    def read(self, most: int) -> bytes:
+        data = self._stream.read1(most)
+        self.taken += len(data)
+        return data
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -494,78 +386,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _parse_y4m(
-    header: str, name: str
-) -> tuple[tuple[int, int], float, int, Callable[[bytes], np.ndarray]]:
-    fields = {part[0]: part[1:] for part in header.split()}
-    extra = {part for part in header.split() if part.startswith("X")}
-    size = f"{fields.get('W', '')}x{fields.get('H', '')}"
-    rate = re.fullmatch("([0-9]+):([0-9]+)", fields.get("F", "0:0"))
-    try:
-        width, height = parse_size(size)
-    except ValueError as error:
-        raise video_lib.VideoError(
-            name, f"a Y4M header without a size: {header!r}"
-        ) from error
-    above, below = map(int, rate.groups()) if rate else (0, 0)
-    fps = above / below if above > 0 < below else video_lib.FPS_IF_UNKNOWN
-    colour = fields.get("C", "420jpeg")
-    found = re.fullmatch("(mono|444|422|420)(jpeg|paldv|mpeg2)?", colour)
-    if not found:
-        raise video_lib.VideoError(
-            name,
-            f"Y4M of 8 bits is read, not {colour!r}. Let FFmpeg make it by "
-            "`-pix_fmt yuv420p`.",
-        )
-    # How many pixels share a colour sample, across and down.
-    across, down = {
-        "mono": (0, 0),
-        "444": (1, 1),
-        "422": (2, 1),
-        "420": (2, 2),
-    }[found[1]]
-    full = "XCOLORRANGE=FULL" in extra
-    luma = width * height
-    columns = -(-width // across) if across else 0
-    rows = -(-height // down) if down else 0
-
-    def convert(data: bytes) -> np.ndarray:
-        pixels = np.frombuffer(data, np.uint8)
-        grey = pixels[:luma].reshape(height, width)
-        if not across:
-            # FFmpeg's grey has all 256 levels.
-            return np.repeat(grey[..., None], 3, axis=-1)
-        planes = pixels[luma:].reshape(2, rows, columns)
-        planes = planes.repeat(down, axis=1).repeat(across, axis=2)
-        return _rgb_of_yuv(grey, planes[:, :height, :width], full)
-
-    return (width, height), fps, luma + 2 * rows * columns, convert
-
-
-def _pixel_aspect(header: str) -> fractions.Fraction:
-    """Of Y4M; "A0:0" is unknown."""
-    found = re.search(r" A([0-9]+):([0-9]+)\b", header)
-    if not found:
-        return video_lib.SQUARE
-    return video_lib.pixel_aspect_of(int(found[1]), int(found[2]))
-
-
-def _rgb_of_yuv(grey: np.ndarray, colour: np.ndarray, full: bool) -> np.ndarray:
-    """BT.601: uint8 [H, W] and [2, H, W] to uint8 [H, W, 3]."""
-    light = grey.astype(np.float32)
-    if not full:
-        light = (light - 16) * (255 / 219)
-    scale = 1.0 if full else 255 / 224
-    blue, red = (colour.astype(np.float32) - 128) * scale
-    channels = [
-        light + 1.402 * red,
-        light - 0.344136 * blue - 0.714136 * red,
-        light + 1.772 * blue,
-    ]
-    rgb = np.stack(channels, axis=-1)
-    return np.rint(np.clip(rgb, 0, 255)).astype(np.uint8)
-
-
 class Camera:
     """A camera of this machine, "camera:0", until Ctrl-C.
 
@@ -574,7 +394,6 @@ class Camera:
     is then written; a second one breaks off.
     """
 
-    twice = False
     pixel_aspect = video_lib.SQUARE
     identity = ""
     paths: Sequence[pathlib.Path] = ()
@@ -590,6 +409,7 @@ class Camera:
         self.stem = name.replace(":", "")
         self.num_frames: int | None = None
         self.damage = ""
+        # PyAV's wheels have no driver of cameras (no V4L2, no AVFoundation).
         self._capture = cv2.VideoCapture(int(index))
         taken, frame = self._capture.read()
         if not taken:
@@ -722,15 +542,12 @@ def two_readers(
     """Frames for a model, and the same for who draws on them later.
 
     The second reader must not overtake the first. A model reads some hundred
-    frames ahead of its maps; a file is therefore decoded twice, and of
-    what comes only once the frames between the readers are kept: as they are
-    up to `KEPT_BYTES`, the others compressed without loss.
+    frames ahead of its maps; the frames between the readers are kept: as they
+    are up to `KEPT_BYTES`, the others compressed without loss.
 
     Returns:
         Frames; and (frame, time).
     """
-    if clip.source.twice:
-        return (frame for frame, _ in clip), iter(clip)
     kept = _Kept(KEPT_BYTES)
     return kept.first(clip), kept.second()
 

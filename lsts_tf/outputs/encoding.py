@@ -30,7 +30,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from lsts_tf.media import video
+from lsts_tf.media import writer
 from lsts_tf.outputs import sink
 
 BLOCK = 16
@@ -288,9 +288,9 @@ class Encoder(Blocks):
         encoder, needed = CODECS[self.codec]
         width, height = self.size
         self._even = (width + width % 2, height + height % 2)
-        self._ticks = video.Ticks(self.fps)
+        self._ticks = writer.Ticks(self.fps)
         self._first_time = 0.0
-        with video.naming(self.path):
+        with writer.naming(self.path):
             container = av.open(
                 os.fspath(self.hidden(self.path)),
                 "w",
@@ -332,16 +332,16 @@ class Encoder(Blocks):
         )
         self._ticks.stamp(picture, time - self._first_time)
         found = rectangles(self.grid(map_), size=self._even, block=self.block)
-        with video.naming(self.path):
+        with writer.naming(self.path):
             self._container.mux(self._stream.encode(_marked(picture, found)))
         self.count += 1
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        with video.naming(self.path):
+        with writer.naming(self.path):
             self._container.mux(self._stream.encode())
             self._container.close()
-        video.check_written(self.path, self.count, at=self.hidden(self.path))
+        writer.check_written(self.path, self.count, at=self.hidden(self.path))
 
 
 @contextlib.contextmanager

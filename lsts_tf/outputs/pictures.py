@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 
 from lsts_tf.features import preprocess
+from lsts_tf.media import draw as overlay
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
-from lsts_tf.media import overlay
+from lsts_tf.media import images as maps_lib
 from lsts_tf.media import video as video_lib
+from lsts_tf.media import writer
 from lsts_tf.outputs import sink
 
 VIEWS = ("heat", "fog")
@@ -92,7 +93,7 @@ class Overlay(sink.Sink):
     def open(self) -> None:
         """See `sink.Sink`."""
         self._film = self.enter(
-            video_lib.Writer(
+            writer.Writer(
                 self.hidden(self.path),
                 fps=self.fps,
                 size=self._film_size(),
@@ -216,7 +217,7 @@ class Saliency(Maps):
         super().open()
         of_source = self.bits == 8 and self.written_size == self.size
         self._film = self.enter(
-            video_lib.Writer(
+            writer.Writer(
                 self.hidden(self.path),
                 fps=self.fps,
                 size=self.written_size,

@@ -40,8 +40,8 @@ from typing import IO
 import cv2
 import numpy as np
 
-from lsts_tf.media import overlay
-from lsts_tf.media import video
+from lsts_tf.media import draw as overlay
+from lsts_tf.media import writer
 from lsts_tf.outputs import sink
 
 # Positions of the grid at most; a map has no finer detail.
@@ -321,7 +321,7 @@ class Reframe(sink.Sink):
         self._csv.writerow(["frame", "time", "x", "y", "kept"])
         self._commands = self.text(commands_path)
         self._film = self.enter(
-            video.Writer(
+            writer.Writer(
                 self.hidden(self.path),
                 fps=self.fps,
                 size=self.crop,

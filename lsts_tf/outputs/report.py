@@ -22,8 +22,8 @@ import cv2
 import jinja2
 import numpy as np
 
-from lsts_tf.media import overlay
-from lsts_tf.media import video
+from lsts_tf.media import draw as overlay
+from lsts_tf.media import writer
 from lsts_tf.outputs import attention
 from lsts_tf.outputs import pictures
 
@@ -54,7 +54,7 @@ class Report(attention.Measuring):
         # Its own block, which ends before the page is written.
         self._filming = self.enter(contextlib.ExitStack())
         self._film = self._filming.enter_context(
-            video.Writer(
+            writer.Writer(
                 self.hidden(pathlib.Path("overlay.mp4")),
                 fps=self.fps,
                 size=self._shown,

@@ -28,7 +28,7 @@ import pandas as pd
 import tqdm
 
 from lsts_tf.media import files
-from lsts_tf.media import maps
+from lsts_tf.media import images
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import predictions as predictions_lib
 from lsts_tf.scoring import scorer as scorer_lib
@@ -81,7 +81,7 @@ def evaluate(
 
     Raises:
         FilesError: See there.
-        maps.MapError: A folder is missing, or holds no maps.
+        images.MapError: A folder is missing, or holds no maps.
     """
     folders = {
         name: predictions_lib.Predictions(folder, videos)
@@ -268,7 +268,7 @@ def _collect(job: _Job) -> tuple[list[tuple], list[str]]:
     for frame in job.frames:
         try:
             rows.append((job.video, frame, *job.truth.fixations(frame)))
-        except maps.MapError as error:
+        except images.MapError as error:
             problems.append(str(error))
     return rows, problems
 
@@ -340,7 +340,7 @@ def _prior(size: tuple[int, int]) -> np.ndarray:
 
 def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
     """Why a map cannot be scored, or ""."""
-    if isinstance(map_, maps.MapError):
+    if isinstance(map_, images.MapError):
         return str(map_)
     if map_.shape == size[::-1] != size:
         return (
@@ -361,7 +361,7 @@ def _density(
     """A density map, or why there is none."""
     try:
         density = truth.density(frame)
-    except maps.MapError as error:
+    except images.MapError as error:
         return None, str(error)
     if density.shape != size:
         return None, (

@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lsts_tf.media import maps
+from lsts_tf.media import images as maps
 from lsts_tf.scoring import density as density_lib
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from lsts_tf.features import dataset
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.features import views
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import truth as truth_lib
 
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.

@@ -26,8 +26,8 @@ from tensorboard.plugins.hparams import api as hparams
 import tensorflow as tf
 
 from lsts_tf.features import dataset
+from lsts_tf.media import draw as overlay
 from lsts_tf.media import files
-from lsts_tf.media import overlay
 from lsts_tf.training import checkpoints
 
 

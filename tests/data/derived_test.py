@@ -11,6 +11,7 @@ import pytest
 from lsts_tf import predict
 from lsts_tf.media import sources
 from lsts_tf.media import video
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import attention
 from lsts_tf.outputs import encoding
 from tests import cheap_prediction
@@ -34,7 +35,7 @@ def model():
 def film(path, count, size=SIZE):
     rng = np.random.default_rng(0)
     width, height = size
-    with video.Writer(path, fps=25, size=size) as writer:
+    with writer_lib.Writer(path, fps=25, size=size) as writer:
         for i in range(count):
             frame = rng.integers(0, 80, (height, width, 3), np.uint8)
             cv2.circle(frame, (10 + 2 * i, 27), 9, (250, 200, 10), -1)
@@ -77,7 +78,7 @@ def test_a_clip_of_one_frame_and_of_one_window(model, tmp_path, count):
 def test_an_odd_size(model, tmp_path):
     size = 67, 35
     path = tmp_path / "odd.mkv"
-    with video.Writer(path, fps=25, size=size, pixels="gray16") as writer:
+    with writer_lib.Writer(path, fps=25, size=size, pixels="gray16") as writer:
         for level in (0, 30_000, 65_535):
             picture = np.full(size[::-1], level, np.uint16)
             picture[9:20, 40:50] = 20_000
@@ -126,7 +127,9 @@ def test_an_interrupt_leaves_nothing(model, tmp_path):
 
 def test_a_pixel_cannot_be_reframed(model, tmp_path):
     path, out = tmp_path / "in.mkv", tmp_path / "out"
-    with video.Writer(path, fps=25, size=(1, 1), pixels="gray16") as writer:
+    with writer_lib.Writer(
+        path, fps=25, size=(1, 1), pixels="gray16"
+    ) as writer:
         writer.write(np.zeros((1, 1), np.uint16))
     with pytest.raises(
         ValueError, match=r"at least 2 x 2 pixels. Received: 1 x 1"
@@ -165,7 +168,7 @@ def test_the_crops_command_begins_with_the_first_map(model, tmp_path):
 
 def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):
     source = tmp_path / "a film.mp4"
-    with video.Writer(source, fps=25, size=SIZE) as writer:
+    with writer_lib.Writer(source, fps=25, size=SIZE) as writer:
         for i in range(COUNT):
             frame = np.full((54, 96, 3), 60, np.uint8)
             cv2.circle(frame, (10 + 2 * i, 27), 9, (250, 200, 10), -1)

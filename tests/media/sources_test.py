@@ -1,3 +1,4 @@
+import fractions
 import io
 import itertools
 import os
@@ -5,16 +6,17 @@ import pathlib
 import re
 import shutil
 import signal
-import struct
 import subprocess
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 
+from lsts_tf.media import files
 from lsts_tf.media import sources
 from lsts_tf.media import video
+from lsts_tf.media import writer
+from tests.media import video_test
 
 
 def frames_of(source):
@@ -29,24 +31,22 @@ def write(path, image):
 
 
 def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
-    path = tmp_path / "a.mp4"
-    with video.Writer(path, fps=25, size=(32, 32)) as writer:
-        for level in range(20):
-            writer.write(np.full((32, 32, 3), level, np.uint8))
+    path = video_test.film(tmp_path / "a.mp4")
+    decoded = video._Pass._decoded
 
-    def marks(path):
-        del path
-        yield from (number in (5, 9) for number in range(20))
+    def damaged(reading):
+        for number, (frame, _) in enumerate(decoded(reading)):
+            yield frame, number in (5, 9)
 
-    monkeypatch.setattr(video, "_marks", marks)
+    monkeypatch.setattr(video._Pass, "_decoded", damaged)
     for end, want in (
         ("5f", ""),
-        ("7f", f"{path}: frame 5 (counted from 0) is damaged"),
-        ("", f"{path}: frames 5, 9 (counted from 0) are damaged"),
+        ("7f", f"{path}: damaged frames (counted from 0): 5;"),
+        ("", f"{path}: damaged frames (counted from 0): 5, 9;"),
     ):
         source = sources.File(path)
         for frames in sources.two_readers(sources.Clip(source, end=end)):
-            assert len(list(frames)) == int(end.removesuffix("f") or 20)
+            assert len(list(frames)) == int(end.removesuffix("f") or 30)
         assert source.damage.startswith(want)
         assert bool(want) == bool(source.damage)
 
@@ -81,158 +81,6 @@ def test_pictures_one_by_one_keep_the_order_given(tmp_path):
     assert sources.open_source(names[:1]).num_frames == 1
 
 
-def test_depths_and_alpha(tmp_path):
-    """What is transparent becomes black, 16 bits are rounded to 8."""
-    bgr = np.zeros((2, 3, 3), np.uint8)
-    bgr[...] = (10, 20, 200)
-    alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)[..., None]
-    images = {
-        "colour": bgr,
-        "colour16": bgr.astype(np.uint16) * 257,
-        "alpha": np.concatenate([bgr, alpha], axis=-1),
-        "alpha16": np.concatenate([bgr, alpha], axis=-1).astype(np.uint16)
-        * 257,
-        "grey": np.full((2, 3), 77, np.uint8),
-        "grey16": np.full((2, 3), 77 * 257 + 100, np.uint16),
-    }
-    found = {}
-    for name, image in images.items():
-        path = tmp_path / f"{name}.png"
-        write(path, image)
-        found[name] = sources.read_image(path)
-        assert found[name].dtype == np.uint8
-        assert found[name].shape == (2, 3, 3)
-        assert found[name].flags.c_contiguous
-    for name in ("colour", "colour16"):
-        np.testing.assert_array_equal(found[name], bgr[..., ::-1])
-    blended = [[0, 0, 0], [100, 10, 5], [200, 20, 10]]
-    for name in ("alpha", "alpha16"):
-        np.testing.assert_array_equal(found[name], [blended] * 2)
-    for name in ("grey", "grey16"):
-        np.testing.assert_array_equal(found[name], 77)
-
-
-def exif(turn, order="<"):
-    """EXIF with two tags, the second of which is the orientation."""
-    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
-    entry = f"{order}HHIHH"
-    tags = ((0x0100, 3, 1, 7, 0), (0x0112, 3, 1, turn, 0))
-    return b"".join(
-        [
-            mark + struct.pack(f"{order}IH", 8, len(tags)),
-            *(struct.pack(entry, *tag) for tag in tags),
-            bytes(4),
-        ]
-    )
-
-
-def with_exif(suffix, image, about):
-    done, data = cv2.imencodeWithMetadata(
-        suffix,
-        image,
-        [cv2.IMAGE_METADATA_EXIF],
-        [np.frombuffer(about, np.uint8)],
-        [cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [],
-    )
-    assert done
-    return np.asarray(data).tobytes()
-
-
-def seen(image, turn):
-    """What orientation says, word by word: where row 0 and column 0 are."""
-    first = {
-        1: ("top", "left"),
-        2: ("top", "right"),
-        3: ("bottom", "right"),
-        4: ("bottom", "left"),
-        5: ("left", "top"),
-        6: ("right", "top"),
-        7: ("right", "bottom"),
-        8: ("left", "bottom"),
-    }[turn]
-    if first[0] in ("left", "right"):
-        image = np.stack([*image], axis=1)
-    if "bottom" in first:
-        image = image[::-1]
-    if "right" in first:
-        image = image[:, ::-1]
-    return image
-
-
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_pictures_are_turned_as_exif_says(tmp_path, turn):
-    rng = np.random.default_rng(turn)
-    rgb = rng.integers(0, 256, (8, 24, 3), np.uint8)
-    alpha = np.full((8, 24, 1), 255, np.uint8)
-    alpha[:2] = 0
-    grey = np.repeat(rgb[..., :1], 3, axis=-1)
-    bgr = rgb[..., ::-1]
-    order = "<>"[turn % 2]
-    files = {
-        "rgb.png": (bgr, rgb),
-        "rgb.webp": (bgr, rgb),
-        "grey.png": (grey[..., 0], grey),
-        "deep.png": (bgr.astype(np.uint16) * 257, rgb),
-        "alpha.png": (np.dstack([bgr, alpha]), rgb * (alpha > 0)),
-    }
-    for name, (image, want) in files.items():
-        path = tmp_path / name
-        path.write_bytes(with_exif(path.suffix, image, exif(turn, order)))
-        found = sources.read_image(path)
-        np.testing.assert_array_equal(found, seen(want, turn), name)
-        assert found.flags.c_contiguous
-        # As OpenCV turns it where it does so by itself.
-        if name.startswith("rgb"):
-            by_opencv = cv2.imread(os.fspath(path))[..., ::-1]
-            np.testing.assert_array_equal(found, by_opencv)
-    # JPEG is lossy: a smooth picture.
-    slope = np.add.outer(np.arange(0, 128, 16), np.arange(0, 120, 5))
-    smooth = np.repeat(slope.astype(np.uint8)[..., None], 3, axis=-1)
-    path = tmp_path / "smooth.jpg"
-    path.write_bytes(with_exif(".jpg", smooth, exif(turn, order)))
-    found = sources.read_image(path).astype(int)
-    assert np.abs(found - seen(smooth, turn)).max() < 8
-
-
-@pytest.mark.parametrize("turn", range(1, 9))
-def test_tiff_is_turned_by_its_own_tag(tmp_path, turn):
-    pixels = np.random.default_rng(turn).integers(0, 256, (4, 6), np.uint8)
-    # Width, height, bits, no compression, black is zero, where, turn, one
-    # channel, rows and bytes of the only strip.
-    size = {256: 6, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 274: turn}
-    tags = {**size, 277: 1, 278: 4, 279: 24}
-    path = tmp_path / "1.tiff"
-    path.write_bytes(
-        b"".join(
-            [
-                b"II*\0" + struct.pack("<I", 8 + 24) + pixels.tobytes(),
-                struct.pack("<H", len(tags)),
-                *(struct.pack("<HHII", t, 3, 1, v) for t, v in tags.items()),
-                bytes(4),
-            ]
-        )
-    )
-    want = seen(np.repeat(pixels[..., None], 3, axis=-1), turn)
-    np.testing.assert_array_equal(sources.read_image(path), want)
-
-
-@pytest.mark.parametrize(
-    "about",
-    [
-        exif(0),
-        exif(9),
-        exif(6)[:20],
-        exif(6)[:4] + b"\xff" * 4 + exif(6)[8:],
-        b"something else",
-    ],
-)
-def test_damaged_exif_turns_nothing(tmp_path, about):
-    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
-    path = tmp_path / "1.png"
-    path.write_bytes(with_exif(".png", image, about))
-    np.testing.assert_array_equal(sources.read_image(path)[..., ::-1], image)
-
-
 def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
     for number in range(4):
         write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))
@@ -244,20 +92,6 @@ def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
     assert "so later ones have other numbers" in source.damage
     assert "frame 2" in source.damage and "2.png" in source.damage
     assert "1 of 4" in source.damage
-
-
-def test_a_header_of_an_impossible_size_is_damage(tmp_path):
-    write(tmp_path / "1.png", np.zeros((4, 6, 3), np.uint8))
-    data = (tmp_path / "1.png").read_bytes()
-    head = b"IHDR" + struct.pack(">II", 100_000, 100_000) + data[24:29]
-    huge = tmp_path / "2.png"
-    checksum = struct.pack(">I", zlib.crc32(head))
-    huge.write_bytes(data[:12] + head + checksum + data[33:])
-    with pytest.raises(video.VideoError, match=r"2\.png: no picture, or a dam"):
-        sources.read_image(huge)
-    source = sources.open_source([str(tmp_path)])
-    assert len(list(source)) == 1
-    assert "frame 1 (counted from 0)" in source.damage
 
 
 def test_a_picture_of_another_size_is_damage(tmp_path):
@@ -274,8 +108,7 @@ def test_a_picture_of_another_size_is_damage(tmp_path):
         (["empty"], "no picture in it"),
         (["no.png"], "no such picture"),
         (["a.txt", "b.txt"], "not a picture; several files"),
-        (["bad.png"], "no picture, or a damaged one"),
-        (["float.tiff"], "8 or 16 bits, not float32"),
+        (["bad.png"], "no picture of 8 or 16 bits, or a damaged one"),
     ],
 )
 def test_what_makes_no_clip(tmp_path, names, message):
@@ -283,8 +116,7 @@ def test_what_makes_no_clip(tmp_path, names, message):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("text")
     (tmp_path / "bad.png").write_bytes(b"")
-    write(tmp_path / "float.tiff", np.zeros((2, 2), np.float32))
-    with pytest.raises(video.VideoError, match=message):
+    with pytest.raises(files.FileError, match=message):
         sources.open_source([os.fspath(tmp_path / name) for name in names])
 
 
@@ -342,16 +174,20 @@ def test_raw_that_is_cut_off_names_the_frame():
     frames = np.zeros((3, 4, 6, 3), np.uint8).tobytes()[:-1]
     source = piped(frames, size="6x4", rate=25)
     assert len(frames_of(source)) == 2
-    assert "frame 2 " in source.damage and "71 of 72 bytes" in source.damage
+    assert "from frame 2 " in source.damage
+    assert source.damage.startswith("standard input: read 2 frames; its end")
 
 
 def test_nothing_comes():
-    with pytest.raises(video.VideoError, match="empty"):
+    with pytest.raises(video.VideoError, match="no frame of it can be decod"):
         piped(b"", size="6x4", rate=25)
-    with pytest.raises(ValueError, match="--size"):
-        piped(b"0123456789abc")
+    for data in (b"", b"0123456789abc"):
+        with pytest.raises(video.VideoError, match="Raw video needs --size"):
+            piped(data)
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         piped(b"0123456789abc", rate=25)
+    with pytest.raises(ValueError, match="needs --rate"):
+        piped(b"0123456789abc", size="6x4")
 
 
 def y4m(header, greys, *, pixels, samples):
@@ -368,30 +204,20 @@ def y4m(header, greys, *, pixels, samples):
 )
 def test_y4m(tag, samples):
     """Odd sizes, all ways to share colours."""
-    header = f"YUV4MPEG2 W7 H5 F30000:1001 Ip A1:1 C{tag}"
+    header = f"YUV4MPEG2 W7 H5 F30000:1001 Ip A4:3 C{tag}"
     data = y4m(header, (16, 126, 235), pixels=35, samples=samples)
     source = piped(data)
+    assert isinstance(source, sources.Source)
     assert source.size == (7, 5)
     assert source.fps == pytest.approx(29.97, abs=1e-3)
+    assert source.pixel_aspect == fractions.Fraction(4, 3)
     found = frames_of(source)
     assert found[0].shape == (5, 7, 3) and found[0].dtype == np.uint8
     # FFmpeg's grey has all 256 levels.
     want = (16, 126, 235) if tag == "mono" else (0, 128, 255)
     for frame, grey in zip(found, want, strict=True):
-        np.testing.assert_array_equal(frame, grey)
+        np.testing.assert_allclose(frame, grey, atol=1)
     assert source.damage == ""
-
-
-def test_y4m_colours_are_those_of_ffmpeg():
-    av = pytest.importorskip("av")
-    rng = np.random.default_rng(0)
-    planes = rng.integers(16, 236, (12, 8), np.uint8)
-    header = b"YUV4MPEG2 W8 H8 F25:1 C420\n"
-    (frame,) = frames_of(piped(header + b"FRAME\n" + planes.tobytes()))
-    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    want = picture.to_ndarray(format="rgb24").astype(int)
-    # FFmpeg's quick conversion differs by some levels.
-    assert np.abs(frame - want).mean() < 3
 
 
 def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
@@ -401,9 +227,9 @@ def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
     colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
     frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
     path = tmp_path / "in.mp4"
-    with video.Writer(path, fps=25, size=(128, 64)) as writer:
+    with writer.Writer(path, fps=25, size=(128, 64)) as film:
         for _ in range(3):
-            writer.write(frame)
+            film.write(frame)
     page = pathlib.Path(__file__).parents[2] / "docs" / "predict.md"
     (command,) = re.findall(
         r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
@@ -427,27 +253,18 @@ def test_y4m_of_full_range():
     assert [int(f[0, 0, 0]) for f in frames_of(piped(data))] == [0, 255]
 
 
-def test_y4m_says_the_aspect_of_pixels():
-    for tag, want in ((" A4:3", 4 / 3), (" A0:0", 1), ("", 1)):
-        header = f"YUV4MPEG2 W4 H4 F25:1{tag} C420jpeg"
-        source = piped(y4m(header, (0,), pixels=16, samples=4))
-        assert source.pixel_aspect == pytest.approx(want)
-        assert isinstance(source, sources.Source)
-
-
 def test_y4m_that_is_not_whole():
     data = y4m("YUV4MPEG2 W4 H4 F25:1", (16, 126), pixels=16, samples=4)
-    source = piped(data[:-1])
-    assert len(frames_of(source)) == 1
-    assert "frame 1 " in source.damage and "23 of 24 bytes" in source.damage
-    source = piped(data + b"rubbish\n")
-    assert len(frames_of(source)) == 2
-    assert "frame 2 " in source.damage
-    source = piped(data[: data.index(b"\n") + 1])
-    assert frames_of(source) == [] and "no frame" in source.damage
-    with pytest.raises(video.VideoError, match="420p10"):
-        piped(b"YUV4MPEG2 W4 H4 C420p10\n")
-    with pytest.raises(video.VideoError, match="without a size"):
+    for broken, count, reason in (
+        (data[:-1], 1, "read 1 frames; its end is missing"),
+        (data + b"rubbish\n", 2, "reading ends with an error"),
+    ):
+        source = piped(broken)
+        assert len(frames_of(source)) == count
+        assert reason in source.damage
+    with pytest.raises(video.VideoError, match="no frame of it"):
+        piped(data[: data.index(b"\n") + 1])
+    with pytest.raises(video.VideoError, match="not a video"):
         piped(b"YUV4MPEG2 W4\n")
 
 
@@ -475,15 +292,8 @@ class Capture:
 
 
 def have_a_camera(monkeypatch):
-    """Number 0; files are read as ever."""
-    original = cv2.VideoCapture
-
-    def capture(which, *arguments):
-        if isinstance(which, int):
-            return Capture(which)
-        return original(which, *arguments)
-
-    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    """Number 0."""
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
 
 
 def test_a_camera(monkeypatch):
@@ -525,10 +335,7 @@ class Counted:
     pixel_aspect = video.SQUARE
     identity = damage = ""
     paths = ()
-
-    def __init__(self, *, twice=True):
-        self.twice = twice
-        self.read = 0
+    read = 0
 
     def __iter__(self):
         for number in range(40):
@@ -584,10 +391,9 @@ def test_what_is_no_moment(text):
 
 
 @pytest.mark.parametrize("limit", [0, 30, 1 << 20])
-@pytest.mark.parametrize("twice", [True, False])
-def test_two_readers_see_the_same(monkeypatch, twice, limit):
+def test_two_readers_see_the_same(monkeypatch, limit):
     monkeypatch.setattr(sources, "KEPT_BYTES", limit)
-    source = Counted(twice=twice)
+    source = Counted()
     first, second = sources.two_readers(sources.Clip(source))
     ahead = [next(first) for _ in range(10)]
     behind = [next(second) for _ in range(4)]
@@ -595,7 +401,7 @@ def test_two_readers_see_the_same(monkeypatch, twice, limit):
     behind += list(second)
     np.testing.assert_array_equal(ahead, [frame for frame, _ in behind])
     assert [time for _, time in behind] == [n / 4 for n in range(40)]
-    assert source.read == (80 if twice else 40)
+    assert source.read == 40
 
 
 def test_kept_frames_are_the_same_pixels(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from lsts_tf.features import preprocess
 from lsts_tf.media import files
-from lsts_tf.media import maps as maps_lib
+from lsts_tf.media import images as maps_lib
 from lsts_tf.media import video
 from lsts_tf.outputs import pictures
 from tests.media import video_test

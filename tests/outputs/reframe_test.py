@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.media import video
+from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import reframe
 
 SIZE = (320, 180)
@@ -299,7 +300,7 @@ def by_commands(source, path):
 def test_ffmpeg_crops_as_we_do(tmp_path, fps):
     where = np.linspace(0.2, 0.8, 50)
     source = tmp_path / "in.mp4"
-    with video.Writer(source, fps=float(fps), size=SIZE) as writer:
+    with writer_lib.Writer(source, fps=float(fps), size=SIZE) as writer:
         for _ in where:
             writer.write(ramp())
     path = reframed(
@@ -321,7 +322,7 @@ def test_the_command_in_the_file_works(tmp_path, start, first):
     if not program:
         pytest.skip("No ffmpeg here: apt-get install ffmpeg")
     source = tmp_path / "in.mp4"
-    with video.Writer(source, fps=25, size=SIZE) as writer:
+    with writer_lib.Writer(source, fps=25, size=SIZE) as writer:
         for _ in range(start + first + 50):
             writer.write(ramp())
     where = np.linspace(0.2, 0.8, 50)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lsts_tf.media import overlay
+from lsts_tf.media import draw as overlay
 
 
 def test_heat_grows_brighter_with_the_value():

@@ -1,4 +1,4 @@
-"""Saliency maps on disk.
+"""Pictures on disk: saliency maps, and frames of a clip.
 
 A map is [H, W]; as a grey PNG it has 256 levels, 0 … 255 for 0 … 1, or 65,536.
 Files appear whole or not at all. Files of frames and folders of videos have
@@ -18,6 +18,8 @@ from typing import NamedTuple
 import cv2
 from kornia_rs import io as kornia_io
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 
 from lsts_tf.media import files
 
@@ -210,18 +212,6 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
         temporary.write_bytes(data.tobytes())
 
 
-def read_grey(path: pathlib.Path) -> np.ndarray:
-    """Read a grey picture: uint8 [H, W].
-
-    Raises:
-        OSError: It is missing or damaged.
-    """
-    image = decode(path.read_bytes())
-    if image is None:
-        raise OSError(f"{path} is not a picture that can be read.")
-    return image
-
-
 def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
     """Decodes a picture, grey PNG of 8 bits several times faster than OpenCV.
 
@@ -251,3 +241,46 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:  # Empty, or more pixels than it allows.
         return None
+
+
+def read_frame(path: pathlib.Path) -> np.ndarray:
+    """Reads a picture as a frame: uint8 RGB [H, W, 3].
+
+    It is turned as its EXIF says; 16 bits become 8, grey becomes colour, what
+    is transparent is blended over black.
+
+    Args:
+        path: A picture of 8 or 16 bits, in any format that Pillow reads.
+
+    Raises:
+        files.FileError: It cannot be read, or holds several pictures.
+    """
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.load()
+            # Phones put a second, smaller view into a photograph (MPO).
+            several = getattr(picture, "n_frames", 1)
+            if several == 1 or picture.format == "MPO":
+                return _frame_of(picture)
+    except Exception as error:  # Each format has errors of its own.
+        raise files.FileError(
+            path, f"no picture of 8 or 16 bits, or a damaged one ({error})."
+        ) from error
+    raise files.FileError(
+        path,
+        f"holds {several} pictures: make a film of them, or one file of each.",
+    )
+
+
+def _frame_of(picture: PIL.Image.Image) -> np.ndarray:
+    with contextlib.suppress(Exception):  # Damaged EXIF turns nothing.
+        picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        levels = np.rint(np.asarray(picture) / np.float32(257))
+        return np.repeat(levels.astype(np.uint8)[..., None], 3, axis=-1)
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"mode {picture.mode}")
+    if not picture.has_transparency_data:
+        return np.array(picture.convert("RGB"))
+    pixels = np.asarray(picture.convert("RGBA"), np.float32)
+    return np.rint(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)

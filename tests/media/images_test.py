@@ -6,9 +6,12 @@ import zlib
 import cv2
 import matplotlib.image
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 import pytest
 
-from lsts_tf.media import maps
+from lsts_tf.media import files
+from lsts_tf.media import images as maps
 
 
 def test_frame_0_is_file_1():
@@ -19,7 +22,7 @@ def test_frame_0_is_file_1():
 def test_grey_png_round_trip(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (36, 64), np.uint8)
     maps.write_png(tmp_path / "a.png", image)
-    np.testing.assert_array_equal(maps.read_grey(tmp_path / "a.png"), image)
+    np.testing.assert_array_equal(maps.read(tmp_path / "a.png"), image)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -39,8 +42,8 @@ def test_a_folder_that_is_missing_is_an_error(tmp_path):
 def test_a_damaged_picture_is_named(tmp_path):
     path = tmp_path / "bad.png"
     path.write_bytes(b"\x89PNG nothing")
-    with pytest.raises(OSError, match=r"bad\.png"):
-        maps.read_grey(path)
+    with pytest.raises(maps.MapError, match=r"bad\.png"):
+        maps.read(path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -275,3 +278,129 @@ def test_damage_is_found_where_opencv_finds_it():
             np.testing.assert_array_equal(found, want)
         refused += want is None
     assert refused > 100
+
+
+# === Frames ===
+
+
+def write(path, image):
+    assert cv2.imwrite(str(path), image)
+
+
+def test_depths_and_alpha(tmp_path):
+    """What is transparent becomes black, 16 bits are rounded to 8."""
+    bgr = np.zeros((2, 3, 3), np.uint8)
+    bgr[...] = (10, 20, 200)
+    alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)[..., None]
+    images = {
+        "colour": bgr,
+        "colour16": bgr.astype(np.uint16) * 257,
+        "alpha": np.concatenate([bgr, alpha], axis=-1),
+        "alpha16": np.concatenate([bgr, alpha], axis=-1).astype(np.uint16)
+        * 257,
+        "grey": np.full((2, 3), 77, np.uint8),
+        "grey16": np.full((2, 3), 77 * 257 + 100, np.uint16),
+    }
+    found = {}
+    for name, image in images.items():
+        path = tmp_path / f"{name}.png"
+        write(path, image)
+        found[name] = maps.read_frame(path)
+        assert found[name].dtype == np.uint8
+        assert found[name].shape == (2, 3, 3)
+        assert found[name].flags.c_contiguous
+    for name in ("colour", "colour16"):
+        np.testing.assert_array_equal(found[name], bgr[..., ::-1])
+    blended = [[0, 0, 0], [100, 10, 5], [200, 20, 10]]
+    for name in ("alpha", "alpha16"):
+        np.testing.assert_array_equal(found[name], [blended] * 2)
+    for name in ("grey", "grey16"):
+        np.testing.assert_array_equal(found[name], 77)
+
+
+def seen(image, turn):
+    """What orientation says, word by word: where row 0 and column 0 are."""
+    first = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[turn]
+    if first[0] in ("left", "right"):
+        image = np.stack([*image], axis=1)
+    if "bottom" in first:
+        image = image[::-1]
+    if "right" in first:
+        image = image[:, ::-1]
+    return image
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_are_turned_as_exif_says(tmp_path, turn):
+    rng = np.random.default_rng(turn)
+    rgb = rng.integers(0, 256, (8, 24, 3), np.uint8)
+    slope = np.add.outer(np.arange(0, 128, 16), np.arange(0, 120, 5))
+    smooth = np.repeat(slope.astype(np.uint8)[..., None], 3, axis=-1)
+    about = PIL.Image.Exif()
+    about[PIL.ExifTags.Base.Orientation] = turn
+    for name, want in (
+        ("a.png", rgb),
+        ("a.tiff", rgb),
+        ("a.webp", rgb),
+        ("grey.png", rgb[..., :1].repeat(3, axis=-1)),
+        # JPEG is lossy.
+        ("a.jpg", smooth),
+    ):
+        picture = PIL.Image.fromarray(want)
+        if name.startswith("grey"):
+            picture = picture.convert("L")
+        picture.save(tmp_path / name, exif=about, lossless=True)
+        found = maps.read_frame(tmp_path / name).astype(int)
+        most = 8 if name.endswith("jpg") else 0
+        assert np.abs(found - seen(want, turn)).max() <= most, name
+
+
+@pytest.mark.parametrize(
+    "about", [b"something else", b"II*\0", b"II*\0\xff\xff\xff\xff", bytes(9)]
+)
+def test_damaged_exif_turns_nothing(tmp_path, about):
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    path = tmp_path / "1.png"
+    PIL.Image.fromarray(image).save(path, exif=b"Exif\0\0" + about)
+    np.testing.assert_array_equal(maps.read_frame(path), image)
+
+
+def test_phones_put_a_smaller_view_into_a_photograph(tmp_path):
+    views = [PIL.Image.new("RGB", size) for size in ((8, 6), (4, 3))]
+    path = tmp_path / "a.jpg"
+    views[0].save(path, "MPO", save_all=True, append_images=views[1:])
+    assert maps.read_frame(path).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif"])
+def test_several_pictures_in_one_file_are_refused(tmp_path, suffix):
+    views = [PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)]
+    path = tmp_path / f"a{suffix}"
+    views[0].save(path, save_all=True, append_images=views[1:])
+    with pytest.raises(files.FileError, match="holds 3 pictures"):
+        maps.read_frame(path)
+
+
+def test_what_is_no_frame(tmp_path):
+    path = tmp_path / "a.tiff"
+    write(path, np.zeros((2, 2), np.float32))
+    with pytest.raises(files.FileError, match=r"8 or 16 bits.*mode F"):
+        maps.read_frame(path)
+    data = _png(np.zeros((4, 6, 3), np.uint8))
+    header = struct.pack(">II", 100_000, 100_000) + data[24:29]
+    path.write_bytes(data[:8] + _chunk(b"IHDR", header) + data[33:])
+    with pytest.raises(files.FileError, match=r"a\.tiff: no picture"):
+        maps.read_frame(path)
+    whole = cv2.imencode(".jpg", _smooth())[1].tobytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(files.FileError, match="truncated"):
+        maps.read_frame(path)

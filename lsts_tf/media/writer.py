@@ -1,0 +1,304 @@
+"""A film of frames, written by PyAV; whole or not at all."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import fractions
+import math
+import os
+import pathlib
+import types
+from typing import Any
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from lsts_tf.media import files
+from lsts_tf.media import video
+
+# Times are kept to a 64th of the distance between two frames. Some containers
+# round them to milliseconds: so close to an even rate, it is even.
+_TICKS = 64
+_ROUNDED = 0.001
+
+
+def _rgb(frame: np.ndarray) -> Any:
+    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
+
+
+def _gray(frame: np.ndarray) -> Any:
+    height, width = frame.shape
+    planes = np.full((height * 3 // 2, width), 128, np.uint8)
+    planes[:height] = frame
+    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    picture.color_range = 2
+    return picture
+
+
+def _gray16(frame: np.ndarray) -> Any:
+    return av.VideoFrame.from_ndarray(frame, format="gray16le")
+
+
+class _Kind(NamedTuple):
+    """What a film may be made of.
+
+    Attributes:
+        dtype: Type of a frame.
+        channels: Its shape behind [H, W].
+        suffix: Of the file.
+        codec: FFmpeg's name of the encoder.
+        crf: Its quality, less is better; "" for one without loss.
+        picture: Makes an `av.VideoFrame` of a frame.
+        tags: Of the colours, by FFmpeg's numbers.
+    """
+
+    dtype: type
+    channels: tuple[int, ...]
+    suffix: str
+    codec: str
+    crf: str
+    picture: Callable[[np.ndarray], Any]
+    tags: dict[str, int]
+
+
+_BT709 = ("colorspace", "color_primaries", "color_trc", "color_range")
+PIXELS = {
+    "rgb": _Kind(
+        np.uint8, (3,), ".mp4", "libx264", "20", _rgb, dict.fromkeys(_BT709, 1)
+    ),
+    # Maps are smooth, so that a finer step costs little.
+    "gray": _Kind(
+        np.uint8, (), ".mp4", "libx264", "12", _gray, {"color_range": 2}
+    ),
+    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "", _gray16, {}),
+}
+
+
+class Writer:
+    """Writes a film, whole or not at all.
+
+    Of pixels "rgb" and "gray" one that a browser plays, H.264 in MP4: colours
+    by BT.709, greys at full range. Of "gray16" one without loss, FFV1 in
+    Matroska. The file gets its name when it is complete:
+
+        with writer.Writer("overlay.mp4", fps=30, size=(640, 360)) as film:
+            for frame in frames:
+                film.write(frame)
+
+    Frames of odd width or height get their last column or row twice in H.264:
+    with shared colour samples it has even sizes only.
+
+    Attributes:
+        path: The file that is made.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        fps: float,
+        size: tuple[int, int],
+        pixels: str = "rgb",
+        pixel_aspect: fractions.Fraction = video.SQUARE,
+    ):
+        """Prepares a file; nothing is written before the `with` block.
+
+        Args:
+            path: A name that ends in `.mp4` (`.mkv` for "gray16"), in a
+                folder that exists.
+            fps: Frames a second.
+            size: (width, height) of the frames that will come.
+            pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
+                as far as H.264 goes.
+            pixel_aspect: Width of a pixel by its height.
+
+        Raises:
+            ValueError: Another suffix, or an impossible rate or size.
+        """
+        self.path = pathlib.Path(path)
+        self._kind = PIXELS[pixels]
+        if self.path.suffix.lower() != self._kind.suffix:
+            raise ValueError(
+                f"A video of {pixels} is written as {self._kind.suffix}. "
+                f"Received: path={str(path)!r}"
+            )
+        if not (math.isfinite(fps) and fps > 0) or min(size) < 1:
+            raise ValueError(
+                "A video needs a positive rate and size. "
+                f"Received: fps={fps}, size={size}"
+            )
+        width, height = size
+        self._shape = (height, width, *self._kind.channels)
+        self._pad = (height % 2, width % 2) if self._kind.crf else (0, 0)
+        self._ticks = Ticks(fps)
+        self._pixel_aspect = pixel_aspect
+        self._count = 0
+        self._first = 0.0
+        self._is_whole = False
+
+    def __enter__(self) -> "Writer":
+        # PyAV would notice only at the first frame.
+        if not self.path.parent.is_dir():
+            raise video.VideoError(
+                self.path, "cannot be written: no such folder."
+            )
+        with contextlib.ExitStack() as stack:
+            self._hidden = stack.enter_context(files.replacing(self.path))
+            with naming(self.path):
+                self._open()
+            self._files = stack.pop_all()
+        return self
+
+    def _open(self) -> None:
+        kind = self._kind
+        self._container = av.open(
+            f"file:{self._hidden}",
+            "w",
+            options={"movflags": "faststart"} if kind.crf else {},
+        )
+        stream = self._container.add_stream(kind.codec, rate=self._ticks.rate)
+        stream.height, stream.width = (
+            length + pad
+            for length, pad in zip(self._shape, self._pad, strict=False)
+        )
+        stream.pix_fmt = "yuv420p" if kind.crf else "gray16le"
+        if kind.crf:
+            stream.options = {"crf": kind.crf, "preset": "veryfast"}
+        context = stream.codec_context
+        context.time_base = self._ticks.base
+        context.sample_aspect_ratio = self._pixel_aspect
+        for name, value in kind.tags.items():
+            setattr(context, name, value)
+        self._stream = stream
+
+    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+        """Appends a frame.
+
+        Args:
+            frame: [H, W] or [H, W, 3] of the size and pixels given at the
+                start.
+            time: Its time in seconds, later than the one before; the first
+                may have any. By default frames have equal distances.
+
+        Raises:
+            ValueError: Another size or type.
+            VideoError: It cannot be written; the disk is full, for instance.
+        """
+        dtype = np.dtype(self._kind.dtype)
+        if frame.shape != self._shape or frame.dtype != dtype:
+            raise ValueError(
+                f"A frame is {dtype} {list(self._shape)}. "
+                f"Received: {frame.dtype} {list(frame.shape)}"
+            )
+        if any(self._pad):
+            pad = [(0, p) for p in self._pad] + [(0, 0)] * (frame.ndim - 2)
+            frame = np.pad(frame, pad, mode="edge")
+        if time is None:
+            time = self._count / float(self._ticks.rate)
+        if not self._count:
+            self._first = time
+        picture = self._kind.picture(np.ascontiguousarray(frame))
+        self._ticks.stamp(picture, time - self._first)
+        with naming(self.path):
+            self._container.mux(self._stream.encode(picture))
+        self._count += 1
+
+    def finish(self) -> None:
+        """Closes and checks the file; at the end of the block it is renamed.
+
+        The block does so itself. Before, it is for those who make several
+        files that are to appear together.
+
+        Raises:
+            VideoError: It could not be written whole.
+        """
+        if not self._is_whole:
+            with naming(self.path), self._container:
+                self._container.mux(self._stream.encode())
+            check_written(self.path, self._count, at=self._hidden)
+            self._is_whole = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        if kind is None:
+            with self._files:
+                self.finish()
+            return
+        # What went wrong first is what the caller has to see.
+        with contextlib.suppress(av.error.FFmpegError):
+            self._container.close()
+        self._files.__exit__(kind, error, trace)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Errors of FFmpeg in the block become ones that name a file.
+
+    Raises:
+        VideoError: Instead of `av.error.FFmpegError`.
+    """
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise video.VideoError(
+            path, f"cannot be written ({error.strerror})."
+        ) from error
+
+
+def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
+    """Counts the frames in a file that was written.
+
+    Args:
+        path: The file that was wanted.
+        count: How many frames were written.
+        at: Where it is until then.
+
+    Raises:
+        VideoError: Another number of frames than that, or none.
+    """
+    if not count:
+        raise video.VideoError(path, "no frame was written to it.")
+    with naming(path), av.open(f"file:{at}") as container:
+        found = sum(1 for packet in container.demux(video=0) if packet.size)
+    if found != count:
+        raise video.VideoError(
+            path,
+            f"{count} frames were written and {found} can be read back. "
+            "Is the disk full?",
+        )
+
+
+class Ticks:
+    """Times as an encoder of PyAV counts them.
+
+    Args:
+        fps: Frames a second.
+
+    Attributes:
+        rate: The same as a fraction.
+        base: Seconds of a tick.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self.base = 1 / (self.rate * _TICKS)
+        self._last = -1
+
+    def stamp(self, picture: Any, time: float) -> None:
+        """Give an `av.VideoFrame` its time, in seconds from the first."""
+        rate = float(self.rate)
+        even = round(time * rate)
+        if abs(time - even / rate) <= _ROUNDED:
+            ticks = even * _TICKS
+        else:
+            ticks = round(time * rate * _TICKS)
+        self._last = max(ticks, self._last + 1)
+        picture.pts = self._last
+        picture.duration = _TICKS
+        picture.time_base = self.base
