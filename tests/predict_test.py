@@ -693,9 +693,11 @@ def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
         damage = predict.predict(model, source, out, outputs=["npy", "overlay"])
         assert damage == ""
         np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
-        overlays.append(list(video.frames(out / "overlay.mp4")))
-    np.testing.assert_array_equal(overlays[0], overlays[1])
-    np.testing.assert_array_equal(overlays[0], overlays[2])
+        shown = np.stack(list(video.frames(out / "overlay.mp4")))
+        overlays.append(shown.astype(int))
+    # Of the same frames x264 makes other bytes now and then.
+    for overlay in overlays[1:]:
+        assert np.abs(overlay - overlays[0]).mean() < 0.5
 
 
 def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
@@ -771,7 +773,7 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     path = noisy(folder, 100)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
-    count = len(list(video.Video(path, strict=False)))
+    count = len(list(sources.File(path)))
     assert 40 < count < 80
     out, stream = folder / "out", io.BytesIO()
     damage = predict.predict(
