@@ -255,7 +255,7 @@ def test_two_replicas_equal_one(streams, head, mirrored):
 
 def test_two_replicas_equal_one_in_float64(mirrored):
     changes = _one_and_two_replicas(
-        mirrored, ("rgb", "flow"), "released", "concat", "float64", traced=True
+        mirrored, ("rgb", "flow"), "released", "float64", traced=True
     )
     for path, one, two in changes:
         # BatchNorm's two square sums cancel; that is what remains.

@@ -494,14 +494,14 @@ def test_mirroring_is_that_of_the_programs(count):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"front_end": "continuous"}, "from frame to frame"),
+        ({"name": "continuous"}, "from frame to frame"),
         ({"dtype": "bfloat16"}, "sliding_i3d"),
         ({"flow": types.SimpleNamespace(name="dis")}, "'dis' is OpenCV's"),
     ],
 )
 def test_what_stops_frames_is_said(predictor, what, message):
     extractor = types.SimpleNamespace(
-        front_end="window",
+        name="window",
         dtype="float32",
         streams=("rgb", "flow"),
         flow=types.SimpleNamespace(name="tvl1"),

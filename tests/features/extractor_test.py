@@ -273,8 +273,9 @@ def moved(extractor, place="another/place"):
 
 
 def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
-    there = json.loads(json.dumps(extractor.describe()))
-    assert there["streams"]["rgb"]["weights"] == "random"
+    first = moved(extractor, "a/place")
+    there = json.loads(json.dumps(first.describe()))
+    assert there["streams"]["rgb"]["weights"] == "a/place"
     here = moved(extractor).describe()
     assert here["streams"]["rgb"]["weights"] == "another/place"
     assert front_end.differences(there, here) == ""
@@ -286,9 +287,10 @@ def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
 
 
 def test_stores_are_opened_with_the_same_weights_from_elsewhere(
-    data, extractor, kept, tmp_path
+    data, extractor, tmp_path
 ):
-    filled(data, [2], extractor, kept)
+    first = moved(extractor, "a/place")
+    filled(data, [2], first, open_stores(tmp_path, first))
     again = open_stores(tmp_path, moved(extractor))
     for stream, store in again.features.items():
         assert 2 in store
