@@ -73,6 +73,7 @@ class Monitor:
         """What is logged inside is of this step."""
         with (
             checkpoints.writing(self._folder or pathlib.Path()),
+            tf.summary.record_if(self._folder is not None),
             self._writer.as_default(step=step),
         ):
             yield
