@@ -6,10 +6,9 @@
 The run folder holds `experiment.flags`, `front_end.json` (what the features
 come from), `checkpoints/`, `model.keras` (after the last epoch), `best.keras`
 (highest CC of the mini-validation), `metrics.jsonl` and `logs/` for
-TensorBoard. A killed run continues from its last checkpoint by the same
-command, and ends as if it had never been killed; SIGTERM and SIGINT save first
-and leave with 143 and 130. On several machines the same command runs on each
-(`devices`), and the first one writes.
+TensorBoard. A killed run continues by the same command and ends as if it had
+never been killed; SIGTERM and SIGINT save first and leave with 143 and 130. On
+several machines the same command runs on each, and the first one writes.
 """
 
 from collections.abc import Sequence
@@ -37,9 +36,6 @@ from lsts_tf.training import input_pipeline
 from lsts_tf.training import loop
 from lsts_tf.training import trainer as trainer_lib
 
-# What `files.replacing` leaves of a process that was killed.
-UNFINISHED = ".*.[0-9]*.*"
-
 
 def run(settings: experiment.Experiment) -> int:
     """Train as `settings` say; returns the exit code."""
@@ -63,7 +59,17 @@ def _run(
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=is_chief)
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
-    train_videos, val_videos = _choose_videos(settings, data)
+    train_videos, val_videos = (
+        data.choose(
+            data.numbers(settings.videos(setting), otherwise=otherwise),
+            purpose,
+            settings.geometry(),
+        )
+        for setting, otherwise, purpose in (
+            ("train_videos", "train", "training"),
+            ("val_videos", "", "validation"),
+        )
+    )
     live = settings.features == "live"
     # Only live features are computed by the replicas.
     with strategy.scope() if live else contextlib.nullcontext():
@@ -134,23 +140,11 @@ def claim_run_folder(
             )
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(UNFINISHED):
+        # What `files.replacing` leaves of a process that was killed.
+        for path in folder.glob(".*.[0-9]*.*"):
             path.unlink()
         settings.save(flagfile)
     return folder
-
-
-def _choose_videos(
-    settings: experiment.Experiment, data: dataset.Dataset
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Videos to train on, and videos of the mini-validation."""
-    train = data.numbers(settings.videos("train_videos"), otherwise="train")
-    val = data.numbers(settings.videos("val_videos"))
-    geometry = settings.geometry()
-    return (
-        data.choose(train, "training", geometry),
-        data.choose(val, "validation", geometry),
-    )
 
 
 def _describe_front_end(
@@ -232,8 +226,7 @@ def define_flags() -> None:
     flags.DEFINE_boolean(
         "dry_run",
         False,
-        "Count windows, steps, gigabytes and parameters, and leave without "
-        "training.",
+        "Count windows, steps, gigabytes and parameters; train nothing.",
     )
 
 
