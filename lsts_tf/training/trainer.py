@@ -337,7 +337,8 @@ class Trainer:
     def _replica_combine(self) -> Any:
         """Sum the gradient over all replicas; the norm of the whole."""
         context = tf.distribute.get_replica_context()
-        sums = [tf.convert_to_tensor(total) for total in self._sums]
+        # What is read is on no device, and what is reduced must be on one.
+        sums = [tf.identity(total) for total in self._sums]
         sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
         for total, gradient in zip(self._sums, sums, strict=True):
             total.assign(gradient)
