@@ -277,9 +277,8 @@ class Experiment:
     )
     accumulate: int = _setting(
         1,
-        "Micro-batches in which a replica computes its part of a step, to "
-        "save memory; without --dropout the result is that of the whole batch "
-        "up to rounding.",
+        "Micro-batches in which a step is computed, to save memory; their "
+        "gradients are averaged, and BatchNorm is of each of them.",
         at_least=1,
     )
     epochs: int = _setting(
