@@ -153,7 +153,7 @@ def test_blocks_are_all_of_a_step_and_nothing_else_is_read(stored, accumulate):
     read, original = [], data.read
 
     def counting(chosen, seen=None):
-        read.extend(map(tuple, chosen.tolist()))
+        read.extend((data.videos[p], target) for p, target in chosen.tolist())
         return original(chosen, seen)
 
     data.read = counting
