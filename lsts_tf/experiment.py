@@ -367,12 +367,12 @@ class Experiment:
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
         parts.check_decoder(self.decoder, self.head, self.skips, self.targets)
-        for name in _OF_VIDEOS:
-            self.videos(name)
         for holds, rule, *names in self._rules():
             if not holds:
                 received = " ".join(self.flag(name) for name in names)
                 raise ValueError(f"{rule}. Received: {received}")
+        for name in _OF_VIDEOS:
+            self.videos(name)
 
     def _rules(self) -> Iterator[tuple[Any, ...]]:
         """Yields whether a rule holds, what it says, and what it is about."""
