@@ -27,11 +27,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import benchmarks
 from lsts_tf.networks import i3d
 from lsts_tf.networks import i3d_weights
 from lsts_tf.networks.sliding import geometry
 from lsts_tf.networks.sliding import network as sliding_i3d
-from lsts_tf.training import forecast
 
 GIGA = 1e9
 
@@ -249,7 +249,7 @@ def report(
 
 def peak_memory() -> float:
     """Returns the largest memory so far, in GB."""
-    return forecast.peak_bytes() / GIGA
+    return benchmarks.peak_bytes() / GIGA
 
 
 # === What folding and merging bring ===

@@ -22,9 +22,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import benchmarks
 from lsts_tf.networks import i3d
 from lsts_tf.networks import tuned_i3d
-from lsts_tf.training import forecast
 
 GIGA = 1e9
 
@@ -68,13 +68,13 @@ def measure(flags: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     shape = (flags.batch, *model.input_shape[1:])
     x = tf.constant(np.maximum(rng.normal(-0.5, 1.0, shape), 0), tf.float32)
-    before = forecast.peak_bytes()
+    before = benchmarks.peak_bytes()
     seconds = []
     for _ in range(1 + flags.steps):
         start = time.process_time()
         gradients = step(x)
         seconds.append(time.process_time() - start)
-    peak = forecast.peak_bytes()
+    peak = benchmarks.peak_bytes()
     norm = float(tf.linalg.global_norm(gradients))
     print(
         f"{flags.first}, batch {flags.batch}, {flags.one:10}: step "

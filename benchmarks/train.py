@@ -1,7 +1,7 @@
 """What a training step of the decoder costs: time, memory, and its input.
 
     python -m benchmarks.train                 # windows a second, by variant
-    python -m benchmarks.train --memory        # predicted and measured
+    python -m benchmarks.train --memory        # by batch and micro-batches
     python -m benchmarks.train --input         # share of time spent waiting
     python -m benchmarks.train --pytorch       # beside benchmarks.pytorch
     python -m benchmarks.train --channels=64 --batches=4 --rounds=1  # a check
@@ -28,15 +28,15 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import cv2
+import keras
 import numpy as np
 import tensorflow as tf
 
+import benchmarks
 from lsts_tf import experiment
 from lsts_tf import windows
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
-from lsts_tf.training import devices
-from lsts_tf.training import forecast
 from lsts_tf.training import input_pipeline
 from lsts_tf.training import trainer as trainer_lib
 
@@ -95,14 +95,10 @@ def speed(flags: argparse.Namespace) -> None:
         (False, True) if flags.jit else (False,),
     ):
         trainer, _ = make(flags, batch, precision=precision, jit=jit)
-        features, truth = forecast.made_up(trainer.model, batch)
-        data = (
-            {s: tf.constant(f) for s, f in features.items()},
-            tf.constant(truth),
-        )
-        trainer.train_step(data)
+        data = made_up(trainer.model, batch)
+        trainer.train_step([data])
         name = f"batch {batch:>3}, {precision}{', XLA' if jit else ''}"
-        variants[name] = (functools.partial(trainer.train_step, data), batch)
+        variants[name] = (functools.partial(trainer.train_step, [data]), batch)
         if flags.pytorch and not jit:
             variants[f"{name}, PyTorch"] = (
                 in_pytorch(flags, *data, precision),
@@ -133,8 +129,8 @@ def speed(flags: argparse.Namespace) -> None:
 
 def in_pytorch(
     flags: argparse.Namespace,
-    features: dict[str, tf.Tensor],
-    truth: tf.Tensor,
+    features: dict[str, np.ndarray],
+    truth: np.ndarray,
     precision: str,
 ) -> Callable[[], float]:
     """The same step by PyTorch, of a decoder that gives the same maps."""
@@ -146,8 +142,8 @@ def in_pytorch(
     step, maps = pytorch.training(
         trainer.model,
         settings,
-        inputs.numpy().astype(np.float32),
-        truth.numpy()[..., 0].astype(np.float32) / 255,
+        inputs.astype(np.float32),
+        truth[..., 0].astype(np.float32) / 255,
     )
     if precision == "float32":
         ours = np.squeeze(trainer.model(features, training=False))
@@ -175,19 +171,38 @@ def memory(flags: argparse.Namespace) -> None:
 def memory_of_one(flags: argparse.Namespace) -> None:
     """Prints what one batch takes in this process."""
     batch = int(flags.batches)
-    trainer, settings = make(flags, batch)
-    predicted = forecast.step_bytes(
-        trainer.model, batch_size=batch, accumulate=flags.accumulate
-    )
-    before = forecast.peak_bytes()
-    forecast.measure(trainer, settings, timed=1)
-    peak = forecast.peak_bytes()
+    trainer, _ = make(flags, batch)
+    blocks = [
+        made_up(trainer.model, batch // flags.accumulate)
+        for _ in range(flags.accumulate)
+    ]
+    before = benchmarks.peak_bytes()
+    for _ in range(2):
+        trainer.train_step(blocks)
+    peak = benchmarks.peak_bytes()
     print(
-        f"batch {batch:>3} in {flags.accumulate:>2} parts: predicted "
-        f"{predicted / GIGA:5.2f} GB, step {(peak - before) / GIGA:5.2f} GB, "
-        f"whole process {peak / GIGA:5.2f} GB",
+        f"batch {batch:>3} in {flags.accumulate:>2} micro-batches: step "
+        f"{(peak - before) / GIGA:5.2f} GB, whole process "
+        f"{peak / GIGA:5.2f} GB",
         flush=True,
     )
+
+
+def made_up(
+    model: keras.Model, count: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch of random features, as after a ReLU, and random truth."""
+    rng = np.random.default_rng(0)
+    features = {
+        tensor.name: np.maximum(
+            rng.normal(-0.5, 1.0, (count, *tensor.shape[1:])), 0
+        ).astype(np.float16)
+        for tensor in model.inputs
+    }
+    shape = (count, *model.output_shape[1:-1], 2)
+    truth = rng.integers(0, 256, shape).astype(np.uint8)
+    truth[..., 1] *= truth[..., 1] > 254
+    return features, truth
 
 
 def waiting(flags: argparse.Namespace) -> None:
@@ -198,11 +213,13 @@ def waiting(flags: argparse.Namespace) -> None:
     try:
         trainer, _ = make(flags, batch)
         data = make_store(root, trainer, count=4 * batch)
-        kept = data.training(
-            batch_size=batch, seed=0, first_step=0, last_step=steps
+        batches = data.training(
+            [slice(batch)],
+            batch_size=batch,
+            seed=0,
+            first_step=0,
+            last_step=steps,
         )
-        strategy = tf.distribute.get_strategy()
-        batches = iter(devices.distribute(strategy, lambda _: kept))
         waited, spent = [], []
         for _ in range(steps):
             start = time.perf_counter()
@@ -214,7 +231,7 @@ def waiting(flags: argparse.Namespace) -> None:
         share = sum(waited[3:]) / sum(spent[3:])
         cpu = time.process_time()
         for step in range(flags.rounds):
-            data.read(data.step_windows(batch_size=batch, seed=0, step=step))
+            data.read(*data.step(step, batch_size=batch, seed=0))
         cpu = (time.process_time() - cpu) / flags.rounds / batch
         print(
             f"load {os.getloadavg()[0]:.1f}; batch {batch}: "
@@ -229,7 +246,7 @@ def make_store(
     root: pathlib.Path, trainer: trainer_lib.Trainer, *, count: int
 ) -> input_pipeline.StoredWindows:
     """Windows of one made-up video of each stream, and their truth."""
-    features, _ = forecast.made_up(trainer.model, count)
+    features, _ = made_up(trainer.model, count)
     kept = {}
     for stream, values in features.items():
         kept[stream] = stores.Store.create(

@@ -277,9 +277,8 @@ class Experiment:
     )
     accumulate: int = _setting(
         1,
-        "Micro-batches in which a replica computes its part of a step, to "
-        "save memory; without --dropout the result is that of the whole batch "
-        "up to rounding.",
+        "Micro-batches in which a step is computed, to save memory; their "
+        "gradients are averaged, and BatchNorm is of each of them.",
         at_least=1,
     )
     epochs: int = _setting(
@@ -368,12 +367,12 @@ class Experiment:
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
         parts.check_decoder(self.decoder, self.head, self.skips, self.targets)
-        for name in _OF_VIDEOS:
-            self.videos(name)
         for holds, rule, *names in self._rules():
             if not holds:
                 received = " ".join(self.flag(name) for name in names)
                 raise ValueError(f"{rule}. Received: {received}")
+        for name in _OF_VIDEOS:
+            self.videos(name)
 
     def _rules(self) -> Iterator[tuple[Any, ...]]:
         """Yields whether a rule holds, what it says, and what it is about."""

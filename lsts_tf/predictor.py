@@ -28,8 +28,6 @@ from lsts_tf.features import front_end as front_end_lib
 
 # Registered so that saved models load.
 from lsts_tf.networks import decoder  # noqa: F401
-from lsts_tf.networks import losses  # noqa: F401
-from lsts_tf.networks import optimizers  # noqa: F401
 from lsts_tf.networks import tuned_i3d  # noqa: F401
 
 MODELS = {"last": "model.keras", "best": "best.keras"}

@@ -49,7 +49,7 @@ def copied_run(trained, folder):
     model = decoder.build(
         trained.streams, feature_shape=(1, 5, 5, 1024), seed=trained.seed
     )
-    train.save_model(model, folder / "model.keras")
+    model.save(folder / "model.keras")
     return dataclasses.replace(trained, run_dir=str(folder))
 
 

@@ -6,7 +6,6 @@ import json
 import pathlib
 import signal
 
-from absl import flags
 import keras
 import numpy as np
 import pytest
@@ -116,12 +115,10 @@ def run_program():
     """Runs `main` of a program here, by its command line."""
     handler = signal.getsignal(signal.SIGTERM)
 
-    def dry_run():
-        flags.DEFINE_boolean("dry_run", False, "As `train` has it.")
-
     def run(program, *arguments):
-        own = dry_run if program is train else program.define_flags
-        with flag_scope.defined(experiment.define_flags, own) as values:
+        with flag_scope.defined(
+            experiment.define_flags, program.define_flags
+        ) as values:
             try:
                 program.main(values([program.__name__, *arguments]))
             except SystemExit as error:

@@ -35,6 +35,7 @@ from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
+from lsts_tf.training import checkpoints
 from lsts_tf.training import trainer
 
 SHAPE = (1, 2, 2, 16)
@@ -164,15 +165,15 @@ def state(folder):
     """Everything that has to be equal at the end."""
     import tensorflow as tf
 
-    newest = tf.train.latest_checkpoint(str(folder / "checkpoints"))
-    reader = tf.train.load_checkpoint(newest)
+    newest = checkpoints.found(folder / "checkpoints")[-1]
+    reader = tf.train.load_checkpoint(str(newest))
     variables = {
         name: np.asarray(reader.get_tensor(name)).tobytes()
         for name in reader.get_variable_to_shape_map()
-        if name.endswith("VARIABLE_VALUE") and "save_counter" not in name
+        if name.endswith("VARIABLE_VALUE")
     }
     return {
-        "newest": pathlib.Path(newest).name,
+        "newest": newest.name,
         "variables": variables,
         "scores": (folder / "metrics.jsonl").read_text(),
         "curves": curves(folder),
@@ -183,10 +184,8 @@ def weights(folder):
     """The model's variables of the newest checkpoint, in order."""
     import tensorflow as tf
 
-    newest = tf.train.latest_checkpoint(
-        str(pathlib.Path(folder) / "checkpoints")
-    )
-    reader = tf.train.load_checkpoint(newest)
+    newest = checkpoints.found(pathlib.Path(folder) / "checkpoints")[-1]
+    reader = tf.train.load_checkpoint(str(newest))
     names = (
         f"model/{number}/.ATTRIBUTES/VARIABLE_VALUE"
         for number in itertools.count()
@@ -240,10 +239,10 @@ def wait(pid, seconds):
 
 def cut_newest(folder):
     """Damage the newest of several checkpoints; whether it was whole."""
-    data = sorted(
-        (folder / "checkpoints").glob("step-*.data*"),
-        key=lambda p: int(p.name.split("-")[1].split(".")[0]),
-    )
+    data = [
+        path.with_suffix(".data-00000-of-00001")
+        for path in checkpoints.found(folder / "checkpoints")
+    ]
     if len(data) < 2:
         return False
     # All have one size.
@@ -318,16 +317,16 @@ def kill(path, kills, how="kill"):
 
 
 def ask_while_validating(calls):
-    """Ask this process to stop when it scores this batch of all."""
-    scores = trainer.Trainer.scores
+    """Ask this process to stop when it predicts this batch of all."""
+    predict = trainer.Trainer.predict
     count = itertools.count(1)
 
     def counted(*arguments):
         if next(count) == calls:
             signal.raise_signal(signal.SIGTERM)
-        return scores(*arguments)
+        return predict(*arguments)
 
-    trainer.Trainer.scores = counted
+    trainer.Trainer.predict = counted
 
 
 def main(what, path, count="0", how="kill"):

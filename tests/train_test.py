@@ -26,7 +26,12 @@ from lsts_tf.media import files
 from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints
 from lsts_tf.training import devices
-from lsts_tf.training import forecast
+from lsts_tf.training import dry_run
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import loop
+from lsts_tf.training import monitor
+from lsts_tf.training import trainer as trainer_lib
+from lsts_tf.training import validation
 from tests import run_folder
 from tests import tiny_training
 
@@ -112,7 +117,7 @@ def test_finetuning_in_halves_needs_a_gpu(few, monkeypatch):
         train.run(halves)
     assert not pathlib.Path(halves.run_dir).exists()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU"])
-    train.trainer_lib.check_precision(halves)
+    trainer_lib.check_precision(halves)
 
 
 def test_a_loss_that_is_not_finite_stops_before_saving(few):
@@ -186,11 +191,13 @@ def test_a_stopped_program_saves_and_goes_on(few, tmp_path):
             continue
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 128 + signal.SIGTERM, log.read_text()
-    newest = tf.train.latest_checkpoint(
-        pathlib.Path(few.run_dir) / "checkpoints"
-    )
-    assert newest is not None
-    assert f"at step {newest.rpartition('-')[2]};" in log.read_text()
+    assert f"at {newest(few).replace('-', ' ')};" in log.read_text()
+
+
+def newest(settings):
+    """Name of the newest checkpoint."""
+    folder = pathlib.Path(settings.run_dir) / "checkpoints"
+    return checkpoints.found(folder)[-1].name
 
 
 @pytest.fixture
@@ -204,7 +211,7 @@ def tiny(monkeypatch, tmp_path):
 def test_a_signal_saves_after_the_step_and_gives_its_code(
     tiny, monkeypatch, number
 ):
-    step = train.trainer_lib.Trainer.train_step
+    step = trainer_lib.Trainer.train_step
 
     def asked_in_the_seventh(self, batch, **keywords):
         if int(self.step.numpy()) == 6:
@@ -212,12 +219,9 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
         return step(self, batch, **keywords)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(
-        train.trainer_lib.Trainer, "train_step", asked_in_the_seventh
-    )
+    monkeypatch.setattr(trainer_lib.Trainer, "train_step", asked_in_the_seventh)
     assert train.run(tiny) == 128 + number
-    newest = tf.train.latest_checkpoint(f"{tiny.run_dir}/checkpoints")
-    assert newest.endswith("step-7")
+    assert newest(tiny) == "step-7"
     assert tiny_records(tiny) == [5]
     assert signal.getsignal(number) == before
 
@@ -230,57 +234,67 @@ def test_a_signal_in_validation_saves_and_validates_again(
     whole = dataclasses.replace(short, run_dir=str(tmp_path / "whole"))
     assert train.run(whole) == 0
     folder = pathlib.Path(short.run_dir)
-    predict = train.trainer_lib.Trainer.predict
+    predict = trainer_lib.Trainer.predict
     # Five batches of the training set, and one of the validation.
     calls = iter(range(99))
 
-    def asked_in_the_sixth(self, *arguments):
+    def asked_in_the_fifth(self, *arguments):
         if next(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
         return predict(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.trainer_lib.Trainer, "predict", asked_in_the_sixth)
+        patch.setattr(trainer_lib.Trainer, "predict", asked_in_the_fifth)
         assert train.run(short) == 128 + signal.SIGTERM
     assert next(calls) == 5
     assert not (folder / "metrics.jsonl").exists()
-    assert (folder / train.DUE).read_text() == "5"
-    newest = tf.train.latest_checkpoint(folder / "checkpoints")
-    assert newest.endswith("step-5")
+    assert newest(short) == "step-5"
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train.monitor.Monitor, "flush", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(short)
-    assert tiny_records(short) == [5]
+    # Before and after its curves are on the disk.
+    for owner, name in ((monitor.Monitor, "flush"), (files, "write_text")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            patch.setattr(train, "claim_run_folder", lambda *_, **__: folder)
+            patch.setattr(train, "_describe_front_end", lambda *_, **__: None)
+            with pytest.raises(KeyboardInterrupt):
+                train.run(short)
+        assert not (folder / "metrics.jsonl").exists()
     assert train.run(short) == 0
     assert tiny_records(short) == [5, 10]
-    assert not (folder / train.DUE).exists()
     found, want = map(tiny_training.curves, (folder, tmp_path / "whole"))
     assert found.keys() == want.keys()
     for key, value in want.items():
         assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
 
 
-def test_a_second_signal_leaves_at_once_with_its_code():
-    with (
-        pytest.raises(SystemExit) as left,
-        program.exit_codes(),
-        train._Signals() as signals,
-    ):
-        signal.raise_signal(signal.SIGTERM)
-        assert signals.received == signal.SIGTERM
-        signal.raise_signal(signal.SIGTERM)
-    assert left.value.code == 128 + signal.SIGTERM
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        "import signal\n"
+        "from lsts_tf.training import loop\n"
+        "with loop.Signals() as signals:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print(signals.received, flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == f"{int(signal.SIGTERM)}\n"
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_a_store_that_is_damaged_while_training_says_so(
     tiny, monkeypatch, caplog
 ):
-    step = train.trainer_lib.Trainer.train_step
+    step = trainer_lib.Trainer.train_step
 
     def damages(self, batch, **keywords):
         if int(self.step.numpy()) == 1:
@@ -289,7 +303,7 @@ def test_a_store_that_is_damaged_while_training_says_so(
                     path.write_bytes(bytes(path.stat().st_size))
         return step(self, batch, **keywords)
 
-    monkeypatch.setattr(train.trainer_lib.Trainer, "train_step", damages)
+    monkeypatch.setattr(trainer_lib.Trainer, "train_step", damages)
     with pytest.raises(SystemExit) as left, program.exit_codes():
         train.run(tiny)
     assert left.value.code == program.FAILED
@@ -304,29 +318,27 @@ def tiny_records(settings):
 
 
 def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
-    step = train.trainer_lib.Trainer.train_step
+    step = trainer_lib.Trainer.train_step
 
-    def seventh_is_wrong(self, batch, **keywords):
-        values = step(self, batch, **keywords)
-        wrong = int(self.step.numpy()) == 7
-        return values | ({"loss": float("nan")} if wrong else {})
+    def seventh_is_wrong(self, blocks):
+        if int(self.step.numpy()) == 6:
+            ((features, truth),) = blocks
+            blocks = [({"rgb": features["rgb"] * np.nan}, truth)]
+        return step(self, blocks)
 
-    monkeypatch.setattr(
-        train.trainer_lib.Trainer, "train_step", seventh_is_wrong
-    )
+    monkeypatch.setattr(trainer_lib.Trainer, "train_step", seventh_is_wrong)
     with pytest.raises(checkpoints.StoppedError) as caught:
         train.run(tiny)
     text = str(caught.value)
     assert "at step 7:" in text
     named = re.findall(r"(\d+):(\d+)(?:,| and|\.)", text)
-    order = train.input_pipeline.permutation(30, seed=0, epoch=1)[6:12]
+    order = input_pipeline.permutation(30, seed=0, epoch=1)[6:12]
     every = [(v, t) for v in range(1, 6) for t in range(3, 9)]
     want = [tuple(map(str, every[n])) for n in order]
     assert named == want
     # And the one before it stands.
     assert tiny_training.weights(tiny.run_dir)
-    newest = tf.train.latest_checkpoint(f"{tiny.run_dir}/checkpoints")
-    assert newest.endswith("step-6")
+    assert newest(tiny) == "step-6"
 
 
 @pytest.mark.parametrize(
@@ -343,7 +355,7 @@ def test_a_score_that_is_no_number_is_never_the_best(
     steps = []
     each = iter(scores)
 
-    def validate(trainer, windows, *_, **__):
+    def validate(_, windows, *__, **___):
         of_validation = len(windows) < 30
         return {"loss": 0.0, "cc": next(each) if of_validation else 0.0}
 
@@ -353,8 +365,8 @@ def test_a_score_that_is_no_number_is_never_the_best(
             done = tiny_records(tiny) if steps else []
             steps.append(5 * (1 + len(done)))
 
-    monkeypatch.setattr(train, "validate", validate)
-    monkeypatch.setattr(train, "save_model", save_model)
+    monkeypatch.setattr(validation, "validate", validate)
+    monkeypatch.setattr(loop, "save_model", save_model)
     assert train.run(tiny) == 0
     assert steps == saved
 
@@ -363,13 +375,13 @@ def test_validation_takes_no_more_windows_at_once_than_a_step(
     tiny, monkeypatch
 ):
     sizes = set()
-    original = train.validate
+    original = validation.validate
 
-    def validate(trainer, windows, at_once, *others, **asks):
+    def validate(trainer, windows, at_once, **options):
         sizes.add(at_once)
-        return original(trainer, windows, at_once, *others, **asks)
+        return original(trainer, windows, at_once, **options)
 
-    monkeypatch.setattr(train, "validate", validate)
+    monkeypatch.setattr(validation, "validate", validate)
     halves = dataclasses.replace(tiny, accumulate=2, epochs=1)
     assert train.run(halves) == 0
     assert sizes == {tiny.batch_size // 2}
@@ -386,8 +398,8 @@ def full_for_tensorflow(*_, **__):
 @pytest.mark.parametrize(
     ("place", "name", "error"),
     [
-        (tf.train.CheckpointManager, "save", full_for_tensorflow),
-        (train, "save_model", full),
+        (tf.train.Checkpoint, "write", full_for_tensorflow),
+        (loop, "save_model", full),
         (files, "write_text", full),
         (tf.summary, "scalar", full_for_tensorflow),
         (tf.summary, "image", full_for_tensorflow),
@@ -489,6 +501,7 @@ def test_a_worker_that_is_lost_before_the_first_step(tiny, monkeypatch):
         raise tf.errors.UnavailableError(None, None, "Connection reset")
 
     monkeypatch.setattr(devices, "worker_count", lambda _: 2)
+    monkeypatch.setattr(devices, "worker_number", lambda _: 0)
     monkeypatch.setattr(devices, "total", lost)
     with pytest.raises(devices.WorkerLostError, match="Connection reset"):
         train.run(tiny)
@@ -516,59 +529,45 @@ def test_flips_and_views_have_stores_of_their_own(tiny):
         assert len(list((root / f"rgb-window4-{name}").glob("*.npy"))) == 5
 
 
-def test_a_dry_run_says_what_it_takes_and_writes_nothing(tiny):
-    told = "\n".join(forecast.lines(tiny))
-    assert "training: 30 windows of 4 frames in 5 videos" in told
-    assert "steps: 20, 5 an epoch of 6 windows" in told
-    for word in ("stores:", "disk:", "model:", "memory:", "time:"):
-        assert word in told
-    assert "I3D's" not in told
+def test_a_dry_run_counts_and_writes_nothing(tiny):
+    told = list(dry_run.lines(tiny))
+    assert told[0] == "training: 30 windows of 4 frames in 5 videos"
+    assert told[1].startswith("validation: 3 windows")
+    assert told[2] == "steps: 20, 5 an epoch of 6 windows, 4 epochs"
+    assert re.fullmatch(r"stores: 0\.\d\d GB of .* GB are free at .*", told[3])
+    assert re.fullmatch(r"model: [1-9][\d,]* parameters", told[4])
+    assert len(told) == 5
     assert not pathlib.Path(tiny.run_dir).exists()
     assert not pathlib.Path(tiny.store_dir).exists()
 
 
-def test_a_dry_run_of_live_features_times_i3d(tiny, monkeypatch):
-    monkeypatch.setattr(forecast, "live_seconds", lambda *_: 100.0)
-    live = dataclasses.replace(tiny, features="live", rgb_weights=("random",))
-    (told,) = [k for k in forecast.lines(live) if k.startswith("time:")]
-    assert f"{100 * live.batch_size:.2f} s of a step are I3D's" in told
-    seconds = float(told.split()[1])
-    assert 0 < seconds - 100 * live.batch_size < 100
+def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):
+    small = dataclasses.replace(tiny, window=9, input_size="32")
+    tuned = dataclasses.replace(small, finetune_from="Mixed_5c")
+    counts = [dry_run.count_parameters(s) for s in (small, tuned)]
+    assert counts[1] > counts[0] + 1_000_000
 
 
-@pytest.mark.parametrize("first", ["", "Mixed_5b"])
-def test_live_features_take_the_time_of_i3d(tiny, first):
-    live = dataclasses.replace(
-        tiny, features="live", window=9, input_size="32", finetune_from=first
+@pytest.mark.parametrize(
+    ("changes", "features", "flows"),
+    [
+        ({}, 33, 0),
+        ({"views": 1}, 63, 0),
+        ({"flip": True, "views": 2}, 123, 0),
+        ({"features": "live"}, 3, 0),
+        ({"streams": ("flow",)}, 33, 48),
+        ({"streams": ("flow",), "features": "live"}, 3, 8),
+    ],
+)
+def test_bytes_of_the_stores_by_hand(tiny, changes, features, flows):
+    """5 videos of 9 frames and 6 windows, and one of 3 windows, float16."""
+    found = dry_run.store_bytes(
+        dataclasses.replace(tiny, **changes),
+        {"training": [9] * 5, "validation": [9]},
+        {"training": 30, "validation": 3},
     )
-    assert 0 < forecast.live_seconds("rgb", live, timed=1) < 60
-
-
-def stores_line(settings):
-    (line,) = [k for k in forecast.lines(settings) if k.startswith("stores:")]
-    return line
-
-
-def test_live_features_store_flows_of_validation_only(tiny, monkeypatch):
-    monkeypatch.setattr(forecast, "_GB", 1)
-    live = dataclasses.replace(
-        tiny, streams=("flow",), features="live", flow_weights=("random",)
-    )
-    lines = [
-        stores_line(dataclasses.replace(live, train_videos=train_videos))
-        for train_videos in ("1-2", "1-5")
-    ]
-    assert lines[0] == lines[1]
-
-
-def test_each_view_is_one_more_copy_of_training(tiny, monkeypatch):
-    monkeypatch.setattr(forecast, "_GB", 1)
-    sizes = [
-        float(stores_line(dataclasses.replace(tiny, **more)).split()[1])
-        for more in ({}, {"views": 1}, {"views": 2, "flip": True})
-    ]
-    copy = 2 * 30 * math.prod(i3d.feature_shape(4))
-    assert [size - sizes[0] for size in sizes] == [0, copy, 3 * copy]
+    record = math.prod(i3d.feature_shape(4))
+    assert found == 2 * (features * record + flows * 112 * 112 * 2)
 
 
 def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):
@@ -582,8 +581,8 @@ def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):
 
 def test_the_clock_stands_while_it_is_paused(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(train.time, "perf_counter", lambda: now)
-    clock = train._Clock(batch_size=6)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    clock = loop.Clock(batch_size=6)
 
     def data():
         nonlocal now
@@ -777,7 +776,7 @@ def train_together(tmp_path, settings):
 
 
 @pytest.mark.slow
-def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
+def test_two_workers_and_two_replicas_agree(tiny, tmp_path):
     """The same weights after 20 steps from one seed, up to rounding."""
     together = dataclasses.replace(
         tiny, strategy="multi_worker", run_dir=str(tmp_path / "together")
@@ -786,7 +785,6 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
         for name, changes in (
             ("one", {}),
             ("mirrored", {"strategy": "mirrored"}),
-            ("parts", {"accumulate": 3}),
         ):
             run_dir = str(tmp_path / name)
             changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
@@ -797,7 +795,7 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
     scores = json.loads(
         (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[-1]
     )
-    for name in ("mirrored", "parts", "together"):
+    for name in ("mirrored", "together"):
         found = tiny_training.weights(tmp_path / name)
         for a, b in zip(found, want, strict=True):
             np.testing.assert_allclose(a, b, atol=2e-4, err_msg=name)
@@ -810,10 +808,10 @@ def test_two_workers_two_replicas_and_micro_batches_agree(tiny, tmp_path):
 
 def test_workers_that_restored_something_else_stop(tmp_path):
     same = [[10, 0xABC], [10, 0xABC]]
-    train._require_agreement(tmp_path, np.array(same, float))
+    loop.require_agreement(tmp_path, np.array(same, float))
     for other in ([0, 0xABC], [10, 0xFFFFFFFF]):
         with pytest.raises(checkpoints.StoppedError, match="share") as caught:
-            train._require_agreement(tmp_path, np.array([same[0], other]))
+            loop.require_agreement(tmp_path, np.array([same[0], other]))
         assert "worker 0: step 10, checksum 00000abc" in str(caught.value)
         said = f"worker 1: step {other[0]}, checksum {other[1]:08x}"
         assert said in str(caught.value)
@@ -851,7 +849,7 @@ def test_a_worker_that_is_asked_in_validation_stops_all(tmp_path):
         codes, told = finish(*started)
     assert codes == [143, 143], told
     assert tiny_records(again) == [5]
-    assert (folder / train.DUE).read_text() == "10"
+    assert newest(again) == "step-10"
     train_together(tmp_path, again)
     found = tiny_training.state(folder)
     want = tiny_training.state(pathlib.Path(settings.run_dir))

@@ -14,16 +14,15 @@ overflows.
 weight, as in `weighted("kld-cc")`.
 """
 
+from collections.abc import Callable
 import re
 from typing import Any
 
-import keras
 from keras import ops
 
 _EPSILON = 2.0**-52
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
 def mse(y_true, y_pred):
     """Mean squared error against the density.
 
@@ -38,7 +37,6 @@ def mse(y_true, y_pred):
     return ops.mean(ops.square(pred - density), axis=-1)
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
 def kld(y_true, y_pred):
     """Kullback-Leibler divergence from the density, in nats.
 
@@ -60,7 +58,6 @@ def kld(y_true, y_pred):
     return ops.sum(entropy - q * ops.log(p + _EPSILON), axis=-1)
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
 def cc(y_true, y_pred):
     """Pearson's correlation with the density; 0 if either is constant.
 
@@ -75,7 +72,6 @@ def cc(y_true, y_pred):
     return ops.sum(_standard(pred) * _standard(density), axis=-1)
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
 def nss(y_true, y_pred):
     """Mean standard score at the fixated pixels; 0 without any.
 
@@ -95,7 +91,6 @@ def nss(y_true, y_pred):
     return total / count * (pred.shape[-1] - 1) ** 0.5
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
 def sim(y_true, y_pred):
     """Sum of the minima of both maps, each less its minimum and with sum 1.
 
@@ -118,53 +113,31 @@ def sim(y_true, y_pred):
 LOSSES = {f.__name__: f for f in (mse, kld, cc, nss, sim)}
 
 
-@keras.saving.register_keras_serializable(package="lsts_tf")
-class Weighted:
-    """A weighted sum of losses, itself a loss `[B]`; see `weighted`."""
-
-    def __init__(self, terms: str):
-        self.terms = terms
-        self._terms = _parse(terms)
-        # What Keras calls it in logs.
-        self.__name__ = terms
-
-    def __call__(self, y_true, y_pred):
-        """The sum, `[B]`; of `[B, maps, H, W, …]` its mean over the maps."""
-        if len(y_pred.shape) == 5:
-            maps = y_pred.shape[1]
-            each = self(
-                *(ops.reshape(y, (-1, *y.shape[2:])) for y in (y_true, y_pred))
-            )
-            return ops.mean(ops.reshape(each, (-1, maps)), axis=1)
-        return sum(w * LOSSES[name](y_true, y_pred) for w, name in self._terms)
-
-    def get_config(self) -> dict[str, Any]:
-        """The text that it was made from."""
-        return {"terms": self.terms}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Weighted":
-        """The inverse of `get_config`."""
-        return cls(**config)
-
-
-def weighted(terms: str) -> Weighted:
-    """A loss from text.
-
-    >>> weighted("kld - 0.5*cc").terms
-    'kld - 0.5*cc'
+def weighted(terms: str) -> Callable[[Any, Any], Any]:
+    """A weighted sum of losses, from text.
 
     Args:
         terms: names of `LOSSES` with signs between them, each with a number
             and `*` before it or none: "mse", "kld-cc", "10*kld-2*cc-1e-1*nss".
 
     Returns:
-        A serialisable function (`y_true`, `y_pred`) -> `[B]`.
+        A function (`y_true`, `y_pred`) -> `[B]`. Of several maps a window,
+        `[B, maps, H, W, …]`, it is the mean over the maps.
 
     Raises:
         ValueError: if `terms` is anything else.
     """
-    return Weighted(terms)
+    parsed = _parse(terms)
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        maps = y_pred.shape[1] if len(y_pred.shape) == 5 else 1
+        y_true, y_pred = (
+            ops.reshape(y, (-1, *y.shape[-3:])) for y in (y_true, y_pred)
+        )
+        each = sum(w * LOSSES[name](y_true, y_pred) for w, name in parsed)
+        return ops.mean(ops.reshape(each, (-1, maps)), axis=-1)
+
+    return loss
 
 
 _TERM = re.compile(

@@ -11,6 +11,11 @@ from typing import Any
 import keras
 from keras import ops
 
+OPTIMIZERS = ("rmsprop", "adamw")
+# Keras searches the names for this pattern. What `tuned_i3d` trains of a
+# kernel is its change.
+_NO_KERNEL = r"^(?!.*(kernel|change)(:\d+)?$)"
+
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class RMSprop(keras.optimizers.Optimizer):
@@ -89,85 +94,49 @@ class RMSprop(keras.optimizers.Optimizer):
         return config
 
 
-def halving(
-    learning_rate: float, *, steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A learning rate that halves after each `steps` updates.
-
-    The paper's words, "halved each 50 iterations", taken literally. All steps
-    together then sum to 2 * steps * learning_rate.
-
-    Args:
-        learning_rate: of the first `steps` updates.
-        steps: updates between two halvings, at least 1.
-
-    Raises:
-        ValueError: if `steps` is less than 1.
-    """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1. Received: {steps}")
-    return keras.optimizers.schedules.ExponentialDecay(
-        learning_rate, decay_steps=steps, decay_rate=0.5, staircase=True
-    )
-
-
-SCHEDULES = ("constant", "halving", "cosine")
-OPTIMIZERS = ("rmsprop", "adamw")
-# Keras searches the names for this pattern. What `tuned_i3d` trains of a
-# kernel is its change.
-_NO_KERNEL = r"^(?!.*(kernel|change)(:\d+)?$)"
-
-
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate with a warm-up, and constant or falling after it.
 
     At step t, from 0, the rate is `learning_rate` times
 
-    * min(1, (t + 1) / warmup_steps), and times
-    * "constant": 1; "halving": 2 ** -floor(t / halving_steps); "cosine":
-      (1 + cos(pi t / steps)) / 2, which ends at zero after `steps`.
+    * min(1, (t + 1) / warmup_steps): the warm-up;
+    * 2 ** -floor(t / halving_steps): the paper's words, "halved each 50
+      iterations", taken literally;
+    * (1 + cos(pi t / cosine_steps)) / 2, which ends at zero.
+
+    A factor whose number of steps is 0 is left out. Keras' CosineDecay begins
+    its cosine only after the warm-up, which is another rate.
 
     Args:
         learning_rate: after the warm-up.
-        shape: one of `SCHEDULES`.
-        steps: of the whole run, for "cosine".
-        halving_steps: updates between two halvings, for "halving".
         warmup_steps: updates until the whole rate is reached.
+        halving_steps: updates between two halvings.
+        cosine_steps: updates of the whole run.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if a number of steps is negative.
     """
 
     def __init__(
         self,
         learning_rate: float,
         *,
-        shape: str = "constant",
-        steps: int = 1,
-        halving_steps: int = 0,
         warmup_steps: int = 0,
+        halving_steps: int = 0,
+        cosine_steps: int = 0,
     ):
         super().__init__()
-        if shape not in SCHEDULES:
+        if min(warmup_steps, halving_steps, cosine_steps) < 0:
             raise ValueError(
-                f"`shape` must be one of {', '.join(SCHEDULES)}. "
-                f"Received: {shape!r}"
-            )
-        if shape == "halving" and halving_steps < 1:
-            raise ValueError(
-                f"`halving_steps` must be at least 1. Received: {halving_steps}"
-            )
-        if steps < 1 or warmup_steps < 0:
-            raise ValueError(
-                "`steps` must be at least 1, and `warmup_steps` not negative. "
-                f"Received: {steps}, {warmup_steps}"
+                "Numbers of steps must not be negative. Received: "
+                f"warmup_steps={warmup_steps}, halving_steps={halving_steps}, "
+                f"cosine_steps={cosine_steps}"
             )
         self.learning_rate = learning_rate
-        self.shape = shape
-        self.steps = steps
-        self.halving_steps = halving_steps
         self.warmup_steps = warmup_steps
+        self.halving_steps = halving_steps
+        self.cosine_steps = cosine_steps
 
     def __call__(self, step: Any) -> Any:
         """The rate of update number `step`, from 0; float32."""
@@ -175,10 +144,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         rate = ops.convert_to_tensor(self.learning_rate, "float32")
         if self.warmup_steps:
             rate = rate * ops.minimum(1.0, (step + 1.0) / self.warmup_steps)
-        if self.shape == "halving":
+        if self.halving_steps:
             rate = rate * ops.power(0.5, ops.floor(step / self.halving_steps))
-        if self.shape == "cosine":
-            part = ops.minimum(1.0, step / self.steps)
+        if self.cosine_steps:
+            part = ops.minimum(1.0, step / self.cosine_steps)
             rate = rate * 0.5 * (1.0 + ops.cos(math.pi * part))
         return rate
 
@@ -186,39 +155,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         """Arguments that make this schedule again."""
         return {
             "learning_rate": self.learning_rate,
-            "shape": self.shape,
-            "steps": self.steps,
-            "halving_steps": self.halving_steps,
             "warmup_steps": self.warmup_steps,
+            "halving_steps": self.halving_steps,
+            "cosine_steps": self.cosine_steps,
         }
-
-
-def schedule(
-    learning_rate: float,
-    *,
-    shape: str = "constant",
-    steps: int = 1,
-    halving_steps: int = 0,
-    warmup_steps: int = 0,
-) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate of a run: a number if it never changes.
-
-    Halving alone is `halving`, whose rates are exact powers of two; the
-    arguments are those of `Schedule`.
-    """
-    if halving_steps and shape == "constant":
-        shape = "halving"
-    if not warmup_steps and shape == "constant":
-        return learning_rate
-    if not warmup_steps and shape == "halving":
-        return halving(learning_rate, steps=halving_steps)
-    return Schedule(
-        learning_rate,
-        shape=shape,
-        steps=steps,
-        halving_steps=halving_steps,
-        warmup_steps=warmup_steps,
-    )
 
 
 def make(

@@ -2,7 +2,7 @@
 
 A replica is a copy of the model on a device; a worker is a process with one
 replica or more. Every worker runs the same program with the same flags, reads
-its own part of each batch (`part`), and only the chief writes. Workers of
+its own part of each batch (`rows`), and only the chief writes. Workers of
 several machines see one file system.
 
 The environment variable TF_CONFIG tells a worker of the others:
@@ -13,15 +13,12 @@ The environment variable TF_CONFIG tells a worker of the others:
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import faulthandler
 import functools
-import json
 import os
-import socket
-import time
+import signal
 from typing import Any
 
 from absl import logging
@@ -32,14 +29,12 @@ from lsts_tf.training import input_pipeline
 
 # Seconds that workers wait for each other at the start.
 START = 600.0
-# Seconds between two lines that say for whom.
-REMIND = 30.0
 # What TensorFlow says where workers add up tensors of several shapes.
 _DIFFERS = "Shape mismatch in the collective"
 
 
 class WorkerLostError(RuntimeError):
-    """Another worker ended or did not start, so this one cannot go on."""
+    """Another worker ended or did not start, so this one cannot continue."""
 
 
 @functools.cache
@@ -55,20 +50,12 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
     Raises:
         ValueError: "multi_worker" without a TF_CONFIG, or with one that does
             not say which worker this is.
-        WorkerLostError: Another worker did not start within `START` seconds,
-            or ended while they were being connected.
-        OSError: This worker's port is taken.
+        WorkerLostError: The workers could not be connected.
     """
-    workers = _workers()
-    if name == "multi_worker" or (name == "auto" and workers > 1):
-        if not workers:
-            raise ValueError(
-                "--strategy=multi_worker needs TF_CONFIG in the environment "
-                "of each worker, such as {'cluster': {'worker': "
-                "['host0:5000', 'host1:5000']}, 'task': {'type': 'worker', "
-                f"'index': 0}}. Received: {os.environ.get('TF_CONFIG', '')!r}"
-            )
-        return _connect()
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    workers = _workers(resolver)
+    if name == "multi_worker" or (name == "auto" and len(workers) > 1):
+        return _connect(workers, f"{resolver.task_type} {resolver.task_id}")
     gpus = tf.config.list_logical_devices("GPU")
     if name == "one" or (name == "auto" and len(gpus) < 2):
         return tf.distribute.get_strategy()
@@ -76,151 +63,68 @@ def choose_strategy(name: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([d.name for d in found])
 
 
-def _connect() -> tf.distribute.Strategy:
-    """A strategy over the workers of TF_CONFIG, once all have started."""
-    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    addresses = {
+def _workers(resolver: Any) -> dict[str, str]:
+    """{name: address} of all workers, the chief first."""
+    cluster = resolver.cluster_spec().as_dict() if resolver else {}
+    return {
         f"{kind} {number}": address
         for kind in ("chief", "worker")
-        for number, address in enumerate(
-            resolver.cluster_spec().as_dict().get(kind, ())
-        )
+        for number, address in enumerate(cluster.get(kind, ()))
     }
-    here = f"{resolver.task_type} {resolver.task_id}"
-    if here not in addresses:
+
+
+def _connect(workers: dict[str, str], here: str) -> tf.distribute.Strategy:
+    """A strategy over the workers of TF_CONFIG, once all have started."""
+    if here not in workers:
         raise ValueError(
-            "The task in TF_CONFIG must be a chief or a worker of its cluster, "
-            f"one of {', '.join(addresses)}. Received: {here}"
+            "--strategy=multi_worker needs TF_CONFIG in the environment of "
+            "each worker, which names its task in the cluster, such as "
+            "{'cluster': {'worker': ['host0:5000', 'host1:5000']}, 'task': "
+            "{'type': 'worker', 'index': 0}}. "
+            f"Received: {os.environ.get('TF_CONFIG', '')!r}"
         )
-    meet(addresses, here)
-    # TensorFlow holds Python's lock until all are connected, so no signal and
-    # no other thread is heard: only this watchdog can end the process, with a
-    # traceback, if a worker is lost on the way.
-    logging.info("Connecting the workers, for at most %g s.", START)
+    logging.info(
+        "%s waits at most %g s for all workers to start: %s.",
+        here,
+        START,
+        ", ".join(f"{name} at {address}" for name, address in workers.items()),
+    )
+    # TensorFlow itself waits without end, and holds Python's lock: signals
+    # take effect by the system's own handler only, and this watchdog alone
+    # can end the process.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     faulthandler.dump_traceback_later(START, exit=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
+        error.add_note(f"Is {workers[here]} in use by an earlier run?")
         raise _lost(error) from error
     finally:
         faulthandler.cancel_dump_traceback_later()
-
-
-def meet(
-    addresses: Mapping[str, str], here: str, *, limit: float | None = None
-) -> None:
-    """Wait until each worker has been reached at its address.
-
-    Each listens at its own until it has reached all others; then TensorFlow
-    does. Without this a worker that does not start is waited for without a
-    word, and without an end.
-
-    Args:
-        addresses: "host:port" of each worker, by its name.
-        here: Name of this one.
-        limit: Seconds to wait; None is `START`.
-
-    Raises:
-        WorkerLostError: Some were not reached in time.
-        OSError: This worker's port is taken.
-    """
-    limit = START if limit is None else limit
-    start = told = time.monotonic()
-    left = {name: a for name, a in addresses.items() if name != here}
-    try:
-        listening = _listen(addresses[here])
-    except OSError as error:
-        error.add_note(
-            f"{here} listens at {addresses[here]}, as TF_CONFIG says. Does an "
-            "earlier run of it still live?"
-        )
-        raise
-    with listening:
-        while True:
-            left = {n: a for n, a in left.items() if not _answers(a)}
-            waited = time.monotonic() - start
-            if not left:
-                logging.info("All %d workers have started.", len(addresses))
-                return
-            names = ", ".join(f"{n} at {a}" for n, a in left.items())
-            if waited > limit:
-                raise WorkerLostError(
-                    f"All workers must start within {limit:g} seconds. Not "
-                    f"reached: {names}. See why they did not start, or whether "
-                    "TF_CONFIG's addresses are right, and start all of them "
-                    "again by the same command."
-                )
-            if told == start or time.monotonic() - told > REMIND:
-                told = time.monotonic()
-                logging.warning(
-                    "%s waits for %s; gives up in %.0f s.",
-                    here,
-                    names,
-                    limit - waited,
-                )
-            time.sleep(min(1.0, limit / 10))
-
-
-def _parse(address: str) -> tuple[str, int]:
-    """(host, port) of "host:port", or of "[host]:port" with IPv6."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _listen(address: str) -> socket.socket:
-    """Listens at this port of all of this machine's addresses."""
-    everywhere = ("", _parse(address)[1])
-    if not socket.has_dualstack_ipv6():
-        return socket.create_server(everywhere)
-    return socket.create_server(
-        everywhere, family=socket.AF_INET6, dualstack_ipv6=True
-    )
-
-
-def _answers(address: str) -> bool:
-    try:
-        with socket.create_connection(_parse(address), timeout=1.0) as reached:
-            # Where nobody listens, a port may be connected with itself.
-            return reached.getsockname() != reached.getpeername()
-    except OSError:
-        return False
+        signal.signal(signal.SIGINT, before)
 
 
 def _lost(error: tf.errors.OpError) -> WorkerLostError:
+    notes = " ".join(["", *getattr(error, "__notes__", [])])
     return WorkerLostError(
-        f"Another worker ended: {str(error).splitlines()[0]} Start all "
-        "of them again by the same command; they go on from the last "
+        f"Another worker ended: {str(error).splitlines()[0]}{notes} Start all "
+        "of them again by the same command; they continue from the last "
         "checkpoint."
     )
 
 
-def _workers() -> int:
-    """Workers that TF_CONFIG names; 0 without one."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}")["cluster"]
-        return sum(len(cluster.get(kind, ())) for kind in ("chief", "worker"))
-    except (KeyError, ValueError):
-        return 0
-
-
-def _task(strategy: tf.distribute.Strategy) -> tuple[str, int]:
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec():
-        return "", 0
-    return resolver.task_type, resolver.task_id
-
-
 def worker_count(strategy: tf.distribute.Strategy) -> int:
     """Processes that train together."""
-    if _task(strategy)[0]:
-        return _workers()
-    return 1
+    return len(_workers(strategy.cluster_resolver)) or 1
 
 
 def worker_number(strategy: tf.distribute.Strategy) -> int:
     """Number of this process among all that train together; 0 is the chief."""
-    kind, number = _task(strategy)
-    return number + (kind == "worker" and _has_chief(strategy))
+    if worker_count(strategy) == 1:
+        return 0
+    resolver = strategy.cluster_resolver
+    here = f"{resolver.task_type} {resolver.task_id}"
+    return list(_workers(resolver)).index(here)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -228,48 +132,69 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return worker_number(strategy) == 0
 
 
-def _has_chief(strategy: tf.distribute.Strategy) -> bool:
-    return "chief" in strategy.cluster_resolver.cluster_spec().jobs
+def replicas(strategy: tf.distribute.Strategy) -> range:
+    """Numbers of this worker's replicas among all of them."""
+    here = strategy.num_replicas_in_sync // worker_count(strategy)
+    first = worker_number(strategy) * here
+    return range(first, first + here)
 
 
-def distribute(
-    strategy: tf.distribute.Strategy,
-    read: Callable[[input_pipeline.Part], tf.data.Dataset],
-) -> Any:
-    """Batches, each replica's part of each.
+def rows(
+    strategy: tf.distribute.Strategy, batch_size: int, accumulate: int = 1
+) -> list[slice]:
+    """Which rows of a batch this worker reads, by micro-batch and replica.
 
-    Nothing is sharded by TensorFlow: `read` makes the data of the parts that
-    this worker's replicas take, one after the other.
+    Raises:
+        ValueError: The batch cannot be shared evenly.
     """
-
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        total = context.num_replicas_in_sync
-        count = total // context.num_input_pipelines
-        first = context.input_pipeline_id * count
-        return read(input_pipeline.Part(first, count, total))
-
-    return strategy.distribute_datasets_from_function(of_worker)
+    return input_pipeline.block_rows(
+        batch_size,
+        accumulate=accumulate,
+        replicas=strategy.num_replicas_in_sync,
+        here=replicas(strategy),
+    )
 
 
-def total(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+def spread(strategy: tf.distribute.Strategy, each: Sequence[Any]) -> Any:
+    """Hand each of this worker's replicas its own values.
+
+    Args:
+        strategy: The devices.
+        each: Nested arrays of each replica here, all of one structure.
+    """
+    each = tf.nest.map_structure(tf.convert_to_tensor, list(each))
+    if strategy.num_replicas_in_sync == 1:
+        return each[0]
+    first = replicas(strategy).start
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: each[context.replica_id_in_sync_group - first]
+    )
+
+
+def total(strategy: tf.distribute.Strategy, values: Any) -> np.ndarray:
     """Sum over all workers of one array each, float64."""
     values = np.asarray(values, np.float64)
     if worker_count(strategy) == 1:
         return values
-    replicas = strategy.num_replicas_in_sync // worker_count(strategy)
+    return _adder(strategy)(tf.constant(values)).numpy()
 
-    def of_replica(here: tf.Tensor) -> tf.Tensor:
+
+@functools.cache
+def _adder(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], Any]:
+    """Sums what workers have; made once, so that it is traced once a shape."""
+    here = len(replicas(strategy))
+
+    def of_replica(values: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         # One replica of each worker says what the worker has.
-        speaks = context.replica_id_in_sync_group % replicas == 0
-        here = tf.where(speaks, here, tf.zeros_like(here))
-        return context.all_reduce("SUM", here)
+        speaks = context.replica_id_in_sync_group % here == 0
+        return tf.where(speaks, values, tf.zeros_like(values))
 
-    reduced = tf.function(
-        lambda here: strategy.run(of_replica, args=(here,)), autograph=False
-    )
-    found = reduced(tf.constant(values))
-    return strategy.experimental_local_results(found)[0].numpy()
+    def add(values: tf.Tensor) -> tf.Tensor:
+        said = strategy.run(of_replica, args=(values,))
+        return strategy.reduce("SUM", said, axis=None)
+
+    return tf.function(add, autograph=False)
 
 
 def gathered(
@@ -283,17 +208,17 @@ def gathered(
 
 @contextlib.contextmanager
 def chief_first(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """The chief does what stands inside, and then the others do."""
+    """The chief runs the block, and then the others do."""
     if not is_chief(strategy):
-        total(strategy, np.zeros(1))
+        total(strategy, 0)
     yield
     if is_chief(strategy):
-        total(strategy, np.zeros(1))
+        total(strategy, 0)
 
 
 @contextlib.contextmanager
 def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """What is computed inside needs all workers.
+    """What is computed in the block needs all workers.
 
     Raises:
         WorkerLostError: Another one ended, or computes something else.

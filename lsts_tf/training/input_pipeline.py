@@ -1,11 +1,10 @@
-"""tf.data: batches of stored features, and windows of frames as they stream.
+"""Batches of stored features, and of windows of frames as they stream.
 
 A window is a pair (place, target): its video's place among those that were
 chosen, and a frame. An epoch is an order of windows: a pure function of (seed,
 epoch), so that a run can go on at any step without replaying what came before.
 
-* Stored: a batch is ({stream: [B, *feature shape] float16}, truth). One read
-  a batch, on as many threads as asked for; never one an example.
+* Stored: a batch is ({stream: [B, *feature shape] float16}, truth).
 * Live: a batch is ({"rgb": uint8 [B, length, 224, 224, 3], "flow": float16
   [B, length, 112, 112, 2]}, truth). Each video is decoded once an epoch; a
   few videos are open at a time, and windows are drawn from them at random.
@@ -14,22 +13,25 @@ epoch), so that a run can go on at any step without replaying what came before.
   640, 2], of the window's last frames in order of time. Videos of another
   size are brought to this one.
 
-A batch may be read in equal parts, one for each replica: part k of n holds
-rows k B / n and following. A `Part` names those that one reader reads.
+A step's windows are read in equal blocks, one for each micro-batch and replica
+(`block_rows`), in threads that are a few steps ahead.
 """
 
+import collections
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
+from concurrent import futures
 import copy
 import functools
-from typing import NamedTuple
+import itertools
+from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import tensorflow as tf
 
 from lsts_tf import parts
 from lsts_tf import windows
@@ -42,45 +44,63 @@ from lsts_tf.scoring import truth as truth_lib
 
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.
 OPEN_VIDEOS = 8
+# Batches that are read at a time.
+THREADS = 4
 
 Windows = np.ndarray  # int64 [N, 2]: place of the video, target
+Batch = tuple[dict[str, np.ndarray], np.ndarray]  # features, truth
+# Windows of each block of a step, and which view of each is taken.
+Blocks = list[tuple[Windows, np.ndarray]]
+_T = TypeVar("_T")
 
 
-class Part(NamedTuple):
-    """Which part of every batch one reader reads.
+def block_rows(
+    batch_size: int,
+    *,
+    accumulate: int = 1,
+    replicas: int = 1,
+    here: range = range(1),
+) -> list[slice]:
+    """Rows of a batch that one worker reads, block by block.
 
-    Attributes:
-        first: Number of its first part.
-        here: Parts that it reads, one after the other.
-        total: Equal parts of a batch, over all readers.
+    A batch is cut into equal blocks, one for each micro-batch and, within it,
+    one for each replica.
+
+    Args:
+        batch_size: Windows in a batch, over all replicas.
+        accumulate: Micro-batches.
+        replicas: Replicas of all workers.
+        here: Those of this worker.
+
+    >>> block_rows(8, replicas=4, here=range(2, 4))
+    [slice(4, 6, None), slice(6, 8, None)]
+    >>> block_rows(8, accumulate=2, replicas=2)
+    [slice(0, 2, None), slice(4, 6, None)]
+
+    Raises:
+        ValueError: A batch has no equal blocks.
     """
-
-    first: int = 0
-    here: int = 1
-    total: int = 1
-
-    def rows(self, batch_size: int) -> list[slice]:
-        """Rows of a batch of each part that is read.
-
-        >>> Part(first=2, here=2, total=4).rows(8)
-        [slice(4, 6, None), slice(6, 8, None)]
-
-        Raises:
-            ValueError: A batch has no equal parts.
-        """
-        size, rest = divmod(batch_size, self.total)
-        if rest or not size:
-            raise ValueError(
-                "--batch_size must be a multiple of the number of replicas, "
-                f"{self.total}. Received: {batch_size}"
-            )
-        numbers = range(self.first, self.first + self.here)
-        return [slice(k * size, (k + 1) * size) for k in numbers]
+    size, rest = divmod(batch_size, replicas * accumulate)
+    if rest or not size:
+        raise ValueError(
+            f"--batch_size must be a multiple of the {replicas} replicas "
+            f"times --accumulate={accumulate}. Received: {batch_size}"
+        )
+    blocks = [
+        micro * replicas + replica
+        for micro in range(accumulate)
+        for replica in here
+    ]
+    return [slice(k * size, (k + 1) * size) for k in blocks]
 
 
-WHOLE = Part()
+def _random(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
+    """Random numbers that depend on seed and epoch alone."""
+    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream])
+    return np.random.Generator(bits)
 
 
+@functools.lru_cache(maxsize=2)
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     """The order of `count` things in one epoch.
 
@@ -92,59 +112,25 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     Returns:
         int64 [count], each of 0 … count - 1 once.
     """
-    bits = np.random.Philox(key=[seed, epoch])
-    return np.random.Generator(bits).permutation(count)
+    return _random(seed, epoch).permutation(count)
 
 
-def step_windows(
-    chosen: Windows, *, batch_size: int, seed: int, step: int
-) -> Windows:
-    """Windows of one training step; what does not fill a batch is left out.
-
-    Args:
-        chosen: The windows of an epoch, int64 [N, 2].
-        batch_size: Windows in a step.
-        seed: Seed of the run.
-        step: Number of the step from the start of the run, from 0.
-
-    Returns:
-        int64 [batch_size, 2].
-
-    Raises:
-        ValueError: A batch is larger than all windows together.
-    """
-    epoch, place = divmod(step, steps_per_epoch(len(chosen), batch_size))
-    order = _permutation(len(chosen), seed, epoch)
-    return chosen[order[place * batch_size : (place + 1) * batch_size]]
-
-
-_permutation = functools.lru_cache(maxsize=2)(permutation)
-
-
-def step_views(
-    count: int, *, num_views: int, batch_size: int, seed: int, step: int
+@functools.lru_cache(maxsize=2)
+def view_indices(
+    count: int, num_views: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Which view of each window a training step takes: int64 [batch_size].
+    """Which view each window of an epoch takes: int64 [count].
 
     A pure function, as the order is; others each epoch.
 
     Args:
         count: Windows of an epoch.
         num_views: Views besides the whole frame, which is view 0.
-        batch_size: Windows in a step.
         seed: Seed of the run.
-        step: Number of the step from the start of the run, from 0.
+        epoch: Number of the epoch, from 0.
     """
-    epoch, place = divmod(step, steps_per_epoch(count, batch_size))
-    view_indices = _views(count, num_views, seed, epoch)
-    return view_indices[place * batch_size : (place + 1) * batch_size]
-
-
-@functools.lru_cache(maxsize=2)
-def _views(count: int, num_views: int, seed: int, epoch: int) -> np.ndarray:
     # Another stream of numbers than the order's, of the same key.
-    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1])
-    shares = np.random.Generator(bits).random(count)
+    shares = _random(seed, epoch, stream=1).random(count)
     # From the last one on, so that of two views the first half is view 1.
     return num_views - (shares * (num_views + 1)).astype(np.int64)
 
@@ -164,7 +150,109 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return count // batch_size
 
 
-class StoredWindows:
+def read_ahead(
+    read: Callable[[Any], _T], numbers: Iterable[Any], threads: int
+) -> Generator[_T, None, None]:
+    """`map(read, numbers)`, with a few results read before they are needed."""
+    pool = futures.ThreadPoolExecutor(threads)
+    waiting: collections.deque[futures.Future[_T]] = collections.deque()
+    try:
+        for number in numbers:
+            waiting.append(pool.submit(read, number))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class TrainingWindows:
+    """Windows in the order in which they are trained on.
+
+    Args:
+        videos: Keys of the videos that were chosen.
+        num_views: Views besides the whole frame in which a window is seen.
+    """
+
+    def __init__(self, videos: Sequence[dataset.Key], num_views: int) -> None:
+        self.videos = list(videos)
+        self._num_views = num_views
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def order(self, seed: int, epoch: int) -> Windows:
+        """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
+        raise NotImplementedError
+
+    def step(
+        self, step: int, *, batch_size: int, seed: int
+    ) -> tuple[Windows, np.ndarray]:
+        """Windows of one step, and which view of each is taken.
+
+        What does not fill a batch at the end of an epoch is left out.
+
+        Args:
+            step: Number of the step from the start of the run, from 0.
+            batch_size: Windows in a step.
+            seed: Seed of the run.
+
+        Returns:
+            int64 [batch_size, 2] and [batch_size].
+
+        Raises:
+            ValueError: A batch is larger than all windows together.
+        """
+        count = len(self)
+        epoch, place = divmod(step, steps_per_epoch(count, batch_size))
+        rows = slice(place * batch_size, (place + 1) * batch_size)
+        seen = view_indices(count, self._num_views, seed, epoch)
+        return self.order(seed, epoch)[rows], seen[rows]
+
+    def training(
+        self,
+        rows: Sequence[slice],
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+    ) -> Generator[list[Batch], None, None]:
+        """Batches of the steps `first_step` … `last_step` - 1, in order.
+
+        Args:
+            rows: Which rows of each batch to read, by block: `block_rows`.
+            batch_size: Windows in a step, over all replicas.
+            seed: Seed of the run.
+            first_step: First step.
+            last_step: The step after the last.
+
+        Returns:
+            The blocks of each step.
+        """
+        in_epoch = steps_per_epoch(len(self), batch_size)
+
+        def blocks(step: int) -> Blocks:
+            chosen, seen = self.step(step, batch_size=batch_size, seed=seed)
+            return [(chosen[r], seen[r]) for r in rows]
+
+        epochs = [
+            range(max(first_step, k), min(last_step, k + in_epoch))
+            for k in range(
+                first_step - first_step % in_epoch, last_step, in_epoch
+            )
+        ]
+        return self._read_epochs(blocks, epochs)
+
+    def _read_epochs(
+        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    ) -> Generator[list[Batch], None, None]:
+        """Read the blocks of all steps of these epochs."""
+        raise NotImplementedError
+
+
+class StoredWindows(TrainingWindows):
     """Windows whose features and truth are stored.
 
     Args:
@@ -175,9 +263,6 @@ class StoredWindows:
         others: The same stores of other views of the videos; training then
             takes a window in one of its views, another one each epoch.
         maps: Of how many of a window's last frames there is truth.
-
-    Attributes:
-        failures: What reading raised, see `own_errors`.
 
     Raises:
         ValueError: A window has no features.
@@ -193,25 +278,21 @@ class StoredWindows:
         others: Mapping[views.View, Mapping[str, stores.Store]] | None = None,
         maps: int = 1,
     ) -> None:
-        self._features = dict(features)
-        self._others = dict(others or {})
+        self._features = {views.WHOLE: features, **(others or {})}
+        super().__init__(videos, len(self._features) - 1)
         self._truth = truth
         self._maps = maps
-        self.videos = list(videos)
-        self.failures: list[Exception] = []
-        self._rows: dict[str, dict[tuple[int, int], int]] = {}
         wanted = [
             (place, target)
             for place, video in enumerate(videos)
             for target in geometry.targets(truth.length(video))
         ]
-        for stream, store in self._features.items():
-            self._rows[stream] = {
-                (place, target): row
-                for place, video in enumerate(videos)
-                for row, target in enumerate(store.targets(video))
-            }
-            missing = [w for w in wanted if w not in self._rows[stream]]
+        for stream, store in features.items():
+            missing = [
+                (place, target)
+                for place, target in wanted
+                if target not in store.targets(self.videos[place])
+            ]
             if missing:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
@@ -231,36 +312,45 @@ class StoredWindows:
         part.windows = self.windows[rows.astype(int)]
         return part
 
-    def read(
-        self, chosen: Windows, view_indices: np.ndarray | None = None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def order(self, seed: int, epoch: int) -> Windows:
+        """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
+        return self.windows[permutation(len(self), seed, epoch)]
+
+    def read(self, chosen: Windows, seen: np.ndarray | None = None) -> Batch:
         """Features and truth of windows [B, 2]: one batch as above.
 
         Args:
             chosen: The windows.
-            view_indices: Which view of each, int [B], 0 for the whole frame;
-                None for that of all.
+            seen: Which view of each, int [B]; 0 is the whole frame. None:
+                the whole frame of all.
         """
-        pairs = [(int(place), int(target)) for place, target in chosen]
-        if view_indices is None:
-            view_indices = np.zeros(len(pairs), int)
-        seen = (views.WHOLE, *self._others)
+        count = len(chosen)
+        if seen is None:
+            seen = np.zeros(count, int)
         features = {
-            stream: np.empty((len(pairs), *store.shape), store.dtype)
-            for stream, store in self._features.items()
+            stream: np.empty((count, *store.shape), store.dtype)
+            for stream, store in self._features[views.WHOLE].items()
         }
         several = () if self._maps == 1 else (self._maps,)
-        truth = np.empty((len(pairs), *several, *preprocess.MAP_SIZE, 2), "u1")
-        for index in np.unique(view_indices):
-            places = np.flatnonzero(view_indices == index)
-            some = [pairs[place] for place in places]
-            view = seen[index]
-            truth[places] = self._read_truth(some, view)
-            for stream, store in self._others.get(view, self._features).items():
+        truth = np.empty((count, *several, *preprocess.MAP_SIZE, 2), np.uint8)
+        for index in np.unique(seen):
+            places = np.flatnonzero(seen == index)
+            view, kept = list(self._features.items())[index]
+            frames = [
+                (self.videos[place], frame)
+                for place, frame in self.frames(chosen[places])
+            ]
+            found = read_truth(self._truth, frames, view)
+            truth[places] = found.reshape(len(places), *truth.shape[1:])
+            pairs = [
+                (self.videos[place], target)
+                for place, target in chosen[places].tolist()
+            ]
+            for stream, store in kept.items():
                 features[stream][places] = store.read_batch(
                     [
-                        (self.videos[p], self._rows[stream][p, t])
-                        for p, t in some
+                        (video, store.targets(video).index(target))
+                        for video, target in pairs
                     ]
                 )
         return features, truth
@@ -286,169 +376,40 @@ class StoredWindows:
             for place, frame in sorted(set(self.frames(self.windows)))
         )
 
-    def _read_truth(
-        self, pairs: Sequence[tuple[int, int]], view: views.View
-    ) -> np.ndarray:
-        frames = [
-            (self.videos[place], frame)
-            for place, frame in self.frames(np.array(pairs))
-        ]
-        found = read_truth(self._truth, frames, view)
-        if self._maps == 1:
-            return found
-        return found.reshape(len(pairs), -1, *found.shape[1:])
+    def _read_epochs(
+        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    ) -> Generator[list[Batch], None, None]:
+        def read(step: int) -> list[Batch]:
+            return [self.read(*block) for block in blocks(step)]
 
-    def training(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        threads: int = 4,
-        part: Part = WHOLE,
-    ) -> tf.data.Dataset:
-        """Batches of the steps `first_step` … `last_step` - 1, in order.
-
-        Args:
-            batch_size: Windows in a step, over all parts.
-            seed: Seed of the run.
-            first_step: First step.
-            last_step: The step after the last.
-            threads: Batches that are read at a time.
-            part: Which part of each batch to read; each of its parts comes as
-                a batch of its own.
-        """
-        rows = part.rows(batch_size)
-
-        def load(number: np.ndarray) -> list[np.ndarray]:
-            step, place = divmod(int(number), part.here)
-            chosen = self.step_windows(
-                batch_size=batch_size, seed=seed, step=step
-            )
-            return self._flat(
-                chosen[rows[place]],
-                self.step_views(batch_size=batch_size, seed=seed, step=step)[
-                    rows[place]
-                ],
-            )
-
-        steps_per_epoch(len(self), batch_size)
-        numbers = tf.data.Dataset.range(
-            first_step * part.here, last_step * part.here
-        )
-        return self._mapped(numbers, load, batch_size // part.total, threads)
-
-    def step_windows(self, *, batch_size: int, seed: int, step: int) -> Windows:
-        """Windows of a training step, int64 [batch_size, 2]."""
-        return step_windows(
-            self.windows, batch_size=batch_size, seed=seed, step=step
-        )
-
-    def step_views(
-        self, *, batch_size: int, seed: int, step: int
-    ) -> np.ndarray:
-        """Which view of each window a step takes: int64 [batch_size]."""
-        return step_views(
-            len(self),
-            num_views=len(self._others),
-            batch_size=batch_size,
-            seed=seed,
-            step=step,
-        )
+        return read_ahead(read, itertools.chain(*epochs), THREADS)
 
     def in_order(
-        self, batch_size: int, threads: int = 2, part: Part = WHOLE
-    ) -> tf.data.Dataset:
-        """All windows once, in order, with a weight each.
+        self, rows: Sequence[slice], batch_size: int
+    ) -> Generator[tuple[list[Batch], np.ndarray], None, None]:
+        """All windows once, in order.
 
-        Yields:
-            ((features, truth), weight [rows] float32, place [rows] int64)
-            for each part that is asked for. `place` is the window's number
-            in `windows`. The last batch is filled up with windows of weight
-            0, so that every batch has one shape and no replica is ever left
-            empty.
+        The last batch is filled up, so that every batch has one shape and no
+        replica is ever left empty.
+
+        Args:
+            rows: Which rows of each batch to read, by block.
+            batch_size: Windows at a time, over all replicas.
+
+        Returns:
+            The blocks of each batch, and the windows' numbers in `windows`,
+            one block after the other: int64 [rows]; -1 for those that only
+            fill up.
         """
-        count = len(self)
-        batches = -(-count // batch_size)
-        slices = part.rows(batch_size)
-        rows = np.arange(batches * batch_size).reshape(batches, batch_size)
-        rows = np.concatenate([rows[:, s][:, None] for s in slices], axis=1)
-        rows = rows.reshape(-1, batch_size // part.total)
-        weights = (rows < count).astype(np.float32)
-        places = np.minimum(rows, count - 1)
 
-        def load(number: np.ndarray) -> list[np.ndarray]:
-            chosen = places[int(number)]
-            return self._flat(self.windows[chosen], None)
+        def read(first: int) -> tuple[list[Batch], np.ndarray]:
+            numbers = np.arange(first, first + batch_size)
+            filled = np.minimum(numbers, len(self) - 1)
+            blocks = [self.read(self.windows[filled[r]]) for r in rows]
+            numbers[numbers >= len(self)] = -1
+            return blocks, np.concatenate([numbers[r] for r in rows])
 
-        data = self._mapped(
-            tf.data.Dataset.range(len(rows)), load, rows.shape[1], threads
-        )
-        each = tf.data.Dataset.from_tensor_slices((weights, places))
-        return tf.data.Dataset.zip((data, each)).map(
-            lambda batch, each: (batch, *each)
-        )
-
-    def _flat(
-        self, chosen: Windows, view_indices: np.ndarray | None
-    ) -> list[np.ndarray]:
-        features, truth = self.read(chosen, view_indices)
-        return [*features.values(), truth]
-
-    def _mapped(
-        self,
-        numbers: tf.data.Dataset,
-        load: Callable[[np.ndarray], list[np.ndarray]],
-        batch_size: int,
-        threads: int,
-    ) -> tf.data.Dataset:
-        shapes = [
-            (tf.as_dtype(store.dtype), (batch_size, *store.shape))
-            for store in self._features.values()
-        ]
-        several = () if self._maps == 1 else (self._maps,)
-        truth = (batch_size, *several, *preprocess.MAP_SIZE, 2)
-        shapes.append((tf.uint8, truth))
-
-        def kept(number: np.ndarray) -> list[np.ndarray]:
-            with _keeping(self.failures):
-                return load(number)
-
-        def graph(number: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            flat = tf.numpy_function(kept, [number], [d for d, _ in shapes])
-            for tensor, (_, shape) in zip(flat, shapes, strict=True):
-                tensor.set_shape(shape)
-            return dict(zip(self._features, flat, strict=False)), flat[-1]
-
-        return numbers.map(
-            graph, num_parallel_calls=threads, deterministic=True
-        ).prefetch(2)
-
-
-@contextlib.contextmanager
-def own_errors(*read: "StoredWindows | LiveWindows") -> Iterator[None]:
-    """Raises what reading these windows raised, such as `stores.StoreError`.
-
-    TensorFlow makes errors of its own of what its threads raise: they have
-    the text, but are of other classes, and have a traceback in their message.
-    """
-    try:
-        yield
-    except tf.errors.OpError as error:
-        for each in read:
-            if each.failures:
-                raise each.failures[0] from error
-        raise
-
-
-@contextlib.contextmanager
-def _keeping(failures: list[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        failures.append(error)
-        raise
+        return read_ahead(read, range(0, len(self), batch_size), THREADS // 2)
 
 
 def read_truth(
@@ -473,14 +434,15 @@ def label(videos: Sequence[dataset.Key], window: Sequence[int]) -> str:
     return f"{dataset.label(videos[place])}:{target}"
 
 
+@functools.lru_cache(maxsize=2)
 def live_order(
-    counts: Sequence[tuple[int, int]],
+    counts: tuple[tuple[int, int], ...],
     geometry: windows.Geometry,
     *,
     seed: int,
     epoch: int,
     open_videos: int = OPEN_VIDEOS,
-) -> Iterator[tuple[int, int]]:
+) -> Windows:
     """Order of an epoch in which only a few videos are open at a time.
 
     Args:
@@ -490,36 +452,33 @@ def live_order(
         epoch: Number of the epoch, from 0.
         open_videos: Videos that are open at a time.
 
-    Yields:
-        (place, target), each window once. The next window comes from one of
-        the open videos, chosen with the odds of what each has left; inside a
+    Returns:
+        int64 [N, 2], each window once. The next window comes from one of the
+        open videos, chosen with the odds of what each has left; inside a
         video the order is random.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    waiting = iter(counts)
+    rng = _random(seed, epoch)
+    waiting = [(k, geometry.targets(n)) for k, n in reversed(counts)]
     left: list[tuple[int, list[int]]] = []
-    while True:
-        while len(left) < open_videos:
-            place, frames = next(waiting, (None, 0))
-            if place is None:
-                break
-            targets = rng.permutation(geometry.targets(frames)).tolist()
+    order = []
+    while left or waiting:
+        while waiting and len(left) < open_videos:
+            place, targets = waiting.pop()
             if targets:
-                left.append((place, targets))
-        if not left:
-            return
+                left.append((place, rng.permutation(targets).tolist()))
         sizes = np.array([len(targets) for _, targets in left])
         drawn = int(rng.choice(len(left), p=sizes / sizes.sum()))
-        place, targets = left[drawn]
-        yield place, targets.pop()
-        if not targets:
+        place, remaining = left[drawn]
+        order.append((place, remaining.pop()))
+        if not remaining:
             del left[drawn]
+    return np.array(order, np.int64).reshape(-1, 2)
 
 
 FlowOfVideo = Callable[[dataset.Video], Iterable[np.ndarray]]
 
 
-class LiveWindows:
+class LiveWindows(TrainingWindows):
     """Windows of frames and flows out of TFDS videos, as they stream.
 
     Args:
@@ -533,9 +492,6 @@ class LiveWindows:
         flip: Mirror half of the windows, others each epoch.
         size: Rows and columns of a frame as the network sees it.
         maps: Of how many of a window's last frames there is truth.
-
-    Attributes:
-        failures: What reading raised, see `own_errors`.
     """
 
     def __init__(
@@ -553,145 +509,81 @@ class LiveWindows:
     ) -> None:
         if "flow" in streams and flows is None:
             raise ValueError("Windows of flow need `flows`. Received: None")
+        super().__init__(videos, int(flip))
         self._data = data
-        self._streams = tuple(streams)
         self._geometry = geometry
-        self._flows = flows
-        self._open_videos = open_videos
-        self._flip = flip
-        self._size = size
         self._maps = maps
-        self.failures: list[Exception] = []
-        self.videos = list(videos)
-        self._counts = [
+        self._counts = tuple(
             (place, data.frame_counts[video])
             for place, video in enumerate(videos)
-        ]
-        self._total = windows.num_windows(
-            (count for _, count in self._counts), geometry
         )
-        self._ordered: tuple[tuple[int, int] | None, Windows] = (
-            None,
-            np.empty((0, 2), np.int64),
+        self._open_videos = open_videos
+        self._open = functools.partial(
+            _OpenVideo,
+            streams=streams,
+            flows=flows,
+            geometry=geometry,
+            size=size,
         )
 
     def __len__(self) -> int:
-        return self._total
+        frames = (count for _, count in self._counts)
+        return windows.num_windows(frames, self._geometry)
 
-    def training(
-        self,
-        *,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        last_step: int,
-        part: Part = WHOLE,
-    ) -> tf.data.Dataset:
-        """Batches of the steps `first_step` … `last_step` - 1, in order.
-
-        `part` is as of `StoredWindows.training`: only videos of those windows
-        are decoded.
-        """
-        in_epoch = steps_per_epoch(len(self), batch_size)
-        rows = part.rows(batch_size)
-
-        def examples() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-            step = first_step
-            while step < last_step:
-                end = min(step - step % in_epoch + in_epoch, last_step)
-                chosen: list[tuple[int, int]] = []
-                view_indices: list[int] = []
-                for each in range(step, end):
-                    whole = self.step_windows(
-                        batch_size=batch_size, seed=seed, step=each
-                    )
-                    seen = self.step_views(
-                        batch_size=batch_size, seed=seed, step=each
-                    )
-                    for place in rows:
-                        chosen.extend(map(tuple, whole[place].tolist()))
-                        view_indices.extend(seen[place].tolist())
-                with _keeping(self.failures):
-                    yield from self._load(chosen, view_indices)
-                step = end
-
-        return (
-            tf.data.Dataset.from_generator(
-                examples, output_signature=self._signature()
-            )
-            .batch(batch_size // part.total, drop_remainder=True)
-            .prefetch(1)
-        )
-
-    def step_windows(self, *, batch_size: int, seed: int, step: int) -> Windows:
-        """Windows of a training step, int64 [batch_size, 2]."""
-        epoch, place = divmod(step, steps_per_epoch(len(self), batch_size))
-        order = self._order(seed, epoch)
-        return order[place * batch_size : (place + 1) * batch_size]
-
-    def step_views(
-        self, *, batch_size: int, seed: int, step: int
-    ) -> np.ndarray:
-        """Which windows of a step are mirrored: 0 or 1, int64 [batch_size]."""
-        return step_views(
-            len(self),
-            num_views=int(self._flip),
-            batch_size=batch_size,
+    def order(self, seed: int, epoch: int) -> Windows:
+        """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
+        return live_order(
+            self._counts,
+            self._geometry,
             seed=seed,
-            step=step,
+            epoch=epoch,
+            open_videos=self._open_videos,
         )
 
-    def _order(self, seed: int, epoch: int) -> Windows:
-        if self._ordered[0] != (seed, epoch):
-            order = live_order(
-                self._counts,
-                self._geometry,
-                seed=seed,
-                epoch=epoch,
-                open_videos=self._open_videos,
-            )
-            self._ordered = (
-                (seed, epoch),
-                np.array(list(order), np.int64).reshape(-1, 2),
-            )
-        return self._ordered[1]
+    def _read_epochs(
+        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    ) -> Generator[list[Batch], None, None]:
+        def read() -> Iterator[list[Batch]]:
+            for epoch in epochs:
+                steps = [blocks(step) for step in epoch]
+                chosen, seen = (
+                    np.concatenate(each)
+                    for each in zip(*itertools.chain(*steps), strict=True)
+                )
+                found = self._windows(chosen, seen)
+                for step in steps:
+                    yield [
+                        _batch(list(itertools.islice(found, len(block))))
+                        for block, _ in step
+                    ]
 
-    def _signature(self) -> tuple[dict[str, tf.TensorSpec], tf.TensorSpec]:
-        length, small = self._geometry.length, parts.half(self._size)
-        specs = {
-            "rgb": tf.TensorSpec((length, *self._size, 3), tf.uint8),
-            "flow": tf.TensorSpec((length, *small, 2), tf.float16),
-        }
-        several = () if self._maps == 1 else (self._maps,)
-        truth = tf.TensorSpec((*several, *preprocess.MAP_SIZE, 2), tf.uint8)
-        return {s: specs[s] for s in self._streams}, truth
+        found = read()
+        return read_ahead(lambda _: next(found), itertools.chain(*epochs), 1)
 
-    def _load(
-        self, chosen: Sequence[tuple[int, int]], view_indices: Sequence[int]
-    ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    def _windows(self, chosen: Windows, seen: np.ndarray) -> Iterator[Batch]:
         """Decode each video when it is first needed; drop it after its last."""
-        keys = [self.videos[place] for place, _ in chosen]
+        keys = [self.videos[place] for place, _ in chosen.tolist()]
         last = {video: row for row, video in enumerate(keys)}
         source = self._data.videos(last)
         opened: dict[dataset.Key, _OpenVideo] = {}
-        for row, (video, (_, target)) in enumerate(
-            zip(keys, chosen, strict=True)
+        for row, (video, target) in enumerate(
+            zip(keys, chosen[:, 1].tolist(), strict=True)
         ):
             while video not in opened:
                 fresh = next(source)
-                opened[fresh.number] = _OpenVideo(
-                    fresh,
-                    self._streams,
-                    self._flows,
-                    self._geometry,
-                    self._size,
-                )
-            window = opened[video].window(
-                self._geometry.window(target), self._maps
-            )
-            yield mirror(window) if view_indices[row] else window
+                opened[fresh.number] = self._open(fresh)
+            frames = self._geometry.window(target)
+            window = opened[video].window(frames, self._maps)
+            yield mirror(window) if seen[row] else window
             if last[video] == row:
                 del opened[video]
+
+
+def _batch(each: Sequence[Batch]) -> Batch:
+    """Windows as one batch."""
+    signals, truths = zip(*each, strict=True)
+    features = {s: np.stack([x[s] for x in signals]) for s in signals[0]}
+    return features, np.stack(truths)
 
 
 class _OpenVideo:
@@ -700,6 +592,7 @@ class _OpenVideo:
     def __init__(
         self,
         video: dataset.Video,
+        *,
         streams: Sequence[str],
         flows: FlowOfVideo | None,
         geometry: windows.Geometry,
@@ -719,9 +612,8 @@ class _OpenVideo:
             # Row k is flow k; there is no flow 0, and nobody reads that row.
             self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
 
-    def window(
-        self, frames: range, maps: int
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def window(self, frames: range, maps: int) -> Batch:
+        """What a window holds, and the truth of its last frames."""
         place = slice(frames.start + self._lead, frames.stop + self._lead)
         truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
         signals = {s: v[place] for s, v in self._signals.items()}
@@ -736,9 +628,7 @@ class _OpenVideo:
         )
 
 
-def mirror(
-    window: tuple[dict[str, np.ndarray], np.ndarray],
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def mirror(window: Batch) -> Batch:
     """A window of a live batch, left and right exchanged all over the clip.
 
     What moved to the right moves to the left then.

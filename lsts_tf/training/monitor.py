@@ -5,7 +5,6 @@ model says they look, and that drawn over the frame. Frames are uint8 RGB
 [H, W, 3]; maps are [360, 640] in [0, 1].
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -30,20 +29,22 @@ from lsts_tf.media import draw as overlay
 from lsts_tf.media import files
 from lsts_tf.training import checkpoints
 
+# Curves with a point at each step; all others are of the ends of epochs.
+OF_STEPS = ("train/loss", "train/gradient_norm", "train/learning_rate")
+
 
 class Monitor:
     """Writes one run's events.
 
+    Everything that writes raises `checkpoints.StoppedError` where it cannot.
+
     Args:
         folder: Folder of the events; None: nothing is written.
-        first_step: Step that the run starts from or goes on at. What was
+        first_step: Step that the run starts from or continues at. What was
             logged after it, before a kill, is removed from the files.
         note: Said on every picture, such as "random I3D weights".
-        again: Which tags are logged again at `first_step` itself, so that
-            they are removed from there, too; None: none.
-
-    Everything that writes, from here to `close`, raises
-    `checkpoints.StoppedError` where it cannot.
+        epoch_again: Whether the epoch that ends at `first_step` is logged
+            again, so that what is there of it is removed, too.
 
     Attributes:
         has_graph: Whether there is something under Graphs already.
@@ -55,32 +56,27 @@ class Monitor:
         *,
         first_step: int,
         note: str = "",
-        again: Callable[[str], bool] | None = None,
+        epoch_again: bool = False,
     ) -> None:
         self._note = note
         self._folder = folder
-        self._failed = False
         self.has_graph = False
-        with self._writing():
-            self._writer = tf.summary.create_noop_writer()
-            if folder is not None:
+        self._writer = tf.summary.create_noop_writer()
+        if folder is not None:
+            with checkpoints.writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                self.has_graph = _keep_until(folder, first_step, again)
+                self.has_graph = _keep_until(folder, first_step, epoch_again)
                 self._writer = tf.summary.create_file_writer(str(folder))
 
     @contextlib.contextmanager
-    def _writing(self, step: int | None = None) -> Iterator[None]:
+    def _writing(self, step: int) -> Iterator[None]:
         """What is logged inside is of this step."""
-        try:
-            with checkpoints.writing(self._folder or pathlib.Path()):
-                if step is None:
-                    yield
-                else:
-                    with self._writer.as_default(step=step):
-                        yield
-        except checkpoints.StoppedError:
-            self._failed = True
-            raise
+        with (
+            checkpoints.writing(self._folder or pathlib.Path()),
+            tf.summary.record_if(self._folder is not None),
+            self._writer.as_default(step=step),
+        ):
+            yield
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by name."""
@@ -132,18 +128,18 @@ class Monitor:
 
     def flush(self) -> None:
         """Bring to disk what was logged."""
-        with self._writing():
+        if self._folder is None:
+            return
+        with checkpoints.writing(self._folder):
             self._writer.flush()
-            if self._folder is not None:
-                for path in self._folder.glob("*tfevents*"):
-                    files.sync(path)
-                files.sync(self._folder)
+            for path in self._folder.glob("*tfevents*"):
+                files.sync(path)
+            files.sync(self._folder)
 
     def close(self) -> None:
-        """Flush and close; nothing where writing has failed already."""
-        if self._failed:
-            return
-        with self._writing():
+        """Let go of the file; what was not flushed may be lost."""
+        # A full disk has been told of by `flush`, which comes before.
+        with contextlib.suppress(OSError, tf.errors.OpError):
             self._writer.close()
 
 
@@ -201,7 +197,7 @@ class Profile:
         self._runs = False
 
     def before(self, step: int) -> None:
-        """Called before each step, by its number."""
+        """Start or stop; called before each step, by its number."""
         if step == self._first < self._last:
             tf.profiler.experimental.start(str(self._folder))
             self._runs = True
@@ -235,13 +231,11 @@ def environment() -> str:
     return "\n".join(found)
 
 
-def _keep_until(
-    folder: pathlib.Path, step: int, again: Callable[[str], bool] | None
-) -> bool:
+def _keep_until(folder: pathlib.Path, step: int, epoch_again: bool) -> bool:
     """Leave of the events those up to `step`, each once, in one file.
 
-    A killed run has logged more than its last checkpoint knows, and says it
-    again when it goes on. Returns whether a graph is among them.
+    A killed run has logged more than its last checkpoint knows, and logs it
+    again when it continues. Returns whether a graph is among them.
     """
     paths = sorted(folder.glob("*tfevents*"))
     if not paths:
@@ -259,22 +253,33 @@ def _keep_until(
             event = event_pb2.Event.FromString(record)
             what = event.WhichOneof("what")
             tags = tuple(value.tag for value in event.summary.value)
-            if (event.step, what, tags) in seen or _is_said_again(event, step):
-                continue
-            if again and event.step == step and any(map(again, tags)):
-                continue
-            seen.add((event.step, what, tags))
-            writer.write(record)
+            if (event.step, what, tags) not in seen and not _is_logged_again(
+                event, step, epoch_again
+            ):
+                seen.add((event.step, what, tags))
+                writer.write(record)
     for path in paths:
         if path.name != name:
             path.unlink()
     return any(what == "graph_def" for _, what, _ in seen)
 
 
-def _is_said_again(event: event_pb2.Event, step: int) -> bool:
-    """Whether a run that goes on after `step` logs this event itself."""
-    if not event.HasField("summary"):
-        return False
-    plugins = {v.metadata.plugin_data.plugin_name for v in event.summary.value}
-    at_start = event.step == step and "text" in plugins
-    return event.step > step or at_start or "hparams" in plugins
+def _is_logged_again(
+    event: event_pb2.Event, step: int, epoch_again: bool
+) -> bool:
+    """Whether a run that continues after `step` logs this event itself."""
+    values = event.summary.value
+    if not values or event.step < step:
+        return any(_plugin(value) == "hparams" for value in values)
+    if event.step > step or any(
+        _plugin(value) in ("text", "hparams") for value in values
+    ):
+        return True
+    return epoch_again and any(
+        value.tag not in OF_STEPS and not value.tag.startswith("speed/")
+        for value in values
+    )
+
+
+def _plugin(value: Any) -> str:
+    return value.metadata.plugin_data.plugin_name

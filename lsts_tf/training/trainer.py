@@ -1,8 +1,8 @@
 """A decoder, its optimiser, and one step of training on any devices.
 
 The loss of a step is the mean over the whole batch, whatever the replicas'
-shares; BatchNorm takes its statistics over the whole batch, too, whether it
-is spread over replicas, over micro-batches (`accumulation`), or both.
+shares. With --accumulate a step's gradient is summed over micro-batches;
+BatchNorm then takes its statistics over each micro-batch, on all replicas.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import math
 from typing import Any
 import zlib
 
@@ -24,22 +25,60 @@ from lsts_tf.networks import decoder
 from lsts_tf.networks import losses
 from lsts_tf.networks import optimizers
 from lsts_tf.networks import tuned_i3d
-from lsts_tf.training import accumulation
+from lsts_tf.training import devices
 
-Batch = tuple[Mapping[str, Any], Any]
-
+Batch = tuple[Mapping[str, Any], Any]  # inputs by name, truth
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
 # until that is more than --ema.
 _AVERAGE_START = 10.0
 
 
-def read_init(
+class NotFiniteError(ArithmeticError):
+    """The loss of a step, or its gradient, is no finite number."""
+
+
+def build_model(
     settings: experiment.Experiment,
     *,
     feature_shape: Sequence[int],
     skip_shapes: Mapping[str, Sequence[int]] | None = None,
+    networks: Mapping[str, keras.Model] | None = None,
+    synchronized: bool = False,
 ) -> keras.Model:
-    """The model that --init names; arguments as of `Trainer`.
+    """The network that the settings describe, untrained.
+
+    Args:
+        settings: The experiment.
+        feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
+        skip_shapes: {end point: shape} of the skips.
+        networks: {stream: I3D}, whose last layers are trained too; needed
+            with --finetune_from.
+        synchronized: Whether BatchNorm sees all replicas.
+    """
+    tuned = {}
+    if settings.finetune_from and networks:
+        tuned = {
+            stream: tuned_i3d.build(
+                networks[stream],
+                settings.finetune_from,
+                frames=settings.window,
+                rate=settings.finetune_rate,
+                dtype=settings.precision,
+            )
+            for stream in settings.streams
+        }
+    return decoder.build(
+        **settings.decoder_arguments(),
+        feature_shape=tuple(feature_shape),
+        skip_shapes=skip_shapes,
+        tuned=tuned,
+        map_size=preprocess.MAP_SIZE,
+        synchronized=synchronized,
+    )
+
+
+def read_init(settings: experiment.Experiment, **shapes: Any) -> keras.Model:
+    """The model that --init names; shapes as of `build_model`.
 
     Raises:
         FileNotFoundError: There is none.
@@ -54,12 +93,7 @@ def read_init(
             "which is no file."
         )
     trained = keras.models.load_model(path, compile=False)
-    wanted = decoder.build(
-        **settings.decoder_arguments(),
-        feature_shape=tuple(feature_shape),
-        skip_shapes=skip_shapes,
-        map_size=preprocess.MAP_SIZE,
-    )
+    wanted = build_model(settings, **shapes)
     there, here = (
         {x.name: x.shape for x in model.inputs}
         | {weight.path: weight.shape for weight in model.weights}
@@ -86,13 +120,10 @@ class Trainer:
     Args:
         settings: The experiment.
         strategy: Devices to train on.
-        feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
-        skip_shapes: {end point: shape} of the skips.
-        networks: {stream: I3D}, whose last layers are trained too; needed
-            with --finetune_from.
         encode: What turns a batch's inputs into features; None where they are
             features already.
         steps: Steps of the whole run, which the cosine schedule needs.
+        **model: Shapes and networks, as of `build_model`.
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
@@ -105,26 +136,27 @@ class Trainer:
         settings: experiment.Experiment,
         strategy: tf.distribute.Strategy,
         *,
-        feature_shape: Sequence[int],
-        skip_shapes: Mapping[str, Sequence[int]] | None = None,
-        networks: Mapping[str, keras.Model] | None = None,
         encode: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
         steps: int = 1,
+        **model: Any,
     ) -> None:
         check_precision(settings)
-        _check_shares(settings, strategy.num_replicas_in_sync)
+        devices.rows(strategy, settings.batch_size, settings.accumulate)
+        if settings.jit and strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "--jit is for one device: BatchNorm over several replicas "
+                "does not compile. Received: "
+                f"{strategy.num_replicas_in_sync} replicas"
+            )
         self.strategy = strategy
+        self._settings = settings
         self._encode = encode or (lambda inputs: inputs)
         self._loss = losses.weighted(settings.loss)
-        self._momentum = settings.ema
         with strategy.scope():
-            self.model = decoder.build(
-                **settings.decoder_arguments(),
-                feature_shape=tuple(feature_shape),
-                skip_shapes=skip_shapes,
-                tuned=_tuned(settings, networks or {}),
-                map_size=preprocess.MAP_SIZE,
+            self.model = build_model(
+                settings,
                 synchronized=strategy.num_replicas_in_sync > 1,
+                **model,
             )
             self.optimizer = make_optimizer(settings, steps)
             self.optimizer.build(self.model.trainable_variables)
@@ -134,21 +166,31 @@ class Trainer:
                 for v in self.model.trainable_variables
                 if settings.ema
             ]
-        self._gradients: Callable[..., Any] = self._of_whole
-        if settings.accumulate > 1:
-            self._gradients = self._of_parts
-            self._accumulation = accumulation.Accumulation(
-                self.model, self.losses, count=settings.accumulate
-            )
-        elif settings.jit:
+            # Each replica's own sum of gradients; zero between two steps.
+            self._sums = [
+                tf.Variable(
+                    tf.zeros(v.shape, v.dtype),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+                for v in self.model.trainable_variables
+            ]
+        self._gradients: Callable[..., Any] = self._loss_and_gradients
+        if settings.jit:
             self._gradients = tf.function(
-                self._of_whole, jit_compile=True, autograph=False
+                self._loss_and_gradients, jit_compile=True, autograph=False
             )
-        self._train = tf.function(self._distributed_step, autograph=False)
-        self._stops = tf.function(self._distributed_stops, autograph=False)
-        self._predict = tf.function(self._distributed_predict, autograph=False)
-        self._maps = tf.function(
-            lambda features: self.model(features, training=False),
+        self._accumulate = self._on_replicas(self._replica_accumulate)
+        self._combine = self._on_replicas(self._replica_combine)
+        self._apply = self._on_replicas(self._replica_apply)
+        self._predict = self._on_replicas(self._replica_predict)
+        self._follow = tf.function(self._average, autograph=False)
+
+    def _on_replicas(self, function: Callable[..., Any]) -> Any:
+        """A function of each replica's arguments, compiled for all."""
+        return tf.function(
+            lambda *arguments: self.strategy.run(function, args=arguments),
             autograph=False,
         )
 
@@ -214,78 +256,110 @@ class Trainer:
             ):
                 variable.assign(value)
 
-    def train_step(self, batch: Batch, *, stop: int = 0) -> dict[str, float]:
+    def train_step(self, blocks: Sequence[Batch]) -> dict[str, float]:
         """One update of the weights.
 
         Args:
-            batch: Inputs and truth, each replica's part of them.
-            stop: Not 0: all workers shall stop after this step.
+            blocks: The step's blocks of this worker, by micro-batch, then by
+                replica: `devices.rows`.
 
         Returns:
-            The loss, and the gradient's norm without loss scaling, both
-            before the update; `stop`, not 0 if a worker said so. The norm
-            with several replicas is the mean of those of their parts.
+            The loss, and the norm of the whole batch's gradient without loss
+            scaling, both before the update.
+
+        Raises:
+            NotFiniteError: One of the two is no finite number; nothing is
+                updated. A gradient that overflows in mixed_float16 is no
+                error: loss scaling skips that step.
         """
-        found = self._train(batch, tf.constant(float(stop)))
-        names = ("loss", "gradient_norm", "stop")
-        return {n: float(v) for n, v in zip(names, found, strict=True)}
+        each = [self._accumulate(*x) for x in self._micro_batches(blocks)]
+        loss = sum(
+            float(self.strategy.reduce("SUM", x, axis=None)) for x in each
+        )
+        norm = float(self.local(self._combine())[0])
+        values = {"loss": loss, "gradient_norm": norm}
+        scales = self._settings.precision == "mixed_float16"
+        if not (math.isfinite(loss) and (scales or math.isfinite(norm))):
+            raise NotFiniteError(str(values))
+        self._apply()
+        self._follow()
+        return values
 
-    def stops(self, stop: int) -> bool:
-        """Whether a worker says that all shall stop; all ask at once.
+    def graph(self, blocks: Sequence[Batch]) -> tf.Graph:
+        """Operations of loss and gradient on blocks like these."""
+        first = next(iter(self._micro_batches(blocks)))
+        return self._accumulate.get_concrete_function(*first).graph
 
-        Args:
-            stop: Not 0: this one says so.
+    def _micro_batches(self, blocks: Sequence[Batch]) -> Iterator[Any]:
+        here = len(devices.replicas(self.strategy))
+        for first in range(0, len(blocks), here):
+            yield devices.spread(self.strategy, blocks[first : first + here])
+
+    def predict(
+        self, batches: Sequence[Batch]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Maps and losses of features, a batch for each replica here.
+
+        Returns:
+            Maps float32 [B, 360, 640], and [B, targets, 360, 640] of several
+            targets, and losses float32 [B]; B are the windows of this
+            worker's replicas, one after the other.
         """
-        return float(self._stops(tf.constant(float(stop)))) > 0
-
-    def graph(self, batch: Batch) -> tf.Graph:
-        """Operations of a step on batches like this one."""
-        return self._train.get_concrete_function(batch, tf.constant(0.0)).graph
-
-    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Maps float32 [B, 360, 640] and losses float32 [B] of features.
-
-        B are the windows of this worker's replicas. Of several targets the
-        maps are [B, targets, 360, 640].
-        """
-        maps, loss = self._predict(batch)
+        maps, loss = self._predict(*devices.spread(self.strategy, batches))
         return self.local(maps)[..., 0], self.local(loss)
-
-    def maps(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Maps float32 [B, 360, 640] of targets, on one device."""
-        maps = self._maps(dict(features)).numpy()[..., 0]
-        return maps if maps.ndim == 3 else maps[:, -1]
 
     def local(self, values: Any) -> np.ndarray:
         """What this worker's replicas hold, one after the other."""
         found = self.strategy.experimental_local_results(values)
-        return np.concatenate([np.asarray(value) for value in found])
+        return np.concatenate([np.atleast_1d(value) for value in found])
 
-    def losses(self, truth: Any, maps: Any) -> Any:
-        """Loss of each window, float32 [B]."""
-        return self._loss(preprocess.target(truth), maps)
+    def _replica_accumulate(self, inputs: Mapping[str, Any], truth: Any) -> Any:
+        """Add a micro-batch's gradient to the sum; its part of the loss."""
+        loss, gradients = self._gradients(self._encode(inputs), truth)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss
 
-    def _distributed_step(self, batch: Batch, stop: Any) -> tuple[Any, ...]:
-        inputs, truth = batch
-        loss, norm, stops = self.strategy.run(
-            self._replica_step, args=(inputs, truth, stop)
+    def _loss_and_gradients(
+        self, features: Mapping[str, Any], truth: Any
+    ) -> tuple[Any, list[Any]]:
+        with tf.GradientTape() as tape:
+            maps = self.model(features, training=True)
+            each = self._loss(preprocess.target(truth), maps)
+            loss = tf.reduce_sum(each) / self._settings.batch_size
+            scaled = self.optimizer.scale_loss(loss)
+        return loss, tape.gradient(
+            scaled,
+            self.model.trainable_variables,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        self.step.assign_add(1)
-        self._average()
-        return (
-            self.strategy.reduce("SUM", loss, axis=None),
-            self.strategy.reduce("MEAN", norm, axis=None),
-            self.strategy.reduce("SUM", stops, axis=None),
-        )
 
-    def _distributed_stops(self, stop: Any) -> Any:
-        said = self.strategy.run(tf.identity, args=(stop,))
-        return self.strategy.reduce("SUM", said, axis=None)
+    def _replica_combine(self) -> Any:
+        """Sum the gradient over all replicas; the norm of the whole."""
+        context = tf.distribute.get_replica_context()
+        # What is read is on no device, and what is reduced must be on one.
+        sums = [tf.identity(total) for total in self._sums]
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        for total, gradient in zip(self._sums, sums, strict=True):
+            total.assign(gradient)
+        scale = self.optimizer.scale_loss(tf.constant(1.0))
+        return tf.linalg.global_norm(sums) / scale
+
+    def _replica_apply(self) -> None:
+        # Keras sums over the replicas itself; loss scaling asks each replica
+        # whether the gradient is finite, so all of them need the whole one.
+        replicas = self.strategy.num_replicas_in_sync
+        gradients = [tf.convert_to_tensor(x) / replicas for x in self._sums]
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        for total in self._sums:
+            total.assign(tf.zeros_like(total))
 
     def _average(self) -> None:
+        """Count the step, and let the averages follow the weights."""
+        self.step.assign_add(1)
         step = tf.cast(self.step, tf.float32)
         momentum = tf.minimum(
-            self._momentum, (1.0 + step) / (_AVERAGE_START + step)
+            self._settings.ema, (1.0 + step) / (_AVERAGE_START + step)
         )
         for average, variable in zip(
             self.averages, self.model.trainable_variables, strict=False
@@ -293,79 +367,11 @@ class Trainer:
             kept = tf.cast(momentum, average.dtype)
             average.assign(average * kept + variable.value * (1.0 - kept))
 
-    def _replica_step(
-        self, inputs: Mapping[str, Any], truth: Any, stop: Any
-    ) -> tuple[Any, ...]:
-        context = tf.distribute.get_replica_context()
-        windows = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.cast(tf.shape(truth)[0], tf.float32)
-        )
-        features = self._encode(inputs)
-        loss, gradients = self._gradients(features, truth, windows)
-        scale = self.optimizer.scale_loss(tf.constant(1.0))
-        norm = tf.linalg.global_norm(gradients) / scale
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = _agreed(gradients)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        return loss, norm, tf.identity(stop)
-
-    def _of_whole(
-        self, features: Mapping[str, Any], truth: Any, windows: Any
-    ) -> tuple[Any, list[Any]]:
-        """This replica's part of the loss and of the gradient."""
-        with tf.GradientTape() as tape:
-            maps = self.model(features, training=True)
-            loss = tf.reduce_sum(self.losses(truth, maps)) / windows
-            scaled = self.optimizer.scale_loss(loss)
-        return loss, tape.gradient(scaled, self.model.trainable_variables)
-
-    def _of_parts(
-        self, features: Mapping[str, Any], truth: Any, windows: Any
-    ) -> tuple[Any, list[Any]]:
-        scale = self.optimizer.scale_loss(tf.constant(1.0))
-        return self._accumulation(features, truth, windows, scale)
-
-    def _distributed_predict(self, batch: Batch) -> tuple[Any, Any]:
-        return self.strategy.run(self._replica_predict, args=batch)
-
     def _replica_predict(
         self, inputs: Mapping[str, Any], truth: Any
     ) -> tuple[Any, Any]:
         maps = self.model(inputs, training=False)
-        return maps, self.losses(truth, maps)
-
-
-def _agreed(gradients: Sequence[Any]) -> list[Any]:
-    """Gradients that are infinite on every replica if they are on one.
-
-    Keras' loss scaling lets each replica skip a step by its own part of the
-    gradient, before the parts are summed: the others would apply the sum.
-    """
-    finite = [tf.reduce_all(tf.math.is_finite(g)) for g in gradients]
-    overflows = tf.cast(~tf.reduce_all(finite), tf.float32)
-    context = tf.distribute.get_replica_context()
-    somewhere = context.all_reduce(tf.distribute.ReduceOp.SUM, overflows) > 0
-    return [
-        tf.where(somewhere, tf.constant(np.inf, g.dtype), g) for g in gradients
-    ]
-
-
-def _tuned(
-    settings: experiment.Experiment, networks: Mapping[str, keras.Model]
-) -> dict[str, keras.Model]:
-    """Layers of I3D that are trained with the decoder, by stream."""
-    if not settings.finetune_from:
-        return {}
-    return {
-        stream: tuned_i3d.build(
-            networks[stream],
-            settings.finetune_from,
-            frames=settings.window,
-            rate=settings.finetune_rate,
-            dtype=settings.precision,
-        )
-        for stream in settings.streams
-    }
+        return maps, self._loss(preprocess.target(truth), maps)
 
 
 def check_precision(settings: experiment.Experiment) -> None:
@@ -386,31 +392,15 @@ def check_precision(settings: experiment.Experiment) -> None:
         )
 
 
-def _check_shares(settings: experiment.Experiment, replicas: int) -> None:
-    if settings.batch_size % (replicas * settings.accumulate):
-        raise ValueError(
-            f"--batch_size must be a multiple of the {replicas} replicas"
-            f" times --accumulate={settings.accumulate}. "
-            f"Received: {settings.batch_size}"
-        )
-    if settings.jit and (replicas > 1 or settings.accumulate > 1):
-        raise ValueError(
-            "--jit is for one device without accumulation: BatchNorm over "
-            "several replicas does not compile. Received: "
-            f"{replicas} replicas, --accumulate={settings.accumulate}"
-        )
-
-
 def make_optimizer(
     settings: experiment.Experiment, steps: int
 ) -> keras.optimizers.Optimizer:
     """The optimiser of an experiment of so many steps."""
-    rate = optimizers.schedule(
+    rate = optimizers.Schedule(
         settings.learning_rate,
-        shape=settings.schedule,
-        steps=steps,
-        halving_steps=settings.lr_halving_steps,
         warmup_steps=settings.warmup_steps,
+        halving_steps=settings.lr_halving_steps,
+        cosine_steps=steps if settings.schedule == "cosine" else 0,
     )
     optimizer = optimizers.make(
         settings.optimizer, rate, weight_decay=settings.weight_decay

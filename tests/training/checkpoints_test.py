@@ -41,8 +41,8 @@ def test_a_checkpoint_is_on_disk_when_it_is_saved(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(checkpoints.files, "sync", synced.append)
     make(tmp_path, tf.Variable(0.0)).save(3)
-    written = {*tmp_path.glob("step-3.*"), tmp_path / "checkpoint"}
-    assert len(written) == 3
+    written = {*tmp_path.glob("step-3.*")}
+    assert len(written) == 2
     assert written == {*synced[:-1]}
     assert synced[-1] == tmp_path
 
@@ -57,48 +57,6 @@ def test_a_damaged_checkpoint_takes_nobodys_place(tmp_path):
     again.restore()
     again.save(2)
     assert kept(tmp_path) == {"step-1", "step-2"}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b'model_checkpoint_path: "st',
-        b'model_checkpoint_path: "step-9"\n',
-        b"\xff\xfe",
-        None,
-    ],
-)
-def test_the_files_say_which_checkpoints_there_are(tmp_path, content):
-    """Whatever became of TensorFlow's list of them."""
-    variable = tf.Variable(0.0)
-    saved = make(tmp_path, variable)
-    for step in (9, 10):
-        variable.assign(step)
-        saved.save(step)
-    listed = tmp_path / "checkpoint"
-    if content is None:
-        listed.unlink()
-    else:
-        listed.write_bytes(content)
-    reader = make(tmp_path, variable, writes=False)
-    variable.assign(0.0)
-    reader.restore()
-    assert float(variable) == 10
-    again = make(tmp_path, variable)
-    again.restore()
-    assert tf.train.latest_checkpoint(tmp_path) == str(tmp_path / "step-10")
-    again.save(11)
-    assert kept(tmp_path) == {"step-10", "step-11"}
-
-
-def test_a_damaged_list_of_no_checkpoints(tmp_path):
-    (tmp_path / "checkpoint").write_bytes(b"")
-    variable = tf.Variable(4.0)
-    saved = make(tmp_path, variable)
-    saved.restore()
-    saved.save(1)
-    assert kept(tmp_path) == {"step-1"}
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -122,7 +80,6 @@ def test_only_one_process_leaves_files(tmp_path):
     reader.restore()
     assert float(other) == 4
     reader.save(2)
-    reader.close()
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -133,8 +90,10 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
     (tmp_path / "step-2_temp").mkdir()
     (tmp_path / "step-2_temp" / "part-00000-of-00001.index").write_bytes(b"x")
     (tmp_path / "step-2.index.tempstate123").write_bytes(b"x")
-    (tmp_path / ".checkpoint.123").write_bytes(b"x")
-    make(tmp_path, variable).restore()
+    (tmp_path / "step-2.data-00000-of-00001").write_bytes(b"x")
+    again = make(tmp_path, variable)
+    again.restore()
+    again.save(1)
     assert sorted(tmp_path.iterdir()) == before
     np.testing.assert_array_equal(variable, 4.0)
 

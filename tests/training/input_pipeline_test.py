@@ -54,6 +54,17 @@ def stored(tmp_path):
     return features, truth
 
 
+WHOLE = [slice(None)]
+
+
+def steps_of(data, size, seed, first, last):
+    """Batches of some steps, read by one replica."""
+    batches = data.training(
+        WHOLE, batch_size=size, seed=seed, first_step=first, last_step=last
+    )
+    return [batch for (batch,) in batches]
+
+
 def make(stored, videos=(3, 4), geometry=GEOMETRY, **arguments):
     features, truth = stored
     return input_pipeline.StoredWindows(
@@ -88,42 +99,24 @@ def test_an_epoch_has_every_window_once_in_another_order(stored):
     data = make(stored)
     epochs = []
     for epoch in range(2):
-        batches = data.training(
-            batch_size=11, seed=1, first_step=epoch, last_step=epoch + 1
-        )
-        (batch,) = list(batches)
+        (batch,) = steps_of(data, 11, 1, epoch, epoch + 1)
         epochs.append(seen(batch))
         assert sorted(epochs[-1]) == ALL
     assert epochs[0] != epochs[1]
 
 
-def test_training_goes_on_at_any_step(stored):
+def test_training_continues_at_any_step(stored):
     data = make(stored)
-    whole = data.training(batch_size=2, seed=5, first_step=0, last_step=12)
-    whole = [seen(batch) for batch in whole]
+    whole = [seen(batch) for batch in steps_of(data, 2, 5, 0, 12)]
     assert len(whole) == 12
-    rest = data.training(batch_size=2, seed=5, first_step=7, last_step=12)
-    assert [seen(batch) for batch in rest] == whole[7:]
-    other = data.training(batch_size=2, seed=6, first_step=0, last_step=12)
-    assert [seen(batch) for batch in other] != whole
-
-
-def test_batches_know_their_shapes(stored):
-    inputs, truth = (
-        make(stored)
-        .training(batch_size=2, seed=0, first_step=0, last_step=1)
-        .element_spec
-    )
-    assert inputs["rgb"].shape == (2, *SHAPE)
-    assert inputs["rgb"].dtype.name == "float16"
-    assert truth.shape == (2, 360, 640, 2)
+    assert [seen(batch) for batch in steps_of(data, 2, 5, 7, 12)] == whole[7:]
+    assert [seen(batch) for batch in steps_of(data, 2, 6, 0, 12)] != whole
 
 
 def test_truth_of_several_frames_ends_with_the_target(stored):
     data = make(stored, maps=3)
-    batches = data.training(batch_size=2, seed=5, first_step=0, last_step=1)
-    assert batches.element_spec[1].shape == (2, 3, 360, 640, 2)
-    ((inputs, truth),) = batches
+    ((inputs, truth),) = steps_of(data, 2, 5, 0, 1)
+    assert truth.shape == (2, 3, 360, 640, 2)
     for window in range(2):
         alone = {"rgb": inputs["rgb"][window : window + 1]}
         ((video, target),) = seen((alone, truth[window : window + 1, -1]))
@@ -133,72 +126,77 @@ def test_truth_of_several_frames_ends_with_the_target(stored):
             assert found[9, 9, 1] == target - back
 
 
-def test_evaluation_fills_the_last_batch_with_weight_0(stored):
-    batches = list(make(stored).in_order(4))
-    weights = np.concatenate([w for _, w, _ in batches])
-    assert weights.tolist() == [1] * 11 + [0]
-    windows_seen = list(itertools.chain(*[seen(b) for b, _, _ in batches]))
-    assert windows_seen[:11] == ALL
-    places = np.concatenate([p for _, _, p in batches])
-    assert places.tolist() == [*range(11), 10]
-
-
-def parts(total):
-    return [input_pipeline.Part(k, 1, total) for k in range(total)]
-
-
-def test_parts_of_the_evaluation_are_all_of_it(stored):
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_evaluation_fills_the_last_batch(stored, replicas):
     data = make(stored)
-    each = [list(data.in_order(4, part=part)) for part in parts(2)]
     found = {}
-    for batches in each:
-        assert len(batches) == 3  # Nobody is left without.
-        for batch, weights, places in batches:
-            for window, weight, place in zip(
-                seen(batch), weights, places, strict=True
-            ):
-                if weight:
-                    assert int(place) not in found
-                    found[int(place)] = window
+    for replica in range(replicas):
+        rows = input_pipeline.block_rows(
+            4, replicas=replicas, here=range(replica, replica + 1)
+        )
+        batches = list(data.in_order(rows, 4))
+        assert len(batches) == 3  # No replica is left empty.
+        for (batch,), numbers in batches:
+            each = seen(batch)
+            assert len(each) == len(numbers) == 4 // replicas
+            for window, number in zip(each, numbers.tolist(), strict=True):
+                if number >= 0:
+                    assert number not in found
+                    found[number] = window
     assert [found[k] for k in range(11)] == ALL
 
 
-def test_parts_of_a_step_are_all_of_it_and_read_nothing_else(stored):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_blocks_are_all_of_a_step_and_nothing_else_is_read(stored, accumulate):
     data = make(stored)
-    steps = {"batch_size": 4, "seed": 1, "first_step": 0, "last_step": 4}
-    whole = [seen(batch) for batch in data.training(**steps)]
+    (*whole,) = (seen(batch) for batch in steps_of(data, 4, 1, 0, 4))
     read, original = [], data.read
 
-    def counting(chosen, flips=None):
-        read.extend(map(tuple, chosen.tolist()))
-        return original(chosen, flips)
+    def counting(chosen, seen=None):
+        read.extend((data.videos[p], target) for p, target in chosen.tolist())
+        return original(chosen, seen)
 
     data.read = counting
-    halves = [
-        [seen(b) for b in data.training(**steps, part=part)]
-        for part in parts(2)
-    ]
-    for step in range(4):
-        assert halves[0][step] + halves[1][step] == whole[step]
+    size = 2 // accumulate
+    for replica in range(2):
+        rows = input_pipeline.block_rows(
+            4,
+            accumulate=accumulate,
+            replicas=2,
+            here=range(replica, replica + 1),
+        )
+        batches = data.training(
+            rows, batch_size=4, seed=1, first_step=0, last_step=4
+        )
+        for step, blocks in enumerate(batches):
+            assert len(blocks) == accumulate
+            for micro, block in enumerate(blocks):
+                first = (2 * micro + replica) * size
+                assert seen(block) == whole[step][first : first + size]
     assert sorted(read) == sorted(itertools.chain(*whole))
-    both = data.training(**steps, part=input_pipeline.Part(0, 2, 2))
-    assert [seen(b) for b in both] == [
-        h[step] for step in range(4) for h in halves
-    ]
+
+
+@pytest.mark.parametrize("replicas", [3, 16])
+def test_a_batch_without_equal_blocks(replicas):
+    with pytest.raises(ValueError, match=f"{replicas} replicas.*Received: 8"):
+        input_pipeline.block_rows(8, replicas=replicas)
+
+
+def test_what_reading_raises_is_raised_as_it_is(stored):
+    data = make(stored)
+
+    def damaged(*_):
+        raise stores.StoreError("rgb: damaged")
+
+    data.read = damaged
+    with pytest.raises(stores.StoreError, match="rgb: damaged"):
+        steps_of(data, 2, 0, 0, 3)
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_each_view_is_taken_as_often_another_one_each_epoch(count):
-    arguments = {"num_views": count, "batch_size": 100, "seed": 3}
     epochs = [
-        np.concatenate(
-            [
-                input_pipeline.step_views(
-                    1000, step=10 * epoch + place, **arguments
-                )
-                for place in range(10)
-            ]
-        )
+        input_pipeline.view_indices(1000, count, seed=3, epoch=epoch)
         for epoch in (0, 1)
     ]
     for numbers in epochs:
@@ -206,8 +204,14 @@ def test_each_view_is_taken_as_often_another_one_each_epoch(count):
         assert len(found) == count + 1
         assert np.abs(found - 1000 / (count + 1)).max() < 70
     assert not count or (epochs[0] != epochs[1]).any()
-    again = input_pipeline.step_views(1000, step=4, **arguments)
-    np.testing.assert_array_equal(again, epochs[0][400:500])
+
+
+def test_the_order_is_what_it_always_was():
+    """So a run that is interrupted by an update continues as it began."""
+    order = input_pipeline.permutation(1000, seed=3, epoch=2)
+    assert order[:5].tolist() == [718, 627, 289, 516, 707]
+    found = input_pipeline.view_indices(1000, 4, seed=3, epoch=2)
+    assert found[:8].tolist() == [4, 3, 2, 2, 0, 1, 2, 1]
 
 
 def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
@@ -233,11 +237,9 @@ def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
         geometry=GEOMETRY,
         others=others,
     )
-    batches = data.training(batch_size=11, seed=1, first_step=0, last_step=1)
-    ((inputs, found),) = list(batches)
-    numbers = data.step_views(batch_size=11, seed=1, step=0)
+    ((inputs, found),) = steps_of(data, 11, 1, 0, 1)
+    chosen, numbers = data.step(0, batch_size=11, seed=1)
     assert set(numbers) == {0, 1, 2, 3}
-    chosen = data.step_windows(batch_size=11, seed=1, step=0)
     for row, (number, (place, target)) in enumerate(
         zip(numbers, chosen.tolist(), strict=True)
     ):
@@ -269,12 +271,12 @@ def test_what_moved_right_moves_left_in_a_mirrored_window():
 
 def test_a_batch_larger_than_the_data(stored):
     with pytest.raises(ValueError, match="batch of 12 windows is larger"):
-        make(stored).training(batch_size=12, seed=0, first_step=0, last_step=1)
+        steps_of(make(stored), 12, 0, 0, 1)
 
 
 def test_missing_features_name_the_window(stored):
     early = windows.Geometry(length=4)
-    with pytest.raises(ValueError, match="first video 3, frame 3"):
+    with pytest.raises(ValueError, match=r"first \(video:frame\) 3:3"):
         make(stored, geometry=early)
 
 
@@ -286,16 +288,13 @@ def test_permutation_has_everything_once():
 
 
 def test_live_order_has_every_window_once_and_few_videos_open():
-    counts = [(video, 20 + video) for video in range(1, 30)]
+    counts = tuple((video, 20 + video) for video in range(1, 30))
     geometry = windows.Geometry(length=10)
-    order = list(
-        input_pipeline.live_order(
-            counts, geometry, seed=1, epoch=0, open_videos=4
-        )
-    )
-    want = {(v, t) for v, n in counts for t in geometry.targets(n)}
-    assert len(order) == len(want)
-    assert set(order) == want
+    order = input_pipeline.live_order(
+        counts, geometry, seed=1, epoch=0, open_videos=4
+    ).tolist()
+    want = [[v, t] for v, n in counts for t in geometry.targets(n)]
+    assert sorted(order) == want
     first, last = {}, {}
     for place, (video, _) in enumerate(order):
         first.setdefault(video, place)
@@ -306,19 +305,20 @@ def test_live_order_has_every_window_once_and_few_videos_open():
     # Windows of several videos are mixed: neighbours are mostly others'.
     same = sum(a[0] == b[0] for a, b in itertools.pairwise(order))
     assert same < 0.45 * len(order)
-    assert order != sorted(order)
+    assert order != want
 
 
 def test_live_order_follows_from_seed_and_epoch():
-    counts = [(1, 30), (2, 40)]
-    geometry = windows.Geometry(length=10)
+    def order(**numbers):
+        return input_pipeline.live_order(
+            ((1, 30), (2, 40)), windows.Geometry(length=10), **numbers
+        ).tolist()
 
-    def order(**kwargs):
-        return list(input_pipeline.live_order(counts, geometry, **kwargs))
-
-    assert order(seed=1, epoch=0) == order(seed=1, epoch=0)
-    assert order(seed=1, epoch=0) != order(seed=1, epoch=1)
-    assert order(seed=1, epoch=0) != order(seed=2, epoch=0)
+    first = order(seed=1, epoch=0)
+    input_pipeline.live_order.cache_clear()
+    assert order(seed=1, epoch=0) == first
+    assert order(seed=1, epoch=1) != first
+    assert order(seed=2, epoch=0) != first
 
 
 def flows_that_count(video):
@@ -348,8 +348,7 @@ def test_live_windows_hold_the_frames_before_their_target(live, sample_data):
     annotated = {v.number: v for v in data.videos([1, 2, 3])}
     assert len(live) == 9
     found = []
-    batches = live.training(batch_size=1, seed=0, first_step=0, last_step=9)
-    for inputs, truth in batches.as_numpy_iterator():
+    for inputs, truth in steps_of(live, 1, 0, 0, 9):
         assert inputs["rgb"].shape == (1, 17, 224, 224, 3)
         flow = inputs["flow"][0, :, 0, 0, 0]
         target = int(flow[-1])
@@ -378,45 +377,33 @@ def test_live_windows_of_another_size_and_with_several_maps(sample_data):
         size=(64, 96),
         maps=8,
     )
-    batches = live.training(batch_size=1, seed=0, first_step=0, last_step=1)
-    ((inputs, truth),) = batches.as_numpy_iterator()
+    ((inputs, truth),) = steps_of(live, 1, 0, 0, 1)
     assert inputs["rgb"].shape == (1, 20, 64, 96, 3)
     (video,) = data.videos([1])
     want = [input_pipeline.decode_map(png) for png in video.maps[12:20]]
     np.testing.assert_array_equal(truth[0, ..., 0], want)
 
 
-def test_live_windows_go_on_at_any_step(live):
-    def run(first):
-        batches = live.training(
-            batch_size=2, seed=4, first_step=first, last_step=6
-        )
-        return [
-            inputs["flow"][:, -1, 0, 0, 0].tolist()
-            for inputs, _ in batches.as_numpy_iterator()
-        ]
+def targets(batch):
+    return batch[0]["flow"][:, -1, 0, 0, 0].tolist()
 
-    whole = run(0)
+
+def test_live_windows_continue_at_any_step(live):
+    whole = [targets(batch) for batch in steps_of(live, 2, 4, 0, 6)]
     assert len(whole) == 6
-    assert run(3) == whole[3:]
+    assert [targets(batch) for batch in steps_of(live, 2, 4, 3, 6)] == whole[3:]
 
 
-def test_live_parts_are_all_of_a_step(live):
-    steps = {"batch_size": 2, "seed": 4, "first_step": 1, "last_step": 4}
-
-    def run(part):
-        return [
-            inputs["flow"][:, -1, 0, 0, 0].tolist()
-            for inputs, _ in live.training(
-                **steps, part=part
-            ).as_numpy_iterator()
-        ]
-
-    whole = run(input_pipeline.WHOLE)
-    first, second = map(run, parts(2))
-    assert [a + b for a, b in zip(first, second, strict=True)] == whole
+def test_live_blocks_are_all_of_a_step(live):
+    whole = [targets(batch) for batch in steps_of(live, 2, 4, 1, 4)]
+    rows = input_pipeline.block_rows(2, accumulate=2)
+    blocks = live.training(
+        rows, batch_size=2, seed=4, first_step=1, last_step=4
+    )
+    found = [targets(a) + targets(b) for a, b in blocks]
+    assert found == whole
     named = [
-        live.step_windows(batch_size=2, seed=4, step=step)[:, 1].tolist()
+        live.step(step, batch_size=2, seed=4)[0][:, 1].tolist()
         for step in range(1, 4)
     ]
     assert whole == named
@@ -431,8 +418,7 @@ def test_live_windows_decode_each_video_once(live, monkeypatch):
         return frames(self)
 
     monkeypatch.setattr(dataset.Video, "frames", counting)
-    batches = live.training(batch_size=3, seed=0, first_step=0, last_step=3)
-    assert len(list(batches)) == 3
+    assert len(steps_of(live, 3, 0, 0, 3)) == 3
     assert decoded == {1: 1, 2: 1, 3: 1}
 
 

@@ -49,6 +49,19 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     assert steps(tmp_path, "experiment") == [0, 4]
 
 
+def test_an_epoch_that_is_validated_again_has_each_point_once(tmp_path):
+    watch = log(tmp_path, 0, 5)
+    watch.scalars(5, {"train/cc": 0.2, "validation/cc": 0.2})
+    watch.close()  # Killed before the scores were written.
+    watch = monitor.Monitor(tmp_path, first_step=5, epoch_again=True)
+    watch.scalars(5, {"train/cc": 0.1, "validation/cc": 0.1})
+    watch.close()
+    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5]
+    assert steps(tmp_path, "train/cc") == [5]
+    (point,) = load(tmp_path).Tensors("validation/cc")
+    assert float(tf.make_ndarray(point.tensor_proto)) == pytest.approx(0.1)
+
+
 def test_what_is_flushed_is_on_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(monitor.files, "sync", synced.append)
@@ -127,11 +140,10 @@ def full_disk(size=2000):
         lambda watch: [watch.text(k, "a", "b" * 3000) for k in range(99)],
         lambda watch: [watch.scalars(k, {"loss": 1.0}) for k in range(9999)],
         lambda watch: (watch.text(1, "a", "b" * 3000), watch.flush()),
-        lambda watch: (watch.text(1, "a", "b" * 3000), watch.close()),
     ],
 )
 def test_a_full_disk_ends_clearly(tmp_path, write):
-    """And only once: closing does not speak over the first failure."""
+    """And closing does not hide the first failure by another one."""
     watch = monitor.Monitor(tmp_path, first_step=0)
     with full_disk():
         with pytest.raises(checkpoints.StoppedError, match=str(tmp_path)):

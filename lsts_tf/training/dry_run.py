@@ -1,0 +1,113 @@
+"""What a training would take: windows, steps, gigabytes of stores, parameters.
+
+All of it is counted, from the dataset's lengths and the shapes of layers.
+Nothing is computed, and nothing is written.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import math
+import pathlib
+import shutil
+
+from lsts_tf import experiment
+from lsts_tf import parts
+from lsts_tf import windows
+from lsts_tf.features import dataset
+from lsts_tf.networks import i3d
+from lsts_tf.networks import i3d_weights
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import trainer
+
+GIGA = 1e9
+# Bytes of a stored number, a float16.
+_HALF = 2
+
+
+def lines(settings: experiment.Experiment) -> Iterator[str]:
+    """What a training takes, line by line."""
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
+    frames, number = {}, {}
+    for name, setting, otherwise, stride in (
+        ("training", "train_videos", "train", settings.train_stride),
+        ("validation", "val_videos", "", settings.val_stride),
+    ):
+        chosen = data.numbers(settings.videos(setting), otherwise=otherwise)
+        videos = data.choose(chosen, name, settings.geometry())
+        frames[name] = [data.frame_counts[video] for video in videos]
+        number[name] = windows.num_windows(
+            frames[name], settings.geometry(stride)
+        )
+        yield (
+            f"{name}: {number[name]:,} windows of {settings.window} frames "
+            f"in {len(videos)} videos"
+        )
+    in_epoch = input_pipeline.steps_per_epoch(
+        number["training"], settings.batch_size
+    )
+    yield (
+        f"steps: {in_epoch * settings.epochs:,}, {in_epoch:,} an epoch of "
+        f"{settings.batch_size} windows, {settings.epochs} epochs"
+    )
+    wanted = store_bytes(settings, frames, number)
+    root = pathlib.Path(settings.store_dir).absolute()
+    existing = next(p for p in (root, *root.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    yield (
+        f"stores: {wanted / GIGA:.2f} GB of flows and features in all; "
+        f"{free / GIGA:.2f} GB are free at {existing}"
+    )
+    yield f"model: {count_parameters(settings):,} parameters"
+
+
+def store_bytes(
+    settings: experiment.Experiment,
+    frames: Mapping[str, Sequence[int]],
+    number: Mapping[str, int],
+) -> int:
+    """Bytes of all flows and features that a training reads.
+
+    Args:
+        settings: The experiment.
+        frames: Frames of each video, by "training" and "validation".
+        number: Windows of each.
+    """
+    size = parts.parse_size(settings.input_size)
+    main = i3d.feature_shape(settings.window, *size)
+    if settings.finetune_from:
+        end_point = parts.stem(settings.finetune_from)
+        main = i3d.shapes(settings.window, *size)[end_point]
+    skips = i3d.skip_shapes(settings.skips, settings.window, *size)
+    record = _HALF * sum(map(math.prod, (main, *skips.values())))
+    stored = ["validation"]
+    copies = {"validation": 1}
+    if settings.features == "stored":
+        stored.append("training")
+        copies["training"] = 1 + settings.flip + settings.views
+    wanted = sum(number[name] * copies[name] for name in stored)
+    wanted *= record * len(settings.streams)
+    if "flow" in settings.streams:
+        flow = _HALF * 2 * math.prod(parts.half(size))
+        wanted += sum(n - 1 for name in stored for n in frames[name]) * flow
+    return wanted
+
+
+def count_parameters(settings: experiment.Experiment) -> int:
+    """Parameters of the decoder, and of the part of I3D that is trained."""
+    size = parts.parse_size(settings.input_size)
+    networks = {}
+    if settings.finetune_from:
+        networks = {
+            stream: i3d.build(
+                i3d_weights.CHANNELS[stream], height=size[0], width=size[1]
+            )
+            for stream in settings.streams
+        }
+    model = trainer.build_model(
+        settings,
+        feature_shape=i3d.feature_shape(settings.window, *size),
+        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        networks=networks,
+    )
+    return model.count_params()

@@ -1,0 +1,473 @@
+"""One run of training, from its last checkpoint to its last epoch.
+
+    resume · (train a step · log · save) · at an epoch's end: validate · save
+
+At the end of an epoch the checkpoint comes first, then validation, models and,
+last of all, the epoch's line in `metrics.jsonl`. A run that continues at the
+end of an epoch whose line is missing validates again, so a kill at any moment
+costs repeated work and nothing else.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import signal
+import time
+from typing import Any
+
+from absl import logging
+import keras
+import numpy as np
+import tqdm
+
+from lsts_tf import experiment
+from lsts_tf.features import dataset
+from lsts_tf.features import preprocess
+from lsts_tf.media import files
+from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.training import checkpoints
+from lsts_tf.training import devices
+from lsts_tf.training import input_pipeline
+from lsts_tf.training import monitor
+from lsts_tf.training import trainer as trainer_lib
+from lsts_tf.training import validation as validation_lib
+
+# Steps before a profile: the first ones compile.
+WARM = 10
+# Windows that an error names.
+NAMED = 8
+# Windows of the training set that are scored after each epoch, unchanged.
+WATCHED = 256
+
+
+class Signals:
+    """Remembers, inside its `with` block, that the run was asked to stop.
+
+    A second signal is not remembered: it ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: Any) -> None:
+        self.received = number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)
+
+
+class _AskedToStopError(Exception):
+    """A worker was asked to stop, and what has to be saved is saved."""
+
+
+class Run:
+    """One run of training.
+
+    Args:
+        settings: The experiment.
+        folder: The run folder.
+        trainer: The model.
+        training: Windows to train on.
+        validation: Windows of the mini-validation.
+        data: The dataset, for pictures.
+        note: Said on every picture.
+    """
+
+    def __init__(
+        self,
+        settings: experiment.Experiment,
+        folder: pathlib.Path,
+        trainer: trainer_lib.Trainer,
+        *,
+        training: input_pipeline.TrainingWindows,
+        validation: input_pipeline.StoredWindows,
+        data: dataset.Dataset,
+        note: str = "",
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._trainer = trainer
+        self._strategy = trainer.strategy
+        self._is_chief = devices.is_chief(trainer.strategy)
+        self._training = training
+        self._validation = validation
+        self._data = data
+        self._note = note
+        self._in_epoch = input_pipeline.steps_per_epoch(
+            len(training), settings.batch_size
+        )
+        self._last_step = self._in_epoch * settings.epochs
+        self._signals = Signals()
+        self._checkpoints = checkpoints.Checkpoints(
+            folder / "checkpoints",
+            trainer.checkpoint(),
+            keep=settings.keep,
+            writes=self._is_chief,
+        )
+
+    def train(self) -> int:
+        """Train to the end, or until asked to stop; returns the exit code."""
+        first_step = self._resume()
+        # The chief's word counts, whatever the others see yet.
+        due = self._is_chief and self._is_unvalidated(first_step)
+        due = bool(devices.total(self._strategy, due) > 0)
+        self._watch = self._open_monitor(first_step, epoch_again=due)
+        self._choose_pictures()
+        try:
+            with contextlib.closing(self._watch), self._signals:
+                if due:
+                    self._end_epoch(first_step)
+                self._train_from(first_step)
+        except _AskedToStopError:
+            # Another worker may be the one that was asked.
+            received = self._signals.received or signal.SIGTERM
+            logging.warning(
+                "Stopped by signal %d at step %d; the same command continues.",
+                received,
+                int(self._trainer.step.numpy()),
+            )
+            return 128 + received
+        logging.info("Trained: %s", self._folder / "model.keras")
+        return 0
+
+    def _resume(self) -> int:
+        """Restore the newest checkpoint; the step that it is of."""
+        with devices.chief_first(self._strategy):
+            self._checkpoints.restore()
+        step = int(self._trainer.step.numpy())
+        restored = (step, self._trainer.checksum())
+        require_agreement(
+            self._folder, devices.gathered(self._strategy, restored)
+        )
+        logging.info(
+            "Training on %d windows, %d steps of %d an epoch, from step %d to "
+            "%d; validating on %d windows.",
+            len(self._training),
+            self._in_epoch,
+            self._settings.batch_size,
+            step,
+            self._last_step,
+            len(self._validation),
+        )
+        return step
+
+    def _is_unvalidated(self, step: int) -> bool:
+        """Whether an epoch ends at a step, and has no line of scores."""
+        if not step or step % self._in_epoch:
+            return False
+        return all(record["step"] != step for record in self._records())
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Lines of `metrics.jsonl`."""
+        path = self._folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def _open_monitor(self, step: int, *, epoch_again: bool) -> monitor.Monitor:
+        watch = monitor.Monitor(
+            self._folder / "logs" if self._is_chief else None,
+            first_step=step,
+            note=self._note,
+            epoch_again=epoch_again,
+        )
+        watch.text(step, "experiment", self._settings.flagfile_text())
+        watch.text(step, "environment", monitor.environment())
+        watch.settings(step, dataclasses.asdict(self._settings))
+        return watch
+
+    def _choose_pictures(self) -> None:
+        """A few validation windows, the same over the whole run."""
+        count = self._settings.image_windows if self._is_chief else 0
+        self._shown = self._validation.some(count).windows
+        self._frames = monitor.frames_of(
+            self._data,
+            [
+                (self._validation.videos[place], target)
+                for place, target in self._shown.tolist()
+            ],
+        )
+
+    def _train_from(self, first_step: int) -> None:
+        batches = self._training.training(
+            devices.rows(
+                self._strategy,
+                self._settings.batch_size,
+                self._settings.accumulate,
+            ),
+            batch_size=self._settings.batch_size,
+            seed=self._settings.seed,
+            first_step=first_step,
+            last_step=self._last_step,
+        )
+        clock = Clock(self._settings.batch_size)
+        profile = self._profile(first_step)
+        with (
+            contextlib.closing(batches),
+            contextlib.closing(profile),
+            tqdm.tqdm(
+                total=self._last_step,
+                initial=first_step,
+                desc="training",
+                unit="step",
+                disable=not self._is_chief,
+            ) as bar,
+        ):
+            for step, blocks in enumerate(clock.waiting(batches), first_step):
+                profile.before(step)
+                self._log_graph(blocks)
+                values = self._step(blocks, step)
+                bar.update()
+                bar.set_postfix(loss=f"{values['loss']:.4f}")
+                self._log(step + 1, values, clock)
+                clock.pause()
+                self._save(step + 1)
+                if (step + 1) % self._in_epoch == 0:
+                    self._end_epoch(step + 1)
+
+    def _profile(self, first_step: int) -> monitor.Profile:
+        count = self._settings.profile_steps if self._is_chief else 0
+        if count and self._last_step - first_step <= WARM:
+            logging.warning(
+                "--profile_steps=%d writes no profile: the first %d steps are "
+                "left out, and this run has %d. Raise --epochs, or leave it "
+                "out.",
+                count,
+                WARM,
+                self._last_step - first_step,
+            )
+        return monitor.Profile(
+            self._folder / "logs", first=first_step + WARM, count=count
+        )
+
+    def _log_graph(self, blocks: Sequence[input_pipeline.Batch]) -> None:
+        wanted = self._is_chief and self._settings.graph
+        if wanted and not self._watch.has_graph:
+            self._watch.graph(self._trainer.graph(blocks))
+
+    def _step(
+        self, blocks: Sequence[input_pipeline.Batch], step: int
+    ) -> dict[str, float]:
+        """Train one step, or stop before what is not finite is applied."""
+        try:
+            return self._trainer.train_step(blocks)
+        except trainer_lib.NotFiniteError as error:
+            chosen, _ = self._training.step(
+                step,
+                batch_size=self._settings.batch_size,
+                seed=self._settings.seed,
+            )
+            named = ", ".join(
+                input_pipeline.label(self._training.videos, window)
+                for window in chosen[:NAMED].tolist()
+            )
+            if len(chosen) > NAMED:
+                named += f" and {len(chosen) - NAMED} more"
+            raise checkpoints.StoppedError(
+                f"The loss or its gradient is not finite at step {step + 1}: "
+                f"{error}. Its batch holds the windows (video:frame) {named}. "
+                "The checkpoint before it stands in "
+                f"{self._folder / 'checkpoints'}; look at these windows, or "
+                "lower --learning_rate."
+            ) from error
+
+    def _log(
+        self, step: int, values: Mapping[str, float], clock: "Clock"
+    ) -> None:
+        if step % self._settings.log_steps and step != self._last_step:
+            return
+        rate = {"train/learning_rate": self._trainer.learning_rate}
+        curves = {f"train/{name}": value for name, value in values.items()}
+        self._watch.scalars(step, curves | rate | clock.read())
+
+    def _save(self, step: int) -> None:
+        """Save where it is time to; stop where a worker was asked to."""
+        asked = self._asked()
+        ends_epoch = step % self._in_epoch == 0
+        if asked or ends_epoch or step % self._settings.checkpoint_steps == 0:
+            # First what was logged: a checkpoint says that it was.
+            self._watch.flush()
+            self._checkpoints.save(step)
+        if asked:
+            raise _AskedToStopError
+
+    def _asked(self) -> bool:
+        """Whether any worker was asked to stop; all of them ask at once."""
+        received = self._signals.received or 0
+        return bool(devices.total(self._strategy, received) > 0)
+
+    def _stop_if_asked(self) -> None:
+        if self._asked():
+            raise _AskedToStopError
+
+    def _end_epoch(self, step: int) -> None:
+        """Validate, log, and save the models."""
+        with self._trainer.averaged():
+            seen, scores = self._validate(step)
+            if not self._is_chief:
+                return
+            self._watch.scalars(step, _named("train", seen))
+            self._watch.scalars(step, _named("validation", scores))
+            self._log_pictures(step)
+            records = [r for r in self._records() if r["step"] < step]
+            epoch = step // self._in_epoch
+            logging.info(
+                "Epoch %d: %s",
+                epoch,
+                ", ".join(f"{k} {v:.4f}" for k, v in scores.items()),
+            )
+            with checkpoints.writing(self._folder):
+                save_model(self._trainer.model, self._folder / "model.keras")
+                if _is_best(scores["cc"], [r["cc"] for r in records]):
+                    save_model(self._trainer.model, self._folder / "best.keras")
+        if self._settings.histograms:
+            weights = {v.path: v.numpy() for v in self._trainer.model.weights}
+            self._watch.histograms(step, weights)
+        self._watch.flush()
+        records.append({"epoch": epoch, "step": step, **scores})
+        with checkpoints.writing(self._folder):
+            files.write_text(
+                self._folder / "metrics.jsonl",
+                "".join(json.dumps(record) + "\n" for record in records),
+            )
+
+    def _validate(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Scores of some training windows, and of the mini-validation."""
+        at_once = self._settings.batch_size // self._settings.accumulate
+        seen: dict[str, float] = {}
+        if isinstance(self._training, input_pipeline.StoredWindows):
+            seen = validation_lib.validate(
+                self._trainer,
+                self._training.some(WATCHED),
+                at_once,
+                before_batch=self._stop_if_asked,
+            )
+            # The curve of the loss has every step.
+            del seen["loss"]
+        scorer = None
+        if step == self._last_step:
+            # Once, because these need the fixations of all frames.
+            scorer = scorer_lib.Scorer(
+                self._validation.fixations(),
+                scorer_lib.Settings(seed=self._settings.seed),
+            )
+        scores = validation_lib.validate(
+            self._trainer,
+            self._validation,
+            at_once,
+            scorer=scorer,
+            before_batch=self._stop_if_asked,
+        )
+        return seen, scores
+
+    def _log_pictures(self, step: int) -> None:
+        if not len(self._shown):
+            return
+        features, truth = self._validation.read(self._shown)
+        target = np.asarray(preprocess.target(truth))[..., 0]
+        maps = np.asarray(self._trainer.model(features, training=False))
+        maps = maps[..., 0]
+        if maps.ndim == 4:
+            maps, target = maps[:, -1], target[:, -1]
+        self._watch.pictures(step, self._frames, target, maps)
+
+
+def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
+    """Stop where workers do not continue from the same checkpoint.
+
+    Args:
+        folder: This worker's run folder.
+        restored: Step and checksum of each worker, float64 [workers, 2].
+
+    Raises:
+        StoppedError: They differ.
+    """
+    each = [(int(step), int(checksum)) for step, checksum in restored]
+    if len(set(each)) == 1:
+        return
+    told = "; ".join(
+        f"worker {number}: step {step}, checksum {checksum:08x}"
+        for number, (step, checksum) in enumerate(each)
+    )
+    raise checkpoints.StoppedError(
+        "All workers must continue from one checkpoint, so --run_dir must be a "
+        f"folder that all of them share. Restored by {told}. This worker's is "
+        f"{folder.resolve()}. Give all of them the same folder on a file "
+        "system that all machines see, and start all of them again."
+    )
+
+
+def _is_best(score: float, before: Sequence[float]) -> bool:
+    """Whether a score is above all before it that are numbers.
+
+    Where none is, the newest counts, so that there always is a best one.
+    """
+    numbers = [value for value in before if not math.isnan(value)]
+    return not numbers or score > max(numbers)
+
+
+def save_model(model: keras.Model, path: pathlib.Path) -> None:
+    """Write a `.keras` file, whole or not at all."""
+    with files.replacing(path, lasting=True) as temporary:
+        model.save(temporary)
+
+
+class Clock:
+    """Windows a second, and the share of time spent waiting for data.
+
+    From a pause until the next batch is asked for, no time passes.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._start = time.perf_counter()
+        self._paused: float | None = None
+        self._waited = 0.0
+        self._steps = 0
+
+    def pause(self) -> None:
+        """Stop the clock until the next batch is asked for."""
+        self._paused = time.perf_counter()
+
+    def waiting(self, batches: Any) -> Iterator[Any]:
+        """The same batches, with the time counted that they take to come."""
+        iterator = iter(batches)
+        while True:
+            before = time.perf_counter()
+            if self._paused is not None:
+                self._start += before - self._paused
+                self._paused = None
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - before
+            self._steps += 1
+            yield batch
+
+    def read(self) -> dict[str, float]:
+        """Figures since the last reading."""
+        spent = time.perf_counter() - self._start
+        values = {
+            "speed/windows_a_second": self._steps * self._batch_size / spent,
+            "speed/share_of_waiting": self._waited / spent,
+        }
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        return values
