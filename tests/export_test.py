@@ -478,7 +478,8 @@ def test_flow_inside_the_graph(tmp_path):
     sys.stdout.write(f"rgb, flow: {record['parity']}\n")
     assert set(record["parity"]) == {"features", "last", "serving_default"}
     for found in record["parity"].values():
-        assert found["largest_difference"] < 10 * CLOSE
+        # Grey frames differ by a level in a few pixels; see `resize`.
+        assert found["largest_difference"] < 0.01
         assert found["peak_shift"] <= 1
 
 

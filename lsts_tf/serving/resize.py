@@ -1,10 +1,11 @@
 """OpenCV's resizing of 8-bit images in a TensorFlow graph.
 
 `preprocess.squeeze` and `flow.gray` resize by OpenCV. TensorFlow's means over
-areas are the same, but for a grey level in one pixel of a hundred. Its bilinear
-filter is not: OpenCV cuts products to whole numbers, which changes one pixel
-of eight by a level, and maps by up to 0.017, so `linear` does that too. Sizes
-may be unknown when a graph is traced. A size is rows and columns.
+areas are the same but for a grey level in one pixel of a hundred, which moves
+maps of flow by some thousandths. Its bilinear filter is not: OpenCV cuts
+products to whole numbers, which changes one pixel of eight by a level and maps
+by up to 0.017, more than `export` allows, so `linear` cuts them too. Sizes may
+be unknown when a graph is traced. A size is rows and columns.
 """
 
 import tensorflow as tf
