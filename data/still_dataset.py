@@ -128,9 +128,10 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         root = gaze_dataset.find_root(
             epath.Path(dl_manager.manual_dir), [STIMULI]
         )
-        paths = find_stills(root / STIMULI, self.NUMBERS)
         with self._advised():
             gaze = self.read_gaze(root)
+        paths = find_stills(root / STIMULI, self.NUMBERS)
+        with self._advised():
             _check_matched(root, paths, gaze)
         # TFDS takes a split without examples for a mistake: it is not here.
         return {
