@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 # How many flags an error names.
 _NAMED = 5
 # Flags that only one of the ways to score reads. With another one they would
-# do nothing, which nobody who gives them expects.
+# silently do nothing, so they are refused.
 _OF_A_RUN = (
     "model",
     *(

@@ -141,8 +141,8 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
             ) from error
         except OSError as error:
             logging.warning(
-                "No lock on %s (%s): see to it yourself that no second "
-                "process works there.",
+                "No lock on %s (%s): make sure that no second process works "
+                "there.",
                 folder,
                 error.strerror,
             )
