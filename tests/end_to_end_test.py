@@ -29,6 +29,7 @@ from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import summary
+from lsts_tf.training import validation
 from tests import run_folder
 from tests import tiny_run
 
@@ -375,7 +376,7 @@ def test_a_run_folder_has_everything(trained):
     assert epochs == [*range(1, trained.epochs + 1)]
     first, *_, last = run_folder.records(trained)
     about = {"epoch", "step", "loss"}
-    assert set(first) == about | set(train.VALIDATION_METRICS)
+    assert set(first) == about | set(validation.METRICS)
     # After the last epoch also those that need the fixations of all frames.
     assert set(last) == about | set(metrics.PROTOCOLS["dhf1k"])
     assert all(map(math.isfinite, last.values()))
