@@ -262,11 +262,7 @@ class _Folder:
             contextlib.ExitStack() as opened,
             files.replacing(path, lasting=True) as temporary,
         ):
-            file = opened.enter_context(temporary.open("wb"))
-            # Tells `_remove_leftovers` that its writer lives. Without
-            # locks in a file system, nothing is removed there.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
+            file = opened.enter_context(_claimed(temporary))
             yield file
             file.flush()
         self._heads.pop(video, None)
@@ -639,6 +635,23 @@ def _require_size(path: pathlib.Path, wanted: int) -> None:
     size = path.stat().st_size
     if size != wanted:
         raise ValueError(f"has {size} bytes instead of {wanted}")
+
+
+def _claimed(path: pathlib.Path) -> BinaryIO:
+    """A new file whose lock tells `_remove_leftovers` that its writer lives.
+
+    Without locks in a file system, nothing is removed there.
+    """
+    while True:
+        file = path.open("wb")
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Another process may have removed it before it was locked.
+        if path.exists() and os.path.samestat(
+            path.stat(), os.fstat(file.fileno())
+        ):
+            return file
+        file.close()
 
 
 def _remove_leftovers(root: pathlib.Path, suffix: str) -> None:

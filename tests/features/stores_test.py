@@ -452,3 +452,22 @@ def test_truth_that_was_cut_off(truth):
     assert 5 not in again
     with pytest.raises(stores.StoreError, match=r"0005\.bin has \d+ bytes"):
         again.maps(5, [0])
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / ".0001.1.npy"
+    lock, removed = stores.fcntl.flock, []
+
+    def flock(file, how):
+        if not removed:
+            removed.append(path)
+            path.unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(stores.fcntl, "flock", flock)
+    with stores._claimed(path) as file:
+        file.write(b"values")
+    assert removed == [path]
+    assert path.read_bytes() == b"values"
