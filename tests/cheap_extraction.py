@@ -111,15 +111,16 @@ def start(settings, count):
 
 
 def kill_somebody(pid, rng):
-    """Kill the process or one of its workers; whether it was the process."""
+    """Kill the process or one of its workers, and wait until all have ended.
+
+    Of a dead worker the process says so, and ends; workers end with it. One
+    that wrote on would leave its unfinished file to the start after the next.
+    """
     below = children(pid)
-    victim = rng.choice([pid, *below])
-    os.kill(victim, signal.SIGKILL)
-    if victim == pid:
-        os.waitpid(pid, 0)
-        while not all(map(gone, below)):  # Its workers end with it.
-            time.sleep(0.01)
-    return victim == pid
+    os.kill(rng.choice([pid, *below]), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    while not all(map(gone, below)):
+        time.sleep(0.01)
 
 
 def extract_under_fire(settings, count, kills, rng):
@@ -136,9 +137,7 @@ def extract_under_fire(settings, count, kills, rng):
             assert code == 0
             return used
         used += 1
-        if not kill_somebody(pid, rng):
-            # It says so, and ends.
-            os.waitpid(pid, 0)
+        kill_somebody(pid, rng)
         pid = start(settings, count)
 
 
