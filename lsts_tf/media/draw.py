@@ -15,19 +15,6 @@ _FADE = (0.08, 0.6)
 _FOG = 0.12
 
 
-def checked_alpha(alpha: float) -> float:
-    """A strength of what is drawn, as it is.
-
-    Raises:
-        ValueError: It is not 0 to 1: colours would wrap around.
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            f"What is drawn has a strength, alpha, of 0 to 1. Received: {alpha}"
-        )
-    return alpha
-
-
 def heat(saliency: np.ndarray) -> np.ndarray:
     """Colours a map: black, purple, red, orange, pale yellow.
 

@@ -11,7 +11,6 @@ features, [steps, rows, columns, channels] of each window, without pooling.
 """
 
 import functools
-import math
 from typing import Any
 
 import keras
@@ -110,26 +109,6 @@ class Block(keras.layers.Layer):
             ops.cast(unit[what], x.dtype) for what in ("scale", "offset")
         )
         return ops.relu(y * scale + offset)
-
-    def inner_bytes(self, input_shape: Any) -> int:
-        """Bytes of what the units inside make of one window.
-
-        Args:
-            input_shape: [..., steps, rows, columns, channels] in front.
-        """
-        elements = 0
-        for chain in self._chains:
-            *size, depth = input_shape[-4:]
-            for part in chain:
-                size = [
-                    -(-n // step)
-                    for n, step in zip(size, part.stride, strict=True)
-                ]
-                if isinstance(part, i3d.Conv):
-                    depth = part.filters
-                elements += math.prod(size) * depth
-        # float32, float16, bfloat16.
-        return elements * (4 if self.compute_dtype == "float32" else 2)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
