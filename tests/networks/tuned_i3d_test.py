@@ -1,5 +1,7 @@
 """I3D's last layers, trained in small steps."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
@@ -91,16 +93,20 @@ def test_rematerialising_convolves_once_more_on_the_way_back(network):
     assert convolutions() == 24
 
 
+# Gradients of 3 x 3 x 3 kernels there have 0.7 to 0.8 of their norm, and others
+# at each call; those of 1 x 1 x 1 kernels, and the forward pass, are right.
+@pytest.mark.xfail(
+    "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text(),
+    reason="TensorFlow's bfloat16 gradient of Conv3D on CPUs with AVX512_BF16",
+    strict=False,
+)
 def test_half_precision_has_gradients(network):
     tuned = build(network, dtype="mixed_bfloat16")
     shape = tuned.input_shape[1:]
     x = np.random.default_rng(7).random((1, *shape), np.float32)
     exact = gradients(build(network), x)
     for one, two in zip(gradients(tuned, x), exact, strict=True):
-        # CPUs that compute in bfloat16 themselves round every sum to 8 bits,
-        # and ReLUs of random weights switch: the direction is what remains.
-        cosine = np.vdot(one, two) / np.linalg.norm(one) / np.linalg.norm(two)
-        assert cosine > 0.8
+        assert np.linalg.norm(one - two) < 0.1 * np.linalg.norm(two)
 
 
 def test_a_step_is_a_tenth_of_the_others(network):
