@@ -244,6 +244,10 @@ def _refuse_unreadable(path: pathlib.Path) -> None:
         raise VideoError(path, "no such file.")
     if path.is_dir():
         raise VideoError(path, "a folder, not a video file.")
+    if not (path.is_file() or path.is_fifo()):
+        raise VideoError(
+            path, "neither a file nor a pipe; a camera is camera:0."
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(path, "the file is empty.")
 
