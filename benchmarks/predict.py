@@ -45,7 +45,6 @@ import tensorflow as tf
 from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import windows
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
@@ -117,28 +116,23 @@ def run_stages(
     )
     if len(frames) < count:
         raise app.UsageError(f"{path} has {len(frames)} frames; --frames.")
-    # As `Predictor.maps` plays a clip backwards before its start.
-    missing = predictor.geometry.first_target
-    played = [frames[k] for k in windows.prefix(missing, count, "mirror")]
-    played += frames
     signals: dict[str, Any] = {}
     if "flow" in extractor.streams:
-        # The flows of what is played before are not counted: one a frame.
-        signals["flow"] = list(extractor.flows(played[: missing + 1]))
-        signals["flow"] += watch(
-            "flow", lambda: list(extractor.flows(played[missing:]))
+        signals["flow"] = watch(
+            "flow", lambda: list(extractor.flows([frames[0], *frames]))
         )
     if "rgb" in extractor.streams:
-        shrunk = watch(
+        signals["rgb"] = watch(
             "shrink", lambda: [extractor.prepare(f)["rgb"] for f in frames]
         )
-        before = [extractor.prepare(f)["rgb"] for f in played[:missing]]
-        signals["rgb"] = (before + shrunk)[predictor.geometry.first :]
     found = {}
     for stream in extractor.streams:
         found[stream] = watch(
             f"I3D, {stream}",
-            lambda s=stream: [f[s] for f in extractor.features(s, signals[s])],
+            lambda s=stream: [
+                f[s]
+                for f in extractor.features(s, signals[s], starts_still=True)
+            ],
         )
     features = [
         dict(zip(found, each, strict=True))

@@ -3,10 +3,10 @@
     python -m benchmarks.starter --dataset=osie --videos=1001-1700/7
     python -m benchmarks.starter --dataset=dhf1k --videos=2,3,501,601
 
-Each model predicts every frame as `predict` does, with the clip played
-backwards before its start. Beside them stand the benchmark's centre prior, the
-mean map of what the starter was trained on, and OpenCV's spectral residual.
-Scores are those of `evaluate`, means over videos of their means over frames.
+Each model predicts every frame as `predict` does. Beside them stand the
+benchmark's centre prior, the mean map of what the starter was trained on, and
+OpenCV's spectral residual. Scores are those of `evaluate`, means over videos of
+their means over frames.
 """
 
 from collections.abc import Callable

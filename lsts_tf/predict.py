@@ -67,7 +67,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum(
         "first_frames",
-        "mirror",
+        "repeat",
         list(windows.FIRST_FRAMES),
         "What the frames before the first whole window are predicted from",
     )

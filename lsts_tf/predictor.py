@@ -158,7 +158,7 @@ class Predictor:
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
-        self, frames: Sequence[np.ndarray], *, first_frames: str = "mirror"
+        self, frames: Sequence[np.ndarray], *, first_frames: str = "repeat"
     ) -> np.ndarray:
         """Maps of all frames of a clip at once.
 
@@ -183,7 +183,7 @@ class Predictor:
         self,
         frames: Iterable[np.ndarray],
         *,
-        first_frames: str = "mirror",
+        first_frames: str = "repeat",
         stride: int = 1,
     ) -> Iterator[np.ndarray]:
         """One map for each frame of a clip of any length.
@@ -192,8 +192,8 @@ class Predictor:
             frames: uint8 [H, W, 3] each. Memory does not grow with their
                 number.
             first_frames: What the first 78 (79) frames get, which have no
-                whole window: "mirror" plays the clip backwards before its
-                start; "repeat" holds the first frame; "copy" gives them the
+                whole window: "repeat" holds the first frame; "mirror" plays
+                the clip backwards before its start; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
             stride: Predict every Nth frame; every frame is seen.
                 `windows.first_map` says which one is the first.
@@ -207,7 +207,7 @@ class Predictor:
         )
         copy = first_frames == "copy"
         length = None
-        is_still = False
+        is_still = starts_still = False
         if not copy:
             window = self.geometry.first_target + 1
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
@@ -215,15 +215,24 @@ class Predictor:
                 return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
+            before: Sequence[int] = ()
+            starts_still = first_frames == "repeat" and self.hop == 1
+            if not starts_still:
+                before = windows.prefix(missing, len(head), first_frames)
             if len(head) <= missing:
-                length = missing + len(head)
+                length = len(before) + len(head)
                 is_still = len(head) == 1
-            before = windows.prefix(missing, len(head), first_frames)
             played = (head[index] for index in before)
             prepared = itertools.chain(played, head, prepared)
         # With one map a window only windows that are wanted are computed.
         step = stride if self.hop == 1 else 1
-        maps = self._each_map(prepared, length, step, is_still=is_still)
+        maps = self._each_map(
+            prepared,
+            length,
+            step,
+            is_still=is_still,
+            starts_still=starts_still,
+        )
         if copy:
             first = next(maps, None)
             if first is None:
@@ -288,9 +297,14 @@ class Predictor:
         prepared: Iterator[Mapping[str, np.ndarray]] = map(
             self.extractor.prepare, frames
         )
+        if first_frames == "repeat":
+            found = self.extractor.of_clip(
+                prepared, chunk=chunk, starts_still=True
+            )
+            yield from self.of_features((f for _, f in found), batch=chunk)
+            return
         copy = first_frames == "copy"
-        wait = 0 if first_frames == "repeat" else missing
-        head = list(itertools.islice(prepared, wait + 1))
+        head = list(itertools.islice(prepared, missing + 1))
         if copy and len(head) <= missing:
             raise ValueError(_too_short(missing))
         if not head:
@@ -324,11 +338,16 @@ class Predictor:
         step: int,
         *,
         is_still: bool,
+        starts_still: bool,
     ) -> Iterator[np.ndarray]:
-        """Maps of a clip's frames from `first_map` on, each `step`-th."""
+        """Maps of a clip's windows in order, each `step`-th."""
         if self.hop == 1:
             found = self.extractor.of_clip(
-                prepared, stride=step, length=length, is_still=is_still
+                prepared,
+                stride=step,
+                length=length,
+                is_still=is_still,
+                starts_still=starts_still,
             )
             yield from self.of_features(features for _, features in found)
             return

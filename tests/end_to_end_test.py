@@ -196,9 +196,9 @@ def test_predicting_again_replaces_the_results(predictor, clip, tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_clips_shorter_than_a_window(predictor, clip, count):
     frames = list(video_lib.Video(clip))[:count]
-    assert len(list(predictor.maps(iter(frames)))) == count
-    repeated = predictor.maps(iter(frames), first_frames="repeat")
-    assert len(list(repeated)) == count
+    for mode in ("repeat", "mirror"):
+        maps = predictor.maps(iter(frames), first_frames=mode)
+        assert len(list(maps)) == count
 
 
 def test_no_frame_no_map(predictor):
@@ -208,7 +208,7 @@ def test_no_frame_no_map(predictor):
 def test_mirroring_sees_the_clip_backwards(predictor, clip):
     """A clip with its own mirror image before it, frame by frame."""
     frames = list(video_lib.Video(clip))
-    mirrored = list(predictor.maps(iter(frames)))
+    mirrored = list(predictor.maps(iter(frames), first_frames="mirror"))
     before = windows.prefix(16, FRAMES, "mirror")
     longer = [frames[k] for k in before] + frames
     want = list(predictor.maps(iter(longer), first_frames="copy"))[16:]

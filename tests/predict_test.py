@@ -168,7 +168,7 @@ def test_the_record_names_everything(model, folder):
         "normalize": "none",
         "map_size": "source",
     }
-    assert record["first_frames"] == "mirror" and record["every"] == 2
+    assert record["first_frames"] == "repeat" and record["every"] == 2
     assert record["damage"] == ""
     assert record["start"] == {"frame": 0, "seconds": 0.0}
     assert record["last_map_seconds"] == pytest.approx(0.16)

@@ -92,7 +92,7 @@ def predict(
     outputs: Sequence[str] = DEFAULT,
     options: Mapping[str, Any] | None = None,
     report: str | os.PathLike = "",
-    first_frames: str = "mirror",
+    first_frames: str = "repeat",
     start: str = "",
     end: str = "",
     every: int = 1,
