@@ -228,14 +228,14 @@ class Extractor(front_end.FrontEnd):
             before = self.window - 1
             # In whole chunks, so that live maps come with their own.
             idle = -before % (chunk or 1)
-            found = self.features(
+            each = self.features(
                 stream,
                 front_end.held(signal, before + idle),
                 stride=stride,
                 length=None if length is None else length + before,
                 chunk=chunk,
             )
-            yield from itertools.islice(found, idle, None)
+            yield from itertools.islice(each, idle, None)
             return
         sliding = self._slide(stream, stride)
         if length is not None and self._is_short(
