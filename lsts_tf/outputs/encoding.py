@@ -19,18 +19,16 @@ x264 and x265 programs   `--qpfile` sets the type and QP of whole frames,
 """
 
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import dataclasses
+import functools
 import math
-import os
 from typing import NamedTuple
 
 import av
 import numpy as np
 
-from lsts_tf.media import writer
+from lsts_tf.outputs import pictures
 from lsts_tf.outputs import sink
 
 BLOCK = 16
@@ -55,6 +53,16 @@ class Rectangle(NamedTuple):
     width: int
     height: int
     offset: int
+
+    def addroi(self) -> dict[str, str]:
+        """Arguments of FFmpeg's filter of this name."""
+        return {
+            "x": str(self.x),
+            "y": str(self.y),
+            "w": str(self.width),
+            "h": str(self.height),
+            "qoffset": f"{self.offset / _QP_RANGE:.6f}",
+        }
 
 
 def offsets(
@@ -85,7 +93,10 @@ def offsets(
     Returns:
         int8 [rows, columns], rounded; 0 everywhere for a constant map.
     """
-    saliency = _means(_means(map_, size[1], block).T, size[0], block).T
+    width, height = size
+    rows = _overlaps(map_.shape[0], height, block)
+    columns = _overlaps(map_.shape[1], width, block)
+    saliency = rows @ map_ @ columns.T
     saliency /= saliency.max() or 1.0
     level = 6 * math.log2(np.exp2(strength * saliency / 6).mean())
     grid = level - strength * saliency
@@ -93,25 +104,21 @@ def offsets(
     return np.rint(grid).astype(np.int8)
 
 
-def _means(values: np.ndarray, pixels: int, block: int) -> np.ndarray:
-    """Means of a map's rows over blocks of pixels, exact for parts of rows.
+def _overlaps(cells: int, pixels: int, block: int) -> np.ndarray:
+    """Which shares of a block each cell of a map fills, along one axis.
 
     Args:
-        values: [rows, n]; the rows divide the pixels equally.
-        pixels: Along the rows.
+        cells: Of the map; they divide the pixels equally.
+        pixels: Of the frame.
         block: Pixels in a block; the last one is cut off.
 
     Returns:
-        float64 [blocks, n].
+        float64 [blocks, cells]; each row's sum is 1.
     """
-    rows = len(values)
-    edges = np.append(np.arange(0, pixels, block), pixels) * (rows / pixels)
-    sums = np.zeros((rows + 1, values.shape[1]))
-    np.cumsum(values, axis=0, dtype=np.float64, out=sums[1:])
-    row = np.minimum(edges.astype(int), rows - 1)
-    part = (edges - row)[:, None]
-    at_edges = sums[row] * (1 - part) + sums[row + 1] * part
-    return np.diff(at_edges, axis=0) / np.diff(edges)[:, None]
+    edges = np.append(np.arange(0, pixels, block), pixels) * (cells / pixels)
+    # What lies before the edge, in each cell.
+    before = np.clip(edges[:, None] - np.arange(cells), 0, 1)
+    return np.diff(before, axis=0) / np.diff(edges)[:, None]
 
 
 def rectangles(
@@ -157,13 +164,11 @@ def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 def addroi(found: Sequence[Rectangle]) -> str:
     """Rectangles as a chain of FFmpeg's `addroi` filters, one a line."""
-    if not found:
-        return "null"
-    return ",\n".join(
-        f"addroi=x={r.x}:y={r.y}:w={r.width}:h={r.height}"
-        f":qoffset={r.offset / _QP_RANGE:.6f}"
-        for r in found
+    filters = (
+        "addroi=" + ":".join(f"{k}={v}" for k, v in one.addroi().items())
+        for one in found
     )
+    return ",\n".join(filters) or "null"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -195,6 +200,7 @@ class Blocks(sink.Sink):
         )
 
 
+@sink.output("roi", "roi.npy")
 @dataclasses.dataclass(kw_only=True)
 class Offsets(Blocks):
     """Grids of QP offsets of all frames, in four files.
@@ -214,17 +220,16 @@ class Offsets(Blocks):
         width, height = self.size
         self._shape = -(-height // self.block), -(-width // self.block)
         self._sum = np.zeros(self._shape, np.int64)
-        self._array = self.enter(self.hidden(self.path).open("wb"))
-        self._write_header()
-        json_path, text_path, filter_path = self.paths()[1:]
-        self._about = self.text(json_path)
-        self._text = self.text(text_path)
-        self._filter = self.text(filter_path)
+        array_path, *others = self.paths()
+        self._array = pictures.GrowingArray(
+            self.enter(self.hidden(array_path).open("w+b")), self._shape, "i1"
+        )
+        self._about, self._text, self._filter = map(self.text, others)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
         grid = self.grid(map_)
-        self._array.write(grid.tobytes())
+        self._array.append(grid)
         self._sum += grid
         rows = np.clip(grid, -_MOST, _MOST).tolist()
         lines = (" ".join(map(str, row)) for row in rows)
@@ -233,9 +238,7 @@ class Offsets(Blocks):
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        # NumPy leaves room in a header for the first axis to grow.
-        self._array.seek(0)
-        self._write_header()
+        self._array.finish()
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
         found = rectangles(mean, size=self.size, block=self.block)
         self._filter.write(addroi(found) + "\n")
@@ -252,17 +255,8 @@ class Offsets(Blocks):
         }
         self._about.write(sink.to_json(about, indent=2) + "\n")
 
-    def _write_header(self) -> None:
-        np.lib.format.write_array_header_1_0(
-            self._array,
-            {
-                "descr": "|i1",
-                "fortran_order": False,
-                "shape": (self.count, *self._shape),
-            },
-        )
 
-
+@sink.output("encoded", "encoded.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Encoder(Blocks):
     """The clip itself, with more bits where people look: MP4.
@@ -280,81 +274,22 @@ class Encoder(Blocks):
     crf: float = sink.option(
         23.0, "Rate factor of the encoded video, 0 to 51", least=0, most=51
     )
-    #: Further ones of the encoder, by FFmpeg's names.
-    encoder_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def open(self) -> None:
         """See `sink.Sink`."""
-        encoder, needed = CODECS[self.codec]
-        width, height = self.size
-        self._even = (width + width % 2, height + height % 2)
-        self._ticks = writer.Ticks(self.fps)
-        self._first_time = 0.0
-        with writer.naming(self.path):
-            container = av.open(
-                os.fspath(self.hidden(self.path)),
-                "w",
-                options={"movflags": "faststart"},
-            )
-        self._container = self.enter(_closed(container))
-        if self.note:
-            self._container.metadata["comment"] = self.note
-        stream = self._container.add_stream(encoder, rate=self._ticks.rate)
-        stream.width, stream.height = self._even
-        stream.pix_fmt = "yuv420p"
-        stream.options = {
-            "crf": str(self.crf),
-            "preset": "medium",
-            **needed,
-            **self.encoder_options,
-        }
-        # BT.709, and labelled so; see `video`.
-        context = stream.codec_context
-        context.time_base = self._ticks.base
-        context.sample_aspect_ratio = self.pixel_aspect
-        context.colorspace = context.color_primaries = context.color_trc = 1
-        context.color_range = 1
-        if encoder == "libx265":
-            # Apple's players know HEVC by this name only.
-            context.codec_tag = "hvc1"
-        self._stream = stream
+        encoder, options = CODECS[self.codec]
+        self._film = self.film(
+            self.size,
+            encoder=encoder,
+            options={"crf": str(self.crf), "preset": "medium", **options},
+            comment=self.note,
+        )
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        if not self.count:
-            self._first_time = time
-        width, height = self.size
-        padded = np.pad(
-            frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
-        )
-        picture = av.VideoFrame.from_ndarray(padded, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709"
-        )
-        self._ticks.stamp(picture, time - self._first_time)
-        found = rectangles(self.grid(map_), size=self._even, block=self.block)
-        with writer.naming(self.path):
-            self._container.mux(self._stream.encode(_marked(picture, found)))
-        self.count += 1
-
-    def finish(self) -> None:
-        """See `sink.Sink`."""
-        with writer.naming(self.path):
-            self._container.mux(self._stream.encode())
-            self._container.close()
-        writer.check_written(self.path, self.count, at=self.hidden(self.path))
-
-
-@contextlib.contextmanager
-def _closed(
-    container: av.container.OutputContainer,
-) -> Iterator[av.container.OutputContainer]:
-    try:
-        yield container
-    finally:
-        # What went wrong first is what the caller has to see; a whole file
-        # has been closed by then.
-        with contextlib.suppress(av.error.FFmpegError):
-            container.close()
+        found = rectangles(self.grid(map_), size=self.size, block=self.block)
+        mark = functools.partial(_marked, found=found)
+        self._film.write(frame, time, change=mark)
 
 
 def _marked(
@@ -368,27 +303,15 @@ def _marked(
     if not found:
         return picture
     graph = av.filter.Graph()
-    chain = [
+    graph.link_nodes(
         graph.add_buffer(
             width=picture.width,
             height=picture.height,
             format=picture.format,
             time_base=picture.time_base,
-        )
-    ]
-    chain += [
-        graph.add(
-            "addroi",
-            x=str(r.x),
-            y=str(r.y),
-            w=str(r.width),
-            h=str(r.height),
-            qoffset=f"{r.offset / _QP_RANGE:.6f}",
-        )
-        for r in found
-    ]
-    chain.append(graph.add("buffersink"))
-    graph.link_nodes(*chain)
-    graph.configure()
+        ),
+        *(graph.add("addroi", **one.addroi()) for one in found),
+        graph.add("buffersink"),
+    ).configure()
     graph.vpush(picture)
     return graph.vpull()

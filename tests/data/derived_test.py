@@ -206,7 +206,7 @@ def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):
     for i in (0, COUNT // 2, COUNT - 1):
         want = encoding.offsets(maps[i], size=SIZE, strength=12)
         np.testing.assert_array_equal(grids[i], want)
-        place = attention.strongest(maps[i], size=SIZE)
+        place = attention.Measurer(size=SIZE)(maps[i], 0).strongest
         assert rows[i]["strongest"] == pytest.approx(place, abs=0.006)
         assert 0 <= rows[i]["areas"]["left"] <= 1
     for name, size in (("encoded.mp4", SIZE), ("reframed.mp4", (54, 54))):
