@@ -110,20 +110,30 @@ class Measures(NamedTuple):
 
 
 class Measurer:
-    """Measures of one frame after the other.
+    """Measures of one frame after the other, and of the clip that they are.
+
+    Memory grows by some numbers a frame: tens of MB an hour.
 
     Args:
         size: (width, height) of the source.
+        fps: Frames a second.
         areas: Areas of interest.
     """
 
     def __init__(
-        self, *, size: tuple[int, int], areas: Sequence[Area] = ()
+        self,
+        *,
+        size: tuple[int, int],
+        fps: float = 25.0,
+        areas: Sequence[Area] = (),
     ) -> None:
         self._size = size
+        self._fps = fps
         self._areas = areas
         self._covered: dict[str, np.ndarray] = {}
         self._before: Place | None = None
+        self._rows: list[tuple[float | None, ...]] = []
+        self._path = GazePath(fps=fps, size=size)
 
     def __call__(self, map_: np.ndarray, time: float) -> Measures:
         """Measures of the next frame.
@@ -135,6 +145,14 @@ class Measurer:
         Raises:
             ValueError: No map.
         """
+        measures = self._measures(map_, time)
+        numbers = [getattr(measures, name) for name in _NUMBERS]
+        shares = [v for pair in measures.areas.values() for v in pair]
+        self._rows.append((time, *numbers, *shares))
+        self._path.add(time, measures.strongest)
+        return measures
+
+    def _measures(self, map_: np.ndarray, time: float) -> Measures:
         total = _total(map_)
         if not self._covered:
             self._covered = {
@@ -170,6 +188,67 @@ class Measurer:
                 for name, covered in self._covered.items()
             },
         )
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """All frames, a row each; float64, NaN where there is no value.
+
+        Returns:
+            "time" and numbers by their names; and of the areas by theirs: the
+            shares of attention, and whether they hold the strongest point.
+        """
+        names = [area.name for area in self._areas]
+        columns = ["time", *_NUMBERS]
+        count = len(columns)
+        values = np.array(self._rows, np.float64)
+        values = values.reshape(-1, count + 2 * len(names))
+        return (
+            pd.DataFrame(values[:, :count], columns=columns),
+            pd.DataFrame(values[:, count::2], columns=names),
+            pd.DataFrame(values[:, count + 1 :: 2], columns=names),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; see docs/attention.md."""
+        table, shares, inside = self.tables()
+        time, focus = table["time"], table["focus"].dropna()
+        ends = _ENDS_SECONDS - _ROUNDING
+
+        def means(some: Any) -> dict[str, Any]:
+            areas = shares[some].mean().to_dict()
+            return {**table[some][_NUMBERS].mean().to_dict(), "areas": areas}
+
+        ratio = focus.std(ddof=0) / focus.mean() if focus.any() else 0.0
+        result = {
+            "mean": means(slice(None)),
+            "first_2_seconds": means(time - time.min() < ends),
+            "last_2_seconds": means(time.max() - time <= ends),
+            "focus_consistency": max(0.0, 1 - ratio) if focus.size else None,
+            "large_jumps": int((table["jump"] > _LARGE_JUMP).sum()),
+            "areas": {
+                area.name: {
+                    "mean_share": shares[area.name].mean(),
+                    "share_of_frame": float(
+                        coverage(area, (360, 640), self._size).mean()
+                    ),
+                    "strongest_inside": inside[area.name].mean(),
+                }
+                for area in self._areas
+            },
+        }
+        return {
+            "frames": len(table),
+            "fps": self._fps,
+            "size": list(self._size),
+            **_plain(result),
+            "gaze_path": [
+                {
+                    "start": round(stop.start, 6),
+                    "end": round(stop.end, 6),
+                    "place": _plain(stop.place),
+                }
+                for stop in self._path.stops
+            ],
+        }
 
 
 def _total(map_: np.ndarray) -> float:
@@ -416,99 +495,6 @@ class GazePath:
         return distance(stop.place, point, self._size) <= _STOP_RADIUS
 
 
-class Summary:
-    """Measures of a whole clip, gathered frame by frame.
-
-    Memory grows by some numbers a frame: tens of MB an hour.
-
-    Args:
-        fps: Frames a second.
-        size: (width, height) of the source.
-        areas: Areas of interest.
-    """
-
-    def __init__(
-        self,
-        *,
-        fps: float,
-        size: tuple[int, int],
-        areas: Sequence[Area] = (),
-    ) -> None:
-        self._fps = fps
-        self._size = size
-        self._areas = areas
-        self._rows: list[tuple[float | None, ...]] = []
-        self._path = GazePath(fps=fps, size=size)
-
-    def add(self, measures: Measures) -> None:
-        """Takes the next frame."""
-        numbers = [getattr(measures, name) for name in _NUMBERS]
-        shares = [v for pair in measures.areas.values() for v in pair]
-        self._rows.append((measures.time, *numbers, *shares))
-        self._path.add(measures.time, measures.strongest)
-
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        """All frames, a row each; float64, NaN where there is no value.
-
-        Returns:
-            "time" and numbers by their names; and of the areas by theirs: the
-            shares of attention, and whether they hold the strongest point.
-        """
-        names = [area.name for area in self._areas]
-        columns = ["time", *_NUMBERS]
-        count = len(columns)
-        values = np.array(self._rows, np.float64)
-        values = values.reshape(-1, count + 2 * len(names))
-        return (
-            pd.DataFrame(values[:, :count], columns=columns),
-            pd.DataFrame(values[:, count::2], columns=names),
-            pd.DataFrame(values[:, count + 1 :: 2], columns=names),
-        )
-
-    def result(self) -> dict[str, Any]:
-        """What `summary.json` holds; see docs/attention.md."""
-        table, shares, inside = self.tables()
-        time, focus = table["time"], table["focus"].dropna()
-        ends = _ENDS_SECONDS - _ROUNDING
-
-        def means(some: Any) -> dict[str, Any]:
-            areas = shares[some].mean().to_dict()
-            return {**table[some][_NUMBERS].mean().to_dict(), "areas": areas}
-
-        ratio = focus.std(ddof=0) / focus.mean() if focus.any() else 0.0
-        result = {
-            "mean": means(slice(None)),
-            "first_2_seconds": means(time - time.min() < ends),
-            "last_2_seconds": means(time.max() - time <= ends),
-            "focus_consistency": max(0.0, 1 - ratio) if focus.size else None,
-            "large_jumps": int((table["jump"] > _LARGE_JUMP).sum()),
-            "areas": {
-                area.name: {
-                    "mean_share": shares[area.name].mean(),
-                    "share_of_frame": float(
-                        coverage(area, (360, 640), self._size).mean()
-                    ),
-                    "strongest_inside": inside[area.name].mean(),
-                }
-                for area in self._areas
-            },
-        }
-        return {
-            "frames": len(table),
-            "fps": self._fps,
-            "size": list(self._size),
-            **_plain(result),
-            "gaze_path": [
-                {
-                    "start": round(stop.start, 6),
-                    "end": round(stop.end, 6),
-                    "place": _plain(stop.place),
-                }
-                for stop in self._path.stops
-            ],
-        }
-
-
 # === Outputs ===
 
 
@@ -522,21 +508,13 @@ class Measuring(sink.Sink):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._areas = read_areas(self.areas, self.size) if self.areas else []
-        self._measure = Measurer(size=self.size, areas=self._areas)
-        self._summary = Summary(fps=self.fps, size=self.size, areas=self._areas)
+        areas = read_areas(self.areas, self.size) if self.areas else []
+        self.measure = Measurer(size=self.size, fps=self.fps, areas=areas)
 
     def reads(self) -> Mapping[pathlib.Path, str]:
         """See `sink.Sink`."""
         path = pathlib.Path(self.areas)
         return {path: "the areas of interest"} if self.areas else {}
-
-    def measured(self, map_: np.ndarray, time: float) -> Measures:
-        """Measures of the next frame, which the summary takes in."""
-        measures = self._measure(map_, time)
-        self._summary.add(measures)
-        self.count += 1
-        return measures
 
 
 @sink.output("json", "attention.jsonl")
@@ -560,19 +538,20 @@ class JsonLines(Measuring):
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        measures = self.measured(map_, time)
+        measures = self.measure(map_, time)
         some = list(measures.regions[: self.regions])
         line = {
-            "frame": self.count - 1,
+            "frame": self.count,
             **_plain(measures._replace(regions=some, areas={})),
             "time": round(time, 6),
             "areas": {n: _plain(v) for n, (v, _) in measures.areas.items()},
         }
         self._lines.write(sink.to_json(line) + "\n")
+        self.count += 1
 
     def finish(self) -> None:
         """See `sink.Sink`."""
-        result = {"note": self.note, **self._summary.result()}
+        result = {"note": self.note, **self.measure.summary()}
         self._about.write(sink.to_json(result, indent=2) + "\n")
 
 

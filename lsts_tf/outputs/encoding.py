@@ -31,9 +31,6 @@ import numpy as np
 from lsts_tf.outputs import pictures
 from lsts_tf.outputs import sink
 
-BLOCK = 16
-STRENGTH = 8.0
-FLOOR = 4.0
 _QP_RANGE = 51
 # What the text format holds.
 _MOST = 12
@@ -65,45 +62,6 @@ class Rectangle(NamedTuple):
         }
 
 
-def offsets(
-    map_: np.ndarray,
-    *,
-    size: tuple[int, int],
-    block: int = BLOCK,
-    strength: float = STRENGTH,
-    floor: float = FLOOR,
-) -> np.ndarray:
-    """QP offsets of a frame from its map.
-
-    A block's saliency s is the mean of the map in it, divided by the highest
-    of all blocks. Its offset is c - strength * s. By the rule of thumb that
-    six steps of QP halve or double a block's bits, c is chosen so that the
-    whole frame keeps its number of bits: the mean of 2^(-offset / 6) is 1.
-    If an offset is then above `floor`, all are lowered by what it is too
-    high, and the frame grows.
-
-    Args:
-        map_: float [h, w], not negative.
-        size: (width, height) of the source.
-        block: Side of a block in pixels: 16 is what H.264 has, 64 AV1.
-        strength: QP steps between a block without any attention and the one
-            with the most, 0 to 24.
-        floor: QP of no block is raised by more than this, 0 to 51.
-
-    Returns:
-        int8 [rows, columns], rounded; 0 everywhere for a constant map.
-    """
-    width, height = size
-    rows = _overlaps(map_.shape[0], height, block)
-    columns = _overlaps(map_.shape[1], width, block)
-    saliency = rows @ map_ @ columns.T
-    saliency /= saliency.max() or 1.0
-    level = 6 * math.log2(np.exp2(strength * saliency / 6).mean())
-    grid = level - strength * saliency
-    grid -= max(0.0, grid.max() - floor)
-    return np.rint(grid).astype(np.int8)
-
-
 def _overlaps(cells: int, pixels: int, block: int) -> np.ndarray:
     """Which shares of a block each cell of a map fills, along one axis.
 
@@ -121,39 +79,6 @@ def _overlaps(cells: int, pixels: int, block: int) -> np.ndarray:
     return np.diff(before, axis=0) / np.diff(edges)[:, None]
 
 
-def rectangles(
-    grid: np.ndarray, *, size: tuple[int, int], block: int = BLOCK
-) -> list[Rectangle]:
-    """A grid as rectangles that do not overlap; offsets of 0 are left out.
-
-    Args:
-        grid: int [rows, columns].
-        size: (width, height) of the source, at which rectangles end.
-        block: Side of a block.
-    """
-    width, height = size
-    done = []
-    # {(first column, last column + 1, offset): first row}, still growing.
-    growing: dict[tuple[int, int, int], int] = {}
-    for row in range(len(grid) + 1):
-        runs = set(_runs(grid[row])) if row < len(grid) else set()
-        for run in [run for run in growing if run not in runs]:
-            first, last, offset = run
-            x, y = first * block, growing.pop(run) * block
-            done.append(
-                Rectangle(
-                    x,
-                    y,
-                    min(last * block, width) - x,
-                    min(row * block, height) - y,
-                    offset,
-                )
-            )
-        for run in runs:
-            growing.setdefault(run, row)
-    return sorted(done, key=lambda r: (r.y, r.x))
-
-
 def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
     """(first, last + 1, offset) of equal neighbours, without zeros."""
     bounds = np.flatnonzero(np.diff(row)) + 1
@@ -162,42 +87,68 @@ def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
             yield int(first), int(last), int(row[first])
 
 
-def addroi(found: Sequence[Rectangle]) -> str:
-    """Rectangles as a chain of FFmpeg's `addroi` filters, one a line."""
-    filters = (
-        "addroi=" + ":".join(f"{k}={v}" for k, v in one.addroi().items())
-        for one in found
-    )
-    return ",\n".join(filters) or "null"
-
-
 @dataclasses.dataclass(kw_only=True)
 class Blocks(sink.Sink):
-    """The base of outputs that are made of blocks; see `offsets`."""
+    """The base of outputs that are made of blocks; see `grid`."""
 
-    block: int = sink.option(BLOCK, "Side of a block in pixels", least=1)
+    #: 16 is what H.264 has, 64 AV1.
+    block: int = sink.option(16, "Side of a block in pixels", least=1)
     strength: float = sink.option(
-        STRENGTH,
+        8.0,
         "QP steps between the least and the most salient block, 0 to 24",
         least=0,
         most=24,
     )
     floor: float = sink.option(
-        FLOOR,
+        4.0,
         "Most QP steps by which a block is quantised more coarsely",
         least=0,
         most=_QP_RANGE,
     )
 
     def grid(self, map_: np.ndarray) -> np.ndarray:
-        """The offsets of a map."""
-        return offsets(
-            map_,
-            size=self.size,
-            block=self.block,
-            strength=self.strength,
-            floor=self.floor,
-        )
+        """QP offsets of a frame from its map.
+
+        A block's saliency s is the mean of the map in it, divided by the
+        highest of all blocks. Its offset is c - strength * s. By the rule of
+        thumb that six steps of QP halve or double a block's bits, c is chosen
+        so that the whole frame keeps its number of bits: the mean of
+        2^(-offset / 6) is 1. If an offset is then above `floor`, all are
+        lowered by what it is too high, and the frame grows.
+
+        Args:
+            map_: float [h, w], not negative.
+
+        Returns:
+            int8 [rows, columns], rounded; 0 everywhere for a constant map.
+        """
+        width, height = self.size
+        rows = _overlaps(map_.shape[0], height, self.block)
+        columns = _overlaps(map_.shape[1], width, self.block)
+        saliency = rows @ map_ @ columns.T
+        saliency /= saliency.max() or 1.0
+        level = 6 * math.log2(np.exp2(self.strength * saliency / 6).mean())
+        grid = level - self.strength * saliency
+        grid -= max(0.0, grid.max() - self.floor)
+        return np.rint(grid).astype(np.int8)
+
+    def rectangles(self, grid: np.ndarray) -> list[Rectangle]:
+        """A grid as rectangles that do not overlap; 0 is left out."""
+        width, height = self.size
+        done = []
+        # {(first column, last column + 1, offset): first row}, still growing.
+        growing: dict[tuple[int, int, int], int] = {}
+        for row in range(len(grid) + 1):
+            runs = set(_runs(grid[row])) if row < len(grid) else set()
+            for run in growing.keys() - runs:
+                first, last, offset = run
+                x, y = first * self.block, growing.pop(run) * self.block
+                right = min(last * self.block, width)
+                lower = min(row * self.block, height)
+                done.append(Rectangle(x, y, right - x, lower - y, offset))
+            for run in runs:
+                growing.setdefault(run, row)
+        return sorted(done, key=lambda r: (r.y, r.x))
 
 
 @sink.output("roi", "roi.npy")
@@ -240,8 +191,11 @@ class Offsets(Blocks):
         """See `sink.Sink`."""
         self._array.finish()
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
-        found = rectangles(mean, size=self.size, block=self.block)
-        self._filter.write(addroi(found) + "\n")
+        filters = (
+            "addroi=" + ":".join(f"{k}={v}" for k, v in one.addroi().items())
+            for one in self.rectangles(mean)
+        )
+        self._filter.write((",\n".join(filters) or "null") + "\n")
         rows, columns = self._shape
         about = {
             "format": "int8 [frames, rows, columns], steps of QP",
@@ -287,7 +241,7 @@ class Encoder(Blocks):
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        found = rectangles(self.grid(map_), size=self.size, block=self.block)
+        found = self.rectangles(self.grid(map_))
         mark = functools.partial(_marked, found=found)
         self._film.write(frame, time, change=mark)
 

@@ -140,6 +140,11 @@ class Maps(sink.Sink):
     #: Bits of a pixel; 32 for floats.
     bits: int = 8
 
+    @property
+    def resumes(self) -> bool:
+        """See `sink.Sink`."""
+        return self.RESUMES and self.normalize != "clip"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.normalize == "sum" and self.bits < 32:
@@ -194,8 +199,8 @@ class Maps(sink.Sink):
         return map_
 
 
-@sink.output("saliency", "saliency.mp4")
 @sink.output("saliency16", "saliency16.mkv", bits=16)
+@sink.output("saliency", "saliency.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Saliency(Maps):
     """A grey video of the maps.
@@ -220,9 +225,9 @@ class Saliency(Maps):
         self._film.write(_LEVELS[self.bits](map_), time)
 
 
-@sink.output("png8", "maps")
-@sink.output("png16", "maps16", bits=16)
 @sink.output("dhf1k", "{video}")
+@sink.output("png16", "maps16", bits=16)
+@sink.output("png8", "maps")
 @dataclasses.dataclass(kw_only=True)
 class Pictures(Maps):
     """A folder of one grey PNG for each map: `0001.png` is frame 0.
@@ -231,10 +236,7 @@ class Pictures(Maps):
     replaced; one with anything else in it is refused.
     """
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
+    RESUMES = True
 
     def open(self) -> None:
         """See `sink.Sink`."""
@@ -335,12 +337,9 @@ class Array(Maps):
     `np.load(path, mmap_mode="r")` reads it without loading it.
     """
 
-    bits: int = 32
+    RESUMES = True
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
+    bits: int = 32
 
     def open(self) -> None:
         """See `sink.Sink`."""

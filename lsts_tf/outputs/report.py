@@ -67,10 +67,11 @@ class Report(attention.Measuring):
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """See `sink.Sink`."""
-        measures = self.measured(map_, time)
+        measures = self.measure(map_, time)
         small = cv2.resize(frame, self._shown, interpolation=cv2.INTER_AREA)
         drawn = self.noted(pictures.drawn(small, map_, alpha=self.alpha))
         self._film.write(drawn, time)
+        self.count += 1
         self._stills.add(
             lambda number: {
                 "number": number,
@@ -88,7 +89,7 @@ class Report(attention.Measuring):
 
     def _contents(self) -> dict[str, Any]:
         """What the template is filled with."""
-        table, shares, _ = self._summary.tables()
+        table, shares, _ = self.measure.tables()
         times = table["time"]
         start, end = float(times.min()), float(times.max()) + 1 / self.fps
         # Means of equally many frames, so that few points are left.
@@ -124,7 +125,7 @@ class Report(attention.Measuring):
             else "",
             "limit": LIMIT,
             "stills": stills,
-            "summary": self._summary.result(),
+            "summary": self.measure.summary(),
             "panels": panels,
             "ticks": [
                 {"time": time, "left": 100 * (time - start) / (end - start)}

@@ -151,6 +151,8 @@ class Sink:
     #: Files beside the main one: endings that take the place of its own, or
     #: names.
     BESIDE: ClassVar[tuple[str, ...]] = ()
+    #: Whether it can go on where an interrupted block stopped.
+    RESUMES: ClassVar[bool] = False
 
     path: pathlib.Path
     fps: float
@@ -179,8 +181,8 @@ class Sink:
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on where an interrupted block stopped."""
-        return False
+        """Whether it can go on with its options."""
+        return self.RESUMES
 
     def open(self) -> None:
         """Called when the block begins."""

@@ -279,12 +279,9 @@ def test_a_gaze_path_has_a_stop_for_each_place():
 
 
 def summarised(maps, fps, areas=()):
-    measure = attention.Measurer(size=SIZE, areas=areas)
-    summary = attention.Summary(fps=fps, size=SIZE, areas=areas)
+    measure = attention.Measurer(size=SIZE, fps=fps, areas=areas)
     rows = [measure(map_, i / fps) for i, map_ in enumerate(maps)]
-    for row in rows:
-        summary.add(row)
-    return rows, summary.result()
+    return rows, measure.summary()
 
 
 def test_a_summary_averages_the_clip_and_its_ends():

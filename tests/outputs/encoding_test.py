@@ -35,6 +35,10 @@ def spot(x, y, sigma=30.0, shape=(360, 640)):
     return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
 
 
+def blocks(size=SIZE, **options):
+    return encoding.Offsets(path="roi.npy", fps=25, size=size, **options)
+
+
 def textured(count, size=SIZE, seed=0):
     """Two textures that slide over each other: no block can be skipped."""
     width, height = size
@@ -62,15 +66,15 @@ def test_constant_maps_change_nothing(tmp_path):
 def test_the_strongest_block_gets_the_strength_more_than_an_empty_one():
     map_ = np.zeros((12, 20), np.float32)
     map_[3, 4] = 0.2
-    grid = encoding.offsets(map_, size=SIZE, strength=10, floor=51)
+    grid = blocks(size=SIZE, strength=10, floor=51).grid(map_)
     assert grid.min() == grid[3, 4] and grid.max() - grid.min() == 10
     assert (np.delete(grid.ravel(), 3 * 20 + 4) == grid.max()).all()
 
 
 @pytest.mark.parametrize("strength", [0, 3, 8, 24])
 def test_offsets_keep_the_number_of_bits(strength):
-    grid = encoding.offsets(
-        spot(300, 100, 80), size=(1920, 1080), strength=strength, floor=51
+    grid = blocks(size=(1920, 1080), strength=strength, floor=51).grid(
+        spot(300, 100, 80)
     )
     # Rounding moves single blocks by up to half a step.
     assert np.exp2(-grid / 6).mean() == pytest.approx(1, abs=0.05)
@@ -78,9 +82,9 @@ def test_offsets_keep_the_number_of_bits(strength):
 
 def test_no_block_is_raised_above_the_floor():
     map_ = spot(300, 100, 150)
-    free = encoding.offsets(map_, size=SIZE, strength=20, floor=51)
+    free = blocks(size=SIZE, strength=20, floor=51).grid(map_)
     assert free.max() > 2
-    bound = encoding.offsets(map_, size=SIZE, strength=20, floor=2)
+    bound = blocks(size=SIZE, strength=20, floor=2).grid(map_)
     assert bound.max() == 2
     assert np.ptp(free - bound) <= 1
 
@@ -90,7 +94,7 @@ def test_no_block_is_raised_above_the_floor():
 def test_blocks_hold_the_mean_of_the_map(size, block):
     map_ = np.random.default_rng(0).random((9, 16), np.float32) ** 4
     width, height = size
-    got = encoding.offsets(map_, size=size, block=block, strength=24, floor=51)
+    got = blocks(size=size, block=block, strength=24, floor=51).grid(map_)
     # Each pixel of the source cut into parts that lie in one cell each.
     fine = map_.repeat(height, axis=0).repeat(width, axis=1)
     rows = np.arange(fine.shape[0]) // (9 * block)
@@ -123,7 +127,7 @@ def test_rectangles_are_the_grid(grid, missing):
     size = (columns * 16 - missing, rows * 16 - missing)
     want = grid.repeat(16, axis=0).repeat(16, axis=1)[: size[1], : size[0]]
     got = np.zeros_like(want)
-    for r in encoding.rectangles(grid, size=size):
+    for r in blocks(size).rectangles(grid):
         assert r.width > 0 and r.height > 0 and r.offset
         part = got[r.y : r.y + r.height, r.x : r.x + r.width]
         assert part.shape == (r.height, r.width) and not part.any()
@@ -133,7 +137,7 @@ def test_rectangles_are_the_grid(grid, missing):
 
 def test_equal_rows_are_one_rectangle():
     grid = np.full((5, 7), -2, np.int8)
-    (one,) = encoding.rectangles(grid, size=(112, 80))
+    (one,) = blocks((112, 80)).rectangles(grid)
     assert one == (0, 0, 112, 80, -2)
 
 
@@ -149,7 +153,7 @@ def test_files_of_offsets(tmp_path):
     maps = [spot(60 * i, 100) for i in range(11)]
     path = offsets_of(maps, tmp_path, note="random weights", strength=20)
     array = np.load(path, mmap_mode="r")
-    want = [encoding.offsets(m, size=SIZE, strength=20) for m in maps]
+    want = [blocks(size=SIZE, strength=20).grid(m) for m in maps]
     np.testing.assert_array_equal(array, want)
     about = json.loads((tmp_path / "roi.json").read_text())
     assert about["note"] == "random weights" and about["frames"] == 11
@@ -202,7 +206,7 @@ def test_the_encoder_follows_the_offsets(tmp_path, codecs):
     codecs["h264"] = encoder, needed | PLAIN
     frames = list(textured(6))
     map_ = spot(160, 100, 50)
-    grid = encoding.offsets(map_, size=SIZE)
+    grid = blocks(size=SIZE).grid(map_)
     _, quantisers = decoded(encoded(tmp_path / "a.mp4", frames, map_))
     path = encoded(tmp_path / "b.mp4", frames, map_, strength=0)
     _, plain = decoded(path)
@@ -282,7 +286,7 @@ def test_ffmpeg_takes_the_filter(tmp_path):
         check=True,
         cwd=tmp_path,
     )
-    grid = encoding.offsets(map_, size=SIZE)
+    grid = blocks(size=SIZE).grid(map_)
     _, quantisers = decoded(target)
     assert len(quantisers) == 6
     for one in quantisers:
