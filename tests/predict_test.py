@@ -906,7 +906,7 @@ def test_ctrl_c_in_the_middle(model, folder):
 
 
 def started(folder, outputs):
-    """The program on a film of many frames, some of which have maps."""
+    """The program on a film of many frames; a window and more have maps."""
     make_run(folder)
     out = folder / "out"
     process = subprocess.Popen(
@@ -921,7 +921,7 @@ def started(folder, outputs):
         stderr=subprocess.PIPE,
     )
     while not any(
-        part.stat().st_size > 100_000
+        part.stat().st_size > 1_000_000
         for part in [*out.glob(".maps.npy.*/maps.npy"), *out.glob("maps.npy")]
     ):
         assert process.poll() is None, process.stderr.read().decode()
