@@ -532,12 +532,10 @@ class JsonLines(Measuring):
 
     regions: int = sink.option(3, "Regions of a frame in json", least=0)
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._lines, self._about = map(self.text, self.paths())
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         measures = self.measure(map_, time)
         some = list(measures.regions[: self.regions])
         line = {
@@ -547,10 +545,8 @@ class JsonLines(Measuring):
             "areas": {n: _plain(v) for n, (v, _) in measures.areas.items()},
         }
         self._lines.write(sink.to_json(line) + "\n")
-        self.count += 1
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         result = {"note": self.note, **self.measure.summary()}
         self._about.write(sink.to_json(result, indent=2) + "\n")
 

@@ -166,8 +166,7 @@ class Offsets(Blocks):
 
     BESIDE = (".json", ".txt", ".addroi")
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         width, height = self.size
         self._shape = -(-height // self.block), -(-width // self.block)
         self._sum = np.zeros(self._shape, np.int64)
@@ -177,18 +176,15 @@ class Offsets(Blocks):
         )
         self._about, self._text, self._filter = map(self.text, others)
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         grid = self.grid(map_)
         self._array.append(grid)
         self._sum += grid
         rows = np.clip(grid, -_MOST, _MOST).tolist()
         lines = (" ".join(map(str, row)) for row in rows)
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
-        self.count += 1
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         self._array.finish()
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
         filters = (
@@ -229,8 +225,7 @@ class Encoder(Blocks):
         23.0, "Rate factor of the encoded video, 0 to 51", least=0, most=51
     )
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         encoder, options = CODECS[self.codec]
         self._film = self.film(
             self.size,
@@ -239,8 +234,7 @@ class Encoder(Blocks):
             comment=self.note,
         )
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         found = self.rectangles(self.grid(map_))
         mark = functools.partial(_marked, found=found)
         self._film.write(frame, time, change=mark)

@@ -85,12 +85,10 @@ class Overlay(sink.Sink):
     view: str = sink.option("heat", "How overlays are drawn", choices=VIEWS)
     alpha: float = alpha_option()
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._film = self.film(self.size)
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         self._film.write(self.noted(self._picture(frame, map_)), time)
 
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
@@ -104,8 +102,7 @@ class SideBySide(Overlay):
 
     GAP = 4
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         width, height = self.size
         self._film = self.film((2 * width + self.GAP, height))
 
@@ -157,35 +154,32 @@ class Maps(sink.Sink):
         self.written_size = (width, height) if of_model else self.size
         self._low, self._high = np.inf, -np.inf
 
-    def put(self, map_: np.ndarray, time: float) -> None:
+    def _put(self, map_: np.ndarray, time: float) -> None:
         """Takes the next map: float32 of `written_size`, normalised."""
         raise NotImplementedError
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         if self.normalize == "clip":
             folder = self._hidden if self.paths() else None
             self._waiting = self.enter(tempfile.TemporaryFile(dir=folder))
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self.normalize != "clip":
-            self.put(self._scaled(map_), time)
+            self._put(self._scaled(map_), time)
             return
         self._low = min(self._low, float(map_.min()))
         self._high = max(self._high, float(map_.max()))
         np.save(self._waiting, np.float64(time))
         np.save(self._waiting, map_)
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         if self.normalize == "clip":
             end = self._waiting.tell()
             self._waiting.seek(0)
             while self._waiting.tell() < end:
                 time = float(np.load(self._waiting))
                 map_ = stretch(np.load(self._waiting), self._low, self._high)
-                self.put(self._scaled(map_), time)
+                self._put(self._scaled(map_), time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
         size = self.written_size
@@ -210,9 +204,8 @@ class Saliency(Maps):
     65,535 is 1.
     """
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
+    def _open(self) -> None:
+        super()._open()
         of_source = self.bits == 8 and self.written_size == self.size
         self._film = self.film(
             self.written_size,
@@ -220,8 +213,7 @@ class Saliency(Maps):
             pixel_aspect=self.pixel_aspect if of_source else video_lib.SQUARE,
         )
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
+    def _put(self, map_: np.ndarray, time: float) -> None:
         self._film.write(_LEVELS[self.bits](map_), time)
 
 
@@ -238,9 +230,8 @@ class Pictures(Maps):
 
     RESUMES = True
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
+    def _open(self) -> None:
+        super()._open()
         folder = self.hidden(self.path)
         folder.mkdir(exist_ok=True)
         # Of pictures that were being written when the process was killed.
@@ -248,21 +239,21 @@ class Pictures(Maps):
             path.unlink()
         while self._file(self.count).exists():
             self.count += 1
+        self._number = self.count
 
     def keep(self, count: int) -> None:
         """See `sink.Sink`."""
         for place in range(count, self.count):
             self._file(place).unlink()
-        self.count = count
+        self.count = self._number = count
 
     def _file(self, place: int) -> pathlib.Path:
         name = images.file_name(self.first + place * self.step)
         return self.hidden(self.path) / name
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
-        images.write_png(self._file(self.count), _LEVELS[self.bits](map_))
-        self.count += 1
+    def _put(self, map_: np.ndarray, time: float) -> None:
+        images.write_png(self._file(self._number), _LEVELS[self.bits](map_))
+        self._number += 1
 
     def refuse_others(self) -> None:
         """See `sink.Sink`."""
@@ -341,9 +332,8 @@ class Array(Maps):
 
     bits: int = 32
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
+    def _open(self) -> None:
+        super()._open()
         path = self.hidden(self.path)
         path.touch()
         self._array = GrowingArray(
@@ -354,14 +344,13 @@ class Array(Maps):
     def keep(self, count: int) -> None:
         """See `sink.Sink`."""
         self._array.keep(count)
+        self.count = count
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
+    def _put(self, map_: np.ndarray, time: float) -> None:
         self._array.append(map_)
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
-        super().finish()
+    def _finish(self) -> None:
+        super()._finish()
         self._array.finish()
 
 
@@ -379,8 +368,7 @@ class Raw(Maps):
         """See `sink.Sink`."""
         return []
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
+    def _put(self, map_: np.ndarray, time: float) -> None:
         stream = self.stream or sys.stdout.buffer
         stream.write(preprocess.to_uint8(map_).tobytes())
         stream.flush()

@@ -298,15 +298,13 @@ class Reframe(sink.Sink):
         # Of the others: frame, time, x, y, kept.
         self._rows: list[tuple[int, float, int, int, float | None]] = []
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._texts = [self.text(path) for path in self.paths()[1:]]
         self._film = self.film(self.crop)
         file = self.enter(tempfile.TemporaryFile(dir=self._hidden))
         self._frames = _Queue(file, self.size, self._search.delay + 1)
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self._is_cut(frame):
             if self.count:
                 self._cuts.append(self.count)
@@ -319,7 +317,6 @@ class Reframe(sink.Sink):
             costs = costs + (1 - on_grid) / self.fps
         self._waiting.append((time, shares))
         self._frames.put(frame)
-        self.count += 1
         self._write_at(self._search.add(costs))
 
     def _write_at(self, positions: Iterable[float]) -> None:
@@ -336,8 +333,7 @@ class Reframe(sink.Sink):
             picture = self._frames.get()[y : y + height, x : x + width]
             self._film.write(self.noted(picture), time)
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         self._write_at(self._search.end())
         columns = ["frame", "time", "x", "y", "kept"]
         shares = [row[-1] for row in self._rows if row[-1] is not None]

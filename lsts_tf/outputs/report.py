@@ -50,8 +50,7 @@ class Report(attention.Measuring):
 
     alpha: float = pictures.alpha_option()
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._page = self.text(self.path)
         self._shown = _even(self.size, WIDTH)
         self._stills = _Thinned(_STILLS)
@@ -65,13 +64,11 @@ class Report(attention.Measuring):
             )
         )
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         measures = self.measure(map_, time)
         small = cv2.resize(frame, self._shown, interpolation=cv2.INTER_AREA)
         drawn = self.noted(pictures.drawn(small, map_, alpha=self.alpha))
         self._film.write(drawn, time)
-        self.count += 1
         self._stills.add(
             lambda number: {
                 "number": number,
@@ -82,8 +79,7 @@ class Report(attention.Measuring):
             },
         )
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         self._filming.close()
         self._page.write(_template().render(self._contents()))
 

@@ -119,8 +119,7 @@ def predict(
         about = job.write()
         for made in job.made.values():
             made.damage = source.damage
-            with made.naming():
-                made.complete()
+            made.complete()
         if record is not None:
             about |= {
                 "damage": source.damage,
@@ -268,8 +267,7 @@ class _Pass:
             self.folder.mkdir(parents=True, exist_ok=True)
             record = stack.enter_context(files.replacing(self.record_path))
         for made in self.made.values():
-            with made.naming():
-                stack.enter_context(made)
+            stack.enter_context(made)
         return record
 
     def _identity(self) -> str:
@@ -323,8 +321,7 @@ class _Pass:
         for map_, (frame, time) in zip(bar, shown, strict=False):
             for made in self.made.values():
                 made.start = clip.first_frame or 0, clip.first_time or 0.0
-                with made.naming():
-                    made.write(frame, map_, time)
+                made.write(frame, map_, time)
             done, last = done + 1, time
         if not done:
             # The error names the video itself.

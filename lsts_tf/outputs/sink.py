@@ -127,8 +127,8 @@ class Sink:
             for frame, map_, time in ...:
                 output.write(frame, map_, time)
 
-    A subclass says what happens in `open`, `write` and `finish`. One that
-    `resumes` finds in `open` what an interrupted block of the same `job` left.
+    A subclass says what happens in `_open`, `_write` and `_finish`. One that
+    `resumes` finds in `_open` what an interrupted block of the same `job` left.
 
     Attributes:
         path: The main file, or the folder of pictures.
@@ -174,7 +174,7 @@ class Sink:
                 _check(field, getattr(self, field.name))
         self.path = pathlib.Path(self.path)
         self._hidden = self.path
-        self._open = contextlib.ExitStack()
+        self._contexts = contextlib.ExitStack()
         self._complete = False
 
     # === What a subclass says ===
@@ -184,24 +184,19 @@ class Sink:
         """Whether it can go on with its options."""
         return self.RESUMES
 
-    def open(self) -> None:
+    def _open(self) -> None:
         """Called when the block begins."""
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """Takes the next frame.
-
-        Args:
-            frame: uint8 RGB [H, W, 3], as the video has it.
-            map_: float32 [h, w] in [0, 1], as the network gave it.
-            time: Seconds from the start of the clip.
-        """
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        """Takes the next frame; see `write`."""
         raise NotImplementedError
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Called once when all frames came, before files are closed."""
 
     def keep(self, count: int) -> None:
         """Drops all but the first `count` frames of an interrupted block."""
+        self.count = count
 
     def reads(self) -> Mapping[pathlib.Path, str]:
         """Files that it reads beside the video, and what they hold."""
@@ -227,7 +222,7 @@ class Sink:
 
     def enter(self, context: contextlib.AbstractContextManager) -> Any:
         """Enters a context that ends after `finish`, before files appear."""
-        return self._open.enter_context(context)
+        return self._contexts.enter_context(context)
 
     def text(self, path: pathlib.Path) -> IO[str]:
         """A text file to write to, which becomes `path` at the end."""
@@ -251,13 +246,14 @@ class Sink:
     # === The block ===
 
     def __enter__(self) -> Self:
-        if self.paths():
-            self._begin()
-        try:
-            self.open()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
+        with self.naming():
+            if self.paths():
+                self._begin()
+            try:
+                self._open()
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
         return self
 
     def _begin(self) -> None:
@@ -279,6 +275,18 @@ class Sink:
             if self.job:
                 files.write_text(self._hidden / _JOB, self.job)
 
+    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        """Takes the next frame.
+
+        Args:
+            frame: uint8 RGB [H, W, 3], as the video has it.
+            map_: float32 [h, w] in [0, 1], as the network gave it.
+            time: Seconds from the start of the clip.
+        """
+        with self.naming():
+            self._write(frame, map_, time)
+        self.count += 1
+
     def complete(self) -> None:
         """Makes all files whole; after it they only lack their names.
 
@@ -287,8 +295,8 @@ class Sink:
         """
         if not self._complete:
             self._complete = True
-            with self._open:
-                self.finish()
+            with self.naming(), self._contexts:
+                self._finish()
 
     def __exit__(
         self,
@@ -305,7 +313,7 @@ class Sink:
             else:
                 # What went wrong first is what the caller has to see.
                 with contextlib.suppress(OSError, ValueError):
-                    self._open.__exit__(kind, error, trace)
+                    self._contexts.__exit__(kind, error, trace)
         finally:
             if self.paths() and (placed or not self.job):
                 _delete(self._hidden)

@@ -1,4 +1,3 @@
-import itertools
 import json
 import math
 
@@ -198,16 +197,6 @@ def test_a_hole_is_even_odd_and_what_lies_outside_counts_nothing():
         area = attention.Area("a", polygon)
         covered = attention.coverage(area, (8, 8), (8, 8))
         assert covered.sum() == pytest.approx(want)
-
-
-def test_areas_divide_the_attention():
-    map_ = np.random.default_rng(0).random(SHAPE, np.float32)
-    edges = (0, 333, 800.5, 1280)
-    parts = [
-        share(map_, square(left, 0, right, 720))
-        for left, right in itertools.pairwise(edges)
-    ]
-    assert sum(parts) == pytest.approx(1, abs=1e-5)
 
 
 def write(path, data):

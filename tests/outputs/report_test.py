@@ -191,21 +191,6 @@ def test_long_curves_are_means(tmp_path, monkeypatch):
         np.testing.assert_allclose(few, means, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "want"),
-    [(0, "0:00"), (65, "1:05"), (3723, "1:02:03"), (59.96, "1:00.0")],
-)
-def test_clocks(seconds, want):
-    assert report._clock(seconds) == want
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.13, 0.17), (0, 7200)])
-def test_ticks_are_few_and_inside(low, high):
-    ticks = report._ticks(low, high, 4)
-    assert 2 <= len(ticks) <= 6
-    assert low - 1e-9 <= ticks[0] and ticks[-1] <= high + 1e-9
-
-
 class Browser:
     """Headless Chromium, by the WebDriver protocol."""
 
@@ -377,20 +362,3 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
         browser.picture(tmp_path / "page.png")
         picture = cv2.imread(str(tmp_path / "page.png"))
         assert picture.shape[1] >= 1000 and picture.std() > 20
-
-
-def test_a_browser_shows_stills_for_the_video(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "LIMIT", 100)
-    path = reported(tmp_path, count=40)
-    with browsing(tmp_path) as browser:
-        browser.go(path.as_uri())
-        source = "return document.getElementById('picture').src"
-        first = browser.run(source)
-        browser.click_at("#timeline svg", 0.9)
-        assert browser.run(source) != first
-        assert (
-            browser.run(
-                "return document.getElementById('picture').naturalWidth"
-            )
-            == 320
-        )

@@ -25,10 +25,10 @@ class Words(sink.Sink):
     speed: float = sink.option(1.0, "How fast", least=0, most=2)
     voice: str = sink.option("low", "How high", choices=("low", "high"))
 
-    def open(self):
+    def _open(self):
         self.texts = [self.text(path) for path in self.paths()]
 
-    def finish(self):
+    def _finish(self):
         self.finished += 1
         for text in self.texts:
             text.write("few words" if text is not self.texts[1] else 99 * "-")
@@ -199,7 +199,6 @@ def test_a_full_disk(name, tmp_path):
             pytest.raises((OSError, ValueError), match="File too large") as e,
             video_test.limited(1_000),
             made(name, tmp_path) as output,
-            output.naming(),
         ):
             write(output, count)
             output.complete()
