@@ -15,7 +15,7 @@ How the path is found, in two steps for each scene:
    in lengths of the crop along its axis. So the crop rests, and moves where
    that keeps more attention than it costs. The minimum is over the whole
    scene, except that a position is settled once `lookahead` more seconds are
-   known, so that memory does not grow with the length.
+   known, so that few frames wait for theirs.
 2. Each move is eased by a Gaussian of `ease` seconds along time, within the
    scene, and rounded to even pixels.
 
