@@ -52,9 +52,3 @@ def examples(builder, split):
     found = builder.as_dataset(split=split, decoders=LAZY)
     by_number = {int(example["video"]): example for example in found}
     return dict(sorted(by_number.items()))
-
-
-def built(builder_class, manual_dir, data_dir):
-    """Builds, and returns {split: {number: example}}."""
-    builder = build(builder_class, manual_dir, data_dir)
-    return {split: examples(builder, split) for split in builder.info.splits}

@@ -1,6 +1,5 @@
 """What holds for every dataset in data/: contract, dummy data, command."""
 
-import importlib
 import os
 import pathlib
 import subprocess
@@ -12,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from lsts_tf.features import dataset
 from tests import clip_folders
+from tests.data import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
 # {dataset: (splits of its dummy data, size of its images, citation)}
@@ -29,17 +29,13 @@ DATASETS = {
 }
 
 
-def builder_of(name):
-    return importlib.import_module(f"{name}.{name}_dataset_builder").Builder
-
-
 # TFDS' own test of a builder, for each.
 globals().update(
     {
         f"{name.title()}Test": type(
             f"{name.title()}Test",
             (tfds.testing.DatasetBuilderTestCase,),
-            {"DATASET_CLASS": builder_of(name), "SPLITS": splits},
+            {"DATASET_CLASS": conftest.builder_of(name), "SPLITS": splits},
         )
         for name, (splits, *_) in DATASETS.items()
     }
@@ -49,7 +45,7 @@ globals().update(
 @pytest.mark.parametrize("name", DATASETS)
 def test_features_are_the_contract(name):
     _, size, citation = DATASETS[name]
-    info = builder_of(name)(data_dir="unused").info
+    info = conftest.builder_of(name)(data_dir="unused").info
     named = set() if name == "dhf1k" else {"name"}
     assert set(info.features) == {*dataset.FEATURES, *named}
     dtypes = {"video": np.int64, "fps": np.float32, "num_frames": np.int64}

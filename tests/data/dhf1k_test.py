@@ -1,6 +1,5 @@
 """The DHF1K builder: films, layout, and every refusal."""
 
-import functools
 import pathlib
 import re
 
@@ -13,6 +12,7 @@ from dhf1k import dhf1k_dataset_builder
 from lsts_tf.media import video
 from tests import clip_folders
 
+DATASET = "dhf1k"
 BLACK = np.zeros((360, 640), np.uint8)
 INTERLACED = {"flags": "+ildct+ilme"}
 
@@ -51,22 +51,6 @@ def write_annotation(root, number, *, maps=3, fixations=3):
 def write_clip(root, number, **kwargs):
     write_video(root, number, **kwargs)
     return write_annotation(root, number)
-
-
-@pytest.fixture
-def build(manual, tmp_path):
-    """Builds what is in `manual`, and returns {split: {number: example}}."""
-    return functools.partial(
-        clip_folders.built,
-        dhf1k_dataset_builder.Builder,
-        manual,
-        tmp_path / "tfds",
-    )
-
-
-@pytest.fixture
-def refused(refused_by):
-    return functools.partial(refused_by, dhf1k_dataset_builder.Builder)
 
 
 def decoded(images):
