@@ -199,7 +199,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_is_stored(
     settings = dataclasses.replace(settings, store_dir=str(small_disk))
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(6_000_000))
-    monkeypatch.setattr(stores, "require_free", lambda *_: None)
+    monkeypatch.setattr(fill, "require_disk", lambda _: None)
     with pytest.raises(OSError, match="No space left") as caught:
         extract.extract(settings, ["train"])
     (note,) = caught.value.__notes__

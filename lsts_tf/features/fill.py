@@ -23,6 +23,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import shutil
 import sys
 import threading
 from typing import Any
@@ -260,14 +261,18 @@ def require_disk(
                 for store, count in counts
                 if number not in store
             }
-    if needed:
-        videos = len({(path.parents[1], path.stem) for path in needed})
-        total = sum(needed.values())
-        logging.info("%.2f GB to store for %d videos.", total / 1e9, videos)
-        stores.require_free(
-            next(iter(needed)),
-            total,
-            f"the flows and features of {videos} videos",
+    if not needed:
+        return
+    videos = len({(path.parents[1], path.stem) for path in needed})
+    folder, total = next(iter(needed)).parent, sum(needed.values())
+    logging.info("%.2f GB to store for %d videos.", total / 1e9, videos)
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        raise OSError(
+            f"The disk of {folder} is too small: the flows and features of "
+            f"{videos} videos need {total / 1e9:.2f} GB, and {free / 1e9:.2f} "
+            "GB are free. Free some, or choose a folder on another disk by "
+            "--store_dir."
         )
 
 
@@ -317,12 +322,7 @@ def _fill_video(
         # One frame does not move, and has a record all the same.
         moving = video.after((0,)) if video.num_frames == 1 else video
         flows = front_end.flows(moving.frames())
-        _store(
-            {"flow": kept.flow},
-            number,
-            range(1, moving.num_frames),
-            ({"flow": flow} for flow in flows),
-        )
+        kept.flow.write(number, range(1, moving.num_frames), flows)
     for stream in front_end.streams:
         absent = {
             part: kept.features[part]
@@ -348,29 +348,7 @@ def _fill_video(
             length=played.num_frames - geometry.first,
             is_still=bool(lead) and video.num_frames == 1,
         )
-        _store(absent, number, targets, found)
-
-
-def _store(
-    wanted: Mapping[str, stores.Store],
-    video: int,
-    targets: range,
-    records: Iterable[Mapping[str, np.ndarray]],
-) -> None:
-    """Write the records of a video's targets as they come."""
-    where = {
-        "count": len(targets),
-        "first": targets.start,
-        "step": targets.step,
-    }
-    with contextlib.ExitStack() as stack:
-        writers = {
-            part: stack.enter_context(store.writer(video, **where))
-            for part, store in wanted.items()
-        }
-        for record in records:
-            for part, writer in writers.items():
-                writer.append(record[part][None])
+        stores.write(absent, number, targets, found)
 
 
 def _signal(

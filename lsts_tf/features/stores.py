@@ -14,6 +14,7 @@ the same.
 Stores of several datasets are read as one by videos (dataset, number).
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 from typing import BinaryIO
 from typing import ClassVar
@@ -286,49 +286,6 @@ class _Folder:
         self._heads.pop(video, None)
 
 
-class RecordWriter:
-    """Writes the records of one video; see `Store.writer`."""
-
-    def __init__(self, store: "Store", file: BinaryIO, targets: range) -> None:
-        self._store = store
-        self._file = file
-        self._targets = targets
-        self.done = 0
-
-    def append(self, records: np.ndarray) -> None:
-        """Writes the next records.
-
-        Args:
-            records: [k, *shape] of any float dtype; rounded to the store's.
-
-        Raises:
-            ValueError: Another shape, too many records, or a value that is
-                not finite or too large for the store's dtype.
-        """
-        shape, dtype = self._store.shape, self._store.dtype
-        targets = self._targets[self.done : self.done + len(records)]
-        if records.shape != (len(targets), *shape):
-            left = len(self._targets) - self.done
-            raise ValueError(
-                f"Records must be [k, {', '.join(map(str, shape))}], k at most "
-                f"{left} here. Received: {list(records.shape)}"
-            )
-        self.done += len(records)
-        found = np.empty(len(records), self._store.file_dtype)
-        found["target"] = targets
-        # What overflows becomes infinite, and is found below.
-        with np.errstate(over="ignore"):
-            found["values"] = records
-        if not np.isfinite(found["values"]).all():
-            raise ValueError(
-                "Features and flows must be finite and at most "
-                f"{np.finfo(dtype).max:g} to be stored as {dtype}. Received: "
-                f"{np.abs(records).max():g} at frames {targets[0]} to "
-                f"{targets[-1]}"
-            )
-        self._file.write(found.tobytes())
-
-
 class Store(_Folder):
     """Records of one size: flows, or features of windows.
 
@@ -369,43 +326,37 @@ class Store(_Folder):
         targets, _ = self._head(video)
         return targets
 
-    @contextlib.contextmanager
-    def writer(
-        self, video: int, *, count: int, first: int = 0, step: int = 1
-    ) -> Iterator[RecordWriter]:
-        """Stores a video, a few records at a time.
-
-            with store.writer(7, count=300, first=78) as writer:
-                for records in ...:
-                    writer.append(records)
-
-        Only if the block ends without an error is the video there, whole.
+    def write(
+        self, video: int, targets: range, records: Iterable[np.ndarray]
+    ) -> None:
+        """Stores a video; see `write`.
 
         Args:
             video: Its number.
-            count: Records that will come, at least 1.
-            first: Target of the first.
-            step: Distance between targets.
-
-        Raises:
-            ValueError: At the end, another number of records.
-            OSError: The disk is full (named), or fails.
+            targets: Frame of each record, one at least.
+            records: [*shape] each, of any float dtype.
         """
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.file_dtype),
-            "fortran_order": False,
-            "shape": (count,),
-        }
-        with self._writing(video) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            targets = range(first, first + count * step, step)
-            writer = RecordWriter(self, file, targets)
-            yield writer
-            if not count or writer.done != count:
-                raise ValueError(
-                    f"Video {video} must have {max(count, 1)} records. "
-                    f"Received: {writer.done}"
-                )
+        write({"": self}, video, targets, ({"": each} for each in records))
+
+    def _encoded(self, target: int, record: np.ndarray) -> bytes:
+        """A record as it stands in a file."""
+        if record.shape != self.shape:
+            raise ValueError(
+                f"A record must be {list(self.shape)}. Received: "
+                f"{list(record.shape)} at frame {target}"
+            )
+        found = np.empty((), self.file_dtype)
+        found["target"] = target
+        # What overflows becomes infinite, and is found below.
+        with np.errstate(over="ignore"):
+            found["values"] = record
+        if not np.isfinite(found["values"]).all():
+            raise ValueError(
+                "Features and flows must be finite and at most "
+                f"{np.finfo(self.dtype).max:g} to be stored as {self.dtype}. "
+                f"Received: {np.abs(record).max():g} at frame {target}"
+            )
+        return found.tobytes()
 
     def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
         """Reads records of one video: [len(indices), *shape]; as `read_batch`.
@@ -457,6 +408,52 @@ class Store(_Folder):
         step = more[0] - first if more else 1
         targets = range(first, first + len(records) * step, step)
         return targets, records.offset
+
+
+def write(
+    stores: Mapping[str, Store],
+    video: int,
+    targets: range,
+    records: Iterable[Mapping[str, np.ndarray]],
+) -> None:
+    """Stores a video in several stores at a time, a record after the other.
+
+    Only if all records come, and no error, is the video there, whole.
+
+    Args:
+        stores: {part: its store}.
+        video: The video's number.
+        targets: Frame of each record, one at least.
+        records: {part: [*shape of its store], of any float dtype} each;
+            rounded to the store's dtype.
+
+    Raises:
+        ValueError: Another number of records, or one of another shape or with
+            a value that is not finite or too large for the store's dtype.
+        OSError: The disk is full (named), or fails.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for part, store in stores.items():
+            opened[part] = stack.enter_context(store._writing(video))
+            header = {
+                "descr": np.lib.format.dtype_to_descr(store.file_dtype),
+                "fortran_order": False,
+                "shape": (len(targets),),
+            }
+            np.lib.format.write_array_header_1_0(opened[part], header)
+        count = 0
+        for count, record in enumerate(records, 1):
+            if count > len(targets):
+                break
+            for part, file in opened.items():
+                target = targets[count - 1]
+                file.write(stores[part]._encoded(target, record[part]))
+        if not count or count != len(targets):
+            raise ValueError(
+                f"Video {video} must have {len(targets)} records, one at "
+                f"least. Received: {count}"
+            )
 
 
 class TruthStore(_Folder):
@@ -550,29 +547,6 @@ class TruthStore(_Folder):
             raise ValueError(f"begins with {places.dtype} {places.shape}")
         _require_size(path, behind + int(places[-1]))
         return places + behind
-
-
-def require_free(path: str | os.PathLike[str], needed: int, what: str) -> None:
-    """Makes sure that a disk has room, before work starts.
-
-    Args:
-        path: A file or folder on that disk; need not exist.
-        needed: Bytes.
-        what: What needs them, for the message; in the plural.
-
-    Raises:
-        OSError: There is less; the message has both numbers.
-    """
-    folder = pathlib.Path(path).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"The disk of {path} is too small: {what} need "
-            f"{needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free "
-            "some, or choose a folder on another disk by --store_dir."
-        )
 
 
 def _require_size(path: pathlib.Path, wanted: int) -> None:

@@ -22,7 +22,6 @@ How it is written is decided by what XLA makes of it on a CPU:
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 from typing import Any
@@ -46,6 +45,21 @@ _FLAT = 2.0**-23
 _SORT5 = (
     *((0, 1), (3, 4), (2, 4), (2, 3), (1, 4)),
     *((0, 3), (0, 2), (1, 3), (1, 2)),
+)
+# Brings the median of 25 to place 12, where place 5 r + c holds the r-th
+# smallest of column c. Rows are sorted first. Then the median is among the
+# thirteen places on and near the anti-diagonal, because every other has at
+# least thirteen values on one side of it. They are sorted by odd-even
+# transposition, without the comparators that never exchange anything (the test
+# proves it by zeros and ones) or have no effect on place 12.
+MEDIAN25 = (
+    *((5 * row + a, 5 * row + b) for row in range(5) for a, b in _SORT5),
+    *((9, 11), (17, 20), (4, 7), (8, 9), (11, 12), (13, 15), (16, 17)),
+    *((20, 21), (3, 4), (7, 8), (9, 11), (12, 13), (15, 16), (4, 7), (8, 9)),
+    *((11, 12), (13, 15), (16, 17), (7, 8), (9, 11), (12, 13), (15, 16)),
+    *((17, 20), (8, 9), (11, 12), (13, 15), (16, 17), (7, 8), (9, 11)),
+    *((12, 13), (15, 16), (8, 9), (11, 12), (13, 15), (9, 11), (12, 13)),
+    (11, 12),
 )
 
 
@@ -442,8 +456,8 @@ def _median5(rows: Tensor, width: int) -> Tensor:
     """Filters by the median of 5 x 5 pixels, the border repeated.
 
     Columns of five are sorted first, once for all windows that share them;
-    a network of comparators then merges five of them as far as the middle
-    value needs it.
+    `MEDIAN25` then merges five of them. What it leaves unread the compiler
+    leaves out.
 
     Args:
         rows: Rows, [N, H * (W + 4)].
@@ -459,18 +473,9 @@ def _median5(rows: Tensor, width: int) -> Tensor:
     # Windows are runs of this: those that cross a row's end are not used.
     padded = ops.reshape(plane, (count, -1))
     column = [padded[:, k * stride : k * stride + size] for k in range(5)]
-    for low, high in _SORT5:
-        column[low], column[high] = (
-            ops.minimum(column[low], column[high]),
-            ops.maximum(column[low], column[high]),
-        )
+    _exchange(column, _SORT5)
     values = [rank[:, k : k + size - 4] for rank in column for k in range(5)]
-    for low, high, wants_low, wants_high in _median_network():
-        a, b = values[low], values[high]
-        if wants_low:
-            values[low] = ops.minimum(a, b)
-        if wants_high:
-            values[high] = ops.maximum(a, b)
+    _exchange(values, MEDIAN25)
     return ops.pad(values[12], ((0, 0), (0, 4))) * _inside(rows, width)
 
 
@@ -480,56 +485,9 @@ def _repeat_border(plane: Tensor, axis: int) -> Tensor:
     return ops.concatenate([first, first, plane, last, last], axis=axis)
 
 
-@functools.cache
-def _median_network() -> tuple[tuple[int, int, bool, bool], ...]:
-    """Finds the comparators that bring the median of 25 to place 12.
-
-    Place 5 r + c holds the r-th smallest of column c. Rows are sorted next;
-    then the median is among the thirteen places on and near the
-    anti-diagonal, because every other has at least thirteen values on one
-    side of it. Those are sorted. By the 0-1 principle it is enough to look
-    at zeros and ones: comparators that never exchange are left out, and so
-    are outputs that nobody reads.
-
-    Returns:
-        (place of the smaller, place of the larger, whether the smaller is
-        read later, whether the larger is).
-    """
-    fillings = np.stack(
-        np.meshgrid(*[np.arange(6)] * 5, indexing="ij"), axis=-1
-    ).reshape(-1, 1, 5)
-    rank = np.arange(5)[:, None]
-    places = (rank >= 5 - fillings).reshape(-1, 25)
-    median = places.sum(axis=1) >= 13
-    kept = []
-    for low, high in _comparators():
-        swaps = places[:, low] & ~places[:, high]
-        if swaps.any():
-            kept.append((low, high))
-            places[swaps, low], places[swaps, high] = False, True
-    if not np.array_equal(places[:, 12], median):
-        raise RuntimeError("The median network is wrong.")
-    read = {12}
-    network = []
-    for low, high in reversed(kept):
-        if read & {low, high}:
-            network.append((low, high, low in read, high in read))
-            read |= {low, high}
-    return tuple(reversed(network))
-
-
-def _comparators() -> Iterator[tuple[int, int]]:
-    for row in range(5):
-        for low, high in _SORT5:
-            yield 5 * row + low, 5 * row + high
-    middle = [
-        5 * r + c
-        for r in range(5)
-        for c in range(5)
-        if (r + 1) * (c + 1) <= 13 and (5 - r) * (5 - c) <= 13
-    ]
-    # Six places lie below these thirteen, so their middle is the median; an
-    # odd-even transposition sort of them has the median in place 12.
-    for start in range(len(middle)):
-        for k in range(start % 2, len(middle) - 1, 2):
-            yield middle[k], middle[k + 1]
+def _exchange(
+    values: list[Tensor], comparators: Sequence[tuple[int, int]]
+) -> None:
+    for low, high in comparators:
+        a, b = values[low], values[high]
+        values[low], values[high] = ops.minimum(a, b), ops.maximum(a, b)
