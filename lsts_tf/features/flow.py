@@ -177,7 +177,12 @@ class Flow:
         warp became exact.
         """
         about: dict[str, Any] = {"method": self.name}
-        about |= {"preset": "medium"} if self.name == "dis" else _parameters()
+        if self.name == "dis":
+            about["preset"] = "medium"
+        else:
+            from lsts_tf.features import tvl1
+
+            about |= tvl1.PARAMETERS._asdict()
         if self.name != "tvl1":
             about["opencv"] = cv2.__version__.split(".")[0]
         return about
@@ -225,13 +230,6 @@ def kernel() -> Callable[..., Any]:
     return tvl1.flow
 
 
-def _parameters() -> dict[str, Any]:
-    """DualTVL1's defaults, the same in OpenCV 3, 4 and 5, by our names."""
-    parameters = dict(kernel().__kwdefaults__ or {})
-    del parameters["burst"]
-    return parameters
-
-
 @functools.cache
 def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     """Compiles the kernel, once a process and size: 16 to 22 CPU seconds.
@@ -265,7 +263,7 @@ def _opencv() -> Method:
             "they overwrite each other's files, and then `pip install "
             "opencv-contrib-python-headless`; or use the method 'tvl1'."
         )
-    # OpenCV's defaults are those of `kernel`; the test compares them.
+    # Its defaults are those of `tvl1.Parameters`, as the test sees.
     return _per_thread(create)
 
 

@@ -173,9 +173,6 @@ def test_step_is_the_published_one():
         [*terms, square],
         [to_rows(plane) for plane in (*u, *p[0], *p[1])],
         width,
-        limit=np.float32(limit),
-        theta=np.float32(theta),
-        ascent=np.float32(ascent),
     )
     for got, want in zip(state, (*new, *dual[0], *dual[1]), strict=True):
         np.testing.assert_allclose(plane_of(got, width), want, atol=1e-5)
@@ -241,14 +238,8 @@ def test_identical_and_constant_images_do_not_move():
 def test_small_images_have_fewer_levels():
     def sizes(height, width):
         image = np.zeros((1, height, width), np.float32)
-        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image, 5, 0.8)]
+        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image)]
 
     assert sizes(112, 112) == [(n, n) for n in (112, 90, 72, 58, 46)]
     assert sizes(20, 60) == [(20, 60), (16, 48)]
     assert sizes(7, 9) == [(7, 9)]
-
-
-def test_bursts_divide_the_steps():
-    image = np.zeros((1, 20, 20), np.uint8)
-    with pytest.raises(ValueError, match="burst=7, inner=30"):
-        tvl1.flow(image, image, burst=7)
