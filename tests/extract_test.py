@@ -160,13 +160,6 @@ def test_only_what_hits_every_video_stops_the_run(
         assert {pathlib.Path(n).stem for n in done} == {"0001", "0003", "0004"}
 
 
-def test_a_split_without_videos_does_not_stop_the_others(settings, cheap):
-    other = dataclasses.replace(settings, train_videos="400")
-    with pytest.raises(fill.ExtractionError, match="train: Dataset"):
-        extract.extract(other, ["train", "val"])
-    assert any("0501" in name for name in stored(settings))
-
-
 def test_the_disk_is_checked_for_all_splits_together(
     settings, cheap, monkeypatch
 ):
