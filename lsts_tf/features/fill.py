@@ -88,11 +88,6 @@ class Stores:
         return all(video in store for store in wanted if store is not None)
 
 
-def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
-    """Folder of a dataset's stores."""
-    return pathlib.Path(root) / dataset_name.replace(":", "-")
-
-
 def open_stores(
     root: pathlib.Path,
     *,
@@ -125,7 +120,7 @@ def open_stores(
     Raises:
         ValueError: A store there was made with something else.
     """
-    folder = store_folder(root, dataset_name)
+    folder = pathlib.Path(root) / dataset_name.replace(":", "-")
     about = functools.partial(stores.Manifest, dataset=dataset_name)
     truth = stores.TruthStore.create(
         folder / "truth",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -87,3 +88,9 @@ def test_tfds_build(start, name, tmp_path):
     splits, *_ = DATASETS[name]
     for split, count in splits.items():
         assert len(clip_folders.examples(builder, split)) == count
+
+
+def test_builders_know_of_the_package_only_files_and_films():
+    for path in (ROOT / "data").rglob("*.py"):
+        found = re.findall(r"(?:from|import) (lsts_tf\S*)", path.read_text())
+        assert set(found) <= {"lsts_tf.media"}, path
