@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import json
 import os
 import pathlib
 import re
@@ -77,23 +76,16 @@ def spoil(monkeypatch, number):
     monkeypatch.setattr(dataset.Dataset, "videos", videos)
 
 
-def run_program(settings, tmp_path, *arguments, timeout=500):
+def run_program(settings, tmp_path, what, *numbers):
     """cheap_extraction.py in a process of its own."""
-    path = tmp_path / "settings.json"
-    path.write_text(json.dumps(dataclasses.asdict(settings)))
-    what, *rest = arguments
+    path = tmp_path / "experiment.flags"
+    settings.save(path)
     return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "tests" / "cheap_extraction.py"),
-            what,
-            str(path),
-            *rest,
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "tests.cheap_extraction", what, path, *numbers],
+        cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=500,
         check=False,
     )
 

@@ -23,7 +23,6 @@ import numpy as np
 from lsts_tf import parts
 from lsts_tf.media import cores
 
-METHODS = ("tvl1", "opencv", "dis")
 # A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
     "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
@@ -72,11 +71,11 @@ def method(name: str) -> Method:
         ValueError: Another name.
         ImportError: "opencv", and the installed OpenCV has no DualTVL1.
     """
-    if name not in _METHODS:
+    if name not in METHODS:
         raise ValueError(
-            f"A flow method is one of {METHODS}. Received: {name!r}"
+            f"A flow method is one of {', '.join(METHODS)}. Received: {name!r}"
         )
-    return _METHODS[name]()
+    return METHODS[name]()
 
 
 class Flow:
@@ -289,7 +288,7 @@ def _per_thread(create: Callable[[], Any]) -> Method:
     return compute
 
 
-_METHODS: dict[str, Callable[[], Method]] = {
+METHODS: dict[str, Callable[[], Method]] = {
     "tvl1": _tvl1,
     "opencv": _opencv,
     "dis": _dis,
