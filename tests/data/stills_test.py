@@ -211,10 +211,7 @@ SPOILT = {
     "empty": (lambda _: b"", "whole JPEG .* 0 bytes|MATLAB file"),
     "text": (lambda _: b"no picture " * 40, "whole JPEG|MATLAB file"),
     "truncated": (lambda d: d[: len(d) // 2], "whole JPEG|MATLAB file"),
-    "damaged": (
-        lambda d: d[:200] + bytes(60) + d[260:],
-        "whole JPEG|MATLAB file",
-    ),
+    "damaged": (lambda d: d[:200] + bytes(60) + d[260:], "MATLAB file"),
     "lfs": (
         lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256",
         "a pointer of Git LFS .*git lfs pull",
@@ -222,11 +219,21 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILT)
 @pytest.mark.parametrize(
-    "file", ["stimuli/001.jpg", "tidy/fixations.mat", "tidy/imgInfo.mat"]
+    ("file", "case"),
+    [
+        (file, case)
+        for file in (
+            "stimuli/001.jpg",
+            "tidy/fixations.mat",
+            "tidy/imgInfo.mat",
+        )
+        for case in SPOILT
+        # A photograph with a few zeros in it can be decoded.
+        if (file, case) != ("stimuli/001.jpg", "damaged")
+    ],
 )
-def test_damaged_files(scene, refused, case, file):
+def test_damaged_files(scene, refused, file, case):
     spoil, words = SPOILT[case]
     path = scene / "data" / file
     data = path.read_bytes()
