@@ -219,6 +219,9 @@ SPOILT = {
 }
 
 
+TIDY = ("tidy/fixations.mat", "tidy/imgInfo.mat")
+
+
 @pytest.mark.parametrize(
     ("file", "case"),
     [

@@ -1,13 +1,12 @@
 """Several datasets, other sizes and short clips, from stores to scores.
 
-I3D is replaced by a few pixels of each frame; everything else is real.
+I3D is replaced by means of pixels; everything else is real.
 """
 
 import dataclasses
 import json
 import pathlib
 
-import keras
 import numpy as np
 import pytest
 
@@ -19,13 +18,13 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.features import views
 from lsts_tf.training import dry_run
 from lsts_tf.training import input_pipeline
 from lsts_tf.training import monitor
 from tests import clip_folders
+from tests import fake_front_end
 from ucf_sports import ucf_sports_dataset_builder
 
 WINDOW = 16
@@ -41,28 +40,6 @@ COUNTS = {1: 18, 2: 3, 11: 1, 601: 17, 602: 4}
 UCF = "ucf_sports"
 
 
-class Extractor(front_end.FrontEnd):
-    """A feature is 5 x 5 pixels of a window's frames, later ones heavier."""
-
-    note = "no I3D"
-
-    def __init__(self, streams, *, window, **_):
-        super().__init__(streams, window=window, name="window", flow="dis")
-
-    def part_shapes(self, stream):
-        return {stream: (1, 5, 5, 2)}
-
-    def describe(self):
-        return {"fake": True, "streams": {s: {} for s in self.streams}}
-
-    def encode_parts(self, stream, clip):
-        step = -(-clip.shape[1] // 5)
-        few = keras.ops.cast(clip[:, ::step, ::step, :2], "float32")
-        weights = np.linspace(1, 2, self.window, dtype=np.float32)
-        total = keras.ops.sum(few * weights[:, None, None, None], 0)
-        return {stream: total[None] / 512}
-
-
 def close(got, want):
     """As close as half precision, in which features are stored."""
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
@@ -70,7 +47,7 @@ def close(got, want):
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
-    monkeypatch.setattr(extractor_lib, "Extractor", Extractor)
+    monkeypatch.setattr(extractor_lib, "Extractor", fake_front_end.Extractor)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +164,7 @@ def test_short_clips_are_left_out_or_mirrored(ucf, caplog):
 def test_mirrored_features_are_those_of_a_prediction(
     ucf, tmp_path, streams, stride
 ):
-    extractor = Extractor(streams, window=WINDOW)
+    extractor = fake_front_end.Extractor(streams, window=WINDOW)
     kept = fill.ready_stores(
         tmp_path,
         ucf,
@@ -232,7 +209,7 @@ def test_a_short_clip_is_refused_where_nothing_is_mirrored(ucf, tmp_path):
             tmp_path,
             ucf,
             [2],
-            Extractor(("rgb",), window=WINDOW),
+            fake_front_end.Extractor(("rgb",), window=WINDOW),
             stride=1,
             purpose="test",
         )
@@ -246,7 +223,7 @@ def stored(both, tmp_path):
     geometry = windows.Geometry.of(
         ("rgb", "flow"), length=WINDOW, short="mirror"
     )
-    extractor = Extractor(("rgb", "flow"), window=WINDOW)
+    extractor = fake_front_end.Extractor(("rgb", "flow"), window=WINDOW)
     videos = both.choose(
         [("dhf1k", 1), (UCF, 1), (UCF, 2), (UCF, 11)], "training", geometry
     )
@@ -362,7 +339,7 @@ def trained(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("joint_run")
     settings = settings_of(root, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extractor_lib, "Extractor", Extractor)
+        patch.setattr(extractor_lib, "Extractor", fake_front_end.Extractor)
         assert train.run(settings) == 0
     return settings
 
