@@ -258,8 +258,7 @@ def make_store(
                 dtype="float16",
             ),
         )
-        with kept[stream].writer(1, count=count) as writer:
-            writer.append(values)
+        kept[stream].write(1, range(count), values)
     truth = stores.TruthStore.create(
         root / "truth",
         stores.Manifest(
