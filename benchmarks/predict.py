@@ -75,7 +75,7 @@ def load(
     settings: experiment.Experiment,
 ) -> tuple[predictor_lib.Predictor, str]:
     """The run's model, or one with a random decoder; and what it is."""
-    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS["last"]
+    path = pathlib.Path(settings.run_dir) / experiment.MODELS["last"]
     if path.is_file():
         return predictor_lib.Predictor.load(settings.run_dir), str(path)
     extractor = extractor_lib.Extractor(**settings.front_end_arguments())

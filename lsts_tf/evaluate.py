@@ -111,7 +111,6 @@ def evaluate_run(
     from lsts_tf import predictor as predictor_lib
     from lsts_tf.features import dataset
     from lsts_tf.features import fill
-    from lsts_tf.features import preprocess
 
     of_data, numbers = _scored(settings)
     predictor = predictor_lib.Predictor.load(
@@ -140,7 +139,7 @@ def evaluate_run(
         found = maps_of_store(predictor, kept, video)
         ours.append(_score_video(scorer, kept.truth, video, found))
         size = kept.truth.maps(video, [0]).shape[1:]
-        prior = preprocess.to_uint8(density_lib.centre_prior(*size))
+        prior = maps_lib.to_uint8(density_lib.centre_prior(*size))
         priors = np.broadcast_to(prior, (len(found), *size))
         centre.append(_score_video(scorer, kept.truth, video, priors))
     scores = pd.concat(ours, ignore_index=True)
@@ -191,8 +190,6 @@ def maps_of_store(
         uint8 [T, 360, 640]; the frames before the first window carry a copy
         of its map, and short clips are mirrored where the stores' are.
     """
-    from lsts_tf.features import preprocess
-
     total = kept.truth.length(video)
     short = next(iter(kept.geometry.values())).short
     geometry = dataclasses.replace(predictor.geometry, short=short)
@@ -217,7 +214,7 @@ def maps_of_store(
     found: list[np.ndarray] = []
     each = predictor.of_windows(features())
     for (_, frames), saliency in zip(hops, each, strict=True):
-        found.extend(preprocess.to_uint8(saliency[-len(frames) :]))
+        found.extend(maps_lib.to_uint8(saliency[-len(frames) :]))
     return np.stack([found[0]] * hops[0][1].start + found)
 
 

@@ -30,7 +30,6 @@ from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.networks import decoder  # noqa: F401
 from lsts_tf.networks import tuned_i3d  # noqa: F401
 
-MODELS = {"last": "model.keras", "best": "best.keras"}
 BATCH = 8
 
 
@@ -98,7 +97,7 @@ class Predictor:
         """
         folder = pathlib.Path(run_dir)
         settings = experiment.load(folder / experiment.FLAGFILE)
-        path = folder / MODELS[model]
+        path = folder / experiment.MODELS[model]
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
                 f"The starter has the model 'last' alone. Received: {model!r}"

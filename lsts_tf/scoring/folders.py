@@ -334,7 +334,7 @@ def _score(job: _Job) -> tuple[pd.DataFrame, list[str]]:
 
 @functools.lru_cache(maxsize=8)
 def _prior(size: tuple[int, int]) -> np.ndarray:
-    # Rounded as `preprocess.to_uint8` does.
+    # Rounded as `images.to_uint8` does.
     return np.rint(density_lib.centre_prior(*size) * 255.0).astype(np.uint8)
 
 

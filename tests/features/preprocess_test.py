@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf.features import preprocess
+from lsts_tf.media import images
 
 
 def twice(function, array):
@@ -151,5 +152,5 @@ def test_target_holds_density_and_fixations():
 
 
 def test_grey_levels_are_rounded():
-    got = preprocess.to_uint8(np.array([-1, 0, 0.4 / 255, 0.6 / 255, 1, 2]))
+    got = images.to_uint8(np.array([-1, 0, 0.4 / 255, 0.6 / 255, 1, 2]))
     np.testing.assert_array_equal(got, [0, 0, 0, 1, 255, 255])
