@@ -18,7 +18,6 @@ import numpy as np
 LEVELS = 256
 # cv2.calcHist returns float32, which counts exactly up to here.
 _EXACT_COUNT = 1 << 24
-_BUCKETS = 1 << 16
 # 0, 0.1 … 1, of sAUC and AUC-Borji. NumPy and Octave make them as k * 0.1 and
 # round three of them up; a pixel exactly there stays below them.
 THRESHOLDS = np.arange(11) * 0.1
@@ -96,6 +95,7 @@ class Frame:
         pred: values of the prediction.
         density: values of the density; one zero where none was given.
         fixated: fixated pixels, each once, `[N]`.
+        negatives: number of the other pixels.
         others: fixated pixels of other frames, `[M]`.
         baseline: what `metrics.distribution` makes of the baseline, `[H, W]`.
         values: the prediction at the fixated pixels, float64 `[N]`.
@@ -115,6 +115,7 @@ class Frame:
         self.map = pred
         self.pixels = pred.size
         self.fixated = none if fixated is None else fixated
+        self.negatives = self.pixels - self.fixated.size
         self.others = none if others is None else others
         self.baseline = np.zeros_like(pred) if baseline is None else baseline
         maps = [pred] if density is None else [pred, density]
@@ -156,9 +157,9 @@ class Frame:
         return float(np.einsum("i,i->", p, q))
 
     def overlap(self, p: np.ndarray, q: np.ndarray) -> float:
-        """Sum over all pixels of the lesser; arguments as of `product`."""
+        """Sum over all pixels of the lesser; as `product`, but p is used up."""
         if self._joint is None:
-            return float(np.minimum(p, q).sum())
+            return float(np.minimum(p, q, out=p).sum())
         lesser = np.minimum.outer(p, q)
         return float(np.vecdot(self._joint, lesser).sum())
 
@@ -172,8 +173,9 @@ class Frame:
         q = self.density.each
         if self._joint is not None:
             return self.density, self.pred.each, np.vecdot(self._joint, q)
-        at = q > 0
-        return Values(q[at]), self.pred.each[at], q[at]
+        at = np.flatnonzero(q > 0)
+        q = q[at]
+        return Values(q), self.pred.each[at], q
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """Values of the prediction, scaled to 0 … 1 by its extremes."""
@@ -186,43 +188,29 @@ class Frame:
         Args:
             unit: `scaled` values at fixations, or some of `THRESHOLDS`.
         """
-        values, before, beyond = self._ascending
+        values, before = self._ascending
         above, at_least = (
             before[-1] - before[np.searchsorted(values, unit, side)]
             for side in ("right", "left")
         )
-        if beyond is not None:
-            higher = beyond[_bucket(unit)]
-            return higher + above, higher + at_least
         return above, at_least
 
     @functools.cached_property
-    def _ascending(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Values, `scaled`, in ascending order, and pixels before each.
+    def _ascending(self) -> tuple[np.ndarray, np.ndarray]:
+        """Some values, `scaled`, in ascending order, and pixels before each.
 
-        Levels are in this order. To sort all pixels of any other map would
-        take longer than all metrics: values are put into buckets, which are
-        compared as a whole, and only those that share one with a value that
-        `ranks` is asked for are sorted. The third result is, for each bucket,
-        the number of the others in higher buckets.
+        All levels; of any other map those that `ranks` is asked for and their
+        next larger neighbours, because to sort all pixels takes longer than
+        all metrics.
         """
         unit = self.scaled(self.pred.each)
         if self.pred.counts is not None:
-            return unit, np.append(0.0, np.cumsum(self.pred.counts)), None
-        buckets = _bucket(unit)
-        is_close = np.zeros(_BUCKETS + 1, bool)
-        is_close[buckets[self.fixated]] = True
-        is_close[_bucket(THRESHOLDS)] = True
-        counts = np.bincount(buckets, minlength=_BUCKETS + 1)
-        counts[is_close] = 0
-        values = np.sort(unit[is_close[buckets]])
-        beyond = counts.sum() - np.cumsum(counts)
-        return values, np.arange(values.size + 1.0), beyond
-
-
-def _bucket(unit: np.ndarray) -> np.ndarray:
-    """The bucket of a value in 0 … 1, which grows with it."""
-    return (unit * _BUCKETS).astype(np.intp)
+            return unit, np.append(0.0, np.cumsum(self.pred.counts))
+        asked = np.append(self.scaled(self.values), THRESHOLDS)
+        asked = np.unique([asked, np.nextafter(asked, 2.0)])
+        reached = np.searchsorted(asked, unit, side="right")
+        counts = np.bincount(reached, minlength=asked.size + 1)
+        return asked, np.cumsum(counts)
 
 
 def _histogram(maps: list[np.ndarray]) -> np.ndarray:

@@ -22,7 +22,9 @@ The differentiable forms are in `lsts_tf.networks.losses`.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -52,7 +54,7 @@ def auc_judd(frame: Frame) -> float:
     Returns:
         0 … 1 (a little above the true area, by up to 0.5 / N).
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if not n or not negatives:
         return _NAN
     # The i-th fixation from the top is the threshold that finds i of n, and
@@ -235,11 +237,6 @@ def distribution(map_: np.ndarray) -> np.ndarray:
     return values / total if total else np.full_like(values, _NAN)
 
 
-def _numbers(frame: Frame) -> tuple[int, int]:
-    """Number of fixated pixels, and of the others."""
-    return frame.fixated.size, frame.pixels - frame.fixated.size
-
-
 def _threshold_auc(frame: Frame, alarms: np.ndarray) -> float:
     """Area under (alarms, hits) `[11]` at the thresholds, and (0, 0)."""
     hits = _share_at_least(frame, frame.values)
@@ -264,7 +261,7 @@ def aim_auc_judd(frame: Frame) -> float:
 
     No fixation: 0.5. Every pixel fixated: NaN.
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if not n or not negatives:
         return 0.5 if not n else _NAN
     _, at_least = frame.ranks(frame.scaled(frame.values))
@@ -288,7 +285,7 @@ def paper_auc_judd(frame: Frame) -> float:
 
     No fixation or a constant prediction: 0.5. Every pixel fixated: NaN.
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if frame.pred.is_constant or not n:
         # A constant map scaled to 0 … 1 is NaN, above no threshold.
         return 0.5
@@ -330,7 +327,7 @@ def paper_cc(frame: Frame) -> float:
 
     No fixation, every pixel fixated, or a constant prediction: NaN.
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if frame.pred.is_constant or not n or not negatives:
         return _NAN
     # With a map of zeros and ones, in closed form.
@@ -353,52 +350,56 @@ def _rounded_area(
 
 # === All of them ===
 
-Metric = Callable[[Frame], float]
+
+class Metric(NamedTuple):
+    """A row of the table of metrics.
+
+    Attributes:
+        function: computes it.
+        needs: the ground truth that it needs, by the arguments of `score`.
+        less_is_better: whether the better of two models has less of it.
+    """
+
+    function: Callable[[Frame], float]
+    needs: Sequence[str]
+    less_is_better: bool = False
+
 
 PROTOCOLS: Mapping[str, Mapping[str, Metric]] = {
     "dhf1k": {
-        "auc_judd": auc_judd,
-        "sauc": sauc,
-        "auc_borji": auc_borji,
-        "nss": nss,
-        "cc": cc,
-        "sim": sim,
-        "kld": kld,
-        "infogain": infogain,
+        "auc_judd": Metric(auc_judd, ["fixations"]),
+        "sauc": Metric(sauc, ["fixations", "others"]),
+        "auc_borji": Metric(auc_borji, ["fixations"]),
+        "nss": Metric(nss, ["fixations"]),
+        "cc": Metric(cc, ["density"]),
+        "sim": Metric(sim, ["density"]),
+        "kld": Metric(kld, ["density"], less_is_better=True),
+        "infogain": Metric(infogain, ["fixations", "baseline"]),
     },
     "paper": {
-        "auc_judd": paper_auc_judd,
-        "sauc": paper_sauc,
-        "nss": functools.partial(nss, freedom=0),
-        "cc": paper_cc,
+        "auc_judd": Metric(paper_auc_judd, ["fixations"]),
+        "sauc": Metric(paper_sauc, ["fixations", "others"]),
+        "nss": Metric(functools.partial(nss, freedom=0), ["fixations"]),
+        "cc": Metric(paper_cc, ["fixations"]),
     },
     "aim": {
-        "auc_judd": aim_auc_judd,
-        "nss": functools.partial(nss, freedom=0, constant=0.0),
-        "cc": functools.partial(cc, constant=0.0),
-        "sim": aim_sim,
-        "kld": functools.partial(kld, zero=_NAN),
+        "auc_judd": Metric(aim_auc_judd, ["fixations"]),
+        "nss": Metric(
+            functools.partial(nss, freedom=0, constant=0.0), ["fixations"]
+        ),
+        "cc": Metric(functools.partial(cc, constant=0.0), ["density"]),
+        "sim": Metric(aim_sim, ["density"]),
+        "kld": Metric(
+            functools.partial(kld, zero=_NAN), ["density"], less_is_better=True
+        ),
     },
 }
 METRICS = tuple(PROTOCOLS["dhf1k"])
-# Ground truth that they need; "paper" needs none of density.
-_NEEDS = {
-    "auc_judd": {"fixations"},
-    "sauc": {"fixations", "others"},
-    "auc_borji": {"fixations"},
-    "nss": {"fixations"},
-    "cc": {"density"},
-    "sim": {"density"},
-    "kld": {"density"},
-    "infogain": {"fixations", "baseline"},
-}
 
 
-def needs(name: str, protocol: str = "dhf1k") -> frozenset[str]:
-    """Arguments of `score` that a metric of a protocol needs."""
-    if (protocol, name) == ("paper", "cc"):
-        return frozenset({"fixations"})
-    return frozenset(_NEEDS[name])
+def uses(truth: str, protocol: str) -> bool:
+    """Whether a metric of a protocol needs an argument of `score`."""
+    return any(truth in row.needs for row in PROTOCOLS[protocol].values())
 
 
 def score(
@@ -434,19 +435,15 @@ def score(
         ValueError: if a shape, name or protocol is not one of the above, a
             map is not finite, or the ground truth of a metric is missing.
     """
-    given = {
-        name
-        for name, value in (
-            ("density", density),
-            ("fixations", fixations),
-            ("others", others),
-            ("baseline", baseline),
-        )
-        if value is not None
+    truth = {
+        "density": density,
+        "fixations": fixations,
+        "others": others,
+        "baseline": baseline,
     }
-    names = _selected(metrics, protocol, given)
+    given = {name for name, value in truth.items() if value is not None}
+    rows = _selected(tuple(metrics), protocol, given)
     _check_map("pred", pred)
-    needed = frozenset().union(*(needs(name, protocol) for name in names))
     size = pred.shape
     for name, map_ in (("density", density), ("baseline", baseline)):
         if map_ is not None:
@@ -459,44 +456,44 @@ def score(
         )
     if pred.shape != size:
         pred = (resize if protocol == "dhf1k" else _bilinear)(pred, size)
+    is_dense = any("density" in row.needs for row in rows.values())
     frame = Frame(
         pred,
-        density if "density" in needed else None,
+        density if is_dense else None,
         fixated=_linear("fixations", fixations, size),
         others=_linear("others", others, size),
         baseline=baseline,
     )
-    return {name: float(PROTOCOLS[protocol][name](frame)) for name in names}
+    return {name: float(row.function(frame)) for name, row in rows.items()}
 
 
 def _selected(
-    metrics: Iterable[str], protocol: str, given: set[str]
-) -> tuple[str, ...]:
-    """Names of the metrics to compute; an error for what cannot be."""
+    names: Sequence[str], protocol: str, given: set[str]
+) -> dict[str, Metric]:
+    """The metrics to compute; an error for what cannot be computed."""
     if protocol not in PROTOCOLS:
         raise ValueError(
             f"`protocol` must be one of {', '.join(PROTOCOLS)}. "
             f"Received: {protocol!r}."
         )
     known = PROTOCOLS[protocol]
-    names = tuple(metrics)
     for name in names:
         if name not in known:
             raise ValueError(
                 f"A metric of protocol {protocol!r} must be one of "
                 f"{', '.join(known)}. Received: {name!r}."
             )
-        if missing := needs(name, protocol) - given:
+        if missing := set(known[name].needs) - given:
             raise ValueError(
-                f"{name} needs {' and '.join(sorted(needs(name, protocol)))}. "
+                f"{name} needs {' and '.join(known[name].needs)}. "
                 f"Missing: {', '.join(sorted(missing))}."
             )
-    found = names or tuple(n for n in known if needs(n, protocol) <= given)
-    if not found:
+    names = names or [n for n in known if given.issuperset(known[n].needs)]
+    if not names:
         raise ValueError(
             "No ground truth. Give `density` or `fixations` or both."
         )
-    return found
+    return {name: known[name] for name in names}
 
 
 def _check_map(name: str, map_: np.ndarray) -> None:

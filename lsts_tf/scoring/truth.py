@@ -18,9 +18,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING
 from typing import Any
 
+from absl import flags
 import cv2
 import numpy as np
 
@@ -56,11 +58,6 @@ class FixationSet:
     """Fixations of all frames that are scored together.
 
     The frames are numbered through: rows, in the order of videos and frames.
-
-    Attributes:
-        videos: int32 [rows], video of each row, ascending.
-        frames: int32 [rows], frame in its video, ascending.
-        sizes: int32 [rows, 2], (H, W) of its ground truth.
     """
 
     def __init__(
@@ -71,9 +68,9 @@ class FixationSet:
         ordered = sorted(rows, key=lambda row: row[:2])
         # Few large arrays, because each process that scores gets a copy.
         points = [row[2].astype(np.int16) for row in ordered]
-        self.videos = np.array([row[0] for row in ordered], np.int32)
-        self.frames = np.array([row[1] for row in ordered], np.int32)
-        self.sizes = np.array([row[3] for row in ordered]).reshape(-1, 2)
+        self._frames = [row[:2] for row in ordered]
+        self._rows = {frame: row for row, frame in enumerate(self._frames)}
+        self._sizes = np.array([row[3] for row in ordered]).reshape(-1, 2)
         self._starts = np.cumsum([0, *map(len, points)])
         self._points = np.concatenate([np.zeros((0, 2), np.int16), *points])
 
@@ -87,12 +84,7 @@ class FixationSet:
         )
 
     def __len__(self) -> int:
-        return len(self.videos)
-
-    def rows(self, video: int) -> range:
-        """Rows of a video."""
-        first, last = np.searchsorted(self.videos, [video, video + 1])
-        return range(int(first), int(last))
+        return len(self._frames)
 
     def row(self, video: int, frame: int) -> int:
         """Row of a frame.
@@ -100,12 +92,7 @@ class FixationSet:
         Raises:
             KeyError: The frame is not in the set.
         """
-        rows = self.rows(video)
-        frames = self.frames[rows.start : rows.stop]
-        at = int(np.searchsorted(frames, frame))
-        if at == len(rows) or frames[at] != frame:
-            raise KeyError((video, frame))
-        return rows[at]
+        return self._rows[video, frame]
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Fixations of a frame."""
@@ -113,13 +100,17 @@ class FixationSet:
 
     def size(self, row: int) -> tuple[int, int]:
         """Size (H, W) of a frame's ground truth."""
-        height, width = self.sizes[row].tolist()
+        height, width = self._sizes[row].tolist()
         return height, width
 
     def neighbour(self, row: int) -> int:
         """The next frame of the video; of the last one, that before it."""
-        rows = self.rows(int(self.videos[row]))
-        return row + 1 if row + 1 in rows else max(row - 1, rows[0])
+        for other in (row + 1, row - 1):
+            if 0 <= other < len(self) and (
+                self._frames[other][0] == self._frames[row][0]
+            ):
+                return other
+        return row
 
     def gathered(
         self, rows: Sequence[int], size: tuple[int, int]
@@ -143,28 +134,26 @@ class AnnotatedFiles:
     """A video of DHF1K's folders.
 
     Attributes:
-        densities: {frame: file of its density map}.
-        fixated: {frame: file of its fixations}, of the same frames.
+        files: {frame: the files of its density map and of its fixations}.
     """
 
-    densities: Mapping[int, maps.File]
-    fixated: Mapping[int, maps.File]
+    files: Mapping[int, tuple[str, str]]
 
     observers = False
 
     @property
     def frames(self) -> Sequence[int]:
         """Numbers of the frames, ascending."""
-        return tuple(self.densities)
+        return tuple(self.files)
 
     def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """Fixated pixels of a frame, and the size (H, W) of their map."""
-        fixated = _read_fixations(self.fixated[frame].path)
+        fixated = _read_fixations(self.files[frame][1])
         return coordinates(fixated), fixated.shape
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return maps.read(self.densities[frame].path)
+        return maps.read(self.files[frame][0])
 
 
 class Folder:
@@ -222,7 +211,6 @@ class Folder:
             self.problems.append(str(error))
             return
         self.clashes += [*densities.clashes, *fixated.clashes]
-        both = densities.entries.keys() & fixated.entries.keys()
         for has, lacks, what in (
             (densities, fixated, "fixations"),
             (fixated, densities, "density map"),
@@ -233,10 +221,11 @@ class Folder:
                 if n not in lacks.entries
             ]
         self.clips[number] = AnnotatedFiles(
-            *(
-                {n - 1: f for n, f in half.entries.items() if n in both}
-                for half in (densities, fixated)
-            )
+            {
+                n - 1: (file.path, fixated.entries[n].path)
+                for n, file in densities.entries.items()
+                if n in fixated.entries
+            }
         )
 
     def _fixated(self, folder: pathlib.Path) -> maps.Numbered:
@@ -287,27 +276,21 @@ class AnnotatedPoints:
     """A video of a list of points.
 
     Attributes:
-        points: int16 [N, 2], (row, column), in the order of frames.
-        frame_of: int32 [N], ascending.
-        observer: int32 [N], or None.
+        points: {frame: int32 [N, 3], (row, column, observer)}; frames that
+            nobody looked at may be absent.
+        observers: Whether it is known who looked where.
         last: The last frame.
         size: (H, W) of the maps.
         sigma: Of the Gaussians, in pixels.
         shift: See `density.density_map`.
     """
 
-    points: np.ndarray
-    frame_of: np.ndarray
-    observer: np.ndarray | None
+    points: Mapping[int, np.ndarray]
+    observers: bool
     last: int
     size: tuple[int, int]
     sigma: float
     shift: int
-
-    @property
-    def observers(self) -> bool:
-        """Whether it is known who looked where."""
-        return self.observer is not None
 
     @property
     def frames(self) -> Sequence[int]:
@@ -316,11 +299,11 @@ class AnnotatedPoints:
 
     def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """Fixated pixels of a frame, and the size (H, W) of their map."""
-        return np.unique(self.points[self._rows(frame)], axis=0), self.size
+        return np.unique(self._looks(frame)[:, :2], axis=0), self.size
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return self.density_of(self.points[self._rows(frame)])
+        return self.density_of(self._looks(frame)[:, :2])
 
     def density_of(self, points: np.ndarray) -> np.ndarray:
         """Density map of some points."""
@@ -332,18 +315,14 @@ class AnnotatedPoints:
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
-        if self.observer is None:
-            return []
-        rows = self._rows(frame)
-        who = self.observer[rows]
+        looks = self._looks(frame)
         return [
-            np.unique(self.points[rows][who == one], axis=0)
-            for one in np.unique(who)
+            np.unique(looks[looks[:, 2] == one, :2], axis=0)
+            for one in np.unique(looks[:, 2])
         ]
 
-    def _rows(self, frame: int) -> slice:
-        first, last = np.searchsorted(self.frame_of, [frame, frame + 1])
-        return slice(int(first), int(last))
+    def _looks(self, frame: int) -> np.ndarray:
+        return self.points.get(frame, np.zeros((0, 3), np.int32))
 
 
 class Points:
@@ -399,26 +378,35 @@ class Points:
             table = table[table["video"].isin(videos)]
         if not len(table):
             raise maps.MapError(path, "has no frame of a video asked for.")
-        last: dict[Any, Any] = table.groupby("video")["frame"].max().to_dict()
         looked = table.dropna(subset=["x"])
-        inside = looked["x"].between(0, size[1] - 1)
-        inside &= looked["y"].between(0, size[0] - 1)
-        self.outside = int((~inside).sum())
-        points = looked[inside].sort_values(["video", "frame"], kind="stable")
-        named = bool((points["observer"] >= 0).any())
-        groups: dict[Any, Any] = dict(list(points.groupby("video")))
-        self.clips = {}
-        for video, frame in last.items():
-            of = groups.get(video, points.iloc[:0])
-            self.clips[int(video)] = AnnotatedPoints(
-                points=of[["y", "x"]].to_numpy(np.int16),
-                frame_of=of["frame"].to_numpy(np.int32),
-                observer=of["observer"].to_numpy(np.int32) if named else None,
-                last=int(frame),
+        is_inside = looked["x"].between(0, size[1] - 1)
+        is_inside &= looked["y"].between(0, size[0] - 1)
+        self.outside = int((~is_inside).sum())
+        inside = looked[is_inside].sort_values(
+            ["video", "frame"], kind="stable"
+        )
+        frames, starts = np.unique(
+            inside[["video", "frame"]].to_numpy(int), axis=0, return_index=True
+        )
+        looks = inside[["y", "x", "observer"]].to_numpy(np.int32)
+        found: dict[int, dict[int, np.ndarray]] = {
+            int(video): {} for video in table["video"].unique()
+        }
+        of_frames = np.split(looks, starts[1:])
+        for (video, frame), of in zip(frames.tolist(), of_frames, strict=False):
+            found[video][frame] = of
+        last = table.groupby("video")["frame"].max()
+        self.clips = {
+            video: AnnotatedPoints(
+                points=points,
+                observers=bool((looked["observer"] >= 0).any()),
+                last=int(last[video]),
                 size=size,
                 sigma=sigma,
                 shift=density_lib.SHIFT if recipe == "dhf1k" else 0,
             )
+            for video, points in sorted(found.items())
+        }
 
     def describe(self) -> dict[str, Any]:
         """What the scores record about the ground truth."""
@@ -426,11 +414,8 @@ class Points:
 
 
 def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
-    if recipe not in RECIPES or not sigma > 0:
-        raise ValueError(
-            f"Density maps are made by one of {', '.join(RECIPES)} with a "
-            f"positive sigma. Received: {recipe!r}, sigma={sigma}"
-        )
+    if sigma <= 0:
+        raise ValueError(f"--sigma must be above 0. Received: {sigma}")
     if recipe == "dhf1k" and sigma != density_lib.SIGMA:
         raise ValueError(
             f"DHF1K's recipe has sigma {density_lib.SIGMA:.4f}. Received: "
@@ -528,23 +513,63 @@ def _read_table(path: pathlib.Path) -> tuple["pd.DataFrame", Any]:
     return table, lambda at: f"line {at + 2}"
 
 
-def is_list(path: str | os.PathLike) -> bool:
-    """Whether it is a list of points, by its name, and no folder."""
-    return pathlib.Path(path).suffix.lower() in (".json", ".csv")
+# === Flags ===
+
+FLAGS = ("annotations", "fixations", "density", "sigma", "map_size")
 
 
-def open_annotations(
-    path: str | os.PathLike,
-    *,
-    fixations: str = "auto",
-    size: tuple[int, int] = (360, 640),
-    recipe: str = "dhf1k",
-    sigma: float = density_lib.SIGMA,
-    videos: frozenset[int] = frozenset(),
+def define_flags() -> None:
+    """Flags that say where people looked."""
+    flags.DEFINE_string(
+        "annotations",
+        "",
+        "DHF1K's annotation folder, or a JSON or CSV file of points.",
+    )
+    flags.DEFINE_enum(
+        "fixations",
+        "auto",
+        ["auto", "png", "mat"],
+        "Files of DHF1K's fixations to read; auto prefers PNG.",
+    )
+    flags.DEFINE_enum(
+        "density", "dhf1k", RECIPES, "Recipe for density maps of points."
+    )
+    flags.DEFINE_float(
+        "sigma",
+        density_lib.SIGMA,
+        "Standard deviation of the Gaussian at each point, in pixels.",
+    )
+    flags.DEFINE_string(
+        "map_size", "640x360", "Width x height of the maps that points lie in."
+    )
+
+
+def from_flags(
+    values: flags.FlagValues, videos: frozenset[int]
 ) -> Folder | Points:
-    """DHF1K's folders, or a list of points; see `Folder` and `Points`."""
-    if is_list(path):
-        return Points(
-            path, size=size, recipe=recipe, sigma=sigma, videos=videos
+    """What `--annotations` names; an error for flags that would do nothing."""
+    path = values.annotations
+    is_list = path.lower().endswith((".json", ".csv"))
+    idle = FLAGS[1:2] if is_list else FLAGS[2:]
+    given = [f"--{name}" for name in idle if values[name].present]
+    if given:
+        raise ValueError(
+            "--fixations is of folders in DHF1K's layout; --density, --sigma "
+            f"and --map_size are of points. Received: {', '.join(given)} with "
+            f"--annotations={path}. Leave them out."
         )
-    return Folder(path, fixations=fixations, videos=videos)
+    if not is_list:
+        return Folder(path, fixations=values.fixations, videos=videos)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", values.map_size.lower())
+    if not size:
+        raise ValueError(
+            "--map_size is width x height, as 640x360. Received: "
+            f"{values.map_size!r}"
+        )
+    return Points(
+        path,
+        size=(int(size[2]), int(size[1])),
+        recipe=values.density,
+        sigma=values.sigma,
+        videos=videos,
+    )

@@ -10,7 +10,6 @@ import pathlib
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -61,12 +60,8 @@ def dense(points, shape):
 
 def one(metric, pred, *ground_truth, protocol="dhf1k"):
     """One metric of one frame, its ground truth in the order of its needs."""
-    names = {
-        "sauc": ("fixations", "others"),
-        "infogain": ("fixations", "baseline"),
-    }
-    alone = metrics.needs(metric, protocol)
-    given = zip(names.get(metric, tuple(alone)), ground_truth, strict=True)
+    alone = metrics.PROTOCOLS[protocol][metric].needs
+    given = zip(alone, ground_truth, strict=True)
     options = {"metrics": [metric], "protocol": protocol}
     return metrics.score(pred, **dict(given), **options)[metric]
 
@@ -214,31 +209,6 @@ def _scored(video, drawn, **options):
         for i in range(len(points))
     ]
     return {name: np.array([s[name] for s in each]) for name in each[0]}
-
-
-def test_golden_video(video):
-    golden = VALUES["video"]
-    scores = _scored(video, video["other_frames"])
-    videos = np.array([frame.split("/")[0] for frame in video["frame"]])
-    for metric, per_frame in golden["per_frame"].items():
-        values = scores[metric]
-        for value, expected in zip(values, per_frame, strict=True):
-            equal(value, expected, 1e-9)
-        equal(np.nanmean(values), golden["mean_over_frames"][metric], 1e-9)
-        for name, means in golden["mean_per_video"].items():
-            mean = np.nanmean(values[videos == name])
-            equal(mean, means[metric], 1e-9)
-
-    official = golden["official"]
-    for metric in ("nss", "sim", "cc"):
-        equal(np.nanmean(scores[metric]), official[metric], 1e-9)
-    for metric, runs in (
-        ("auc_judd", "auc_judd"),
-        ("sauc", "sauc_listed_other_frames"),
-    ):
-        sd = official[runs]["sd"] / official[runs]["runs"] ** 0.5
-        mean = np.nanmean(scores[metric])
-        equal(mean, official[runs]["mean"], 4.5 * sd)
 
 
 def test_golden_video_with_other_frames_drawn(video):
@@ -571,43 +541,6 @@ def test_bounds(pred, density, fixated, others):
         assert np.isnan(value) or -1e-12 <= value <= 1 + 1e-12
     assert np.isnan(scores["cc"]) or abs(scores["cc"]) <= 1 + 1e-12
     assert scores["kld"] >= -1e-12
-
-
-@properties
-@hypothesis.given(
-    maps_8bit, maps_8bit, masks, st.floats(0.01, 100), st.floats(-50, 50)
-)
-def test_affine_maps_change_nothing(pred, density, fixated, scale, shift):
-    moved = pred * scale + shift
-    for metric, truth in (
-        ("cc", density),
-        ("sim", density),
-        ("nss", np.argwhere(fixated)),
-    ):
-        if metric == "sim" and (not pred.any() or not moved.any()):
-            continue  # All zero is not the same as constant.
-        np.testing.assert_allclose(
-            one(metric, moved, truth), one(metric, pred, truth), atol=1e-7
-        )
-
-
-@properties
-@hypothesis.given(maps_8bit, masks)
-def test_increasing_maps_do_not_change_auc_judd(pred, fixated):
-    points = np.argwhere(fixated)
-    curved = one("auc_judd", np.exp(pred / 40.0) + pred, points)
-    np.testing.assert_allclose(
-        curved, one("auc_judd", pred, points), rtol=0, atol=1e-12
-    )
-
-
-@properties
-@hypothesis.given(maps_8bit, maps_8bit)
-def test_cc_and_sim_are_symmetric(a, b):
-    for metric in ("cc", "sim"):
-        np.testing.assert_allclose(
-            one(metric, a, b), one(metric, b, a), atol=1e-12
-        )
 
 
 @properties
