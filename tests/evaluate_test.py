@@ -13,6 +13,7 @@ import types
 from absl import logging
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from lsts_tf import evaluate
@@ -453,51 +454,36 @@ def test_official_sample_from_pictures_from_mat_and_from_points(
                 assert one[name] == other[name]
 
 
-def write_points(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["video", "frame", "x", "y", "observer"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@pytest.fixture
-def observed(tmp_path):
+def test_points_and_observers(run, tmp_path):
     """Three observers of four frames of two videos, who agree."""
     rng = np.random.default_rng(0)
-    rows = []
+    looks = []
     for video in (1, 2):
-        for frame in (1, 2, 4):
-            centre = rng.uniform([20, 20], [140, 70])
-            for who in "abc":
-                for x, y in centre + rng.normal(0, 3, (5, 2)):
-                    rows.append(
-                        {
-                            "video": video,
-                            "frame": frame,
-                            "x": round(x, 2),
-                            "y": round(y, 2),
-                            "observer": who,
-                        }
-                    )
         folder = tmp_path / "maps" / f"{video:03d}"
         folder.mkdir(parents=True)
         for frame in range(4):
             noise = rng.integers(0, 256, (90, 160), np.uint8)
             maps.write_png(folder / maps.file_name(frame), noise)
-    return tmp_path / "maps", rows
-
-
-def test_points_and_observers(run, observed, tmp_path):
-    folder, rows = observed
-    points = tmp_path / "points.csv"
-    write_points(points, rows)
-    options = (
-        f"--predictions={folder}",
-        "--map_size=160x90",
-        "--density=gaussian",
-        "--sigma=6",
+        for frame in (1, 2, 4):
+            centre = rng.uniform([20, 20], [140, 70])
+            looks += [
+                (video, frame, *np.round(centre + rng.normal(0, 3, 2), 2), who)
+                for who in 5 * "abc"
+            ]
+    columns = ["video", "frame", "x", "y", "observer"]
+    table = pd.DataFrame(looks, columns=columns)
+    table.to_csv(tmp_path / "points.csv", index=False)
+    as_json = json.dumps({"fixations": table.to_dict("records")})
+    (tmp_path / "points.json").write_text(as_json)
+    scores, again = (
+        run(
+            f"--annotations={tmp_path / name}",
+            f"--predictions={tmp_path / 'maps'}",
+            *("--map_size=160x90", "--density=gaussian", "--sigma=6"),
+        )
+        for name in ("points.csv", "points.json")
     )
-    scores = run(f"--annotations={points}", *options)
+    assert same(again, scores)
     # Frame 3 is between others: nobody looked.
     assert scores["frames"] == 8
     assert scores["overall"]["nss"]["n_valid"] == 6
@@ -510,20 +496,14 @@ def test_points_and_observers(run, observed, tmp_path):
     assert others["auc_judd"]["mean"] > 0.9
     assert "other observers" in run.text
 
-    first = [r for r in rows if (r["video"], r["frame"]) == (1, 1)]
     fixated = np.zeros((90, 160), bool)
-    for row in first:
-        fixated[round(row["y"]), round(row["x"])] = True
+    for x, y in table[["x", "y"]][:15].round().to_numpy(int):
+        fixated[y, x] = True
     want = metrics.score(
-        maps.read(folder / "001" / "0001.png"),
+        maps.read(tmp_path / "maps" / "001" / "0001.png"),
         density.density_map(fixated, sigma=6, shift=0),
     )
     assert float(run.rows()[0]["cc"]) == pytest.approx(want["cc"], abs=1e-12)
-
-    as_json = tmp_path / "points.json"
-    as_json.write_text(json.dumps({"fixations": rows}))
-    again = run(f"--annotations={as_json}", *options)
-    assert same(again, scores)
 
 
 # === Protocols, negatives ===
@@ -571,10 +551,9 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
         np.testing.assert_allclose(got, values, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [(180, 320), (45, 80)])
-def test_a_baseline_may_be_negative(run, written, golden, size):
+def test_a_baseline_may_be_negative(run, written, golden):
     arrays = golden[0]
-    base = cv2.resize(arrays["gt"].mean(axis=0), size[::-1])
+    base = cv2.resize(arrays["gt"].mean(axis=0), (80, 45))
     base = np.log(base + 1) - 10
     assert base.max() < 0
     np.save(run.folder / "base.npy", base)
@@ -594,14 +573,6 @@ def cut_off(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def write_array(array):
-    def spoil(path):
-        path.unlink()
-        np.save(path.with_suffix(".npy"), array)
-
-    return spoil
-
-
 def loop_of_itself(path):
     path.unlink()
     path.symlink_to(path.name)
@@ -611,144 +582,94 @@ def loop_of_folders(path):
     (path.parent / "0009").symlink_to(path.parent.parent)
 
 
+def numbered_from_0(path):
+    for file in sorted(path.parent.iterdir()):
+        file.rename(file.with_name(f"{int(file.stem) - 1:04d}.png"))
+
+
+def copied_as(name):
+    return lambda path: shutil.copy(path, path.with_name(name))
+
+
+def folder_copied_as(name):
+    return lambda p: shutil.copytree(p.parent, p.parent.with_name(name))
+
+
+def spoil(path, how):
+    """By a function, or by other contents: bytes, an array, a picture."""
+    if callable(how):
+        how(path)
+    elif isinstance(how, bytes):
+        path.write_bytes(how)
+    elif how.dtype == np.uint8:
+        maps.write_png(path, how)
+    else:
+        path.unlink()
+        np.save(path.with_suffix(".npy"), how)
+
+
 NAN = np.full((180, 320), 0.5, np.float32)
 NAN[3, 4] = np.nan
-
-SPOILERS = {
-    "removed": (lambda p: p.unlink(), "missing (1)"),
-    "a whole video removed": (
-        lambda p: shutil.rmtree(p.parent),
-        "video 0601",
-    ),
-    "one too many": (lambda p: shutil.copy(p, p.with_name("0006.png")), "6"),
-    "a video too many": (
-        lambda p: shutil.copytree(p.parent, p.parent.with_name("0604")),
-        "0604 is not annotated",
-    ),
-    "numbered from 0": (
-        lambda p: [
-            p.with_name(f"{k:04d}.png").rename(p.with_name(f"{k - 1:04d}.png"))
-            for k in range(1, 6)
-        ],
-        "numbered from 0?",
-    ),
-    "not a number": (
-        lambda p: p.rename(p.with_name("frame_2.png")),
-        "not a number",
-    ),
-    "another type": (
-        lambda p: p.with_name("0002.txt").write_text("x"),
-        "another type",
-    ),
-    "two digits and four": (
-        lambda p: shutil.copy(p, p.with_name("002.png")),
-        "has the number of",
-    ),
-    "picture and array": (
-        lambda p: np.save(p.with_suffix(".npy"), maps.read(p)),
-        "has the number of",
-    ),
-    "two folders": (
-        lambda p: shutil.copytree(p.parent, p.parent.with_name("601")),
-        "has the number of",
-    ),
-    "cut off": (cut_off, "0002.png: no picture"),
-    "empty": (lambda p: p.write_bytes(b""), "0002.png: the file is empty"),
-    "text": (lambda p: p.write_text("hello"), "0002.png: no picture"),
-    "NaN": (write_array(NAN), "0002.npy: has a value that is NaN"),
-    "three axes": (
-        write_array(np.zeros((180, 320, 3))),
-        "0002.npy: a map is [H, W]",
-    ),
-    "no pixels": (write_array(np.zeros((0, 320))), "0002.npy: a map is [H, W]"),
-    "complex": (
-        write_array(np.zeros((180, 320), complex)),
-        "0002.npy: a map has real numbers",
-    ),
-    "objects": (
-        write_array(np.array([[None]])),
-        "0002.npy: no array of NumPy",
-    ),
-    "not an array": (
-        lambda p: (p.unlink(), p.with_suffix(".npy").write_bytes(b"x")),
-        "0002.npy: no array of NumPy",
-    ),
-    "swapped": (
-        lambda p: maps.write_png(p, np.zeros((320, 180), np.uint8)),
-        "rows and columns are swapped",
-    ),
-    "another size than its video": (
-        lambda p: maps.write_png(p, np.zeros((90, 160), np.uint8)),
-        "frame 0002: has the size [90, 160]",
-    ),
-    "a link to itself": (loop_of_itself, "0002.png: cannot be read"),
-    "a folder that holds itself": (loop_of_folders, "0009: a folder"),
-    "a link to nothing": (
-        lambda p: (p.unlink(), p.symlink_to("nowhere.png")),
-        "0002.png: cannot be read",
-    ),
-    "a folder for a file": (
-        lambda p: (p.unlink(), p.mkdir()),
-        "0002.png: a folder",
-    ),
-}
+MAP = "maps/0601/0002.png"
+DENSITY = "annotation/0601/maps/0002.png"
+FIXATIONS = "annotation/0601/fixation/0002.png"
+SMALL = np.ones((90, 160), np.uint8)
 
 
-@pytest.mark.parametrize("name", SPOILERS)
-def test_a_map_that_cannot_be_scored_stops_the_run(refused, tree, name):
-    spoil, says = SPOILERS[name]
-    spoil(map_file(tree))
+@pytest.mark.parametrize(
+    ("path", "how", "says"),
+    [
+        (MAP, pathlib.Path.unlink, "missing (1)"),
+        (MAP, lambda p: shutil.rmtree(p.parent), "video 0601"),
+        (MAP, copied_as("0006.png"), "video 0601: frames 6"),
+        (MAP, folder_copied_as("0604"), "0604 is not annotated"),
+        (MAP, numbered_from_0, "numbered from 0?"),
+        (MAP, copied_as("frame_2.png"), "not a number"),
+        (MAP, copied_as("0002.txt"), "another type"),
+        (MAP, copied_as("002.png"), "has the number of"),
+        (MAP, copied_as("0002.npy"), "has the number of"),
+        (MAP, folder_copied_as("601"), "has the number of"),
+        (MAP, cut_off, "0002.png: no picture"),
+        (MAP, b"", "0002.png: the file is empty"),
+        (MAP, b"hello", "0002.png: no picture"),
+        (MAP, NAN, "0002.npy: has a value that is NaN"),
+        (MAP, np.zeros((180, 320, 3)), "0002.npy: a map is [H, W]"),
+        (MAP, np.zeros((0, 320)), "0002.npy: a map is [H, W]"),
+        (MAP, np.zeros((9, 9), complex), "0002.npy: a map has real numbers"),
+        (MAP, np.array([[None]]), "0002.npy: no array of NumPy"),
+        (MAP, np.zeros((320, 180), np.uint8), "rows and columns are swapped"),
+        (MAP, SMALL, "frame 0002: has the size [90, 160]"),
+        (MAP, loop_of_itself, "0002.png: cannot be read"),
+        (MAP, loop_of_folders, "0009: a folder"),
+        (MAP, lambda p: (p.unlink(), p.mkdir()), "0002.png: a folder"),
+        (FIXATIONS, pathlib.Path.unlink, "0002.png: the frame has no fix"),
+        (DENSITY, pathlib.Path.unlink, "0002.png: the frame has no density"),
+        (DENSITY, lambda p: shutil.rmtree(p.parent), "maps: no folder"),
+        (DENSITY, cut_off, "0002.png: no picture"),
+        (FIXATIONS, cut_off, "0002.png: no picture"),
+        (DENSITY, SMALL, "frame 0002: has the size [90, 160]"),
+        (DENSITY, copied_as("2.png"), "has the number of"),
+    ],
+)
+def test_files_that_are_not_as_they_should_be(refused, tree, path, how, says):
+    spoil(tree / path, how)
     message = refused(*folders(tree))
     assert says in message
     assert "Traceback" not in message
 
 
-TRUTH_SPOILERS = {
-    "no fixations of a frame": (
-        lambda t: (t / "fixation" / "0002.png").unlink(),
-        "0002.png: the frame has no fixations",
-    ),
-    "no density of a frame": (
-        lambda t: (t / "maps" / "0002.png").unlink(),
-        "0002.png: the frame has no density map",
-    ),
-    "no folder of densities": (
-        lambda t: shutil.rmtree(t / "maps"),
-        "maps: no folder",
-    ),
-    "density cut off": (
-        lambda t: cut_off(t / "maps" / "0002.png"),
-        "0002.png: no picture",
-    ),
-    "fixations cut off": (
-        lambda t: cut_off(t / "fixation" / "0002.png"),
-        "0002.png: no picture",
-    ),
-    "density of another size": (
-        lambda t: maps.write_png(
-            t / "maps" / "0002.png", np.ones((90, 160), np.uint8)
-        ),
-        "density map: video 0601, frame 0002: has the size [90, 160]",
-    ),
-    "two densities of a number": (
-        lambda t: shutil.copy(t / "maps" / "0002.png", t / "maps" / "2.png"),
-        "has the number of",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TRUTH_SPOILERS)
-def test_an_annotation_that_is_not_whole_stops_the_run(refused, tree, name):
-    spoil, says = TRUTH_SPOILERS[name]
-    spoil(tree / "annotation" / "0601")
-    assert says in refused(*folders(tree))
-
-
-@pytest.mark.parametrize("name", ["removed", "cut off", "NaN", "one too many"])
-def test_allow_missing_goes_on_and_says_how_many(run, tree, written, name):
-    SPOILERS[name][0](map_file(tree))
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        (pathlib.Path.unlink, 1),
+        (cut_off, 1),
+        (NAN, 1),
+        (copied_as("0006.png"), 0),
+    ],
+)
+def test_allow_missing_goes_on_and_says_how_many(run, tree, written, how, lost):
+    spoil(map_file(tree), how)
     scores = run(*folders(tree), "--allow_missing")
-    lost = 0 if name == "one too many" else 1
     assert scores["frames"] == 12 - lost
     assert scores["missing"]["frames"] == lost
     assert scores["missing"]["allowed"]
@@ -765,7 +686,7 @@ def test_allow_missing_goes_on_and_says_how_many(run, tree, written, name):
 
 
 def test_allow_missing_does_not_choose_between_clashing_files(refused, tree):
-    SPOILERS["two digits and four"][0](map_file(tree))
+    spoil(map_file(tree), copied_as("002.png"))
     assert "same number" in refused(*folders(tree), "--allow_missing")
 
 
@@ -805,7 +726,7 @@ POINTS = "--annotations={0}/points.csv"
         ([MAPS, TRUTH, "--sauc_map={0}/a.png", "--protocol=aim"], "'aim'"),
         ([MAPS, TRUTH, "--baseline={0}/a.png", "--protocol=paper"], "'paper'"),
         ([MAPS, POINTS, "--fixations=png"], "Received: --fixations"),
-        ([MAPS, POINTS, "--map_size=32x18"], "640x360. Received: 32x18"),
+        ([MAPS, POINTS, "--map_size=32x18"], "of 640x360. Received: sigma"),
         ([MAPS, POINTS, "--map_size=32"], "Received: '32'"),
         ([MAPS, POINTS, "--sigma=5"], "--density=gaussian"),
         ([MAPS, POINTS, "--sigma=0"], "Received: 0"),

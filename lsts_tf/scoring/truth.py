@@ -276,18 +276,16 @@ class AnnotatedPoints:
     """A video of a list of points.
 
     Attributes:
-        points: {frame: int32 [N, 3], (row, column, observer)}; frames that
-            nobody looked at may be absent.
+        looks: A table with frame, x, y and observer; frames that nobody looked
+            at are absent or have no x and y.
         observers: Whether it is known who looked where.
-        last: The last frame.
         size: (H, W) of the maps.
         sigma: Of the Gaussians, in pixels.
         shift: See `density.density_map`.
     """
 
-    points: Mapping[int, np.ndarray]
+    looks: "pd.DataFrame"
     observers: bool
-    last: int
     size: tuple[int, int]
     sigma: float
     shift: int
@@ -295,15 +293,16 @@ class AnnotatedPoints:
     @property
     def frames(self) -> Sequence[int]:
         """Numbers of the frames, ascending: from the first to the last."""
-        return range(self.last + 1)
+        return range(int(self.looks["frame"].max()) + 1)
 
     def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """Fixated pixels of a frame, and the size (H, W) of their map."""
-        return np.unique(self._looks(frame)[:, :2], axis=0), self.size
+        looks = self.looks[self.looks["frame"] == frame]
+        return _pixels(looks), self.size
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return self.density_of(self._looks(frame)[:, :2])
+        return self.density_of(self.fixations(frame)[0])
 
     def density_of(self, points: np.ndarray) -> np.ndarray:
         """Density map of some points."""
@@ -315,14 +314,13 @@ class AnnotatedPoints:
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
-        looks = self._looks(frame)
-        return [
-            np.unique(looks[looks[:, 2] == one, :2], axis=0)
-            for one in np.unique(looks[:, 2])
-        ]
+        looks = self.looks[self.looks["frame"] == frame].dropna(subset="x")
+        return [_pixels(own) for _, own in looks.groupby("observer")]
 
-    def _looks(self, frame: int) -> np.ndarray:
-        return self.points.get(frame, np.zeros((0, 3), np.int32))
+
+def _pixels(looks: "pd.DataFrame") -> np.ndarray:
+    points = looks[["y", "x"]].dropna().to_numpy(np.int16)
+    return np.unique(points, axis=0)
 
 
 class Points:
@@ -378,34 +376,22 @@ class Points:
             table = table[table["video"].isin(videos)]
         if not len(table):
             raise maps.MapError(path, "has no frame of a video asked for.")
-        looked = table.dropna(subset=["x"])
-        is_inside = looked["x"].between(0, size[1] - 1)
-        is_inside &= looked["y"].between(0, size[0] - 1)
-        self.outside = int((~is_inside).sum())
-        inside = looked[is_inside].sort_values(
-            ["video", "frame"], kind="stable"
-        )
-        frames, starts = np.unique(
-            inside[["video", "frame"]].to_numpy(int), axis=0, return_index=True
-        )
-        looks = inside[["y", "x", "observer"]].to_numpy(np.int32)
-        found: dict[int, dict[int, np.ndarray]] = {
-            int(video): {} for video in table["video"].unique()
-        }
-        of_frames = np.split(looks, starts[1:])
-        for (video, frame), of in zip(frames.tolist(), of_frames, strict=False):
-            found[video][frame] = of
-        last = table.groupby("video")["frame"].max()
+        is_inside = table["x"].between(0, size[1] - 1)
+        is_inside &= table["y"].between(0, size[0] - 1)
+        self.outside = int((table["x"].notna() & ~is_inside).sum())
+        inside = table[["x", "y"]].where(is_inside)
+        observers = bool((table["observer"] >= 0).any())
+        shift = density_lib.SHIFT if recipe == "dhf1k" else 0
+        groups: Any = table.assign(**inside).groupby("video")
         self.clips = {
-            video: AnnotatedPoints(
-                points=points,
-                observers=bool((looked["observer"] >= 0).any()),
-                last=int(last[video]),
+            int(video): AnnotatedPoints(
+                looks=looks,
+                observers=observers,
                 size=size,
                 sigma=sigma,
-                shift=density_lib.SHIFT if recipe == "dhf1k" else 0,
+                shift=shift,
             )
-            for video, points in sorted(found.items())
+            for video, looks in groups
         }
 
     def describe(self) -> dict[str, Any]:
@@ -416,18 +402,13 @@ class Points:
 def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
     if sigma <= 0:
         raise ValueError(f"--sigma must be above 0. Received: {sigma}")
-    if recipe == "dhf1k" and sigma != density_lib.SIGMA:
-        raise ValueError(
-            f"DHF1K's recipe has sigma {density_lib.SIGMA:.4f}. Received: "
-            f"{sigma}. For another one give --density=gaussian."
-        )
-    if recipe == "dhf1k" and tuple(size) != density_lib.SIZE:
+    own = density_lib.SIGMA, *density_lib.SIZE
+    if recipe == "dhf1k" and (sigma, *size) != own:
         # Its Gaussians are so many pixels wide, whatever they cover.
         raise ValueError(
-            "DHF1K's recipe is for maps of {1}x{0}. Received: {3}x{2}. For "
-            "another size give --density=gaussian and a --sigma.".format(
-                *density_lib.SIZE, *size
-            )
+            "DHF1K's recipe has Gaussians of sigma {0:.4f} on maps of {2}x{1}. "
+            "Received: sigma {3} on maps of {5}x{4}. For others give "
+            "--density=gaussian and a --sigma.".format(*own, sigma, *size)
         )
 
 
@@ -436,81 +417,63 @@ def _read_points(path: pathlib.Path) -> "pd.DataFrame":
     # Half a second, which programs that read no list need not spend.
     import pandas as pd
 
+    is_json = path.suffix.lower() == ".json"
     try:
-        text, place = _read_table(path)
-        empty = text.isna() | (text == "")
-        table = text[list(_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    except maps.MapError:
-        raise
+        if is_json:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found = found["fixations"] if isinstance(found, dict) else found
+            # As text, or pandas takes `true` for a 1.
+            text = pd.DataFrame(found, dtype=object).fillna("").astype(str)
+        else:
+            text = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
     except OSError as error:
         raise maps.MapError(
             path, f"cannot be read ({error.strerror})."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise maps.MapError(path, f"is damaged ({error}).") from error
-    table = table.astype(np.float64).replace([np.inf, -np.inf], np.nan)
-    numbers = ["video", "frame"]
-    is_bad = (
-        (table.isna() & ~empty[list(_COLUMNS)]).any(axis=1)
-        | (table[numbers] % 1 != 0).any(axis=1)
-        | (table["video"] < 0)
-        | (table["frame"] < 1)
-        | (table["x"].isna() != table["y"].isna())
-    )
-    if is_bad.any():
-        at = int(np.argmax(is_bad))
-        raise maps.MapError(
-            path,
-            f"{place(at)}: a point has a video, a frame from 1 and x and y; "
-            "the first two are whole numbers. Received: "
-            f"{text.iloc[at].to_dict()}",
-        )
-    names = text.get("observer", pd.Series("", index=text.index))
-    is_unnamed = names.isna() | names.eq("")
-    codes, _ = pd.factorize(names.astype(str))
-    table["observer"] = np.where(is_unnamed, -1, codes)
-    is_unnamed &= table["x"].notna()
-    if is_unnamed.any() and (table["observer"] >= 0).any():
-        # Together they would be taken for one more observer.
-        raise maps.MapError(
-            path,
-            "all points say who looked, or none does. Received: "
-            f"{place(int(np.argmax(is_unnamed)))} without an observer, others "
-            "with one. Name all, or remove the observers.",
-        )
-    table[["x", "y"]] = table[["x", "y"]].round()
-    table["frame"] -= 1
-    return table
-
-
-def _read_table(path: pathlib.Path) -> tuple["pd.DataFrame", Any]:
-    """The table as it stands there, and what names its i-th row in errors."""
-    import pandas as pd
-
-    if path.suffix.lower() == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            found = found.get("fixations")
-        if not isinstance(found, list) or not all(
-            isinstance(row, dict) for row in found
-        ):
-            raise maps.MapError(path, "has no list of fixations.")
-        table = pd.DataFrame(
-            found, columns=[*_COLUMNS, "observer"], dtype=object
-        )
-        # As text, or pandas takes `true` for a 1.
-        table = table.map(lambda x: str(x) if isinstance(x, bool) else x)
-        return table, lambda at: f"fixation {at + 1}"
-    table = pd.read_csv(
-        path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-    )
-    if lacking := sorted(set(_COLUMNS) - set(table.columns)):
+    if lacking := sorted(set(_COLUMNS) - set(text.columns)):
         raise maps.MapError(
             path,
             f"needs the columns {', '.join(_COLUMNS)} (observer). "
             f"Missing: {', '.join(lacking)}",
         )
-    return table, lambda at: f"line {at + 2}"
+
+    def check(is_bad: "pd.Series", rule: str) -> None:
+        if is_bad.any():
+            at = int(np.argmax(is_bad))
+            where = f"fixation {at + 1}" if is_json else f"line {at + 2}"
+            raise maps.MapError(
+                path, f"{where}: {rule} Received: {text.iloc[at].to_dict()}"
+            )
+
+    given = text[list(_COLUMNS)]
+    table = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    table = table.replace([np.inf, -np.inf], np.nan)
+    check(
+        (table.isna() & (given != "")).any(axis=1)
+        | (table[["video", "frame"]] % 1 != 0).any(axis=1)
+        | (table["video"] < 0)
+        | (table["frame"] < 1)
+        | (table["x"].isna() != table["y"].isna()),
+        "a point has a video, a frame from 1 and x and y; the first two are "
+        "whole numbers.",
+    )
+    names = text.get("observer", pd.Series("", index=text.index))
+    is_named = names != ""
+    check(
+        ~is_named & table["x"].notna() & is_named.any(),
+        "all points say who looked, or none does; name all, or remove the "
+        "observers.",
+    )
+    return table.assign(
+        observer=np.where(is_named, pd.factorize(names)[0], -1),
+        x=table["x"].round(),
+        y=table["y"].round(),
+        frame=table["frame"] - 1,
+    )
 
 
 # === Flags ===
