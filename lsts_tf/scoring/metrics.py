@@ -145,8 +145,7 @@ def cc(frame: Frame, *, constant: float = _NAN) -> float:
     pred, density = frame.pred, frame.density
     if pred.is_constant or density.is_constant:
         return constant
-    product = frame.product(pred.about_mean, density.about_mean)
-    return product / np.sqrt(pred.squares * density.squares)
+    return frame.products / np.sqrt(pred.squares * density.squares)
 
 
 def sim(frame: Frame) -> float:
