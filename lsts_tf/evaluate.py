@@ -43,6 +43,7 @@ _OF_A_RUN = (
     "model",
     *(n for n in experiment.Experiment.__dataclass_fields__ if n != "seed"),
 )
+_FIXED_MAPS = ("sauc_map", "baseline")
 _TEXTS = {
     "output": "File for the scores; by default scores.json, in the run's "
     "folder if a run is scored.",
@@ -177,11 +178,6 @@ def evaluate_folders(
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """The same of folders of maps, each by its name."""
     values = flags.FLAGS
-    if not values.annotations:
-        raise ValueError(
-            "--predictions and --compare need --annotations, a folder of "
-            "DHF1K's layout or a file of points."
-        )
     videos = windows.parse_ranges(values.videos)
     return folders_lib.evaluate(
         folders_lib.named(models),
@@ -194,13 +190,12 @@ def evaluate_folders(
     )
 
 
-def _refuse(names: Iterable[str], readers: str) -> None:
+def _refuse(names: Iterable[str], why: str) -> None:
     """Raises ValueError if a flag is given that is not read."""
     given = [f"--{name}" for name in names if flags.FLAGS[name].present]
     if given:
         raise ValueError(
-            f"Some flags are only of {readers}. Received: {', '.join(given)}, "
-            "which would do nothing. Leave them out."
+            f"{why} Received: {', '.join(given)}, which would do nothing."
         )
 
 
@@ -222,14 +217,10 @@ def main(arguments: Sequence[str]) -> None:
     place = pathlib.Path()
     with program.terminable(), program.exit_codes():
         if folders:
-            _refuse(_OF_A_RUN, "runs, and not of maps in folders")
+            _refuse(_OF_A_RUN, "Folders of maps are scored without a run.")
             result, scores = evaluate_folders(folders, _scoring(values.seed))
         else:
-            _refuse(
-                _OF_FOLDERS,
-                "--predictions and --compare; a run is scored "
-                "on its own dataset, all of --test_videos",
-            )
+            _refuse(_OF_FOLDERS, "A run is scored on all of --test_videos.")
             run = experiment.chosen_run(values)
             is_given = values["seed"].present
             scoring = _scoring(values.seed if is_given else run.settings.seed)
@@ -237,8 +228,7 @@ def main(arguments: Sequence[str]) -> None:
             scores = {"scores": of_run}
             if run.folder != experiment.STARTER:  # Not into the package.
                 place = run.folder
-        maps = ("sauc_map", "baseline")
-        result["fixed_maps"] = {name: values[name].value for name in maps}
+        result["fixed_maps"] = {n: values[n].value for n in _FIXED_MAPS}
         path = pathlib.Path(values.output or place / "scores.json")
         if values.plots:
             # Matplotlib takes a second to import.
