@@ -163,7 +163,7 @@ class Frame:
         """Sum over all pixels of the lesser of two numbers.
 
         Args:
-            p: for each value of the prediction, `[K]`; is used up.
+            p: for each value of the prediction, `[K]`; may be overwritten.
             q: for each value of the density, `[K]`.
         """
         if self._joint is None:

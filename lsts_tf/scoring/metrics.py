@@ -519,7 +519,7 @@ def _linear(
             f"{rule}. Received: {points.dtype} {list(points.shape)}."
         )
     try:
-        pixels = np.ravel_multi_index(tuple(points.T), size)
+        pixels = np.ravel_multi_index(tuple(points.T.astype(np.intp)), size)
     except ValueError:
         raise ValueError(
             f"{rule}. Received: {points.min(axis=0)} ... "
