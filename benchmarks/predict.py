@@ -46,6 +46,7 @@ from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.media import writer as writer_lib
@@ -321,12 +322,15 @@ class StandIn:
         prepared: Iterable[Mapping[str, np.ndarray]],
         *,
         stride: int = 1,
+        starts_still: bool = False,
         **_: Any,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The mean light of each window's first and last frame."""
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
         )
+        if starts_still:
+            prepared = front_end.held(prepared, self.window - 1)
         for target, frame in enumerate(prepared):
             recent.append(frame["rgb"])
             since = target - self.window + 1
