@@ -27,6 +27,8 @@ from lsts_tf import windows
 from lsts_tf.media import files
 
 FLAGFILE = "experiment.flags"
+# Files of a run folder: after the last epoch, and the best in validation.
+MODELS = {"last": "model.keras", "best": "best.keras"}
 _OF_VIDEOS = ("train_videos", "val_videos", "test_videos")
 # Settings that a trained model is made of: it cannot be used with others.
 _OF_MODEL = frozenset(

@@ -21,7 +21,6 @@ from lsts_tf import train
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
@@ -107,12 +106,12 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     straight = np.load(tmp_path / "out" / "maps.npy")
     assert straight.shape == (20, 360, 640)
     # Features are stored in half precision.
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = maps.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
     for number, map_ in enumerate(straight):
         written = maps.read(tmp_path / "out" / "0601" / maps.file_name(number))
-        np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
+        np.testing.assert_array_equal(written, maps.to_uint8(map_))
 
 
 def test_a_video_of_the_dataset_is_named_by_its_number(trained):
@@ -181,9 +180,7 @@ def test_one_map_and_one_overlay_frame_for_each_frame(
     # The maps are the model's, and not all the same.
     saliency = list(predictor.maps(iter(source)))
     for path, map_ in zip(found, saliency, strict=True):
-        np.testing.assert_array_equal(
-            maps.read(path), preprocess.to_uint8(map_)
-        )
+        np.testing.assert_array_equal(maps.read(path), maps.to_uint8(map_))
     assert np.abs(saliency[0] - saliency[-1]).max() > 0.01
 
 
@@ -196,9 +193,9 @@ def test_predicting_again_replaces_the_results(predictor, clip, tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_clips_shorter_than_a_window(predictor, clip, count):
     frames = list(video_lib.Video(clip))[:count]
-    assert len(list(predictor.maps(iter(frames)))) == count
-    repeated = predictor.maps(iter(frames), first_frames="repeat")
-    assert len(list(repeated)) == count
+    for mode in ("repeat", "mirror"):
+        maps = predictor.maps(iter(frames), first_frames=mode)
+        assert len(list(maps)) == count
 
 
 def test_no_frame_no_map(predictor):
@@ -208,7 +205,7 @@ def test_no_frame_no_map(predictor):
 def test_mirroring_sees_the_clip_backwards(predictor, clip):
     """A clip with its own mirror image before it, frame by frame."""
     frames = list(video_lib.Video(clip))
-    mirrored = list(predictor.maps(iter(frames)))
+    mirrored = list(predictor.maps(iter(frames), first_frames="mirror"))
     before = windows.prefix(16, FRAMES, "mirror")
     longer = [frames[k] for k in before] + frames
     want = list(predictor.maps(iter(longer), first_frames="copy"))[16:]

@@ -23,7 +23,6 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from lsts_tf.features import preprocess
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
@@ -106,7 +105,7 @@ def test_a_recipe_goes_the_whole_way(small, name):
     frames = frames_of(settings)
     straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
     assert straight.shape == scored.shape == (20, 360, 640)
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = maps.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
 
 
@@ -227,7 +226,7 @@ def test_programs_with_i3d_itself(
     assert straight.shape == (frames, 360, 640)
     predictor = predictor_lib.Predictor.load(settings.run_dir)
     scored = run_folder.scored_maps(settings, predictor)
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = maps.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
 
 

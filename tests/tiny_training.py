@@ -28,11 +28,11 @@ import cv2
 import numpy as np
 
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf import train
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import front_end
-from lsts_tf.features import preprocess
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
@@ -103,7 +103,7 @@ def install(patch=setattr):
     patch(decoder, "DECONVOLUTIONS", TABLE)
     # With --dropout channels are left out here, too.
     patch(decoder, "DROPOUT_FILTERS", 8)
-    patch(preprocess, "MAP_SIZE", MAP_SIZE)
+    patch(parts, "MAP_SIZE", MAP_SIZE)
     patch(dataset, "Dataset", Dataset)
     patch(extractor_lib, "Extractor", Extractor)
 

@@ -567,7 +567,8 @@ def test_bytes_of_the_stores_by_hand(tiny, changes, features, flows):
         {"training": 30, "validation": 3},
     )
     record = math.prod(i3d.feature_shape(4))
-    assert found == 2 * (features * record + flows * 112 * 112 * 2)
+    targets = 8 * (features + flows)
+    assert found == targets + 2 * (features * record + flows * 112 * 112 * 2)
 
 
 def test_a_graph_that_is_missing_is_written_when_a_run_goes_on(tiny):

@@ -41,15 +41,7 @@ def density_map(
 
     Returns:
         uint8 `[H, W]`; all zero where there is no fixation.
-
-    Raises:
-        ValueError: if `fixations` is not a matrix.
     """
-    if fixations.ndim != 2:
-        raise ValueError(
-            "A fixation map has the shape [H, W]. "
-            f"Received: {list(fixations.shape)}. Squeeze the other axes."
-        )
     height, width = fixations.shape
     fixated = fixations != 0
     rows = np.flatnonzero(fixated.any(axis=1))
@@ -96,3 +88,9 @@ def centre_prior(height: int, width: int) -> np.ndarray:
         return np.exp(-0.5 * (x / 0.25) ** 2)
 
     return np.outer(bell(height), bell(width))
+
+
+@functools.lru_cache(maxsize=8)
+def centre_map(height: int, width: int) -> np.ndarray:
+    """The centre prior as a map of a model, uint8 [height, width]."""
+    return np.rint(centre_prior(height, width) * 255.0).astype(np.uint8)

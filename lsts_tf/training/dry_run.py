@@ -21,8 +21,8 @@ from lsts_tf.training import input_pipeline
 from lsts_tf.training import trainer
 
 GIGA = 1e9
-# Bytes of a stored number, a float16.
-_HALF = 2
+# Bytes of a stored number, a float16, and of a record's target.
+_HALF, _TARGET = 2, 8
 
 
 def lines(settings: experiment.Experiment) -> Iterator[str]:
@@ -79,7 +79,9 @@ def store_bytes(
         end_point = parts.stem(settings.finetune_from)
         main = i3d.shapes(settings.window, *size)[end_point]
     skips = i3d.skip_shapes(settings.skips, settings.window, *size)
-    record = _HALF * sum(map(math.prod, (main, *skips.values())))
+    record = sum(
+        _TARGET + _HALF * math.prod(shape) for shape in (main, *skips.values())
+    )
     stored = ["validation"]
     copies = {"validation": 1}
     if settings.features == "stored":
@@ -88,7 +90,7 @@ def store_bytes(
     wanted = sum(number[name] * copies[name] for name in stored)
     wanted *= record * len(settings.streams)
     if "flow" in settings.streams:
-        flow = _HALF * 2 * math.prod(parts.half(size))
+        flow = _TARGET + _HALF * 2 * math.prod(parts.half(size))
         wanted += sum(n - 1 for name in stored for n in frames[name]) * flow
     return wanted
 

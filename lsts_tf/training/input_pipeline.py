@@ -332,7 +332,7 @@ class StoredWindows(TrainingWindows):
             for stream, store in self._features[views.WHOLE].items()
         }
         several = () if self._maps == 1 else (self._maps,)
-        truth = np.empty((count, *several, *preprocess.MAP_SIZE, 2), np.uint8)
+        truth = np.empty((count, *several, *parts.MAP_SIZE, 2), np.uint8)
         for index in np.unique(seen):
             places = np.flatnonzero(seen == index)
             view, kept = list(self._features.items())[index]
@@ -418,7 +418,7 @@ def read_truth(
     view: views.View = views.WHOLE,
 ) -> np.ndarray:
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
-    batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
+    batch = np.empty((len(pairs), *parts.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
         number = dataset.number_of(video)
         map_ = view.of(number, truth.maps(video, [frame])[0])

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
@@ -72,7 +73,7 @@ def build_model(
         feature_shape=tuple(feature_shape),
         skip_shapes=skip_shapes,
         tuned=tuned,
-        map_size=preprocess.MAP_SIZE,
+        map_size=parts.MAP_SIZE,
         synchronized=synchronized,
     )
 

@@ -48,9 +48,7 @@ def stored(tmp_path):
         )
         # One window earlier than the geometry asks for, as RGB's store has.
         targets = range(4, frames)
-        with features.writer(video, count=len(targets), first=4) as writer:
-            for target in targets:
-                writer.append(feature(video, target)[None])
+        features.write(video, targets, (feature(video, t) for t in targets))
     return features, truth
 
 
@@ -226,9 +224,9 @@ def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
             ),
         )
         for video, frames in {3: 9, 4: 12}.items():
-            with store.writer(video, count=frames - 4, first=4) as writer:
-                for target in range(4, frames):
-                    writer.append(-number * feature(video, target)[None])
+            targets = range(4, frames)
+            values = (-number * feature(video, t) for t in targets)
+            store.write(video, targets, values)
         others[view] = {"rgb": store}
     data = input_pipeline.StoredWindows(
         {"rgb": features},
