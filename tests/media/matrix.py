@@ -20,6 +20,7 @@ from typing import NamedTuple
 import PIL.Image
 
 from tests import pages
+from tests.media import field_pictures
 
 PAGE = pages.ROOT / "docs" / "formats.md"
 # Arguments of `ffmpeg` for each codec.
@@ -252,6 +253,13 @@ def _without_start(path: pathlib.Path) -> None:
     path.write_bytes(data[len(data) // 4 // 188 * 188 :])
 
 
+def _of_fields(path: pathlib.Path) -> None:
+    """Puts a stream whose fields are pictures in its place."""
+    source = path.with_name("source.h264")
+    source.write_bytes(field_pictures.stream(12))
+    ffmpeg(f"-fflags +genpts -r 25 -i {source} -c copy", path)
+
+
 def _grown(path: pathlib.Path) -> None:
     """Appends the same film of another size."""
     first = path.read_bytes()
@@ -319,6 +327,15 @@ def _special() -> Iterator[Film]:
         damage="has another size than the first",
         differs="It ends there: frames of one film have one size.",
     )
+    for container in ("TS", "MP4", "MKV"):
+        yield Film(
+            container,
+            "H.264",
+            "fields that are pictures of their own",
+            CONTAINERS[container].suffix,
+            h264,
+            _of_fields,
+        )
     yield Film(
         "AVI",
         "XviD",
@@ -461,6 +478,7 @@ _SHOWN = (
     "a size that changes",
     "a second film that is larger",
     "a cover",
+    "fields that are pictures of their own",
 )
 
 
