@@ -195,10 +195,6 @@ class LastStep(keras.layers.Layer):
         """[batch, time, h, w, c] to [batch, h, w, c]."""
         return x[:, -1]
 
-    def get_config(self) -> dict[str, Any]:
-        """No arguments; Keras' own may not be all that a file can hold."""
-        return super().get_config()
-
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class Sharpen(keras.layers.Layer):
