@@ -127,8 +127,7 @@ class Trainer:
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
-            their micro-batches; XLA is asked for with several replicas; or
-            no device here has the precision (`check_precision`).
+            their micro-batches, or XLA is asked for with several replicas.
     """
 
     def __init__(
@@ -140,7 +139,6 @@ class Trainer:
         steps: int = 1,
         **model: Any,
     ) -> None:
-        check_precision(settings)
         devices.rows(strategy, settings.batch_size, settings.accumulate)
         if settings.jit and strategy.num_replicas_in_sync > 1:
             raise ValueError(

@@ -289,7 +289,6 @@ def stored(both, tmp_path):
         streams=("rgb", "flow"),
         geometry=geometry,
         flows=lambda video: extractor.flows(video.frames()),
-        open_videos=2,
     )
     return kept, data, live, extractor
 
@@ -353,6 +352,7 @@ def test_live_windows_of_a_short_clip_are_mirrored(ucf):
         videos=[2],
         streams=("rgb",),
         geometry=windows.Geometry(length=5, short="mirror"),
+        flows=iter,
     )
     (video,) = ucf.videos([2])
     small = [preprocess.squeeze(frame) for frame in video.frames()]
