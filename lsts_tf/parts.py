@@ -14,8 +14,6 @@ layers, and a mean over all of a window would be another 96 MB to read for each
 from collections.abc import Sequence
 import re
 
-# Where I3D's RGB weights were published.
-HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 MAIN = "Mixed_5c"
 # End points that can be skips, from the deepest on.
 SKIPS = ("Mixed_4f", "Mixed_3c", "Conv3d_2c_3x3")

