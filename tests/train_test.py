@@ -308,10 +308,17 @@ def test_a_recipe_of_everything(tiny):
         train.run(dataclasses.replace(recipe, epochs=3))
 
 
-def test_a_run_that_is_too_short_for_a_profile_says_so(tiny, caplog):
-    short = dataclasses.replace(tiny, epochs=2, profile_steps=5)
+def test_a_profile_begins_behind_the_first_steps(tiny, caplog):
+    short = dataclasses.replace(tiny, epochs=2, profile_steps=2)
     assert train.run(short) == 0
     assert "the first 10 steps are left out, and this run has 10" in caplog.text
+    profiles = pathlib.Path(tiny.run_dir) / "logs/plugins/profile"
+    assert not profiles.exists()
+    longer = dataclasses.replace(tiny, run_dir=f"{tiny.run_dir}-longer")
+    longer = dataclasses.replace(longer, epochs=3, profile_steps=2)
+    assert train.run(longer) == 0
+    profiles = pathlib.Path(longer.run_dir) / "logs/plugins/profile"
+    assert len(list(profiles.iterdir())) == 1
 
 
 def test_a_dry_run_counts_and_writes_nothing(tiny):

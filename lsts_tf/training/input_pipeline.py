@@ -445,13 +445,9 @@ class LiveWindows(TrainingWindows):
             (place, data.frame_counts[video])
             for place, video in enumerate(videos)
         )
-        self._open = functools.partial(
-            _OpenVideo,
-            streams=streams,
-            flows=flows,
-            geometry=geometry,
-            size=size,
-        )
+        self._streams = streams
+        self._flows = flows
+        self._size = size
 
     def __len__(self) -> int:
         frames = (count for _, count in self._counts)
@@ -486,26 +482,63 @@ class LiveWindows(TrainingWindows):
         keys = [self.videos[place] for place, _ in chosen.tolist()]
         last = {video: row for row, video in enumerate(keys)}
         source = self._data.videos(last)
-        opened: dict[dataset.Key, _OpenVideo] = {}
+        opened: dict[dataset.Key, tuple[dataset.Video, dict]] = {}
         for row, (video, target) in enumerate(
             zip(keys, chosen[:, 1].tolist(), strict=True)
         ):
             while video not in opened:
                 fresh = next(source)
-                opened[fresh.number] = self._open(fresh)
-            frames = self._geometry.window(target)
-            window = opened[video].window(frames, self._maps)
-            yield _mirrored(window) if seen[row] else window
+                opened[fresh.number] = fresh, self._signals(fresh)
+            yield self._window(*opened[video], target, is_mirrored=seen[row])
             if last[video] == row:
                 del opened[video]
 
+    def _signals(self, video: dataset.Video) -> dict[str, np.ndarray]:
+        """All of a video, and what is played before it: {stream: [T, …]}."""
+        played = video.after(self._geometry.lead(video.num_frames))
+        found = {}
+        if "rgb" in self._streams:
+            frames = played.frames()
+            found["rgb"] = np.stack(
+                [preprocess.squeeze(frame, self._size) for frame in frames]
+            )
+        if "flow" in self._streams:
+            rows = [flow.astype(np.float16) for flow in self._flows(played)]
+            # Row k is flow k; there is no flow 0, and nobody reads that row.
+            found["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
+        return found
 
-def _mirrored(window: Batch) -> Batch:
-    signals, truth = window
-    return (
-        {s: preprocess.mirror(s, signal) for s, signal in signals.items()},
-        truth[..., ::-1, :],
-    )
+    def _window(
+        self,
+        video: dataset.Video,
+        signals: Mapping[str, np.ndarray],
+        target: int,
+        *,
+        is_mirrored: bool,
+    ) -> Batch:
+        """What a window holds, and the truth of its last frames."""
+        frames = self._geometry.window(target)
+        lead = len(self._geometry.lead(video.num_frames))
+        place = slice(frames.start + lead, frames.stop + lead)
+        found = {stream: all_[place] for stream, all_ in signals.items()}
+        truth = np.stack(
+            [
+                np.stack(
+                    [
+                        preprocess.density(decode_map(video.maps[frame])),
+                        preprocess.fixations(
+                            decode_map(video.fixations[frame])
+                        ),
+                    ],
+                    axis=-1,
+                )
+                for frame in frames[-self._maps :]
+            ]
+        )
+        if is_mirrored:
+            found = {s: preprocess.mirror(s, x) for s, x in found.items()}
+            truth = truth[..., ::-1, :]
+        return found, truth[0] if self._maps == 1 else truth
 
 
 def _batch(each: Sequence[Batch]) -> Batch:
@@ -513,48 +546,6 @@ def _batch(each: Sequence[Batch]) -> Batch:
     signals, truths = zip(*each, strict=True)
     features = {s: np.stack([x[s] for x in signals]) for s in signals[0]}
     return features, np.stack(truths)
-
-
-class _OpenVideo:
-    """A video decoded once, at the size of the network."""
-
-    def __init__(
-        self,
-        video: dataset.Video,
-        *,
-        streams: Sequence[str],
-        flows: FlowOfVideo,
-        geometry: windows.Geometry,
-        size: tuple[int, int],
-    ) -> None:
-        self._video = video
-        self._signals: dict[str, np.ndarray] = {}
-        lead = geometry.lead(video.num_frames)
-        self._lead = len(lead)
-        played = video.after(lead)
-        if "rgb" in streams:
-            self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame, size) for frame in played.frames()]
-            )
-        if "flow" in streams:
-            rows = [flow.astype(np.float16) for flow in flows(played)]
-            # Row k is flow k; there is no flow 0, and nobody reads that row.
-            self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
-
-    def window(self, frames: range, maps: int) -> Batch:
-        """What a window holds, and the truth of its last frames."""
-        place = slice(frames.start + self._lead, frames.stop + self._lead)
-        truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
-        signals = {s: v[place] for s, v in self._signals.items()}
-        return signals, truth[0] if maps == 1 else truth
-
-    def _truth(self, frame: int) -> np.ndarray:
-        density = decode_map(self._video.maps[frame])
-        fixated = decode_map(self._video.fixations[frame])
-        return np.stack(
-            [preprocess.density(density), preprocess.fixations(fixated)],
-            axis=-1,
-        )
 
 
 def decode_map(png: bytes) -> np.ndarray:

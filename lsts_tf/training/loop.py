@@ -22,6 +22,7 @@ from typing import Any
 from absl import logging
 import keras
 import numpy as np
+import tensorflow as tf
 import tqdm
 
 from lsts_tf import experiment
@@ -123,7 +124,7 @@ class Run:
     def train(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
         first_step = self._resume()
-        # The chief's word counts, whatever the others see yet.
+        # The chief decides: others may not see its newest files yet.
         due = self._is_chief and self._is_unvalidated(first_step)
         due = bool(devices.total(self._strategy, due) > 0)
         self._watch = self._open_monitor(first_step)
@@ -202,6 +203,16 @@ class Run:
         )
 
     def _train_from(self, first_step: int) -> None:
+        steps = self._last_step - first_step
+        if self._settings.profile_steps and steps <= WARM:
+            logging.warning(
+                "--profile_steps=%d writes no profile: the first %d steps are "
+                "left out, and this run has %d. Raise --epochs, or leave it "
+                "out.",
+                self._settings.profile_steps,
+                WARM,
+                steps,
+            )
         batches = self._training.training(
             devices.rows(
                 self._strategy,
@@ -213,10 +224,9 @@ class Run:
             first_step=first_step,
             last_step=self._last_step,
         )
-        profile = self._profile(first_step)
         with (
             contextlib.closing(batches),
-            contextlib.closing(profile),
+            contextlib.ExitStack() as profile,
             tqdm.tqdm(
                 total=self._last_step,
                 initial=first_step,
@@ -228,7 +238,7 @@ class Run:
             begin = time.perf_counter()
             for step, blocks in enumerate(batches, first_step):
                 waited = time.perf_counter() - begin
-                profile.before(step)
+                self._profile(step - first_step - WARM, profile)
                 if self._settings.graph and step == first_step:
                     self._watch.graph(self._trainer.graph(blocks))
                 values = self._step(blocks, step)
@@ -241,20 +251,14 @@ class Run:
                     self._end_epoch(step + 1)
                 begin = time.perf_counter()
 
-    def _profile(self, first_step: int) -> monitor.Profile:
+    def _profile(self, step: int, profile: contextlib.ExitStack) -> None:
+        """Begin or end a profile; steps count from the first that may be."""
         count = self._settings.profile_steps if self._is_chief else 0
-        if count and self._last_step - first_step <= WARM:
-            logging.warning(
-                "--profile_steps=%d writes no profile: the first %d steps are "
-                "left out, and this run has %d. Raise --epochs, or leave it "
-                "out.",
-                count,
-                WARM,
-                self._last_step - first_step,
-            )
-        return monitor.Profile(
-            self._folder / "logs", first=first_step + WARM, count=count
-        )
+        if step == 0 < count:
+            logs = str(self._folder / "logs")
+            profile.enter_context(tf.profiler.experimental.Profile(logs))
+        elif step == count:
+            profile.close()
 
     def _step(
         self, blocks: Sequence[input_pipeline.Batch], step: int

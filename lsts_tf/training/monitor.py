@@ -174,37 +174,6 @@ def frames_of(
     return pictures
 
 
-class Profile:
-    """Profiles a few steps, for TensorBoard's profile page.
-
-    Args:
-        folder: Folder of the events.
-        first: Step before which it begins.
-        count: Steps; 0: none.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, first: int, count: int) -> None:
-        self._folder = folder
-        self._first = first
-        self._last = first + count
-        self._runs = False
-
-    def before(self, step: int) -> None:
-        """Start or stop; called before each step, by its number."""
-        if step == self._first < self._last:
-            tf.profiler.experimental.start(str(self._folder))
-            self._runs = True
-        elif step == self._last:
-            self.close()
-
-    def close(self) -> None:
-        """Write what was profiled."""
-        if self._runs:
-            self._runs = False
-            with checkpoints.writing(self._folder):
-                tf.profiler.experimental.stop()
-
-
 def environment() -> str:
     """What the run runs on, line by line."""
     found = [

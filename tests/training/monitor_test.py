@@ -104,18 +104,3 @@ def test_nothing_is_written_without_a_folder(tmp_path):
     watch.flush()
     watch.close()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_profile_covers_its_steps(tmp_path, monkeypatch):
-    calls = []
-    experimental = monitor.tf.profiler.experimental
-    monkeypatch.setattr(experimental, "start", lambda _: calls.append("start"))
-    monkeypatch.setattr(experimental, "stop", lambda: calls.append("stop"))
-    profile = monitor.Profile(tmp_path, first=2, count=2)
-    for step in range(6):
-        calls.append(step)
-        profile.before(step)
-    profile.close()
-    assert calls == [0, 1, 2, "start", 3, 4, "stop", 5]
-    monitor.Profile(tmp_path, first=2, count=0).before(2)
-    assert calls[-1] == 5
