@@ -232,11 +232,6 @@ def test_descriptions_say_what_is_not_usual(small):
         train.run(settings)
 
 
-def test_the_usual_description_is_the_older_one(small):
-    usual = extractor_lib.Extractor(("rgb",), window=16).describe()
-    assert set(usual) == {"window", "front_end", "dtype", "streams"}
-
-
 def test_finetuning_trains_and_keeps_i3d(small, tiny_tail):
     settings = dataclasses.replace(
         small, **RECIPES["finetune"], input_size="64"

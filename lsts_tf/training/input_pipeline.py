@@ -33,6 +33,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lsts_tf import experiment
 from lsts_tf import parts
 from lsts_tf import windows
 from lsts_tf.features import dataset
@@ -79,6 +80,19 @@ def view_indices(
     shares = _random(seed, epoch, stream=1).random(count)
     # From the last one on, so that of two views the first half is view 1.
     return num_views - (shares * (num_views + 1)).astype(np.int64)
+
+
+def choose_videos(
+    data: dataset.Dataset, settings: experiment.Experiment
+) -> tuple[list[dataset.Key], list[dataset.Key]]:
+    """Keys of the videos to train on, and of those of the mini-validation."""
+    training = data.numbers(settings.videos("train_videos"), otherwise="train")
+    validation = data.numbers(settings.videos("val_videos"), otherwise="")
+    geometry = settings.geometry()
+    return (
+        data.choose(training, "training", geometry),
+        data.choose(validation, "validation", geometry),
+    )
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

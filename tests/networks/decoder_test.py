@@ -265,20 +265,11 @@ def test_seed_repeats_and_differs_by_layer():
     ("arguments", "message"),
     [
         ({"streams": ("flow", "rgb")}, "streams"),
-        ({"head": "published"}, "head.*paper.*released.*published"),
         ({"design": "unet"}, "decoder.*paper.*skip.*unet"),
-        ({"design": "skip"}, "takes one of the skips or more"),
         ({"skip_shapes": {"Mixed_4f": (2, 2, 4)}}, "paper none"),
-        (
-            {"design": "skip", "skip_shapes": {"Mixed_4b": (2, 2, 4)}},
-            "Skips are some of",
-        ),
-        ({"targets": 4}, "targets.*Received: 4"),
         ({"learn_blur": True}, "above 0 pixels.*sigma=0"),
         ({"centre_prior": "left"}, "centre prior.*'left'"),
         ({"sharpen": 0.0}, "above 0.*Received: power=0.0"),
-        ({"design": "readout", "targets": 8}, "one map.*targets=8"),
-        ({"design": "readout", "head": "released"}, "head.*decoder=readout"),
     ],
 )
 def test_errors_name_the_rule_and_what_came(arguments, message):
