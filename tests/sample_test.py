@@ -105,6 +105,16 @@ def test_a_clip_depends_on_its_number_and_the_seed_alone(written, tmp_path):
     assert second["video/001.AVI"] != second["video/002.AVI"]
 
 
+def test_a_failing_clip_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(sample.density, "density_map", full)
+    with pytest.raises(OSError, match="No space left"):
+        sample.write(tmp_path / "set", **ONE_EACH)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dataset_is_written_once(written):
     before = files(written)
     written_at = (written / "video" / "001.AVI").stat().st_mtime_ns
