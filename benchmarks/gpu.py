@@ -290,7 +290,6 @@ def network(policy: str) -> keras.Model:
     """I3D with pooled features and random weights."""
     model = i3d.build(
         _CHANNELS.value,
-        pooled=True,
         frames=_WINDOW.value,
         height=_SIZE.value,
         width=_SIZE.value,
@@ -298,7 +297,7 @@ def network(policy: str) -> keras.Model:
     )
     stream = "rgb" if _CHANNELS.value == 3 else "flow"
     i3d_weights.load(model, stream, (i3d_weights.RANDOM,))
-    return model
+    return keras.Model(model.input, i3d.pool(model.output))
 
 
 def window(name: str, dtype: str) -> Callable[[Any], Any]:

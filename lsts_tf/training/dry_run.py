@@ -29,12 +29,11 @@ def lines(settings: experiment.Experiment) -> Iterator[str]:
     """What a training takes, line by line."""
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     frames, number = {}, {}
-    for name, setting, otherwise, stride in (
-        ("training", "train_videos", "train", settings.train_stride),
-        ("validation", "val_videos", "", settings.val_stride),
+    training, validation = input_pipeline.choose_videos(data, settings)
+    for name, videos, stride in (
+        ("training", training, settings.train_stride),
+        ("validation", validation, settings.val_stride),
     ):
-        chosen = data.numbers(settings.videos(setting), otherwise=otherwise)
-        videos = data.choose(chosen, name, settings.geometry())
         frames[name] = [data.frame_counts[video] for video in videos]
         number[name] = windows.num_windows(
             frames[name], settings.geometry(stride)

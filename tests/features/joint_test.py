@@ -246,7 +246,6 @@ def stored(both, tmp_path):
         streams=("rgb", "flow"),
         geometry=geometry,
         flows=lambda video: extractor.flows(video.frames()),
-        open_videos=2,
     )
     return kept, data, live, extractor
 

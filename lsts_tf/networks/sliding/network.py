@@ -42,7 +42,7 @@ class SlidingI3D:
     ...     features = sliding.push(frames)           # doctest: +SKIP
     >>> features = sliding.finish()                   # doctest: +SKIP
 
-    The front end "window" gives what `i3d.build(..., pooled=True)` gives for
+    The front end "window" gives what `i3d.pool` gives behind `i3d.build` for
     each window alone, up to rounding.
 
     "continuous" is another front end: it computes dense values only, as if
