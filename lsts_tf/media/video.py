@@ -610,6 +610,14 @@ class _Pass:
                 f"damaged, from frame {self._shown} (counted from 0) on"
             )
 
+    def _head(self) -> str:
+        """How long its start is that cannot be decoded, if it has times."""
+        if not self._is_timed or 0 not in self._waiting.values():
+            return ""
+        first = min(t for t, place in self._waiting.items() if place == 0)
+        seconds = self._begin - float(first * self.stream.time_base)
+        return f" ({seconds:.2f} s)"
+
     def told(self) -> str:
         """What is wrong with the frames that were read so far, or ""."""
         late = [
@@ -623,8 +631,9 @@ class _Pass:
         reasons = []
         if early := lost.count(0):
             reasons.append(
-                f"frames at its start cannot be decoded: {early}, so all "
-                "others have other numbers than they should"
+                f"frames at its start cannot be decoded: {early}"
+                f"{self._head()}, so all others have other numbers than they "
+                "should"
             )
         if lost[early:]:
             reasons.append(
