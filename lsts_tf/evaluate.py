@@ -42,6 +42,7 @@ from lsts_tf.media import cores
 from lsts_tf.media import files
 from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import density as density_lib
+from lsts_tf.scoring import films as films_lib
 from lsts_tf.scoring import folders as folders_lib
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
@@ -264,7 +265,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "protocol",
         "dhf1k",
-        list(metrics.PROTOCOLS),
+        [*metrics.PROTOCOLS, films_lib.PROTOCOL],
         "Definitions to score by; see lsts_tf.scoring.metrics.",
     )
     flags.DEFINE_string(
@@ -432,6 +433,20 @@ def _folders_of_flags(
         "--predictions and --compare score folders, with nothing of a run but "
         "--seed. Score the run by itself, or the maps that it predicted.",
     )
+    if values.protocol == films_lib.PROTOCOL:
+        _refuse_idle(
+            (*_OF_ANNOTATED_FILES, *_OF_POINTS, *_FIXED_MAPS),
+            f"--protocol={films_lib.PROTOCOL} reads films and lists of points.",
+        )
+        return films_lib.evaluate(
+            models,
+            values.annotations,
+            videos=values.videos,
+            seed=values.seed,
+            first_frames=values.first_frames_count,
+            allow_missing=values.allow_missing,
+            workers=values.workers or cores.usable(),
+        )
     if truth_lib.is_list(values.annotations):
         _refuse_idle(
             _OF_ANNOTATED_FILES,
@@ -481,6 +496,12 @@ def main(arguments: Sequence[str]) -> None:
                 "A run is scored on its own dataset, all of --test_videos; "
                 "maps in folders are by --predictions or --compare.",
             )
+            if values.protocol == films_lib.PROTOCOL:
+                raise ValueError(
+                    f"--protocol={films_lib.PROTOCOL} scores films of maps: "
+                    "write them by `predict --outputs=msu` and name their "
+                    "folder by --predictions."
+                )
             run = experiment.chosen_run(values)
             # Not into the package.
             own = run.folder != experiment.STARTER

@@ -23,6 +23,7 @@ import re
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 
 from lsts_tf.media import files
@@ -47,6 +48,9 @@ _NOT_CODED = 8
 _ROUNDED = 0.002
 # How many damaged frames a message names.
 _NAMED = 3
+# Pixel formats whose first plane is grey; FFmpeg's number of the full range.
+_LUMA = re.compile(r"(gray|yuvj?4\d\dp)(\d+le)?")
+_FULL_RANGE = 2
 
 
 class VideoError(files.FileError):
@@ -80,6 +84,7 @@ class Video:
         pipe: Any = None,
         form: str | None = None,
         options: Mapping[str, str] | None = None,
+        grey: bool = False,
     ):
         """Opens a film.
 
@@ -88,6 +93,8 @@ class Video:
             pipe: An object with `read`, instead of the file.
             form: FFmpeg's name of the format; by default it is recognised.
             options: FFmpeg's options of that format.
+            grey: Whether frames are grey levels [H, W], uint8 or uint16 in the
+                film's own bits, instead of RGB; see `_grey`.
 
         Raises:
             VideoError: The file is missing, empty, not a film, or none of
@@ -115,7 +122,8 @@ class Video:
         )
         self.fps = self._pass.fps
         self.num_frames = self._pass.about
-        image = _rgb(first[0])
+        self._picture = _grey if grey else _rgb
+        image = self._picture(first[0])
         self.size = image.shape[1], image.shape[0]
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
         if _turns(first[0]) % 2:
@@ -139,7 +147,8 @@ class Video:
         """Yields the frames with their times.
 
         Yields:
-            uint8 [H, W, 3], RGB, a new array each time; and seconds from the
+            uint8 [H, W, 3], RGB (or grey), a new array each time; and seconds
+            from the
             first frame, greater each time. Where the file says none, a frame
             comes 1 / fps after the one before.
 
@@ -159,7 +168,7 @@ class Video:
         start = last = 0.0
         with contextlib.closing(reading):
             for count, (frame, is_damaged) in enumerate(found):
-                image = _rgb(frame)
+                image = self._picture(frame)
                 if image.shape[1::-1] != self.size:
                     raise VideoError(
                         self.path,
@@ -235,6 +244,47 @@ def _rgb(frame: Any) -> np.ndarray:
     """uint8 [H, W, 3] of an `av.VideoFrame`, upright."""
     image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
     return np.ascontiguousarray(np.rot90(image, _turns(frame)))
+
+
+def _grey(frame: Any) -> np.ndarray:
+    """Grey levels [H, W] of an `av.VideoFrame`, upright.
+
+    They are those that FFmpeg would write into a picture: a film of 8 bits that
+    counts black as 16 and white as 235 is stretched to 0 … 255. One of more
+    bits is cut to that range and not stretched. Of colours they are the sum.
+    """
+    bits = frame.format.components[0].bits
+    if not _LUMA.fullmatch(frame.format.name):
+        return _rgb(frame).sum(axis=2, dtype=np.uint16)
+    dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
+    image, *colours = (
+        np.frombuffer(plane, dtype).reshape(
+            plane.height, plane.line_size // dtype.itemsize
+        )[:, : plane.width]
+        for plane in frame.planes
+    )
+    neutral = 1 << (bits - 1)
+    if any((colour != neutral).any() for colour in colours):
+        return _rgb(frame).sum(axis=2, dtype=np.uint16)
+    is_full = frame.color_range == _FULL_RANGE or "yuvj" in frame.format.name
+    if colours and not is_full:
+        if bits == 8:
+            image = cv2.LUT(np.ascontiguousarray(image), _stretched())
+        else:
+            image = np.clip(image, 16 << (bits - 8), (943 << bits) >> 10)
+    return np.ascontiguousarray(np.rot90(image, _turns(frame)))
+
+
+@functools.cache
+def _stretched() -> np.ndarray:
+    """What FFmpeg makes of grey levels of a film with black at 16: [256]."""
+    ramp = av.VideoFrame(256, 2, "yuv420p")
+    for plane, levels in zip(
+        ramp.planes, (np.arange(256), np.array(128), np.array(128)), strict=True
+    ):
+        found = np.frombuffer(plane, np.uint8)
+        found.reshape(plane.height, -1)[:, : plane.width] = levels
+    return ramp.to_ndarray(format="rgb24")[0, :, 0]
 
 
 class _Pass:
