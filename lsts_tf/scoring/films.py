@@ -286,6 +286,7 @@ def _score(job: _Job) -> tuple[pd.DataFrame, str]:
     """Scores with a column "model", and what is wrong with the video."""
     streams = [_read(path) for path in job.maps.values()]
     truth = iter(job.clip.saliency.film(grey=True))  # type: ignore
+    models = [folders.CENTRE, *job.maps]
     lines: list[dict[str, Any]] = []
     try:
         for frame, (truth_, points, *maps) in enumerate(
@@ -297,21 +298,14 @@ def _score(job: _Job) -> tuple[pd.DataFrame, str]:
                     "(counted from 0)"
                 )
             stretched = msu.Map(truth_)
-            given = {
-                folders.CENTRE: _prior(*stretched.levels.shape),
-                **dict(zip(job.maps, map(msu.Map, maps), strict=True)),
-            }
+            given = [_prior(*stretched.levels.shape), *map(msu.Map, maps)]
+            each = msu.scores(given, stretched, points)
             lines += [
-                {
-                    "model": model,
-                    "video": job.clip.number,
-                    "frame": frame,
-                    **msu.score(map_, stretched, points),
-                }
-                for model, map_ in given.items()
+                {"model": model, "video": job.clip.number, "frame": frame, **of}
+                for model, of in zip(models, each, strict=True)
             ]
     except (files.FileError, ValueError) as error:
-        where = f"{job.clip.name}, frame {len(lines) // (1 + len(streams))}"
+        where = f"{job.clip.name}, frame {len(lines) // len(models)}"
         return pd.DataFrame(), f"{where} (counted from 0): {error}"
     return pd.DataFrame(lines), ""
 

@@ -41,15 +41,25 @@ class Map:
         map_: [H, W] or [H, W, channels].
 
     Attributes:
-        levels: [H, W], not stretched: the sum of the channels.
+        levels: uint8, uint16 or float32 [H, W], not stretched: the sum of the
+            channels.
         total: Sum of the stretched map.
     """
 
     def __init__(self, map_: np.ndarray) -> None:
-        self.levels = map_ if map_.ndim == 2 else map_.sum(axis=2)
+        levels = map_ if map_.ndim == 2 else map_.sum(axis=2)
+        if levels.dtype not in (np.uint8, np.uint16):
+            levels = levels.astype(np.float32)
+        self.levels = levels
         low, high = self.levels.min(), self.levels.max()
         self._low, self._span = low, np.float32(high - low) + _EPSILON
-        self.total = sum(float(self.rows(at).sum()) for at in self.blocks())
+        total = cv2.sumElems(self.levels)[0] - self.levels.size * float(low)
+        self.total = total / float(self._span)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the stretched map."""
+        return self.total / self.levels.size
 
     def blocks(self) -> Iterator[slice]:
         """Rows that are read together."""
@@ -81,11 +91,10 @@ class Map:
     @functools.cached_property
     def _counts(self) -> np.ndarray:
         """How many pixels are at or above each whole number."""
-        counts = np.zeros(int(self.levels.max()) + 1, np.intp)
-        for at in self.blocks():
-            counts += np.bincount(
-                self.levels[at].ravel(), minlength=counts.size
-            )
+        top = int(self.levels.max()) + 1
+        counts = cv2.calcHist([self.levels], [0], None, [top], [0, top])
+        # It counts in float32, which is exact up to 16 million.
+        counts = counts.ravel().astype(np.intp)
         return counts[::-1].cumsum()[::-1]
 
     def resized(self, size: tuple[int, ...]) -> "Map":
@@ -97,72 +106,97 @@ class Map:
         )
         found = Map.__new__(Map)
         found.levels, found._low, found._span = map_, _NONE, np.float32(1)
-        found.total = float(map_.sum())
+        found.total = cv2.sumElems(map_)[0]
         return found
 
 
 def score(
-    pred: np.ndarray | Map, truth: np.ndarray | Map, fixations: np.ndarray
+    pred: np.ndarray, truth: np.ndarray, fixations: np.ndarray
 ) -> dict[str, float]:
-    """Scores of a frame by all of `MEASURES`.
+    """Scores of a frame by all of `MEASURES`; see `scores`.
 
     Args:
         pred: The predicted map, of any size.
-        truth: The map of where people looked. A `Map` of either may be scored
-            again.
+        truth: The map of where people looked.
+        fixations: Where they looked.
+    """
+    return scores([Map(pred)], Map(truth), fixations)[0]
+
+
+def scores(
+    maps: Sequence[Map], truth: Map, fixations: np.ndarray
+) -> list[dict[str, float]]:
+    """Scores of several predictions of one frame.
+
+    Args:
+        maps: The predictions, of any size.
+        truth: The map of where people looked.
         fixations: Where they looked.
 
     Returns:
-        {measure: number}; NaN for "nss" and "auc_judd" without a fixation.
+        {measure: number} of each; NaN for "nss" and "auc_judd" without a
+        fixation.
 
     Raises:
         ValueError: A fixation lies outside of the truth, or is not integer.
     """
-    q = truth if isinstance(truth, Map) else Map(truth)
-    p = pred if isinstance(pred, Map) else Map(pred)
-    p = p.resized(q.levels.shape)
-    rows, columns = _inside(fixations, q.levels.shape)
-    overlap, products, squares, squares_of_truth = np.sum(
-        [_sums(p, q, at) for at in p.blocks()], axis=0
-    )
-    size = p.levels.size
-    deviation, deviation_of_truth = (
-        np.sqrt(total / size) + _TINY for total in (squares, squares_of_truth)
-    )
-    # Of the standardised maps.
-    products /= deviation * deviation_of_truth
-    power = squares / deviation**2 * squares_of_truth / deviation_of_truth**2
-    nss = auc = float("nan")
-    if len(rows):
-        values = p.at(rows, columns) - p.total / size
-        nss = float(values.mean() / deviation)
-        auc = auc_judd(p, rows, columns)
-    return {
-        "auc_judd": auc,
-        "cc": float(products / np.sqrt(power + _TINY)),
-        "sim": float(overlap),
-        "nss": nss,
-    }
+    size = truth.levels.shape
+    rows, columns = _inside(fixations, size)
+    maps = [map_.resized(size) for map_ in maps]
+    found = []
+    for map_, (overlap, *sums) in zip(maps, _sums(maps, truth), strict=True):
+        products, squares, squares_of_truth = sums
+        deviation, deviation_of_truth = (
+            np.sqrt(total / map_.levels.size) + _TINY
+            for total in (squares, squares_of_truth)
+        )
+        # Of the standardised maps.
+        products /= deviation * deviation_of_truth
+        power = squares / deviation**2
+        power *= squares_of_truth / deviation_of_truth**2
+        nss = auc = float("nan")
+        if len(rows):
+            values = map_.at(rows, columns) - map_.mean
+            nss = float(values.mean() / deviation)
+            auc = auc_judd(map_, rows, columns)
+        cc = float(products / np.sqrt(power + _TINY))
+        found.append(
+            {"auc_judd": auc, "cc": cc, "sim": float(overlap), "nss": nss}
+        )
+    return found
 
 
-def _sums(p: Map, q: Map, at: slice) -> tuple[float, ...]:
-    """Of some rows, what SIM and CC add up.
+def _sums(maps: Sequence[Map], truth: Map) -> np.ndarray:
+    """What SIM and CC add up, of several predictions.
 
     Returns:
-        The overlap of the maps that have the sum 1 (a constant one has the sum
-        0); and of those that have the mean 0 their product and both squares.
+        float64 [predictions, 4]: the overlap with the truth, of maps that have
+        the sum 1 (a constant one has the sum 0); and of maps that have the mean
+        0 their product, the prediction's squares and the truth's.
     """
-    x, y = p.rows(at), q.rows(at)
-    ratio = (p.total + _TINY) / (q.total + _TINY)
-    overlap = float(np.minimum(x, y * np.float32(ratio)).sum())
-    overlap /= p.total + _TINY
-    x -= p.total / p.levels.size
-    y -= q.total / q.levels.size
+    found = np.zeros((len(maps), 4))
+    for at in truth.blocks():
+        y = truth.rows(at)
+        centred = y - np.float32(truth.mean)
+        squares = _dot(centred, centred)
+        for map_, sums in zip(maps, found, strict=True):
+            x = map_.rows(at)
+            total = map_.total + _TINY
+            least = y * np.float32(total / (truth.total + _TINY))
+            np.minimum(x, least, out=least)
+            x -= np.float32(map_.mean)
+            sums += (
+                least.sum() / total,
+                _dot(x, centred),
+                _dot(x, x),
+                squares,
+            )
+    return found
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
     # Row by row, because a sum of many float32 is not exact enough.
-    return overlap, *(
-        np.vecdot(a, b).sum(dtype=np.float64)
-        for a, b in ((x, y), (x, x), (y, y))
-    )
+    return float(np.vecdot(a, b).sum(dtype=np.float64))
 
 
 def auc_judd(map_: Map, rows: np.ndarray, columns: np.ndarray) -> float:
