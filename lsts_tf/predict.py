@@ -41,7 +41,7 @@ KINDS = run.KINDS
 RECORD = run.RECORD
 DEFAULT = run.DEFAULT
 STDOUT = run.STDOUT
-_OPTIONS = sink.flags_of([kind.make for kind in KINDS.values()])
+_OPTIONS = sink.flags_of(KINDS.values())
 
 
 def define_flags() -> None:
@@ -89,7 +89,7 @@ def define_flags() -> None:
         list(sources.PIXEL_FORMATS),
         "Pixel format of raw video",
     )
-    sink.define_flags([kind.make for kind in KINDS.values()])
+    sink.define_flags(KINDS.values())
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:

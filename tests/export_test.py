@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import types
+from unittest import mock
 import urllib.request
 
 from absl import logging
@@ -23,6 +24,7 @@ from lsts_tf import experiment
 from lsts_tf import export
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
+from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
@@ -107,6 +109,13 @@ def close(name, got, want):
     assert found.peak_shift == 0
 
 
+def assert_close(record):
+    """All that was written, of what `parity` asks."""
+    for found in record["parity"].values():
+        assert found["largest_difference"] < CLOSE
+        assert found["peak_shift"] == 0
+
+
 def features(predictor, count):
     rng = np.random.default_rng(3)
     shape = (count, *predictor.extractor.feature_shape)
@@ -131,12 +140,6 @@ def test_plain_tensorflow_answers_as_the_model(
     close("last", answer["last"], maps[:, -1])
     want = list(predictor.of_features({"rgb": f} for f in rgb))
     close("features", answer["maps"], np.stack(want))
-
-
-def test_clips_longer_than_a_window(predictor, signatures):
-    clip = tiny_run.frames(tiny_run.WINDOW + 2, 32, 48)
-    got = signatures.last(frames=tf.constant(clip[None]))["saliency"]
-    close("long", got, predictor(clip)[-1:])
 
 
 def test_frames_may_be_squeezed_by_the_client(signatures, clips, maps):
@@ -175,40 +178,21 @@ def rest(signatures):
 def grpc(signatures):
     """In the place of the modules that gRPC needs, with a server behind it."""
 
-    class Stub:
-        def __init__(self, channel):
-            assert channel == "localhost:8500"
+    def predict(request, timeout):
+        assert request.model_spec.name == "lsts" and timeout > 0
+        values = {n: tf.make_ndarray(v) for n, v in request.inputs.items()}
+        found = answer(signatures, request.model_spec.signature_name, values)
+        outputs = {n: tf.make_tensor_proto(v) for n, v in found.items()}
+        return types.SimpleNamespace(outputs=outputs)
 
-        def Predict(self, request, timeout):
-            assert request.model_spec.name == "lsts" and timeout > 0
-            found = answer(
-                signatures,
-                request.model_spec.signature_name,
-                {n: tf.make_ndarray(v) for n, v in request.inputs.items()},
-            )
-            return types.SimpleNamespace(
-                outputs={n: tf.make_tensor_proto(v) for n, v in found.items()}
-            )
-
-    def channel(where, options):
-        # A clip is larger than gRPC's limit.
-        assert ("grpc.max_receive_message_length", -1) in options
-        return where
-
-    def message():
-        return types.SimpleNamespace(
-            model_spec=types.SimpleNamespace(),
-            inputs=collections.defaultdict(tensor_pb2.TensorProto),
-        )
-
-    apis = types.SimpleNamespace(
-        predict_pb2=types.SimpleNamespace(PredictRequest=message),
-        prediction_service_pb2_grpc=types.SimpleNamespace(
-            PredictionServiceStub=Stub
-        ),
+    apis = mock.MagicMock()
+    apis.predict_pb2.PredictRequest.side_effect = lambda: mock.MagicMock(
+        inputs=collections.defaultdict(tensor_pb2.TensorProto)
     )
+    stub = apis.prediction_service_pb2_grpc.PredictionServiceStub.return_value
+    stub.Predict.side_effect = predict
     return {
-        "grpc": types.SimpleNamespace(insecure_channel=channel),
+        "grpc": mock.MagicMock(),
         "tensorflow_serving": types.ModuleType("tensorflow_serving"),
         "tensorflow_serving.apis": apis,
     }
@@ -225,7 +209,8 @@ def test_the_pages_code(
     (place / "lite").symlink_to(tflite)
     monkeypatch.setattr(urllib.request, "urlopen", rest(signatures))
     lite = types.SimpleNamespace(interpreter=tf.lite)
-    for name, module in {**grpc(signatures), "ai_edge_litert": lite}.items():
+    modules = {**grpc(signatures), "ai_edge_litert": lite}
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     blocks = pages.run_python("export.md", replace=("79", str(tiny_run.WINDOW)))
     names = next(blocks)
@@ -237,6 +222,10 @@ def test_the_pages_code(
     for kind in ("rest", "grpc"):
         next(blocks)
         close(kind, names["saliency"], maps[:1, -1])
+    # A clip is larger than gRPC's limit.
+    modules["grpc"].insecure_channel.assert_called_once_with(
+        "localhost:8500", options=[("grpc.max_receive_message_length", -1)]
+    )
     with litert.deprecated_interpreter():
         next(blocks)
     np.testing.assert_allclose(names["saliency"], of_black, atol=CLOSE)
@@ -257,9 +246,7 @@ def test_the_record_beside_it(exported):
     assert set(record["signatures"]) == {"serving_default", "last", "features"}
     assert record["left_out"] == {}
     assert set(record["parity"]) == set(record["signatures"])
-    for found in record["parity"].values():
-        assert found["largest_difference"] < CLOSE
-        assert found["peak_shift"] == 0
+    assert_close(record)
     there = {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes())
         for path in output.rglob("*")
@@ -276,21 +263,6 @@ def test_what_stands_there_stays(predictor, exported):
     assert (exported[0] / "metadata.json").read_bytes() == before
 
 
-def test_a_file_that_answers_wrongly_does_not_appear(
-    predictor, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(graph_lib.Graph, "functions", wrong_functions)
-    with pytest.raises(RuntimeError, match="'features' differs"):
-        export.export(predictor, tmp_path / "deep" / "1")
-    assert list((tmp_path / "deep").iterdir()) == []
-
-
-def wrong_functions(graph):
-    decode = graph.decode
-    graph.decode = lambda **f: {"saliency": 1 - decode(**f)["saliency"]}
-    return {"features": graph.features()}
-
-
 def test_frames_that_are_answered_wrongly_do_not_appear(
     light, tmp_path, monkeypatch
 ):
@@ -303,8 +275,8 @@ def test_frames_that_are_answered_wrongly_do_not_appear(
 
     monkeypatch.setattr(graph_lib.Graph, "_every", backwards)
     with pytest.raises(RuntimeError, match="'serving_default' differs"):
-        export.export(light, tmp_path / "1")
-    assert list(tmp_path.iterdir()) == []
+        export.export(light, tmp_path / "deep" / "1")
+    assert list((tmp_path / "deep").iterdir()) == []
 
 
 def test_another_format_is_refused(predictor, tmp_path):
@@ -450,23 +422,7 @@ def test_flow_in_litert(light, tmp_path):
     assert inputs["rgb"]["shape"] == [1, 16, 64, 64, 3]
     assert inputs["flow"]["shape"] == [1, 16, 32, 32, 2]
     assert inputs["flow"]["dtype"] == "float32"
-    rng = np.random.default_rng(5)
-    signals = {
-        "rgb": rng.integers(0, 256, (16, 64, 64, 3), np.uint8),
-        # Beyond the range that I3D sees, too.
-        "flow": rng.normal(0, 15, (16, 32, 32, 2)).astype(np.float32),
-    }
-    got = litert.run(
-        tmp_path / "lite" / "window.tflite",
-        {name: signal[None] for name, signal in signals.items()},
-    )
-    features = {
-        name: light.extractor.encode_parts(name, signal)[name].numpy()
-        for name, signal in signals.items()
-    }
-    close(
-        "window.tflite, flow", got, np.stack([*light.of_features([features])])
-    )
+    assert_close(record)
 
 
 @pytest.mark.slow
@@ -495,38 +451,29 @@ def test_mirroring_is_that_of_the_programs(count):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"name": "continuous"}, "from frame to frame"),
-        ({"dtype": "bfloat16"}, "sliding_i3d"),
+        ({"delay": 47}, "sees 47 frames behind a window"),
+        ({"describe": lambda: {"dtype": "bfloat16"}}, "in bfloat16"),
         ({"flow": types.SimpleNamespace(name="dis")}, "'dis' is OpenCV's"),
     ],
 )
-def test_what_stops_frames_is_said(predictor, what, message):
+def test_what_stops_frames_is_said(light, what, message):
     extractor = types.SimpleNamespace(
         name="window",
-        dtype="float32",
+        delay=0,
+        describe=dict,
         streams=("rgb", "flow"),
         flow=types.SimpleNamespace(name="tvl1"),
-        feature_shape=predictor.extractor.feature_shape,
-        networks={},
-        encode_parts=predictor.extractor.encode_parts,
-        part_shapes=predictor.extractor.part_shapes,
-        skips=(),
-        end_point="Mixed_5c",
+        encode_parts=light.extractor.encode_parts,
+        part_shapes=light.extractor.part_shapes,
     )
     some = types.SimpleNamespace(
-        model=predictor.model,
-        extractor=extractor,
-        geometry=predictor.geometry,
-        hop=1,
+        model=light.model, extractor=extractor, geometry=light.geometry, hop=1
     )
     assert graph_lib.Graph(some).stops == ""
     for name, value in what.items():
         setattr(extractor, name, value)
     graph = graph_lib.Graph(some)
     assert message in graph.stops
-    assert len(graph.variables) == len(predictor.model.variables)
-    # The features of the model that is there.
-    extractor.streams = ("rgb",)
     assert set(graph.functions()) == {"features"}
 
 
@@ -549,13 +496,47 @@ def test_several_maps_of_a_window_at_once(predictor, tmp_path):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_a_finetuned_decoder_is_not_for_litert(
-    predictor, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(predictor.extractor, "end_point", "MaxPool3d_5a_2x2")
-    with pytest.raises(ValueError, match="behind MaxPool3d_5a_2x2"):
-        export.export(predictor, tmp_path / "lite", file_format="tflite")
+def test_a_decoder_that_pools_over_time_is_not_for_litert(light, tmp_path):
+    """As that of a finetuned model."""
+    shape = light.extractor.feature_shape
+    features = {s: keras.Input(shape, name=s) for s in ("rgb", "flow")}
+    pooled = keras.layers.AveragePooling3D((2, 1, 1))(features["rgb"])[:, 0]
+    model = keras.Model(features, pooled)
+    tuned = predictor_lib.Predictor(model, light.extractor)
+    with pytest.raises(ValueError, match="LiteRT has no pooling over time"):
+        export.export(tuned, tmp_path / "lite", file_format="tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_front_end_without_a_network_of_its_own(light, tmp_path, monkeypatch):
+    """`encode_parts` is enough for both formats."""
+    monkeypatch.setattr(graph_lib, "_motion", motion_in_graph)
+    toy = Toy(("rgb", "flow"), window=4, name="toy", size=(64, 64))
+    toy.flow = Differences()
+    model = decoder.build(toy.streams, feature_shape=toy.feature_shape, seed=0)
+    tiny_run.calibrate(model, toy)
+    predictor = predictor_lib.Predictor(model, toy)
+    for file_format, count in (("saved_model", 3), ("tflite", 2)):
+        record = export.export(
+            predictor, tmp_path / file_format, file_format=file_format
+        )
+        assert_close(record)
+        assert len(record["signatures"]) == count
+
+
+class Toy(front_end.FrontEnd):
+    """The whole front end: a window on a coarse grid."""
+
+    def part_shapes(self, stream):
+        return {stream: (2, 5, 5, 2)}
+
+    def describe(self):
+        return {"front_end": self.name, "streams": dict.fromkeys(self.streams)}
+
+    def encode_parts(self, stream, clip):
+        clip = keras.ops.cast(clip, "float32")[::3, ..., :2] / 64
+        grid = keras.ops.image.resize(clip, (5, 5), data_format="channels_last")
+        return {stream: grid}
 
 
 def test_comparing_finds_what_moved():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import fractions
 import math
@@ -116,6 +117,9 @@ class Writer:
         size: tuple[int, int],
         pixels: str = "rgb",
         pixel_aspect: fractions.Fraction = video.SQUARE,
+        encoder: str = "",
+        options: Mapping[str, str] | None = None,
+        comment: str = "",
     ):
         """Prepares a file; nothing is written before the `with` block.
 
@@ -127,6 +131,9 @@ class Writer:
             pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
                 as far as H.264 goes.
             pixel_aspect: Width of a pixel by its height.
+            encoder: Another encoder of "rgb" than FFmpeg's libx264.
+            options: Of the encoder, in the place of ours.
+            comment: Stands in the file.
 
         Raises:
             ValueError: Another suffix, or an impossible rate or size.
@@ -149,6 +156,9 @@ class Writer:
         self._pad = (height % 2, width % 2) if shared else (0, 0)
         self._ticks = Ticks(fps)
         self._pixel_aspect = pixel_aspect
+        self._encoder = encoder or self._kind.codec
+        self._options = options
+        self._comment = comment
         self._count = 0
         self._first = 0.0
         self._is_whole = False
@@ -173,22 +183,37 @@ class Writer:
             "w",
             options={"movflags": "faststart"} if kind.crf else {},
         )
-        stream = self._container.add_stream(kind.codec, rate=self._ticks.rate)
+        if self._comment:
+            self._container.metadata["comment"] = self._comment
+        stream = self._container.add_stream(
+            self._encoder, rate=self._ticks.rate
+        )
         stream.height, stream.width = (
             length + pad
             for length, pad in zip(self._shape, self._pad, strict=False)
         )
         stream.pix_fmt = kind.pix_fmt
-        if kind.crf:
+        if self._options is not None:
+            stream.options = dict(self._options)
+        elif kind.crf:
             stream.options = {"crf": kind.crf, "preset": "veryfast"}
         context = stream.codec_context
+        if self._encoder == "libx265":
+            # Apple's players know HEVC by this name only.
+            context.codec_tag = "hvc1"
         context.time_base = self._ticks.base
         context.sample_aspect_ratio = self._pixel_aspect
         for name, value in kind.tags.items():
             setattr(context, name, value)
         self._stream = stream
 
-    def write(self, frame: np.ndarray, time: float | None = None) -> None:
+    def write(
+        self,
+        frame: np.ndarray,
+        time: float | None = None,
+        *,
+        change: Callable[[Any], Any] = lambda picture: picture,
+    ) -> None:
         """Appends a frame.
 
         Args:
@@ -196,6 +221,8 @@ class Writer:
                 start.
             time: Its time in seconds, later than the one before; the first
                 may have any. By default frames have equal distances.
+            change: Is given the `av.VideoFrame` that was made of it, and
+                returns the one to encode.
 
         Raises:
             ValueError: Another size or type.
@@ -217,7 +244,7 @@ class Writer:
         picture = self._kind.picture(np.ascontiguousarray(frame))
         self._ticks.stamp(picture, time - self._first)
         with naming(self.path):
-            self._container.mux(self._stream.encode(picture))
+            self._container.mux(self._stream.encode(change(picture)))
         self._count += 1
 
     def finish(self) -> None:

@@ -26,7 +26,6 @@ entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
 jump         How far the strongest point is from that of the frame before.
 """
 
-import array
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -38,7 +37,9 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
+from scipy import special
 
 from lsts_tf.media import files
 from lsts_tf.outputs import sink
@@ -53,7 +54,7 @@ _ROUNDING = 1e-6
 # Lines in a pixel along which the area of a polygon is measured.
 _LINES = 8
 
-_NUMBERS = ("focus", "dispersion", "hot_spots", "jump")
+_NUMBERS = ["focus", "dispersion", "hot_spots", "jump"]
 
 Place = tuple[float, float]
 
@@ -91,116 +92,235 @@ class Measures(NamedTuple):
 
     Attributes:
         time: Seconds from the start of the clip.
-        regions: The strongest first.
+        regions: The one with the largest share of attention first.
         areas: Share of attention of each area, and whether the strongest
             point is in it.
     """
 
     time: float
-    regions: Sequence[Region]
-    strongest: Place | None
-    centroid: Place | None
-    dispersion: float | None
-    entropy: float | None
-    focus: float | None
-    hot_spots: int
-    jump: float | None
-    areas: Mapping[str, tuple[float | None, bool]]
+    regions: Sequence[Region] = ()
+    strongest: Place | None = None
+    centroid: Place | None = None
+    dispersion: float | None = None
+    entropy: float | None = None
+    focus: float | None = None
+    hot_spots: int = 0
+    jump: float | None = None
+    areas: Mapping[str, tuple[float | None, bool]] = {}
 
 
-def regions(
-    map_: np.ndarray, *, size: tuple[int, int] | None = None
-) -> list[Region]:
-    """Regions of a map, the largest share of attention first.
+class Measurer:
+    """Measures of one frame after the other, and of the clip that they are.
+
+    Memory grows by some numbers a frame: tens of MB an hour.
+
+    Args:
+        size: (width, height) of the source.
+        fps: Frames a second.
+        areas: Areas of interest.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        fps: float = 25.0,
+        areas: Sequence[Area] = (),
+    ) -> None:
+        self._size = size
+        self._fps = fps
+        self._areas = areas
+        self._covered: dict[str, np.ndarray] = {}
+        self._before: Place | None = None
+        self._rows: list[tuple[float | None, ...]] = []
+        self._path = GazePath(fps=fps, size=size)
+
+    def __call__(self, map_: np.ndarray, time: float) -> Measures:
+        """Measures of the next frame.
+
+        Args:
+            map_: float [h, w].
+            time: Its seconds.
+
+        Raises:
+            ValueError: No map.
+        """
+        measures = self._measures(map_, time)
+        numbers = [getattr(measures, name) for name in _NUMBERS]
+        shares = [v for pair in measures.areas.values() for v in pair]
+        self._rows.append((time, *numbers, *shares))
+        self._path.add(time, measures.strongest)
+        return measures
+
+    def _measures(self, map_: np.ndarray, time: float) -> Measures:
+        total = _total(map_)
+        if not self._covered:
+            self._covered = {
+                area.name: coverage(area, map_.shape, self._size)
+                for area in self._areas
+            }
+        before, self._before = self._before, None
+        if not total:
+            nothing = dict.fromkeys(self._covered, (None, False))
+            return Measures(time, areas=nothing)
+        height, width = map_.shape
+        scale = self._size[0] / width, self._size[1] / height
+        row, column = np.unravel_index(int(map_.argmax()), map_.shape)
+        self._before = (column + 0.5) * scale[0], (row + 0.5) * scale[1]
+        found = _regions(map_, total, scale)
+        centroid, deviation = _moments(map_, scale)
+        spread = _entropy(map_, total)
+        return Measures(
+            time=time,
+            regions=found,
+            strongest=self._before,
+            centroid=centroid,
+            dispersion=deviation / math.hypot(*self._size),
+            entropy=spread,
+            focus=1 - spread,
+            hot_spots=len(found),
+            jump=before and distance(before, self._before, self._size),
+            areas={
+                name: (
+                    min(float(np.vdot(map_, covered)) / total, 1.0),
+                    bool(covered[row, column] >= 0.5),
+                )
+                for name, covered in self._covered.items()
+            },
+        )
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """All frames, a row each; float64, NaN where there is no value.
+
+        Returns:
+            "time" and numbers by their names; and of the areas by theirs: the
+            shares of attention, and whether they hold the strongest point.
+        """
+        names = [area.name for area in self._areas]
+        columns = ["time", *_NUMBERS]
+        count = len(columns)
+        values = np.array(self._rows, np.float64)
+        values = values.reshape(-1, count + 2 * len(names))
+        return (
+            pd.DataFrame(values[:, :count], columns=columns),
+            pd.DataFrame(values[:, count::2], columns=names),
+            pd.DataFrame(values[:, count + 1 :: 2], columns=names),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; see docs/attention.md."""
+        table, shares, inside = self.tables()
+        time, focus = table["time"], table["focus"].dropna()
+        ends = _ENDS_SECONDS - _ROUNDING
+
+        def means(some: Any) -> dict[str, Any]:
+            areas = shares[some].mean().to_dict()
+            return {**table[some][_NUMBERS].mean().to_dict(), "areas": areas}
+
+        ratio = focus.std(ddof=0) / focus.mean() if focus.any() else 0.0
+        result = {
+            "mean": means(slice(None)),
+            "first_2_seconds": means(time - time.min() < ends),
+            "last_2_seconds": means(time.max() - time <= ends),
+            "focus_consistency": max(0.0, 1 - ratio) if focus.size else None,
+            "large_jumps": int((table["jump"] > _LARGE_JUMP).sum()),
+            "areas": {
+                area.name: {
+                    "mean_share": shares[area.name].mean(),
+                    "share_of_frame": float(
+                        coverage(area, (360, 640), self._size).mean()
+                    ),
+                    "strongest_inside": inside[area.name].mean(),
+                }
+                for area in self._areas
+            },
+        }
+        return {
+            "frames": len(table),
+            "fps": self._fps,
+            "size": list(self._size),
+            **_plain(result),
+            "gaze_path": [
+                {
+                    "start": round(stop.start, 6),
+                    "end": round(stop.end, 6),
+                    "place": _plain(stop.place),
+                }
+                for stop in self._path.stops
+            ],
+        }
+
+
+def _total(map_: np.ndarray) -> float:
+    """The sum of a map."""
+    if map_.ndim != 2 or not map_.size or map_.dtype.kind not in "buif":
+        raise ValueError(
+            "A map is [h, w] of real numbers. "
+            f"Received: {map_.dtype} {list(map_.shape)}"
+        )
+    total = float(map_.sum(dtype=np.float64))
+    if not math.isfinite(total) or map_.min() < 0:
+        raise ValueError(
+            "A map has no value below zero and none that is not finite. "
+            f"Received: {map_.min()} to {map_.max()}"
+        )
+    return total
+
+
+def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
+    """Regions of a map with attention.
 
     Args:
         map_: float [h, w].
-        size: (width, height) of the source; that of the map by default.
-
-    Raises:
-        ValueError: No map.
+        total: Its sum.
+        scale: Pixels of the source in a pixel of the map, along x and y.
     """
-    map_, total = _checked(map_)
-    if not total:
-        return []
-    scale_x, scale_y = _scale(map_, size)
-    labels = ndimage.label(
-        map_ >= _FRACTION * map_.max(), structure=np.ones((3, 3))
-    )[0]
+    scale_x, scale_y = scale
+    labels, _ = ndimage.label(map_ >= _FRACTION * map_.max(), np.ones((3, 3)))
     found = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
-        rows, columns = place
         inside = np.where(labels[place] == number, map_[place], 0)
         mass = float(inside.sum(dtype=np.float64))
         if mass < _LEAST_SHARE * total:
             continue
+        rows, columns = place
         y, x = ndimage.center_of_mass(inside.astype(np.float64))
         found.append(
             Region(
-                (
+                centre=(
                     (columns.start + x + 0.5) * scale_x,
                     (rows.start + y + 0.5) * scale_y,
                 ),
-                (
+                box=(
                     columns.start * scale_x,
                     rows.start * scale_y,
                     columns.stop * scale_x,
                     rows.stop * scale_y,
                 ),
-                mass / total,
-                float(inside.max()),
+                share=mass / total,
+                peak=float(inside.max()),
             )
         )
     return sorted(found, key=lambda region: -region.share)
 
 
-def strongest(
-    map_: np.ndarray, *, size: tuple[int, int] | None = None
-) -> Place | None:
-    """The strongest point of a map; see the module."""
-    map_, total = _checked(map_)
-    if not total:
-        return None
-    row, column = divmod(int(map_.argmax()), map_.shape[1])
-    scale_x, scale_y = _scale(map_, size)
-    return (column + 0.5) * scale_x, (row + 0.5) * scale_y
-
-
-def entropy(map_: np.ndarray) -> float | None:
-    """0 for a single pixel, 1 for a uniform map; None for zeros."""
-    map_, total = _checked(map_)
-    if not total:
-        return None
-    if map_.size == 1:
-        return 0.0
-    # -sum of p log p, with p = value / total. Single precision and no copy of
-    # the pixels above zero: ten times faster, and right to six digits.
-    values = map_.astype(np.float32, copy=False)
-    logs = np.log2(np.maximum(values, np.finfo(np.float32).tiny))
-    bits = math.log2(total) - (
-        float(np.multiply(values, logs, out=logs).sum(dtype=np.float64)) / total
-    )
-    return min(max(bits / math.log2(map_.size), 0.0), 1.0)
-
-
-def moments(
-    map_: np.ndarray, *, size: tuple[int, int] | None = None
-) -> tuple[Place, float] | tuple[None, None]:
-    """Centroid, and dispersion; see the module."""
-    map_, total = _checked(map_)
-    if not total:
-        return None, None
-    scales = _scale(map_, size)
+def _moments(map_: np.ndarray, scale: Place) -> tuple[Place, float]:
+    """Centroid, and mean distance from it in pixels; see `_regions`."""
     means, variance = [], 0.0
-    for axis, scale in enumerate(scales):
-        weights = map_.sum(axis=axis, dtype=np.float64) / total
-        places = (np.arange(len(weights)) + 0.5) * scale
-        mean = float(weights @ places)
-        means.append(mean)
-        variance += float(weights @ (places - mean) ** 2)
-    height, width = map_.shape
-    diagonal = math.hypot(width * scales[0], height * scales[1])
-    return (means[0], means[1]), math.sqrt(variance) / diagonal
+    for axis in (0, 1):
+        weights = map_.sum(axis=axis, dtype=np.float64)
+        places = (np.arange(len(weights)) + 0.5) * scale[axis]
+        means.append(float(np.average(places, weights=weights)))
+        variance += np.average((places - means[-1]) ** 2, weights=weights)
+    return (means[0], means[1]), math.sqrt(variance)
+
+
+def _entropy(map_: np.ndarray, total: float) -> float:
+    """0 for a single pixel, 1 for a uniform map."""
+    # Single precision is faster, and right to six digits.
+    shares = map_.astype(np.float32) / np.float32(total)
+    nats = float(special.entr(shares).sum(dtype=np.float64))
+    return min(max(nats / math.log(max(map_.size, 2)), 0.0), 1.0)
 
 
 def distance(one: Place, other: Place, size: tuple[int, int]) -> float:
@@ -208,8 +328,11 @@ def distance(one: Place, other: Place, size: tuple[int, int]) -> float:
     return math.dist(one, other) / math.hypot(*size)
 
 
+# === Areas of interest ===
+
+
 def coverage(
-    area: Area, shape: tuple[int, int], size: tuple[int, int]
+    area: Area, shape: tuple[int, ...], size: tuple[int, int]
 ) -> np.ndarray:
     """Which part of each pixel of a map lies in an area.
 
@@ -223,36 +346,23 @@ def coverage(
         a pixel along y.
     """
     height, width = shape
-    corners = area.polygon * (width / size[0], height / size[1])
-    y = (np.arange(height * _LINES) + 0.5) / _LINES
-    crossings = np.full((len(y), len(corners)), np.inf)
-    for i, (start, end) in enumerate(
-        zip(corners, np.roll(corners, -1, axis=0), strict=True)
-    ):
-        # Half open, so that a corner between two edges counts once.
-        hit = (y < start[1]) != (y < end[1])
-        if hit.any():
-            slope = (end[0] - start[0]) / (end[1] - start[1])
-            crossings[hit, i] = start[0] + (y[hit] - start[1]) * slope
-    crossings.sort(axis=1)
+    starts = area.polygon * (width / size[0], height / size[1])
+    ends = np.roll(starts, -1, axis=0)
+    y = (np.arange(height * _LINES)[:, None] + 0.5) / _LINES
+    # Half open, so that a corner between two edges counts once.
+    hit = (y < starts[:, 1]) != (y < ends[:, 1])
+    rise = np.where(hit, ends[:, 1] - starts[:, 1], 1)
+    x = starts[:, 0] + (y - starts[:, 1]) * (ends - starts)[:, 0] / rise
+    crossings = np.sort(np.where(hit, x, np.inf), axis=1)
     covered = np.zeros((len(y), width))
     column = np.arange(width)
-    for i in range(len(corners) // 2 * 2):
+    # Of an odd number of edges one is not hit. Two at infinity cancel out.
+    for i in range(len(starts) // 2 * 2):
         # What lies left of the crossing, in each pixel.
         left = np.clip(crossings[:, i, None] - column, 0, 1)
-        some = np.isfinite(crossings[:, i, None])
-        covered += np.where(some, left if i % 2 else -left, 0)
+        covered += left if i % 2 else -left
     mean = covered.reshape(height, _LINES, width).mean(axis=1)
     return mean.astype(np.float32)
-
-
-def share(map_: np.ndarray, covered: np.ndarray) -> float | None:
-    """Share of attention in an area; see `coverage`."""
-    map_, total = _checked(map_)
-    if not total:
-        return None
-    inside = float(np.vdot(map_, covered.astype(map_.dtype)))
-    return min(max(inside / total, 0.0), 1.0)
 
 
 def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
@@ -277,112 +387,40 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
         ) from error
     except ValueError as error:
         raise files.FileError(path, f"not JSON ({error}).") from error
-    if not isinstance(data, dict) or not isinstance(data.get("areas"), dict):
+    scales = {"pixels": (1, 1), "fractions": size}
+    about = data if isinstance(data, dict) else {}
+    unit, areas = about.get("unit"), about.get("areas")
+    if unit not in scales or not isinstance(areas, dict) or not areas:
         raise files.FileError(
             path,
-            'areas are {"unit": "pixels", "areas": {NAME: [[x, y], ...]}}.',
+            'areas are {"unit": "pixels", "areas": {NAME: [[x, y], ...]}}, of '
+            'one area or more; the unit is "pixels" or "fractions".',
         )
-    unit = data.get("unit")
-    if unit not in ("pixels", "fractions"):
-        raise files.FileError(
-            path, f'"unit" is "pixels" or "fractions", not {unit!r}.'
-        )
-    scale = np.array(size if unit == "fractions" else (1, 1), np.float64)
     found = []
-    for name, corners in data["areas"].items():
-        polygon = _corners(path, name, corners) * scale
-        area = Area(name, polygon)
-        if not coverage(area, (64, 64), size).any():
+    for name, corners in areas.items():
+        try:
+            polygon = np.array(corners, np.float64)
+        except (TypeError, ValueError):
+            polygon = np.empty(0)
+        if (
+            polygon.shape != (len(polygon), 2)
+            or len(polygon) < 3
+            or not np.isfinite(polygon).all()
+        ):
+            raise files.FileError(
+                path, f"area {name!r} is not three or more corners [x, y]."
+            )
+        found.append(Area(name, polygon * scales[unit]))
+        if not coverage(found[-1], (64, 64), size).any():
             raise files.FileError(
                 path,
                 f"area {name!r} covers nothing of a frame of {size[0]} x "
                 f"{size[1]} pixels. Is its unit {unit}?",
             )
-        found.append(area)
-    if not found:
-        raise files.FileError(path, "there is no area in it.")
     return found
 
 
-def _corners(path: str | os.PathLike, name: str, corners: object) -> np.ndarray:
-    try:
-        polygon = np.array(corners, np.float64)
-    except (TypeError, ValueError):
-        polygon = np.empty(0)
-    if (
-        polygon.ndim != 2
-        or polygon.shape[1] != 2
-        or len(polygon) < 3
-        or not np.isfinite(polygon).all()
-    ):
-        raise files.FileError(
-            path, f"area {name!r} is not three or more corners [x, y]."
-        )
-    return polygon
-
-
-class Measurer:
-    """Measures of one frame after the other.
-
-    Args:
-        size: (width, height) of the source.
-        areas: Areas of interest.
-    """
-
-    def __init__(
-        self, *, size: tuple[int, int], areas: Sequence[Area] = ()
-    ) -> None:
-        self._size = size
-        self._areas = tuple(areas)
-        self._covered: dict[str, np.ndarray] = {}
-        self._before: Place | None = None
-
-    def __call__(self, map_: np.ndarray, time: float) -> Measures:
-        """Measures of the next frame.
-
-        Raises:
-            ValueError: No map.
-        """
-        size = self._size
-        found = regions(map_, size=size)
-        centroid, dispersion = moments(map_, size=size)
-        spread = entropy(map_)
-        point = strongest(map_, size=size)
-        jump = None
-        if point and self._before:
-            jump = distance(point, self._before, size)
-        self._before = point
-        return Measures(
-            time=time,
-            regions=found,
-            strongest=point,
-            centroid=centroid,
-            dispersion=dispersion,
-            entropy=spread,
-            focus=None if spread is None else 1 - spread,
-            hot_spots=len(found),
-            jump=jump,
-            areas=self._shares(map_, point),
-        )
-
-    def _shares(
-        self, map_: np.ndarray, point: Place | None
-    ) -> dict[str, tuple[float | None, bool]]:
-        height, width = map_.shape
-        if not self._covered:
-            self._covered = {
-                area.name: coverage(area, (height, width), self._size)
-                for area in self._areas
-            }
-        shares = {}
-        for name, covered in self._covered.items():
-            inside = False
-            if point:
-                row = int(point[1] * height / self._size[1])
-                column = int(point[0] * width / self._size[0])
-                inside = bool(covered[row, column] >= 0.5)
-            shares[name] = (share(map_, covered), inside)
-        return shares
+# === Of a whole clip ===
 
 
 @dataclasses.dataclass
@@ -457,108 +495,7 @@ class GazePath:
         return distance(stop.place, point, self._size) <= _STOP_RADIUS
 
 
-class Summary:
-    """Measures of a whole clip, gathered frame by frame.
-
-    Memory grows by some numbers a frame: less than 10 MB an hour.
-
-    Args:
-        fps: Frames a second.
-        size: (width, height) of the source.
-        areas: Areas of interest.
-    """
-
-    def __init__(
-        self,
-        *,
-        fps: float,
-        size: tuple[int, int],
-        areas: Sequence[Area] = (),
-    ) -> None:
-        self._fps = fps
-        self._size = size
-        self._areas = tuple(areas)
-        # A row for each frame: time, the numbers, and of each area its share
-        # and whether the strongest point is in it.
-        self._values = array.array("d")
-        self._path = GazePath(fps=fps, size=size)
-
-    def add(self, measures: Measures) -> None:
-        """Takes the next frame."""
-        numbers = [getattr(measures, name) for name in _NUMBERS]
-        shares = [v for pair in measures.areas.values() for v in pair]
-        self._values.extend(
-            math.nan if v is None else v
-            for v in (measures.time, *numbers, *shares)
-        )
-        self._path.add(measures.time, measures.strongest)
-
-    def column(self, name: str) -> np.ndarray:
-        """Values of all frames, NaN where there is none: float64 [frames].
-
-        Args:
-            name: "time", "focus", "dispersion", "hot_spots" or "jump".
-        """
-        return self._rows()[:, ("time", *_NUMBERS).index(name)]
-
-    def shares(self) -> np.ndarray:
-        """Shares of attention of the areas: float64 [frames, areas]."""
-        return self._rows()[:, 1 + len(_NUMBERS) :: 2]
-
-    def _rows(self) -> np.ndarray:
-        columns = 1 + len(_NUMBERS) + 2 * len(self._areas)
-        return np.array(self._values).reshape(-1, columns)
-
-    def result(self) -> dict[str, Any]:
-        """What `summary.json` holds; see docs/attention.md."""
-        times, focus = self.column("time"), self.column("focus")
-        shares = self.shares()
-        inside = self._rows()[:, 2 + len(_NUMBERS) :: 2]
-        ends = _ENDS_SECONDS - _ROUNDING
-
-        def means(some: Any) -> dict[str, Any]:
-            found: dict[str, Any] = {
-                name: _mean(self.column(name)[some]) for name in _NUMBERS
-            }
-            found["areas"] = {
-                area.name: _mean(shares[some, i])
-                for i, area in enumerate(self._areas)
-            }
-            return found
-
-        focus = focus[~np.isnan(focus)]
-        consistency = None
-        if focus.size:
-            ratio = focus.std() / focus.mean() if focus.any() else 0.0
-            consistency = max(0.0, 1 - ratio)
-        return {
-            "frames": len(times),
-            "fps": self._fps,
-            "size": list(self._size),
-            "mean": means(slice(None)),
-            "first_2_seconds": means(times - times[:1] < ends),
-            "last_2_seconds": means(times[-1:] - times <= ends),
-            "focus_consistency": _plain(consistency),
-            "large_jumps": int((self.column("jump") > _LARGE_JUMP).sum()),
-            "areas": {
-                area.name: {
-                    "mean_share": _mean(shares[:, i]),
-                    "share_of_frame": _plain(
-                        float(coverage(area, (360, 640), self._size).mean())
-                    ),
-                    "strongest_inside": _mean(inside[:, i]),
-                }
-                for i, area in enumerate(self._areas)
-            },
-            "gaze_path": [
-                {
-                    "start": round(stop.start, 6),
-                    "end": round(stop.end, 6),
-                    "place": _plain(stop.place),
-                }
-                for stop in self._path.stops
-            ],
-        }
+# === Outputs ===
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -571,11 +508,16 @@ class Measuring(sink.Sink):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._areas = read_areas(self.areas, self.size) if self.areas else []
-        self._measure = Measurer(size=self.size, areas=self._areas)
-        self._summary = Summary(fps=self.fps, size=self.size, areas=self._areas)
+        areas = read_areas(self.areas, self.size) if self.areas else []
+        self.measure = Measurer(size=self.size, fps=self.fps, areas=areas)
+
+    def reads(self) -> Mapping[pathlib.Path, str]:
+        """See `sink.Sink`."""
+        path = pathlib.Path(self.areas)
+        return {path: "the areas of interest"} if self.areas else {}
 
 
+@sink.output("json", "attention.jsonl")
 @dataclasses.dataclass(kw_only=True)
 class JsonLines(Measuring):
     """One JSON object a line and frame, and `summary.json` of the clip.
@@ -590,33 +532,23 @@ class JsonLines(Measuring):
 
     regions: int = sink.option(3, "Regions of a frame in json", least=0)
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._lines, self._about = map(self.text, self.paths())
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
-        measures = self._measure(map_, time)
-        self._summary.add(measures)
-        line = to_record(self.count, measures, self.regions)
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        measures = self.measure(map_, time)
+        some = list(measures.regions[: self.regions])
+        line = {
+            "frame": self.count,
+            **_plain(measures._replace(regions=some, areas={})),
+            "time": round(time, 6),
+            "areas": {n: _plain(v) for n, (v, _) in measures.areas.items()},
+        }
         self._lines.write(sink.to_json(line) + "\n")
-        self.count += 1
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
-        result = {"note": self.note, **self._summary.result()}
+    def _finish(self) -> None:
+        result = {"note": self.note, **self.measure.summary()}
         self._about.write(sink.to_json(result, indent=2) + "\n")
-
-
-def to_record(number: int, measures: Measures, k: int) -> dict[str, Any]:
-    """A frame as JSON holds it, with its `k` strongest regions."""
-    some = measures._replace(regions=measures.regions[:k], areas={})
-    return {
-        "frame": number,
-        **_plain(some),
-        "time": round(measures.time, 6),
-        "areas": {n: _plain(share) for n, (share, _) in measures.areas.items()},
-    }
 
 
 def _plain(value: Any) -> Any:
@@ -629,37 +561,6 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, tuple):
         return [round(float(each), 2) for each in value]
-    return round(float(value), 5) if isinstance(value, float) else value
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Mean of those that are no NaN."""
-    values = values[~np.isnan(values)]
-    return _plain(float(values.mean())) if values.size else None
-
-
-def _checked(map_: np.ndarray) -> tuple[np.ndarray, float]:
-    """The map and its sum."""
-    map_ = np.asarray(map_)
-    if map_.ndim != 2 or not map_.size or map_.dtype.kind not in "buif":
-        raise ValueError(
-            "A map is [h, w] of real numbers. "
-            f"Received: {map_.dtype} {list(map_.shape)}"
-        )
-    total = float(map_.sum(dtype=np.float64))
-    if not math.isfinite(total) or map_.min() < 0:
-        raise ValueError(
-            "A map has no value below zero and none that is not finite. "
-            f"Received: {map_.min()} to {map_.max()}"
-        )
-    return map_, total
-
-
-def _scale(
-    map_: np.ndarray, size: tuple[int, int] | None
-) -> tuple[float, float]:
-    """Pixels of the source in a pixel of the map, along x and y."""
-    height, width = map_.shape
-    if size is None:
-        return 1.0, 1.0
-    return size[0] / width, size[1] / height
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(float(value), 5)
+    return value

@@ -3,22 +3,22 @@
 import dataclasses
 import functools
 import io
+import math
 import os
+import pathlib
 import re
 import sys
 import tempfile
-from typing import Any
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from lsts_tf.features import preprocess
-from lsts_tf.media import draw as overlay
+from lsts_tf.media import draw
 from lsts_tf.media import files
-from lsts_tf.media import images as maps_lib
+from lsts_tf.media import images
 from lsts_tf.media import video as video_lib
-from lsts_tf.media import writer
 from lsts_tf.outputs import sink
 
 VIEWS = ("heat", "fog")
@@ -70,13 +70,14 @@ def drawn(
     size = frame.shape[1], frame.shape[0]
     large = cv2.resize(map_, size, interpolation=cv2.INTER_LINEAR)
     shown = stretch(large, float(large.min()), float(large.max()))
-    draw = {"heat": overlay.blend, "fog": overlay.fog}[view]
-    return draw(frame, shown, alpha=alpha)
+    over = {"heat": draw.blend, "fog": draw.fog}[view]
+    return over(frame, shown, alpha=alpha)
 
 
 # === Films to watch ===
 
 
+@sink.output("overlay", "overlay.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
@@ -84,43 +85,30 @@ class Overlay(sink.Sink):
     view: str = sink.option("heat", "How overlays are drawn", choices=VIEWS)
     alpha: float = alpha_option()
 
-    def _film_size(self) -> tuple[int, int]:
-        return self.size
+    def _open(self) -> None:
+        self._film = self.film(self.size)
+
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        self._film.write(self.noted(self._picture(frame, map_)), time)
 
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
         return drawn(frame, map_, view=self.view, alpha=self.alpha)
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        self._film = self.enter(
-            writer.Writer(
-                self.hidden(self.path),
-                fps=self.fps,
-                size=self._film_size(),
-                pixel_aspect=self.pixel_aspect,
-            )
-        )
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
-        picture = self._picture(frame, map_)
-        if self.note:
-            picture = overlay.annotate(picture, self.note)
-        self._film.write(picture, time)
-
-
+@sink.output("side_by_side", "side_by_side.mp4")
 @dataclasses.dataclass(kw_only=True)
 class SideBySide(Overlay):
     """The frame, and beside it the overlay."""
 
     GAP = 4
 
-    def _film_size(self) -> tuple[int, int]:
-        return 2 * self.size[0] + self.GAP, self.size[1]
+    def _open(self) -> None:
+        width, height = self.size
+        self._film = self.film((2 * width + self.GAP, height))
 
     def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
         picture = super()._picture(frame, map_)
-        return overlay.side_by_side(frame, picture, gap=self.GAP)
+        return draw.side_by_side(frame, picture, gap=self.GAP)
 
 
 # === Maps ===
@@ -149,6 +137,11 @@ class Maps(sink.Sink):
     #: Bits of a pixel; 32 for floats.
     bits: int = 8
 
+    @property
+    def resumes(self) -> bool:
+        """See `sink.Sink`."""
+        return self.RESUMES and self.normalize != "clip"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.normalize == "sum" and self.bits < 32:
@@ -161,35 +154,32 @@ class Maps(sink.Sink):
         self.written_size = (width, height) if of_model else self.size
         self._low, self._high = np.inf, -np.inf
 
-    def put(self, map_: np.ndarray, time: float) -> None:
+    def _put(self, map_: np.ndarray, time: float) -> None:
         """Takes the next map: float32 of `written_size`, normalised."""
         raise NotImplementedError
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         if self.normalize == "clip":
             folder = self._hidden if self.paths() else None
             self._waiting = self.enter(tempfile.TemporaryFile(dir=folder))
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self.normalize != "clip":
-            self.put(self._scaled(map_), time)
+            self._put(self._scaled(map_), time)
             return
         self._low = min(self._low, float(map_.min()))
         self._high = max(self._high, float(map_.max()))
         np.save(self._waiting, np.float64(time))
         np.save(self._waiting, map_)
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         if self.normalize == "clip":
             end = self._waiting.tell()
             self._waiting.seek(0)
             while self._waiting.tell() < end:
                 time = float(np.load(self._waiting))
                 map_ = stretch(np.load(self._waiting), self._low, self._high)
-                self.put(self._scaled(map_), time)
+                self._put(self._scaled(map_), time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
         size = self.written_size
@@ -203,6 +193,8 @@ class Maps(sink.Sink):
         return map_
 
 
+@sink.output("saliency16", "saliency16.mkv", bits=16)
+@sink.output("saliency", "saliency.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Saliency(Maps):
     """A grey video of the maps.
@@ -212,27 +204,22 @@ class Saliency(Maps):
     65,535 is 1.
     """
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
+    def _open(self) -> None:
+        super()._open()
         of_source = self.bits == 8 and self.written_size == self.size
-        self._film = self.enter(
-            writer.Writer(
-                self.hidden(self.path),
-                fps=self.fps,
-                size=self.written_size,
-                pixels={8: "gray", 16: "gray16"}[self.bits],
-                pixel_aspect=(
-                    self.pixel_aspect if of_source else video_lib.SQUARE
-                ),
-            )
+        self._film = self.film(
+            self.written_size,
+            pixels={8: "gray", 16: "gray16"}[self.bits],
+            pixel_aspect=self.pixel_aspect if of_source else video_lib.SQUARE,
         )
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
+    def _put(self, map_: np.ndarray, time: float) -> None:
         self._film.write(_LEVELS[self.bits](map_), time)
 
 
+@sink.output("dhf1k", "{video}")
+@sink.output("png16", "maps16", bits=16)
+@sink.output("png8", "maps")
 @dataclasses.dataclass(kw_only=True)
 class Pictures(Maps):
     """A folder of one grey PNG for each map: `0001.png` is frame 0.
@@ -241,14 +228,10 @@ class Pictures(Maps):
     replaced; one with anything else in it is refused.
     """
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
+    RESUMES = True
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
+    def _open(self) -> None:
+        super()._open()
         folder = self.hidden(self.path)
         folder.mkdir(exist_ok=True)
         # Of pictures that were being written when the process was killed.
@@ -256,21 +239,21 @@ class Pictures(Maps):
             path.unlink()
         while self._file(self.count).exists():
             self.count += 1
+        self._number = self.count
 
     def keep(self, count: int) -> None:
         """See `sink.Sink`."""
         for place in range(count, self.count):
             self._file(place).unlink()
-        self.count = count
+        self.count = self._number = count
 
-    def _file(self, place: int) -> Any:
-        name = maps_lib.file_name(self.first + place * self.step)
+    def _file(self, place: int) -> pathlib.Path:
+        name = images.file_name(self.first + place * self.step)
         return self.hidden(self.path) / name
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
-        maps_lib.write_png(self._file(self.count), _LEVELS[self.bits](map_))
-        self.count += 1
+    def _put(self, map_: np.ndarray, time: float) -> None:
+        images.write_png(self._file(self._number), _LEVELS[self.bits](map_))
+        self._number += 1
 
     def refuse_others(self) -> None:
         """See `sink.Sink`."""
@@ -288,52 +271,47 @@ class Pictures(Maps):
                 )
 
 
-@dataclasses.dataclass(kw_only=True)
-class Array(Maps):
-    """All maps in one file of NumPy: float32 [N, height, width].
+class GrowingArray:
+    """A file of NumPy whose first axis grows, and its whole items so far.
 
-    `np.load(path, mmap_mode="r")` reads it without loading it.
+    Args:
+        file: Open for reading and writing.
+        shape: Of an item.
+        dtype: Of a number.
+
+    Attributes:
+        count: Number of items.
     """
 
-    bits: int = 32
-
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
-
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        super().open()
-        width, height = self.written_size
-        self._map_bytes = 4 * width * height
-        path = self.hidden(self.path)
-        path.touch()
-        self._file = self.enter(path.open("r+b"))
-        size = self._file.seek(0, os.SEEK_END)
-        self.keep(max(0, size - _HEADER_BYTES) // self._map_bytes)
+    def __init__(
+        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
+    ) -> None:
+        self._file = file
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._bytes = self._dtype.itemsize * math.prod(shape)
+        size = file.seek(0, os.SEEK_END)
+        self.keep(max(0, size - _HEADER_BYTES) // self._bytes)
 
     def keep(self, count: int) -> None:
-        """See `sink.Sink`."""
+        """Drops all but the first `count` items."""
         self.count = count
-        end = _HEADER_BYTES + count * self._map_bytes
+        end = _HEADER_BYTES + count * self._bytes
         self._file.truncate(end)
         self._file.seek(end)
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
-        self._file.write(map_.astype("<f4").tobytes())
+    def append(self, item: np.ndarray) -> None:
+        """Writes an item behind the others."""
+        self._file.write(item.astype(self._dtype).tobytes())
         self._file.flush()
         self.count += 1
 
     def finish(self) -> None:
-        """See `sink.Sink`."""
-        super().finish()
-        width, height = self.written_size
+        """Makes it a file that NumPy reads."""
         about = {
-            "descr": "<f4",
+            "descr": self._dtype.str,
             "fortran_order": False,
-            "shape": (self.count, height, width),
+            "shape": (self.count, *self._shape),
         }
         # NumPy leaves room in a header for the first axis to grow.
         header = io.BytesIO()
@@ -342,6 +320,41 @@ class Array(Maps):
         self._file.write(header.getvalue())
 
 
+@sink.output("npy", "maps.npy")
+@dataclasses.dataclass(kw_only=True)
+class Array(Maps):
+    """All maps in one file of NumPy: float32 [N, height, width].
+
+    `np.load(path, mmap_mode="r")` reads it without loading it.
+    """
+
+    RESUMES = True
+
+    bits: int = 32
+
+    def _open(self) -> None:
+        super()._open()
+        path = self.hidden(self.path)
+        path.touch()
+        self._array = GrowingArray(
+            self.enter(path.open("r+b")), self.written_size[::-1], "<f4"
+        )
+        self.count = self._array.count
+
+    def keep(self, count: int) -> None:
+        """See `sink.Sink`."""
+        self._array.keep(count)
+        self.count = count
+
+    def _put(self, map_: np.ndarray, time: float) -> None:
+        self._array.append(map_)
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._array.finish()
+
+
+@sink.output("stdout")
 @dataclasses.dataclass(kw_only=True)
 class Raw(Maps):
     """Maps as grey bytes, row by row, frame by frame, into a pipe.
@@ -351,12 +364,11 @@ class Raw(Maps):
 
     stream: BinaryIO | None = None
 
-    def paths(self) -> list[Any]:
+    def paths(self) -> list[pathlib.Path]:
         """See `sink.Sink`."""
         return []
 
-    def put(self, map_: np.ndarray, time: float) -> None:
-        """See `Maps`."""
+    def _put(self, map_: np.ndarray, time: float) -> None:
         stream = self.stream or sys.stdout.buffer
         stream.write(preprocess.to_uint8(map_).tobytes())
         stream.flush()

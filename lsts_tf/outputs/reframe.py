@@ -15,7 +15,7 @@ How the path is found, in two steps for each scene:
    in lengths of the crop along its axis. So the crop rests, and moves where
    that keeps more attention than it costs. The minimum is over the whole
    scene, except that a position is settled once `lookahead` more seconds are
-   known, so that memory does not grow with the length.
+   known, so that few frames wait for theirs.
 2. Each move is eased by a Gaussian of `ease` seconds along time, within the
    scene, and rounded to even pixels.
 
@@ -30,8 +30,8 @@ the one nearer to the middle is taken.
 import collections
 from collections.abc import Iterable
 from collections.abc import Iterator
-import csv
 import dataclasses
+import itertools
 import math
 import re
 import tempfile
@@ -39,9 +39,8 @@ from typing import IO
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from lsts_tf.media import draw as overlay
-from lsts_tf.media import writer
 from lsts_tf.outputs import sink
 
 # Positions of the grid at most; a map has no finer detail.
@@ -58,14 +57,16 @@ def read_aspect(text: str) -> float:
     Raises:
         ValueError: It is none.
     """
-    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*(?:[:/x]\s*(\d+\.?\d*))?\s*", text)
-    if found:
-        width, height = float(found[1]), float(found[2] or 1)
-        if width > 0 and height > 0:
-            return width / height
-    raise ValueError(
-        f'An aspect is "WIDTH:HEIGHT", such as 9:16. Received: {text!r}'
-    )
+    width, _, height = re.sub("[/x]", ":", text).partition(":")
+    try:
+        aspect = float(width) / float(height or 1)
+    except (ValueError, ZeroDivisionError):
+        aspect = math.nan
+    if not 0 < aspect < math.inf:
+        raise ValueError(
+            f'An aspect is "WIDTH:HEIGHT", such as 9:16. Received: {text!r}'
+        )
+    return aspect
 
 
 def crop_size(size: tuple[int, int], aspect: float) -> tuple[int, int]:
@@ -183,42 +184,33 @@ class Path:
 
     def _clear(self) -> None:
         """Begins a scene."""
-        self._cost: np.ndarray | None = None
+        # Least cost of a way to each position.
+        self._cost = np.zeros(len(self._positions))
         # Where the best way to each position came from, frame by frame.
         self._from: collections.deque[np.ndarray] = collections.deque()
         self._settled: list[float] = []
-        # How many of the settled ones are out, and are no longer in the list.
-        self._out = self._dropped = 0
+        # How many of the settled ones are out.
+        self._out = 0
 
     def add(self, costs: np.ndarray) -> Iterator[float]:
         """Takes the next frame's cost of each position; yields positions."""
-        best, way = self._arrive()
-        self._cost = best + costs
+        ways = self._cost[:, None] + self._moves
+        self._from.append(ways.argmin(axis=0))
+        self._cost = ways.min(axis=0) + costs
         # Only differences matter, and a long scene must not grow the numbers.
         self._cost -= self._cost.min()
-        self._from.append(way)
         if len(self._from) > self._lookahead:
             self._settle(1)
-        yield from self._eased(ends=False)
+        yield from self._eased(len(self._settled) - self._radius)
 
     def end(self) -> Iterator[float]:
         """Ends the scene; yields what is left of it."""
         self._settle(len(self._from))
-        yield from self._eased(ends=True)
+        yield from self._eased(len(self._settled))
         self._clear()
-
-    def _arrive(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least cost of being at each position before this frame's own."""
-        if self._cost is None:
-            places = np.arange(len(self._moves))
-            return np.zeros(len(places)), places
-        ways = self._cost[:, None] + self._moves
-        return ways.min(axis=0), ways.argmin(axis=0)
 
     def _settle(self, number: int) -> None:
         """Fixes the oldest frames, by the best way to the newest."""
-        if self._cost is None:
-            return
         place = int(self._cost.argmin())
         places = []
         for way in reversed(self._from):
@@ -228,22 +220,18 @@ class Path:
             self._settled.append(float(self._positions[place]))
             self._from.popleft()
 
-    def _eased(self, *, ends: bool) -> Iterator[float]:
-        """Yields the smoothed positions whose neighbours are settled."""
-        have = self._dropped + len(self._settled)
-        last = have - (0 if ends else self._radius)
-        while self._out < last:
-            around = np.arange(-self._radius, self._radius + 1) + self._out
+    def _eased(self, last: int) -> Iterator[float]:
+        """Yields smoothed positions up to `last`, which have neighbours."""
+        reach = range(-self._radius, self._radius + 1)
+        for here in range(self._out, last):
             # Beyond the scene's ends the crop stands still.
-            around = np.clip(around, 0, have - 1) - self._dropped
-            settled = np.asarray(self._settled)
-            yield float(settled[around] @ self._weights)
-            self._out += 1
-            if self._out - self._dropped > self._radius:
-                self._settled.pop(0)
-                self._dropped += 1
+            end = len(self._settled) - 1
+            around = [self._settled[min(max(here + k, 0), end)] for k in reach]
+            yield float(np.dot(around, self._weights))
+        self._out = max(self._out, last)
 
 
+@sink.output("reframed", "reframed.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Reframe(sink.Sink):
     """The clip in another aspect, and the path of its crop, in four files.
@@ -302,37 +290,21 @@ class Reframe(sink.Sink):
         )
         self._is_cut = Cuts(threshold=self.cut)
         self._cuts: list[int] = []
-        self._done = 0
-        self._kept = 0.0
-        self._with_attention = 0
-        # Of frames without a position: time, and attention before each edge.
+        # Of frames without a position: time, and attention inside the crop at
+        # each even position.
         self._waiting: collections.deque[tuple[float, np.ndarray | None]] = (
             collections.deque()
         )
-        self._before: tuple[float, tuple[int, int]] | None = None
-        self._first_time = 0.0
+        # Of the others: frame, time, x, y, kept.
+        self._rows: list[tuple[int, float, int, int, float | None]] = []
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
-        json_path, csv_path, commands_path = self.paths()[1:]
-        self._json = self.text(json_path)
-        self._json.write('{"path": [')
-        self._csv = csv.writer(self.text(csv_path), lineterminator="\n")
-        self._csv.writerow(["frame", "time", "x", "y", "kept"])
-        self._commands = self.text(commands_path)
-        self._film = self.enter(
-            writer.Writer(
-                self.hidden(self.path),
-                fps=self.fps,
-                size=self.crop,
-                pixel_aspect=self.pixel_aspect,
-            )
-        )
+    def _open(self) -> None:
+        self._texts = [self.text(path) for path in self.paths()[1:]]
+        self._film = self.film(self.crop)
         file = self.enter(tempfile.TemporaryFile(dir=self._hidden))
         self._frames = _Queue(file, self.size, self._search.delay + 1)
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self._is_cut(frame):
             if self.count:
                 self._cuts.append(self.count)
@@ -345,16 +317,28 @@ class Reframe(sink.Sink):
             costs = costs + (1 - on_grid) / self.fps
         self._waiting.append((time, shares))
         self._frames.put(frame)
-        self.count += 1
         self._write_at(self._search.add(costs))
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _write_at(self, positions: Iterable[float]) -> None:
+        """Writes the frames that waited longest for their positions."""
+        width, height = self.crop
+        for position in positions:
+            even = min(max(2 * round(position / 2), 0), self._last)
+            x, y = (even, 0) if self._axis == 0 else (0, even)
+            time, shares = self._waiting.popleft()
+            share = None
+            if shares is not None:
+                share = round(float(shares[even // 2]), 5)
+            self._rows.append((len(self._rows), round(time, 6), x, y, share))
+            picture = self._frames.get()[y : y + height, x : x + width]
+            self._film.write(self.noted(picture), time)
+
+    def _finish(self) -> None:
         self._write_at(self._search.end())
-        mean = None
-        if self._with_attention:
-            mean = round(self._kept / self._with_attention, 5)
+        columns = ["frame", "time", "x", "y", "kept"]
+        shares = [row[-1] for row in self._rows if row[-1] is not None]
         about = {
+            "path": [dict(zip(columns, r, strict=True)) for r in self._rows],
             "frames": self.count,
             "fps": self.fps,
             "start": {"frame": self.start[0], "seconds": self.start[1]},
@@ -363,63 +347,37 @@ class Reframe(sink.Sink):
             "pixel_aspect": list(self.pixel_aspect.as_integer_ratio()),
             "crop": list(self.crop),
             "cuts": self._cuts,
-            "mean_kept": mean,
+            "mean_kept": round(float(np.mean(shares)), 5) if shares else None,
             **self.settings(),
             "note": self.note,
         }
-        # The rest of the object that began before the frames.
-        self._json.write("],\n" + sink.to_json(about)[1:] + "\n")
+        about_file, table, commands = self._texts
+        about_file.write(sink.to_json(about) + "\n")
+        frame = pd.DataFrame(self._rows, columns=columns)
+        frame.to_csv(table, index=False, lineterminator="\n")
+        commands.writelines(self._commands() if self._rows else ())
 
-    def _write_at(self, positions: Iterable[float]) -> None:
-        """Writes the frames that waited longest for their positions."""
-        for position in positions:
-            even = min(max(2 * round(position / 2), 0), self._last)
-            x, y = place = (even, 0) if self._axis == 0 else (0, even)
-            time, shares = self._waiting.popleft()
-            share = None
-            if shares is not None:
-                share = round(float(shares[even // 2]), 5)
-                self._kept += share
-                self._with_attention += 1
-            row = {
-                "frame": self._done,
-                "time": round(time, 6),
-                "x": x,
-                "y": y,
-                "kept": share,
-            }
-            self._json.write(",\n"[not self._done :] + sink.to_json(row))
-            self._csv.writerow(row.values())
-            self._command(time, place)
-            width, height = self.crop
-            picture = self._frames.get()[y : y + height, x : x + width]
-            if self.note:
-                picture = overlay.annotate(picture, self.note)
-            self._film.write(np.ascontiguousarray(picture), time)
-            self._done += 1
-
-    def _command(self, time: float, place: tuple[int, int]) -> None:
-        """A line for FFmpeg where the crop moves, and one at the start."""
-        before, self._before = self._before, (time, place)
-        if before and before[1] == place:
-            return
-        # Between the two frames, so that rounding moves no frame.
-        at = (before[0] + time) / 2 - self._first_time if before else 0.0
-        if before is None:
-            width, height = self.crop
-            name = self.path.with_suffix(".sendcmd").name
-            # The commands' times are from the first frame that is cropped.
-            self._first_time = time
-            first = self.start[0] + self.first
-            trim = f"trim=start_frame={first},setpts=PTS-STARTPTS,"
-            self._commands.write(
-                f"# ffmpeg -i INPUT {'-an ' if first else ''}-vf "
-                f"\"{trim if first else ''}sendcmd=f='{name}',"
-                f'crop={width}:{height}:{place[0]}:{place[1]}" OUTPUT\n'
-            )
-        self._commands.write(
-            f"{at:.6f} crop x {place[0]}, crop y {place[1]};\n"
+    def _commands(self) -> Iterator[str]:
+        """Lines for FFmpeg: how to use them, and where the crop moves."""
+        _, start, *place, _ = self._rows[0]
+        name = self.path.with_suffix(".sendcmd").name
+        # The commands' times are from the first frame that is cropped.
+        first = self.start[0] + self.first
+        trim = f"trim=start_frame={first},setpts=PTS-STARTPTS,"
+        size = ":".join(map(str, (*self.crop, *place)))
+        yield (
+            f"# ffmpeg -i INPUT {'-an ' if first else ''}-vf "
+            f"\"{trim if first else ''}sendcmd=f='{name}',"
+            f'crop={size}" OUTPUT\n'
         )
+        yield "0.000000 crop x {}, crop y {};\n".format(*place)
+        for (_, before, *old, _), (_, time, *new, _) in itertools.pairwise(
+            self._rows
+        ):
+            if new != old:
+                # Between the two frames, so that rounding moves no frame.
+                at = (before + time) / 2 - start
+                yield "{:.6f} crop x {}, crop y {};\n".format(at, *new)
 
 
 class _Queue:
@@ -441,7 +399,7 @@ class _Queue:
     def put(self, frame: np.ndarray) -> None:
         """Takes a frame."""
         self._file.seek(self._put % self._room * self._bytes)
-        self._file.write(np.ascontiguousarray(frame).data)
+        self._file.write(frame.tobytes())
         self._put += 1
 
     def get(self) -> np.ndarray:

@@ -9,23 +9,26 @@ user named is escaped. The page itself is `templates/report.html`.
 import base64
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
 import functools
+import io
 import math
 import pathlib
 from typing import Any
 
 import cv2
 import jinja2
+from matplotlib import ticker
 import numpy as np
+import pandas as pd
+import PIL.Image
 
-from lsts_tf.media import draw as overlay
 from lsts_tf.media import writer
 from lsts_tf.outputs import attention
 from lsts_tf.outputs import pictures
+from lsts_tf.outputs import sink
 
 LIMIT = 48 * 2**20
 WIDTH = 640
@@ -40,14 +43,14 @@ _COLOURS = (
 _NOTHING = "\u2013"
 
 
+@sink.output("report", "report.html")
 @dataclasses.dataclass(kw_only=True)
 class Report(attention.Measuring):
     """The page."""
 
     alpha: float = pictures.alpha_option()
 
-    def open(self) -> None:
-        """See `sink.Sink`."""
+    def _open(self) -> None:
         self._page = self.text(self.path)
         self._shown = _even(self.size, WIDTH)
         self._stills = _Thinned(_STILLS)
@@ -61,14 +64,10 @@ class Report(attention.Measuring):
             )
         )
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """See `sink.Sink`."""
-        measures = self._measure(map_, time)
-        self._summary.add(measures)
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        measures = self.measure(map_, time)
         small = cv2.resize(frame, self._shown, interpolation=cv2.INTER_AREA)
-        drawn = pictures.drawn(small, map_, alpha=self.alpha)
-        if self.note:
-            drawn = overlay.annotate(drawn, self.note)
+        drawn = self.noted(pictures.drawn(small, map_, alpha=self.alpha))
         self._film.write(drawn, time)
         self._stills.add(
             lambda number: {
@@ -79,32 +78,33 @@ class Report(attention.Measuring):
                 "picture": _data_url("image/jpeg", _jpeg(drawn)),
             },
         )
-        self.count += 1
 
-    def finish(self) -> None:
-        """See `sink.Sink`."""
+    def _finish(self) -> None:
         self._filming.close()
         self._page.write(_template().render(self._contents()))
 
     def _contents(self) -> dict[str, Any]:
         """What the template is filled with."""
-        times = self._summary.column("time")
-        start, end = float(times[0]), float(times[-1]) + 1 / self.fps
-        focus = self._summary.column("focus")
-        curves = _binned(
-            np.column_stack([times, focus, self._summary.shares()])
-        )
-        at, focus, *shares = curves.T
-        panels = [
-            _Panel("Focus", ["focus"], ["Focus"], ["var(--focus)"], [focus])
-        ]
-        names = [area.name for area in self._areas]
-        if names:
-            ids = [f"area{i}" for i in range(len(names))]
-            colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
-            panels.append(
-                _Panel("Share of attention", ids, names, colours, shares)
-            )
+        table, shares, _ = self.measure.tables()
+        times = table["time"]
+        start, end = float(times.min()), float(times.max()) + 1 / self.fps
+        # Means of equally many frames, so that few points are left.
+        bins = np.arange(len(times)) // -(-len(times) // _POINTS)
+        at = times.groupby(bins).first()
+        focus = table["focus"].groupby(bins).mean()
+        curves = [c.groupby(bins).mean() for _, c in shares.items()]
+        across = 1000 * (at - start) / (end - start)
+        lines = [("focus", "Focus", "var(--focus)", focus)]
+        panels = [_panel("Focus", lines, across)]
+        if curves:
+            lines = [
+                (f"area{i}", str(name), _COLOURS[i % len(_COLOURS)], curve)
+                for i, (name, curve) in enumerate(
+                    zip(shares, curves, strict=True)
+                )
+            ]
+            panels.append(_panel("Share of attention", lines, across))
+        film = self._film.path
         stills = self._stills.items()
         return {
             "title": self.title or self.path.stem,
@@ -116,26 +116,36 @@ class Report(attention.Measuring):
             "fps": self.fps,
             "size": self.size,
             "shown": self._shown,
-            "film": _film_url(self._film.path),
+            "film": _data_url("video/mp4", film.read_bytes())
+            if film.stat().st_size <= LIMIT
+            else "",
             "limit": LIMIT,
             "stills": stills,
-            "summary": self._summary.result(),
-            "panels": [panel.contents(at, (start, end)) for panel in panels],
+            "summary": self.measure.summary(),
+            "panels": panels,
             "ticks": [
                 {"time": time, "left": 100 * (time - start) / (end - start)}
                 for time in _ticks(start, end, 8)
             ],
             "colours": _COLOURS,
-            "about": list(_flat(self.about)),
+            "about": list(self._made_with()),
             "data": {
                 "start": start,
                 "end": end,
-                "times": np.round(at, 4).tolist(),
+                "times": at.round(4).tolist(),
                 "focus": _rounded(focus),
-                "areas": [_rounded(values) for values in shares],
+                "areas": [_rounded(curve) for curve in curves],
                 "moments": [still["time"] for still in stills],
             },
         }
+
+    def _made_with(self) -> Iterator[tuple[str, str]]:
+        """(name, value); names of nested mappings are joined by points."""
+        for row in pd.json_normalize(dict(self.about)).to_dict("records"):
+            for name, value in row.items():
+                is_list = isinstance(value, list | tuple)
+                text = ", ".join(map(str, value)) if is_list else str(value)
+                yield str(name), text
 
 
 @functools.cache
@@ -179,64 +189,53 @@ class _Thinned:
         return [self._items[round(place)] for place in places]
 
 
-@dataclasses.dataclass
-class _Panel:
-    """Curves over one time axis.
+def _panel(
+    title: str,
+    lines: Sequence[tuple[str, str, str, pd.Series]],
+    across: pd.Series,
+) -> dict[str, Any]:
+    """What the template's macro takes for curves over one time axis.
 
-    Attributes:
+    Args:
         title: What they show.
-        ids: Of the elements that hold a curve's value of the moment.
-        names: In the key.
-        colours: As CSS writes them.
-        curves: float64 [n] each, NaN where there is no value.
+        lines: Of each curve the element that holds its value of the moment,
+            its name, its colour, and its values: NaN where there is none.
+        across: Where the values stand, 0 to 1000.
     """
+    known = pd.concat([values for *_, values in lines]).dropna()
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    room = max((high - low) * 0.08, 0.01)
+    low, high = max(0.0, low - room), min(1.0, high + room)
 
-    title: str
-    ids: Sequence[str]
-    names: Sequence[str]
-    colours: Sequence[str]
-    curves: Sequence[np.ndarray]
+    def height(value: Any) -> Any:
+        return 100 * (1 - (value - low) / (high - low))
 
-    def contents(
-        self, times: np.ndarray, span: tuple[float, float]
-    ) -> dict[str, Any]:
-        """What the template's macro takes."""
-        known = np.concatenate(self.curves)
-        known = known[~np.isnan(known)]
-        low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
-        room = max((high - low) * 0.08, 0.01)
-        low, high = max(0.0, low - room), min(1.0, high + room)
-
-        def height(value: Any) -> Any:
-            return 100 * (1 - (value - low) / (high - low))
-
-        x = 1000 * (times - span[0]) / (span[1] - span[0])
-        each = zip(self.ids, self.names, self.colours, self.curves, strict=True)
-        return {
-            "title": self.title,
-            "marks": [
-                {"height": height(value), "word": self._word(value)}
-                for value in _ticks(low, high, 4)
-            ],
-            "lines": [
-                {
-                    "id": id_,
-                    "name": name,
-                    "colour": colour,
-                    "path": _path(x, height(curve)),
-                    # Colours come again after the last one.
-                    "dashed": i >= len(_COLOURS),
-                }
-                for i, (id_, name, colour, curve) in enumerate(each)
-            ],
-        }
-
-    def _word(self, value: float) -> str:
-        is_share = self.ids[0] != "focus"
-        return f"{100 * value:.4g} %" if is_share else f"{value:.4g}"
+    return {
+        "title": title,
+        "marks": [
+            {
+                "height": height(value),
+                "word": f"{value:.4g}"
+                if lines[0][0] == "focus"
+                else f"{100 * value:.4g} %",
+            }
+            for value in _ticks(low, high, 4)
+        ],
+        "lines": [
+            {
+                "id": id_,
+                "name": name,
+                "colour": colour,
+                "path": _path(across, height(values)),
+                # Colours come again after the last one.
+                "dashed": i >= len(_COLOURS),
+            }
+            for i, (id_, name, colour, values) in enumerate(lines)
+        ],
+    }
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> str:
+def _path(x: pd.Series, y: pd.Series) -> str:
     """An SVG path through the points, interrupted where y is NaN."""
     steps, pen = [], "M"
     for across, down in zip(x, y, strict=True):
@@ -248,27 +247,6 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(steps)
 
 
-def _binned(rows: np.ndarray) -> np.ndarray:
-    """Means of equally many rows in a row, so that few are left.
-
-    Args:
-        rows: float64 [n, columns]; the first column are times.
-
-    Returns:
-        float64 [at most `_POINTS`, columns]: when each bin begins, and means
-        of what is not NaN.
-    """
-    step = -(-len(rows) // _POINTS)
-    starts = np.arange(0, len(rows), step)
-    counts = np.add.reduceat(~np.isnan(rows), starts, dtype=np.float64)
-    sums = np.add.reduceat(np.nan_to_num(rows), starts)
-    means = np.divide(
-        sums, counts, out=np.full_like(sums, np.nan), where=counts > 0
-    )
-    means[:, 0] = rows[starts, 0]
-    return means
-
-
 def _even(size: tuple[int, int], most: int) -> tuple[int, int]:
     """A size scaled down to a width, even."""
     scale = min(1.0, most / size[0])
@@ -277,58 +255,26 @@ def _even(size: tuple[int, int], most: int) -> tuple[int, int]:
 
 
 def _jpeg(image: np.ndarray) -> bytes:
-    height, width = image.shape[:2]
-    if width > _STILL_WIDTH:
-        size = _STILL_WIDTH, max(1, round(height * _STILL_WIDTH / width))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(
-        ".jpg",
-        cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-        [cv2.IMWRITE_JPEG_QUALITY, 80],
-    )
-    if not done:
-        raise OSError("A still of the report cannot be encoded as JPEG.")
-    return data.tobytes()
+    picture = PIL.Image.fromarray(image)
+    picture.thumbnail((_STILL_WIDTH, image.shape[0]))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _film_url(path: pathlib.Path) -> str:
-    """The film as it lies in the page, or "" if it is too large."""
-    if path.stat().st_size > LIMIT:
-        return ""
-    return _data_url(f"video/{path.suffix[1:].lower()}", path.read_bytes())
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
+def _rounded(values: pd.Series) -> list[float | None]:
     return [None if math.isnan(v) else round(v, 5) for v in values.tolist()]
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
     """At most about `most` round numbers from `low` to `high`."""
-    rough = max(high - low, 1e-9) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(
-        s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9)
-    )
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
-def _flat(
-    about: Mapping[str, Any], before: str = ""
-) -> Iterator[tuple[str, str]]:
-    """(name, value) of nested mappings; names are joined by points."""
-    for key, value in about.items():
-        name = f"{before}{key}"
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            yield name, ", ".join(map(str, value))
-        else:
-            yield name, str(value)
+    locator = ticker.MaxNLocator(most, steps=[1, 2, 5, 10])
+    found = np.round(locator.tick_values(low, high), 10).tolist()
+    return [value for value in found if low - 1e-9 <= value <= high + 1e-9]
 
 
 def _number(value: float | None, pattern: str = "%.3f") -> str:

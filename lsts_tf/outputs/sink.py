@@ -1,15 +1,19 @@
 """The base of all outputs: frames and maps go in, files come out whole.
 
-An output is one class, and its options stand in it alone:
+An output is one class, and all that is known of it stands there:
 
+    @sink.output("overlay", "overlay.mp4")
     @dataclasses.dataclass(kw_only=True)
     class Overlay(sink.Sink):
         view: str = sink.option("heat", "How overlays are drawn", choices=...)
 
-`option` is a field of the class, a keyword in Python and a flag of the same
-name; the base checks its range. A row of `run.KINDS` gives the output its name.
+`output` gives it a name for --outputs, and a file. `option` is a field of the
+class, a keyword in Python and a flag of the same name; the base checks its
+range. `run` finds the classes of every module of this package.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -25,16 +29,51 @@ import types
 from typing import IO
 from typing import Any
 from typing import ClassVar
+from typing import NamedTuple
 from typing import Self
+from typing import TypeVar
 
 from absl import flags
 import numpy as np
 
+from lsts_tf.media import draw
 from lsts_tf.media import files
 from lsts_tf.media import video
+from lsts_tf.media import writer
 
 # What an unfinished output belongs to.
 _JOB = ".job"
+
+_Made = TypeVar("_Made", bound=type)
+
+
+class Kind(NamedTuple):
+    """What a name of --outputs stands for.
+
+    Attributes:
+        file: Name in the output folder; {video} is the video's. "" if it has
+            no file.
+        make: The class.
+        fixed: Arguments that make it this one of several.
+    """
+
+    file: str
+    make: type["Sink"]
+    fixed: Mapping[str, Any]
+
+
+#: All outputs by name.
+KINDS: dict[str, Kind] = {}
+
+
+def output(name: str, file: str = "", **fixed: Any) -> Callable[[_Made], _Made]:
+    """Makes a class an output; see `Kind`."""
+
+    def named(make: _Made) -> _Made:
+        KINDS[name] = Kind(file, make, fixed)
+        return make
+
+    return named
 
 
 def option(
@@ -88,8 +127,8 @@ class Sink:
             for frame, map_, time in ...:
                 output.write(frame, map_, time)
 
-    A subclass says what happens in `open`, `write` and `finish`. One that
-    `resumes` finds in `open` what an interrupted block of the same `job` left.
+    A subclass says what happens in `_open`, `_write` and `_finish`. One that
+    `resumes` finds in `_open` what an interrupted block of the same `job` left.
 
     Attributes:
         path: The main file, or the folder of pictures.
@@ -112,6 +151,8 @@ class Sink:
     #: Files beside the main one: endings that take the place of its own, or
     #: names.
     BESIDE: ClassVar[tuple[str, ...]] = ()
+    #: Whether it can go on where an interrupted block stopped.
+    RESUMES: ClassVar[bool] = False
 
     path: pathlib.Path
     fps: float
@@ -133,34 +174,33 @@ class Sink:
                 _check(field, getattr(self, field.name))
         self.path = pathlib.Path(self.path)
         self._hidden = self.path
-        self._open = contextlib.ExitStack()
+        self._contexts = contextlib.ExitStack()
         self._complete = False
 
     # === What a subclass says ===
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on where an interrupted block stopped."""
-        return False
+        """Whether it can go on with its options."""
+        return self.RESUMES
 
-    def open(self) -> None:
+    def _open(self) -> None:
         """Called when the block begins."""
 
-    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        """Takes the next frame.
-
-        Args:
-            frame: uint8 RGB [H, W, 3], as the video has it.
-            map_: float32 [h, w] in [0, 1], as the network gave it.
-            time: Seconds from the start of the clip.
-        """
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        """Takes the next frame; see `write`."""
         raise NotImplementedError
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Called once when all frames came, before files are closed."""
 
     def keep(self, count: int) -> None:
         """Drops all but the first `count` frames of an interrupted block."""
+        self.count = count
+
+    def reads(self) -> Mapping[pathlib.Path, str]:
+        """Files that it reads beside the video, and what they hold."""
+        return {}
 
     # === What it may use ===
 
@@ -180,26 +220,40 @@ class Sink:
         """Where a file lies until the block ends."""
         return self._hidden / path.name
 
+    def enter(self, context: contextlib.AbstractContextManager) -> Any:
+        """Enters a context that ends after `finish`, before files appear."""
+        return self._contexts.enter_context(context)
+
     def text(self, path: pathlib.Path) -> IO[str]:
         """A text file to write to, which becomes `path` at the end."""
         return self.enter(
             self.hidden(path).open("w", encoding="utf-8", newline="\n")
         )
 
-    def enter(self, context: contextlib.AbstractContextManager) -> Any:
-        """Enters a context that ends after `finish`, before files appear."""
-        return self._open.enter_context(context)
+    def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:
+        """The main file as a film of frames of a size; see `writer.Writer`."""
+        how = {"pixel_aspect": self.pixel_aspect, **how}
+        return self.enter(
+            writer.Writer(
+                self.hidden(self.path), fps=self.fps, size=size, **how
+            )
+        )
+
+    def noted(self, picture: np.ndarray) -> np.ndarray:
+        """A picture, uint8 RGB [H, W, 3], with the note of the weights."""
+        return draw.annotate(picture, self.note) if self.note else picture
 
     # === The block ===
 
     def __enter__(self) -> Self:
-        if self.paths():
-            self._begin()
-        try:
-            self.open()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
+        with self.naming():
+            if self.paths():
+                self._begin()
+            try:
+                self._open()
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
         return self
 
     def _begin(self) -> None:
@@ -209,18 +263,29 @@ class Sink:
             )
         self.refuse_others()
         part = self.path.with_name(f".{self.path.name}.part")
-        self._hidden = part
-        if not self.job:
-            self._hidden = part.with_suffix(f".{os.getpid()}.part")
+        alone = part.with_suffix(f".{os.getpid()}.part")
+        self._hidden = part if self.job else alone
         known = ""
         with contextlib.suppress(OSError):
             known = (part / _JOB).read_text(encoding="utf-8")
         if not self.job or known != self.job:
-            delete(part)
-            delete(self._hidden)
+            _delete(part)
+            _delete(alone)
             self._hidden.mkdir()
             if self.job:
                 files.write_text(self._hidden / _JOB, self.job)
+
+    def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        """Takes the next frame.
+
+        Args:
+            frame: uint8 RGB [H, W, 3], as the video has it.
+            map_: float32 [h, w] in [0, 1], as the network gave it.
+            time: Seconds from the start of the clip.
+        """
+        with self.naming():
+            self._write(frame, map_, time)
+        self.count += 1
 
     def complete(self) -> None:
         """Makes all files whole; after it they only lack their names.
@@ -230,8 +295,8 @@ class Sink:
         """
         if not self._complete:
             self._complete = True
-            with self._open:
-                self.finish()
+            with self.naming(), self._contexts:
+                self._finish()
 
     def __exit__(
         self,
@@ -248,10 +313,10 @@ class Sink:
             else:
                 # What went wrong first is what the caller has to see.
                 with contextlib.suppress(OSError, ValueError):
-                    self._open.__exit__(kind, error, trace)
+                    self._contexts.__exit__(kind, error, trace)
         finally:
             if self.paths() and (placed or not self.job):
-                delete(self._hidden)
+                _delete(self._hidden)
 
     def _place(self) -> None:
         # Hours may have gone by.
@@ -305,19 +370,18 @@ class Sink:
         }
 
 
-def flags_of(kinds: Sequence[type[Sink]]) -> dict[str, dataclasses.Field]:
+def flags_of(kinds: Iterable[Kind]) -> dict[str, dataclasses.Field]:
     """Options that are flags, by name; several outputs may share one."""
     return {
         field.name: field
         for kind in kinds
-        for field in kind.options()
+        for field in kind.make.options()
         if field.metadata
     }
 
 
 def define_flags(
-    kinds: Sequence[type[Sink]],
-    flag_values: flags.FlagValues = flags.FLAGS,
+    kinds: Iterable[Kind], flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
     """Defines a flag for each option of outputs."""
     define = {
@@ -326,22 +390,15 @@ def define_flags(
         float: flags.DEFINE_float,
     }
     for name, field in flags_of(kinds).items():
-        about = field.metadata
-        if about["choices"]:
-            flags.DEFINE_enum(
-                name,
-                field.default,
-                list(about["choices"]),
-                about["help"],
-                flag_values=flag_values,
-            )
+        default, about = field.default, field.metadata
+        more = {"flag_values": flag_values}
+        if choices := list(about["choices"]):
+            flags.DEFINE_enum(name, default, choices, about["help"], **more)
         else:
-            define[type(field.default)](
-                name, field.default, about["help"], flag_values=flag_values
-            )
+            define[type(default)](name, default, about["help"], **more)
 
 
-def delete(path: pathlib.Path) -> None:
+def _delete(path: pathlib.Path) -> None:
     """Removes a file or a folder with all that it holds, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

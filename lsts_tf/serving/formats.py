@@ -14,7 +14,6 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.serving import graph as graph_lib
 from lsts_tf.serving import litert
@@ -28,8 +27,8 @@ _LIMIT = 0.01
 
 _INPUTS = {
     "frames": "uint8 RGB, 0 … 255, any size, frame 0 first",
-    "rgb": "I3D's RGB features, Mixed_5c averaged: 0 and more",
-    "flow": "I3D's flow features, Mixed_5c averaged: 0 and more",
+    "rgb": "features of frames, by this front end",
+    "flow": "features of flow, by this front end",
 }
 _SIGNALS = {
     "rgb": "uint8 RGB, 0 … 255: whole frames squeezed to this size, bilinear, "
@@ -102,7 +101,7 @@ def saved_model(
 ) -> Written:
     """Writes a SavedModel, loads it again and asks it."""
     functions = graph.functions()
-    graph_lib.save(functions, graph.variables, str(folder))
+    graph_lib.save(functions, str(folder))
     loaded = tf.saved_model.load(str(folder))
     features = parity.features(predictor)
     asked: dict[str, dict[str, Any]] = {graph_lib.FEATURES: features}
@@ -131,16 +130,8 @@ def tflite(
     folder: pathlib.Path,
 ) -> Written:
     """Writes LiteRT files, loads them again and asks them."""
-    extractor: Any = predictor.extractor
-    if extractor.end_point != parts.MAIN:
-        raise ValueError(
-            "LiteRT has no pooling over time, and the decoder of a finetuned "
-            "model holds blocks of I3D that pool. Received: a model tuned "
-            f"behind {extractor.end_point}; export it by "
-            "--format=saved_model."
-        )
     decoder = graph.features(batch=1)
-    litert.convert(decoder, graph.variables, folder / DECODER)
+    litert.convert(decoder, folder / DECODER)
     features = parity.features(predictor)
     answers = {
         DECODER: Answer(
@@ -150,17 +141,13 @@ def tflite(
             parity.of_features(predictor, features),
         )
     }
-    if graph.stops_window:
-        return answers, {WINDOW: graph.stops_window}
-    window, variables = litert.window(graph)
-    litert.convert(window, variables, folder / WINDOW)
+    if reason := litert.stops_window(graph):
+        return answers, {WINDOW: reason}
+    window = litert.window(graph, folder / WINDOW)
     signals = parity.signals(predictor)
-    encoded = {
-        stream: np.asarray(
-            predictor.extractor.encode_parts(stream, signal[0])[stream]
-        )
-        for stream, signal in signals.items()
-    }
+    encoded: dict[str, Any] = {}
+    for stream, signal in signals.items():
+        encoded |= graph.extractor.encode_parts(stream, signal[0])
     answers[WINDOW] = Answer(
         window,
         _SIGNALS,

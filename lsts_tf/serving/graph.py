@@ -11,12 +11,9 @@ work with. For long clips `Predictor` needs about a fifth of the arithmetic.
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import functools
 from typing import Any
-from typing import cast
 
-import keras
 import tensorflow as tf
 
 from lsts_tf import parts
@@ -30,22 +27,21 @@ LAST = "last"
 
 
 class Graph:
-    """The functions of a model, and the variables that they read.
+    """The functions of a model.
 
     Args:
         predictor: The model.
 
     Attributes:
         stops: Why frames cannot be taken, or "" where they can.
-        stops_window: Why `litert.window` cannot be had, or "".
     """
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
-        self.model = predictor.model
-        # I3D, or `stops` says why not.
-        self.extractor = cast(Any, predictor.extractor)
+        self.extractor = predictor.extractor
         self.geometry = predictor.geometry
-        self._map_shape = self.model.output_shape[-3:-1]
+        self.stops = _what_stops(predictor)
+        self._model = predictor.model
+        self._map_shape = self._model.output_shape[-3:-1]
         # Functions, so that all signatures share one tracing of each.
         self._encode = {
             stream: tf.function(
@@ -55,17 +51,6 @@ class Graph:
             for stream in self.extractor.streams
         }
         self._motion = tf.function(_motion, autograph=False)
-        self.stops = self.stops_window = _what_stops(predictor)
-        if self.extractor.skips or self.extractor.end_point != parts.MAIN:
-            self.stops_window = self.stops or (
-                "the decoder reads more of I3D than Mixed_5c, pooled"
-            )
-
-    @property
-    def variables(self) -> list[Any]:
-        """TensorFlow's variables of decoder and front ends."""
-        networks = () if self.stops else self.extractor.networks.values()
-        return values(self.model, *networks)
 
     def functions(self) -> dict[str, Any]:
         """Traced functions by name, for any number of clips.
@@ -97,7 +82,7 @@ class Graph:
 
     def decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The map of features, [B, 360, 640]."""
-        return {"saliency": self.model(features, training=False)[..., 0]}
+        return {"saliency": self._model(features, training=False)[..., 0]}
 
     def _every(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
@@ -141,26 +126,20 @@ class Graph:
     def _signal(
         self, stream: str, frames: tf.Tensor, places: tf.Tensor
     ) -> tf.Tensor:
-        """What I3D's windows are cut from: squeezed frames, or flows."""
+        """What windows are cut from: squeezed frames, or flows."""
+        size = self.extractor.size
         if stream == "rgb":
-            size = self.extractor.size
-            squeezed = _each(
-                lambda frame: resize.squeeze(frame, size),
-                frames,
-                tf.TensorSpec((*size, 3), tf.uint8),
-            )
-            return tf.gather(squeezed, places)
-        size = parts.half(self.extractor.size)
-        grays = _each(
-            lambda frame: resize.gray(frame, size),
-            frames,
-            tf.TensorSpec(size, tf.uint8),
-        )
+            spec = tf.TensorSpec((*size, 3), tf.uint8)
+            shrink = functools.partial(resize.squeeze, size=size)
+            return tf.gather(_each(shrink, frames, spec), places)
+        half = parts.half(size)
+        shrink = functools.partial(resize.gray, size=half)
+        grays = _each(shrink, frames, tf.TensorSpec(half, tf.uint8))
         grays = tf.gather(grays, places)
         return tf.map_fn(
             lambda k: self._motion(grays[k], grays[k + 1]),
             tf.range(tf.shape(places)[0] - 1),
-            fn_output_signature=tf.TensorSpec((*size, 2), tf.float16),
+            fn_output_signature=tf.TensorSpec((*half, 2), tf.float16),
         )
 
 
@@ -185,18 +164,11 @@ def mirrored(places: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.minimum(step, period - step)
 
 
-def save(
-    functions: dict[str, Any], variables: Sequence[Any], path: str
-) -> None:
+def save(functions: dict[str, Any], path: str) -> None:
     """Write traced functions as the signatures of a SavedModel."""
     module = tf.Module()
-    module.variables_read = list(variables)
+    module.variables_read = [v for f in functions.values() for v in f.variables]
     tf.saved_model.save(module, path, signatures=functions)
-
-
-def values(*models: keras.Model) -> list[Any]:
-    """TensorFlow's variables of models."""
-    return [v.value for model in models for v in model.variables]
 
 
 def trace(call: Callable, **specs: tf.TensorSpec) -> Any:
@@ -220,19 +192,17 @@ def _each(
 
 
 def _what_stops(predictor: predictor_lib.Predictor) -> str:
-    extractor: Any = predictor.extractor
+    extractor = predictor.extractor
     if predictor.hop > 1:
         return f"the model gives {predictor.hop} maps of a window at once"
-    if extractor.name != "window":
+    if extractor.delay:
         return (
-            f"the front end {extractor.name!r} carries states from frame "
-            "to frame, which a graph without a past cannot"
+            f"the front end {extractor.name!r} sees {extractor.delay} frames "
+            "behind a window, and a graph computes each window alone"
         )
-    if extractor.dtype != "float32":
-        return (
-            f"I3D in {extractor.dtype} is computed by `sliding_i3d` only, and "
-            "not by the network that is exported"
-        )
+    dtype = extractor.describe().get("dtype", "float32")
+    if dtype != "float32":
+        return f"the front end computes in {dtype}, and a graph in float32"
     if "flow" in extractor.streams and extractor.flow.name != "tvl1":
         return (
             f"the flow method {extractor.flow.name!r} is OpenCV's compiled "

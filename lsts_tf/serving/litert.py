@@ -7,9 +7,9 @@ of slices, which gives the same numbers.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 import contextlib
 import functools
+import itertools
 import pathlib
 import tempfile
 from typing import Any
@@ -24,15 +24,14 @@ from lsts_tf.features import preprocess
 from lsts_tf.networks import i3d
 from lsts_tf.serving import graph as graph_lib
 
+_POOLING = ("MaxPool3D", "AvgPool3D")
 
-def window(graph: graph_lib.Graph) -> tuple[Any, list[Any]]:
-    """One window of the networks' signals to its map, traced.
 
-    Takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79, 112, 112,
-    2]}, squeezed frames and pixels a frame.
+def window(graph: graph_lib.Graph, path: pathlib.Path) -> Any:
+    """Writes one window of signals to its map; the function, traced.
 
-    Returns:
-        The function, and the variables that it reads.
+    It takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79, 112,
+    112, 2]}, squeezed frames and pixels a frame.
     """
     extractor, length = graph.extractor, graph.geometry.length
     networks = {
@@ -45,26 +44,51 @@ def window(graph: graph_lib.Graph) -> tuple[Any, list[Any]]:
         "flow": tf.TensorSpec((1, length, *half, 2), tf.float32),
     }
 
+    def encode(stream: str, signal: tf.Tensor) -> dict[str, tf.Tensor]:
+        if stream not in networks:
+            found = extractor.encode_parts(stream, signal)
+            return {name: part[None] for name, part in found.items()}
+        if stream == "rgb":
+            ready = preprocess.rgb(signal)
+        else:
+            ready = preprocess.flow(signal, extractor.size)
+        return {stream: _pool(networks[stream](ready[None]))}
+
     def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
-        features = {}
+        features: dict[str, tf.Tensor] = {}
         for stream, signal in signals.items():
-            if stream == "rgb":
-                ready = preprocess.rgb(signal[0])
-            else:
-                ready = preprocess.flow(signal[0], extractor.size)
-            features[stream] = _pool(networks[stream](ready[None]))
+            features |= encode(stream, signal[0])
         return graph.decode(**features)
 
-    function = graph_lib.trace(call, **{s: specs[s] for s in networks})
-    return function, graph_lib.values(graph.model, *networks.values())
+    function = graph_lib.trace(call, **{s: specs[s] for s in extractor.streams})
+    convert(function, path)
+    return function
 
 
-def convert(
-    function: Any, variables: Sequence[Any], path: pathlib.Path
-) -> None:
-    """Writes a traced function as a LiteRT file."""
+def stops_window(graph: graph_lib.Graph) -> str:
+    """Why `window` cannot be had, or ""."""
+    extractor = graph.extractor
+    if any(len(extractor.part_shapes(s)) > 1 for s in extractor.networks):
+        return "the decoder reads more of I3D than Mixed_5c, pooled"
+    return graph.stops
+
+
+def convert(function: Any, path: pathlib.Path) -> None:
+    """Writes a traced function as a LiteRT file.
+
+    Raises:
+        ValueError: It pools over time.
+    """
+    graph = function.graph.as_graph_def()
+    nodes = [graph.node, *(each.node_def for each in graph.library.function)]
+    if any(n.op in _POOLING for n in itertools.chain.from_iterable(nodes)):
+        raise ValueError(
+            "LiteRT has no pooling over time, and the decoder of a finetuned "
+            "model holds blocks of I3D that pool: export it by "
+            f"--format=saved_model. Received: {path.name}"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        graph_lib.save({"serving_default": function}, variables, folder)
+        graph_lib.save({"serving_default": function}, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         path.write_bytes(converter.convert())
 

@@ -1,13 +1,11 @@
 """How far an exported model is from the model, and what both are asked."""
 
 from collections.abc import Mapping
-import itertools
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 
 
@@ -84,16 +82,14 @@ def signals(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
     """One window of each stream: [1, window, h, w, channels]."""
     extractor = predictor.extractor
     some = frames()
-    places = itertools.islice(itertools.cycle((0, 1)), extractor.window)
     found: dict[str, np.ndarray] = {}
-    if "rgb" in extractor.streams:
-        squeezed = [extractor.squeeze(frame) for frame in some]
-        found["rgb"] = np.stack([squeezed[k] for k in places])[None]
-    if "flow" in extractor.streams:
-        rng = np.random.default_rng(0)
-        shape = (extractor.window, 8, 8, 2)
-        coarse = rng.normal(0, 2, shape).astype(np.float32)
-        rows, columns = parts.half(extractor.size)
-        large = [cv2.resize(c, (columns, rows)) for c in coarse]
-        found["flow"] = np.stack(large)[None]
+    for stream in extractor.streams:
+        if stream == "rgb":
+            each = [extractor.prepare(frame)["rgb"] for frame in some]
+        else:
+            # There and back.
+            back_and_forth = extractor.flows([*some, some[0]])
+            each = [flow.astype(np.float32) for flow in back_and_forth]
+        places = np.arange(extractor.window) % len(each)
+        found[stream] = np.stack(each)[places][None]
     return found

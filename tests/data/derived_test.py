@@ -203,10 +203,11 @@ def test_everything_that_is_derived_comes_from_the_same_maps(tmp_path):
     lines = (out / "attention.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert len(maps) == len(grids) == len(rows) == COUNT
+    blocks = encoding.Offsets(path="", fps=25, size=SIZE, strength=12)
     for i in (0, COUNT // 2, COUNT - 1):
-        want = encoding.offsets(maps[i], size=SIZE, strength=12)
+        want = blocks.grid(maps[i])
         np.testing.assert_array_equal(grids[i], want)
-        place = attention.strongest(maps[i], size=SIZE)
+        place = attention.Measurer(size=SIZE)(maps[i], 0).strongest
         assert rows[i]["strongest"] == pytest.approx(place, abs=0.006)
         assert 0 <= rows[i]["areas"]["left"] <= 1
     for name, size in (("encoded.mp4", SIZE), ("reframed.mp4", (54, 54))):

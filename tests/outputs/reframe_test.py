@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 
-import av
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -62,11 +61,8 @@ def test_what_is_no_aspect_is_refused(text):
 )
 def test_crop_sizes(size, aspect, want):
     assert reframe.crop_size(size, aspect) == want
-
-
-def test_a_frame_of_one_pixel_cannot_be_cropped():
     with pytest.raises(ValueError, match="2 x 2"):
-        reframe.crop_size((1, 1), 1)
+        reframe.crop_size((1, 1), aspect)
 
 
 @settings(deadline=None)
@@ -144,7 +140,6 @@ def test_positions_come_with_a_bounded_delay():
     for i in range(50):
         given_back += len(list(path.add(np.ones(9))))
         assert given_back == max(0, i + 1 - 7 - 3)
-        assert len(path._from) <= 8 and len(path._settled) <= 8
     assert given_back + len(list(path.end())) == 50
     assert not list(path.end())
 
@@ -236,9 +231,6 @@ def test_the_clip_follows_attention(tmp_path):
         rows = list(csv.DictReader(file))
     assert [int(row["x"]) for row in rows] == x.tolist()
     assert [float(row["kept"]) for row in rows] == kept.tolist()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("reframed.csv", "reframed.json", "reframed.mp4", "reframed.sendcmd"),
-    ]
 
 
 def test_a_cut_resets_the_crop_at_its_frame(tmp_path):
@@ -278,51 +270,16 @@ def test_short_and_odd_clips_without_attention(tmp_path, frames, aspect):
         assert abs(row["x"] - room / 2) <= 2 and row["y"] == 0
 
 
-def by_commands(source, path):
-    """What FFmpeg crops by our commands."""
-    about = json.loads(path.with_suffix(".json").read_text())
-    width, height = about["crop"]
-    with av.open(source) as container:
-        stream = container.streams.video[0]
-        graph = av.filter.Graph()
-        graph.link_nodes(
-            graph.add_buffer(template=stream),
-            graph.add("sendcmd", f=str(path.with_suffix(".sendcmd"))),
-            graph.add("crop", f"{width}:{height}:0:0"),
-            graph.add("buffersink"),
-        ).configure()
-        for frame in container.decode(stream):
-            graph.vpush(frame)
-            yield graph.vpull().to_ndarray(format="rgb24")
-
-
-@pytest.mark.parametrize("fps", [25, fractions.Fraction(30000, 1001)])
-def test_ffmpeg_crops_as_we_do(tmp_path, fps):
-    where = np.linspace(0.2, 0.8, 50)
-    source = tmp_path / "in.mp4"
-    with writer_lib.Writer(source, fps=float(fps), size=SIZE) as writer:
-        for _ in where:
-            writer.write(ramp())
-    path = reframed(
-        tmp_path,
-        [(ramp(), spot(x)) for x in where],
-        fps=float(fps),
-        stiffness=0.01,
-    )
-    about = json.loads(path.with_suffix(".json").read_text())
-    x = [row["x"] for row in about["path"]]
-    assert len(set(x)) > 5
-    assert_left_edges(by_commands(source, path), x)
-
-
-@pytest.mark.parametrize(("start", "first"), [(0, 0), (30, 0), (10, 20)])
-def test_the_command_in_the_file_works(tmp_path, start, first):
+@pytest.mark.parametrize(
+    ("start", "first", "fps"), [(0, 0, 25), (30, 0, 25), (10, 20, 30000 / 1001)]
+)
+def test_the_command_in_the_file_works(tmp_path, start, first, fps):
     """Also for a clip that begins later, and one whose first frames lack."""
     program = shutil.which("ffmpeg")
     if not program:
         pytest.skip("No ffmpeg here: apt-get install ffmpeg")
     source = tmp_path / "in.mp4"
-    with writer_lib.Writer(source, fps=25, size=SIZE) as writer:
+    with writer_lib.Writer(source, fps=fps, size=SIZE) as writer:
         for _ in range(start + first + 50):
             writer.write(ramp())
     where = np.linspace(0.2, 0.8, 50)
@@ -330,7 +287,8 @@ def test_the_command_in_the_file_works(tmp_path, start, first):
         tmp_path,
         [(ramp(), spot(x)) for x in where],
         stiffness=0.01,
-        start=(start, start / 25),
+        start=(start, start / fps),
+        fps=fps,
         first=first,
     )
     line = path.with_suffix(".sendcmd").read_text().splitlines()[0]
@@ -343,16 +301,7 @@ def test_the_command_in_the_file_works(tmp_path, start, first):
         cwd=tmp_path,
     )
     about = json.loads(path.with_suffix(".json").read_text())
-    assert about["start"] == {"frame": start, "seconds": start / 25}
+    assert about["start"] == {"frame": start, "seconds": start / fps}
     x = np.array([row["x"] for row in about["path"]])
+    assert len(set(x)) > 5
     assert_left_edges(video.frames(tmp_path / "out.mp4"), x)
-
-
-def test_nothing_appears_after_an_error(tmp_path):
-    with (
-        pytest.raises(RuntimeError, match="stop"),
-        reframe.Reframe(path=tmp_path / "a.mp4", fps=25, size=SIZE) as output,
-    ):
-        output.write(ramp(), spot(0.5), 0.0)
-        raise RuntimeError("stop")
-    assert not list(tmp_path.iterdir())

@@ -144,18 +144,6 @@ def test_a_large_clip_is_shown_small(tmp_path):
     Page(text)
 
 
-def test_no_page_appears_after_an_error(tmp_path):
-    with (
-        pytest.raises(RuntimeError, match="stop"),
-        report.Report(
-            path=tmp_path / "report.html", fps=10, size=SIZE
-        ) as output,
-    ):
-        output.write(*next(clip(1)), 0.0)
-        raise RuntimeError("stop")
-    assert not list(tmp_path.iterdir())
-
-
 def test_damage_is_said_at_the_top(tmp_path):
     path = tmp_path / "report.html"
     with report.Report(path=path, fps=10, size=SIZE) as output:
@@ -189,32 +177,18 @@ def test_stills_are_few_and_evenly_spread(count):
     assert len(made) <= max(24, 12 * (np.log2(count + 1) + 1))
 
 
-def test_curves_are_means_of_bins():
-    rows = np.random.default_rng(0).random((5000, 3))
-    rows[:, 2] = np.nan
-    found = report._binned(rows)
-    assert found.shape == (1000, 3)
-    np.testing.assert_array_equal(found[:, 0], rows[::5, 0])
-    np.testing.assert_allclose(
-        found[:, 1], rows[:, 1].reshape(1000, 5).mean(axis=1)
-    )
-    assert np.isnan(found[:, 2]).all()
-    np.testing.assert_array_equal(report._binned(rows[:7]), rows[:7])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "want"),
-    [(0, "0:00"), (65, "1:05"), (3723, "1:02:03"), (59.96, "1:00.0")],
-)
-def test_clocks(seconds, want):
-    assert report._clock(seconds) == want
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.13, 0.17), (0, 7200)])
-def test_ticks_are_few_and_inside(low, high):
-    ticks = report._ticks(low, high, 4)
-    assert 2 <= len(ticks) <= 6
-    assert low - 1e-9 <= ticks[0] and ticks[-1] <= high + 1e-9
+def test_long_curves_are_means(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_POINTS", 10)
+    data = data_of(reported(tmp_path, 27, areas=AREAS).read_text("utf-8"))
+    assert data["times"] == pytest.approx(np.arange(0, 27, 3) / 10)
+    monkeypatch.undo()
+    each = data_of(reported(tmp_path, 27, areas=AREAS).read_text("utf-8"))
+    for few, all_ in (
+        (data["focus"], each["focus"]),
+        *zip(data["areas"], each["areas"], strict=True),
+    ):
+        means = np.reshape(all_, (9, 3)).mean(axis=1)
+        np.testing.assert_allclose(few, means, atol=2e-5)
 
 
 class Browser:
@@ -388,20 +362,3 @@ def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
         browser.picture(tmp_path / "page.png")
         picture = cv2.imread(str(tmp_path / "page.png"))
         assert picture.shape[1] >= 1000 and picture.std() > 20
-
-
-def test_a_browser_shows_stills_for_the_video(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "LIMIT", 100)
-    path = reported(tmp_path, count=40)
-    with browsing(tmp_path) as browser:
-        browser.go(path.as_uri())
-        source = "return document.getElementById('picture').src"
-        first = browser.run(source)
-        browser.click_at("#timeline svg", 0.9)
-        assert browser.run(source) != first
-        assert (
-            browser.run(
-                "return document.getElementById('picture').naturalWidth"
-            )
-            == 320
-        )

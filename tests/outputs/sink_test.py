@@ -1,11 +1,18 @@
+"""What all outputs have in common, and each of them by its name."""
+
 import dataclasses
 import math
 
 from absl import flags
+import numpy as np
 import pytest
 
+from lsts_tf.media import files
+from lsts_tf.outputs import run
 from lsts_tf.outputs import sink
 from tests.media import video_test
+
+SIZE = (64, 36)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -18,10 +25,10 @@ class Words(sink.Sink):
     speed: float = sink.option(1.0, "How fast", least=0, most=2)
     voice: str = sink.option("low", "How high", choices=("low", "high"))
 
-    def open(self):
+    def _open(self):
         self.texts = [self.text(path) for path in self.paths()]
 
-    def finish(self):
+    def _finish(self):
         self.finished += 1
         for text in self.texts:
             text.write("few words" if text is not self.texts[1] else 99 * "-")
@@ -82,7 +89,8 @@ def test_options_out_of_range_are_refused(tmp_path, options, rule):
 
 def test_options_are_flags():
     values = flags.FlagValues()
-    sink.define_flags([Words, Words], values)
+    kind = sink.Kind("a.txt", Words, {})
+    sink.define_flags([kind, kind], values)
     values(["program", "--speed=0.5"])
     assert (values.speed, values.voice) == (0.5, "low")
     with pytest.raises(flags.IllegalFlagValueError):
@@ -98,3 +106,102 @@ def test_errors_name_the_file_that_was_to_be(tmp_path, inside):
             raise OSError(28, "full", name)
     want = "b.txt" if inside else "a.txt"
     assert error.value.filename == str(tmp_path / want)
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    output = Words(path=tmp_path / "no" / "a.txt", fps=25, size=(4, 4))
+    with pytest.raises(files.FileError, match="no such folder"), output:
+        pass
+
+
+# === Every output ===
+
+every_kind = pytest.mark.parametrize(
+    "name", [name for name, kind in run.KINDS.items() if kind.file]
+)
+
+
+def made(name, folder, **options):
+    kind = run.KINDS[name]
+    path = folder / kind.file.format(video="a film")
+    return kind.make(path=path, fps=25, size=SIZE, **kind.fixed, **options)
+
+
+def write(output, count=3):
+    """Frames that compress badly."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        frame = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
+        output.write(frame, rng.random((18, 32), np.float32), number / 25)
+
+
+def contents(folder):
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder): p.read_bytes() for p in found}
+
+
+@every_kind
+def test_its_files_and_no_others(name, tmp_path):
+    """`run` refuses what would take the place of one of them."""
+    with made(name, tmp_path) as output:
+        write(output)
+        assert all(name.startswith(".") for name in listed(tmp_path))
+    assert listed(tmp_path) == sorted(path.name for path in output.paths())
+
+
+@every_kind
+def test_an_error_leaves_what_was_there(name, tmp_path):
+    with made(name, tmp_path) as output:
+        write(output)
+    before = contents(tmp_path)
+    with pytest.raises(KeyError), made(name, tmp_path) as output:
+        write(output, 2)
+        raise KeyError("something else went wrong")
+    assert contents(tmp_path) == before
+
+
+@every_kind
+def test_what_is_not_an_output_stays(name, tmp_path):
+    output = made(name, tmp_path)
+    path = output.paths()[-1]
+    if run.KINDS[name].make is run.KINDS["png8"].make:
+        path.write_text("a letter")
+    else:
+        path.mkdir()
+    with (
+        pytest.raises(files.FileError, match="stands there; choose another"),
+        output,
+    ):
+        pass
+    assert listed(tmp_path) == [path.name]
+
+
+@every_kind
+def test_names_with_a_colon(name, tmp_path, monkeypatch):
+    """FFmpeg would take what stands before it for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run:1"
+    folder.mkdir()
+    with made(name, folder.relative_to(tmp_path)) as output:
+        write(output)
+    assert listed(folder) == sorted(path.name for path in output.paths())
+    path = tmp_path / f"2024-01-01T10:00:00{output.path.suffix}"
+    with dataclasses.replace(output, path=path.name) as output:
+        write(output)
+    assert path.exists()
+
+
+@every_kind
+def test_a_full_disk(name, tmp_path):
+    """A file that may not grow larger, while frames come and at the end."""
+    for count in (40, 300):
+        with (
+            pytest.raises((OSError, ValueError), match="File too large") as e,
+            video_test.limited(1_000),
+            made(name, tmp_path) as output,
+        ):
+            write(output, count)
+            output.complete()
+        assert listed(tmp_path) == []
+        known = [*output.paths(), tmp_path / "overlay.mp4"]
+        assert any(str(path) in str(e.value) for path in known)
