@@ -143,6 +143,11 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise MapError(path, f"cannot be read ({error.strerror}).") from error
     if not data:
         raise MapError(path, "the file is empty.")
+    # An animation says in front of its first picture how many it has.
+    place = data.find(b"acTL", 0, data.find(b"IDAT"))
+    if place >= 0:
+        several = int.from_bytes(data[place + 4 : place + 8], "big")
+        raise MapError(path, f"holds {several} pictures; a map is one.")
     image = decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise MapError(path, "no picture, or a damaged one.")

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import decimal
 import fractions
+import itertools
 import math
 import os
 import pathlib
 import re
 import signal
+import statistics
 import sys
 import threading
 import time as clock
@@ -46,9 +49,14 @@ IMAGE_SUFFIXES = (
     ".ppm",
     ".pgm",
 )
+# A number in a name: digits, or with one point where no more points stand
+# around, as dates and versions have.
+_NUMBER = re.compile(r"((?<![0-9.])[0-9]+\.[0-9]+(?![0-9.])|[0-9]+)")
 # Bytes of frames that are kept as they are between two readers; the others
 # are compressed without loss.
 KEPT_BYTES = 1 << 30
+# How many gaps between pictures a message names.
+_NAMED = 3
 
 _Timed = tuple[np.ndarray, float]
 
@@ -109,16 +117,25 @@ def open_source(
     if not names:
         raise ValueError("No video is named.")
     if len(names) > 1 or names[0].lower().endswith(IMAGE_SUFFIXES):
-        return Images([pathlib.Path(name) for name in names], rate=rate)
+        paths = [pathlib.Path(name) for name in names]
+        if odd := _disorder(paths):
+            logging.warning("The pictures come in the order given: %s.", odd)
+        return Images(paths, rate=rate)
     (name,) = names
     if name == STDIN:
+        if sys.stdin.isatty():
+            raise ValueError(
+                "A film is to be piped into standard input. Received: a "
+                "terminal."
+            )
         return Stream(
             sys.stdin.buffer, size=size, rate=rate, pixel_format=pixel_format
         )
     if name.startswith(CAMERA):
         return Camera(name, rate=rate)
     if pathlib.Path(name).is_dir():
-        return Images(_images_of(pathlib.Path(name)), rate=rate)
+        paths = _images_of(pathlib.Path(name))
+        return Images(paths, rate=rate, damage=_disorder(paths))
     return File(name)
 
 
@@ -223,12 +240,21 @@ class Images:
 
     Alpha is blended over black. Where one cannot be read, the others are used
     and keep their times; the frames that come are counted, as in a video.
+
+    Args:
+        paths: One or more, in their order.
+        rate: Frames a second.
+        damage: What is wrong with them before they are read, or "".
     """
 
     pixel_aspect = video_lib.SQUARE
 
     def __init__(
-        self, paths: Sequence[pathlib.Path], *, rate: float | None = None
+        self,
+        paths: Sequence[pathlib.Path],
+        *,
+        rate: float | None = None,
+        damage: str = "",
     ) -> None:
         self.paths: Sequence[pathlib.Path] = tuple(paths)
         for path in self.paths:
@@ -247,9 +273,16 @@ class Images:
         self.fps = video_lib.FPS_IF_UNKNOWN if rate is None else rate
         self.num_frames: int | None = len(self.paths)
         self.identity = _identity(self.paths)
-        self.damage = ""
+        self._reasons = [damage] if damage else []
         height, width = self._first().shape[:2]
         self.size = width, height
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the pictures that were read, or ""."""
+        if not self._reasons:
+            return ""
+        return f"{self.name}: {'; '.join(self._reasons)}."
 
     def _first(self) -> np.ndarray:
         failure = None
@@ -279,7 +312,7 @@ class Images:
                 continue
             yield frame, number / self.fps
         if failures:
-            self.damage = (
+            self._reasons.append(
                 f"{len(failures)} of {self.num_frames} pictures cannot be "
                 "used, so later ones have other numbers than they should; "
                 f"{failures[0]}"
@@ -287,6 +320,7 @@ class Images:
 
 
 def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Pictures of a folder by the numbers in their names."""
     found = [
         path
         for path in folder.iterdir()
@@ -297,13 +331,60 @@ def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:
         raise video_lib.VideoError(
             folder, f"no picture in it ({', '.join(IMAGE_SUFFIXES)})."
         )
-    return sorted(found, key=natural)
+    found.sort(key=lambda path: (_natural(path), path.name))
+    for one, other in itertools.pairwise(found):
+        if _natural(one) == _natural(other):
+            raise video_lib.VideoError(
+                folder,
+                f"{one.name} and {other.name} have the same number, or name: "
+                "keep one of them.",
+            )
+    return found
 
 
-def natural(path: pathlib.Path) -> list[tuple[int, str]]:
-    """A key that puts 2.png before 10.png."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
+def _natural(path: pathlib.Path) -> list[str | decimal.Decimal]:
+    """A key that orders names by the numbers in them: 2, 10; 0.04, 0.2."""
+    parts = _NUMBER.split(path.stem.lower())
+    return [
+        decimal.Decimal(part) if place % 2 else part
+        for place, part in enumerate(parts)
+    ]
+
+
+def _disorder(paths: Sequence[pathlib.Path]) -> str:
+    """What the numbers of pictures say against their order, or "".
+
+    A number is missing where two neighbours differ in one number alone, by more
+    than others do: more than 1, or where none differ by 1, more than usual.
+    """
+    steps = {}
+    for one, other in itertools.pairwise(paths):
+        first, second = _natural(one), _natural(other)
+        if first > second:
+            return f"the number of {other.name} is less than of {one.name}"
+        apart = [(a, b) for a, b in zip(first, second, strict=False) if a != b]
+        if len(apart) == 1 and len(first) == len(second):
+            ((a, b),) = apart
+            if isinstance(a, decimal.Decimal) and isinstance(
+                b, decimal.Decimal
+            ):
+                steps[one, other] = b - a
+    if not steps:
+        return ""
+    usual = 1 if min(steps.values()) == 1 else statistics.median(steps.values())
+    gaps = [
+        f"{one.name} and {other.name}"
+        for (one, other), step in steps.items()
+        if 2 * step > 3 * usual
+    ]
+    if not gaps:
+        return ""
+    more = f" and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
+    return (
+        f"by their numbers, pictures are missing between "
+        f"{', '.join(gaps[:_NAMED])}{more}, so later ones have other numbers "
+        "than they should"
+    )
 
 
 def _identity(paths: Sequence[pathlib.Path]) -> str:

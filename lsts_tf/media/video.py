@@ -1,9 +1,9 @@
 """Frames of a film.
 
-Frames are uint8 RGB arrays [H, W, 3], numbered from 0 as they are decoded, and
-turned as the file says. Sizes are (width, height) in pixels. Times are seconds
-from the first frame: those of the file, which need not be equally spaced. No
-more than one frame is held.
+Frames are uint8 RGB arrays [H, W, 3], numbered from 0: those that the program
+`ffmpeg` decodes, turned and mirrored as the file says. Sizes are (width,
+height) in pixels. Times are seconds from the first frame: those of the file,
+which need not be equally spaced. No more than one frame is held.
 
 A film is read once, from its start to its end, without seeking. What is wrong
 with it is learnt on the way: what decoder and container mark as damaged, what
@@ -22,6 +22,7 @@ import pathlib
 import re
 from typing import Any
 
+from absl import logging
 import av
 import cv2
 import numpy as np
@@ -94,7 +95,7 @@ class Video:
             form: FFmpeg's name of the format; by default it is recognised.
             options: FFmpeg's options of that format.
             grey: Whether frames are grey levels [H, W], uint8 or uint16 in the
-                film's own bits, instead of RGB; see `_grey`.
+                film's own bits, instead of RGB; of colours their sum.
 
         Raises:
             VideoError: The file is missing, empty, not a film, or none of
@@ -109,25 +110,36 @@ class Video:
         self._open = functools.partial(
             _Pass, self.path, source, form, options or {}
         )
+        self._is_grey = grey
         self._pass = self._open()
         first = next(self._pass.frames, None)
         if first is None:
             self._pass.close()
-            raise VideoError(
-                self.path, "no frame of it can be decoded (damaged?)."
-            )
+            reason = "no frame of it can be decoded (damaged?)."
+            if self.is_pipe and self._pass.is_mp4:
+                reason = (
+                    "no frame of it can be decoded: from a pipe, MP4 is read "
+                    "only with its index in front (`-movflags faststart`)."
+                )
+            raise VideoError(self.path, reason)
         # Where the first reading goes on.
         self._begun: Iterator[tuple[Any, bool]] | None = itertools.chain(
             [first], self._pass.frames
         )
         self.fps = self._pass.fps
         self.num_frames = self._pass.about
-        self._picture = _grey if grey else _rgb
-        image = self._picture(first[0])
+                image = self._image(first[0], 0)
         self.size = image.shape[1], image.shape[0]
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
-        if _turns(first[0]) % 2:
+        if "transpose" in dict(_turning(first[0])):
             self.pixel_aspect = 1 / self.pixel_aspect
+        if others := self._pass.others():
+            logging.warning(
+                "%s holds several films. %s is read, these are left aside: %s.",
+                self.path,
+                _described(self._pass.stream),
+                ", ".join(map(_described, others)),
+            )
 
     @property
     def damage(self) -> str:
@@ -155,8 +167,8 @@ class Video:
         Raises:
             TruncatedVideoError: After the last frame: frames are missing or
                 damaged.
-            VideoError: A frame has another size than the first; or a pipe is
-                read a second time.
+            VideoError: A frame has another size than the first, or colours
+                that FFmpeg cannot convert; or a pipe is read a second time.
         """
         found, self._begun = self._begun, None
         if found is None:
@@ -168,7 +180,7 @@ class Video:
         start = last = 0.0
         with contextlib.closing(reading):
             for count, (frame, is_damaged) in enumerate(found):
-                image = self._picture(frame)
+                image = self._image(frame, count)
                 if image.shape[1::-1] != self.size:
                     raise VideoError(
                         self.path,
@@ -190,6 +202,20 @@ class Video:
             raise TruncatedVideoError(
                 self.path, f"{damage}. Get the file again, or re-encode it."
             )
+
+    def _image(self, frame: Any, number: int) -> np.ndarray:
+        levels = _luma(frame) if self._is_grey else None
+        if levels is not None:
+            return levels
+        try:
+            image = self._pass.rgb(frame)
+        except av.error.FFmpegError as error:
+            raise VideoError(
+                self.path,
+                f"frame {number} (counted from 0) cannot be converted to RGB "
+                f"({error.strerror}): re-encode it by `ffmpeg`.",
+            ) from error
+        return image.sum(axis=2, dtype=np.uint16) if self._is_grey else image
 
 
 def frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
@@ -231,31 +257,102 @@ def _refuse_unreadable(path: pathlib.Path) -> None:
         raise VideoError(path, "no such file.")
     if path.is_dir():
         raise VideoError(path, "a folder, not a video file.")
+    if not (path.is_file() or path.is_fifo()):
+        raise VideoError(
+            path, "neither a file nor a pipe; a camera is camera:0."
+        )
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(path, "the file is empty.")
 
 
-def _turns(frame: Any) -> int:
-    """Quarters by which a frame is turned to be seen, against the clock."""
-    return round(frame.rotation / 90)
+def _rank(stream: Any) -> int:
+    """The greatest is the one that `ffmpeg` takes for the film.
+
+    A single picture is less than any film, as the first one of an animated
+    AVIF, which FFmpeg took for the film from version 6 on.
+    """
+    is_cover = stream.disposition & av.stream.Disposition.attached_pic
+    if is_cover or stream.frames == 1:
+        return 1
+    is_default = bool(stream.disposition & av.stream.Disposition.default)
+    context = stream.codec_context
+    return context.width * context.height + 5_000_000 * is_default
 
 
-def _rgb(frame: Any) -> np.ndarray:
-    """uint8 [H, W, 3] of an `av.VideoFrame`, upright."""
-    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
-    return np.ascontiguousarray(np.rot90(image, _turns(frame)))
+def _described(stream: Any) -> str:
+    """A stream by its number in the file and its size, for a message."""
+    context = stream.codec_context
+    return f"stream {stream.index} ({context.width}x{context.height})"
 
 
-def _grey(frame: Any) -> np.ndarray:
-    """Grey levels [H, W] of an `av.VideoFrame`, upright.
+def _turning(frame: Any) -> list[tuple[str, str]]:
+    """FFmpeg's filters that show an `av.VideoFrame` as its file says."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return []
+    # A pixel at (x, y) is shown at (ax + cy, bx + dy).
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    angle = round(math.degrees(math.atan2(b, a)))
+    # FFmpeg is as lenient.
+    if 1 < angle % 90 < 89:
+        return [("rotate", f"{angle}*PI/180")]
+    found = []
+    if abs(b) > abs(a):
+        found.append(("transpose", "cclock_flip"))
+        a, d = c, b
+    if a < 0:
+        found.append(("hflip", ""))
+    if d < 0:
+        found.append(("vflip", ""))
+    return found
+
+
+class _Rgb:
+    """Turns frames into RGB by the filters that `ffmpeg` puts there.
+
+    The pixels are those of FFmpeg's program. `av.VideoFrame.reformat` differs:
+    it converts the fields of interlaced frames one by one, and shifts colour
+    samples of 10 bits.
+    """
+
+    def __init__(self) -> None:
+        self._kind: Any = None
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3] of an `av.VideoFrame`, upright.
+
+        Raises:
+            av.error.FFmpegError: FFmpeg cannot convert it.
+        """
+        turning = _turning(frame)
+        kind = (frame.width, frame.height, frame.format.name, turning)
+        if kind != self._kind:
+            self._kind, self._graph = kind, av.filter.Graph()
+            # The workers that call this are as many as there are cores.
+            self._graph.threads = 1
+            source = self._graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base,
+            )
+            filters = [*turning, ("format", "rgb24"), ("buffersink", "")]
+            nodes = [self._graph.add(*each) for each in filters]
+            self._graph.link_nodes(source, *nodes).configure()
+        self._graph.vpush(frame)
+        return self._graph.vpull().to_ndarray()
+
+
+def _luma(frame: Any) -> np.ndarray | None:
+    """Grey levels [H, W] of an `av.VideoFrame`; None if it needs more than that.
 
     They are those that FFmpeg would write into a picture: a film of 8 bits that
     counts black as 16 and white as 235 is stretched to 0 … 255. One of more
-    bits is cut to that range and not stretched. Of colours they are the sum.
+    bits is cut to that range and not stretched.
     """
     bits = frame.format.components[0].bits
-    if not _LUMA.fullmatch(frame.format.name):
-        return _rgb(frame).sum(axis=2, dtype=np.uint16)
+    if not _LUMA.fullmatch(frame.format.name) or _turning(frame):
+        return None
     dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
     image, *colours = (
         np.frombuffer(plane, dtype).reshape(
@@ -265,26 +362,27 @@ def _grey(frame: Any) -> np.ndarray:
     )
     neutral = 1 << (bits - 1)
     if any((colour != neutral).any() for colour in colours):
-        return _rgb(frame).sum(axis=2, dtype=np.uint16)
+        return None
+    image = np.ascontiguousarray(image)
     is_full = frame.color_range == _FULL_RANGE or "yuvj" in frame.format.name
-    if colours and not is_full:
-        if bits == 8:
-            image = cv2.LUT(np.ascontiguousarray(image), _stretched())
-        else:
-            image = np.clip(image, 16 << (bits - 8), (943 << bits) >> 10)
-    return np.ascontiguousarray(np.rot90(image, _turns(frame)))
+    if not colours or is_full:
+        return image
+    if bits == 8:
+        return cv2.LUT(image, _stretched())
+    return np.clip(image, 16 << (bits - 8), (943 << bits) >> 10)
 
 
 @functools.cache
 def _stretched() -> np.ndarray:
     """What FFmpeg makes of grey levels of a film with black at 16: [256]."""
     ramp = av.VideoFrame(256, 2, "yuv420p")
+    ramp.pts, ramp.time_base = 0, fractions.Fraction(1, 25)
     for plane, levels in zip(
         ramp.planes, (np.arange(256), np.array(128), np.array(128)), strict=True
     ):
         found = np.frombuffer(plane, np.uint8)
         found.reshape(plane.height, -1)[:, : plane.width] = levels
-    return ramp.to_ndarray(format="rgb24")[0, :, 0]
+    return np.ascontiguousarray(_Rgb()(ramp)[0, :, 0])
 
 
 class _Pass:
@@ -294,7 +392,8 @@ class _Pass:
     whether a frame has come of each packet.
 
     Attributes:
-        stream: What FFmpeg takes for the film; not the cover of some sound.
+        stream: What FFmpeg takes for the film.
+        is_mp4: Whether the container is MP4 or a relative of it.
         fps: Frames a second.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
@@ -322,16 +421,22 @@ class _Pass:
             raise VideoError(
                 path,
                 "not a video, cut off before its index, or of an unknown "
-                "format.",
+                f"format ({error.strerror}).",
             ) from error
-        self.stream = self._container.streams.best("video")
-        if self.stream is None:
+        # PyAV asks FFmpeg to guess times that are missing. Of films in AVI
+        # whose frames are not stored in their order it guesses wrong ones.
+        self._container.flags &= ~av.container.core.Flags.gen_pts.value
+        films = self._container.streams.video
+        if not films:
             self.close()
             raise VideoError(path, "not a video: there is only sound.")
+        self.stream = max(films, key=_rank)
+        self.rgb = _Rgb()
         # Decoding takes a millisecond a frame, and the workers that call this
         # are as many as there are cores.
         self.stream.codec_context.thread_count = 1
         self._source, self._name = source, self._container.format.name
+        self.is_mp4 = "mp4" in self._name
         self.damaged: list[int] = []
         # Packets that came, frames that were shown, and the end of the last
         # packet in the stream's ticks.
@@ -362,13 +467,21 @@ class _Pass:
             self.about = max(1, round(self._seconds * self.fps))
         self.frames = self._decoded()
 
+    def others(self) -> list[Any]:
+        """Other films in the file; covers are none."""
+        return [
+            stream
+            for stream in self._container.streams.video
+            if stream.index != self.stream.index and _rank(stream) > 1
+        ]
+
     def close(self) -> None:
         """Closes the file."""
         self._container.close()
 
     def listed(self) -> int:
         """How many frames MP4 lists, without those that an edit leaves out."""
-        if "mp4" not in self._name or not self.stream.frames:
+        if not self.is_mp4 or not self.stream.frames:
             return 0
         return sum(not e.is_discard for e in self.stream.index_entries)
 
@@ -471,6 +584,8 @@ class _Pass:
                 failed.append(self._shown)
                 continue
             for frame in decoded:
+                if frame.pts is None:
+                    frame.pts = frame.dts
                 self._note(frame)
                 yield frame, frame.is_corrupt or frame.pts in broken
                 broken.discard(frame.pts)
@@ -503,7 +618,7 @@ class _Pass:
     def _finish(self) -> None:
         """Looks whether all came that the container lists."""
         stream, missing, listed = self.stream, False, ""
-        if "mp4" in self._name:
+        if self.is_mp4:
             entries = stream.index_entries
             missing = self._came < len(entries)
             listed = f" of {sum(not e.is_discard for e in entries)}"
@@ -542,7 +657,10 @@ class _Pass:
         )
         reasons = []
         if early := lost.count(0):
-            reasons.append(f"frames at its start cannot be decoded: {early}")
+            reasons.append(
+                f"frames at its start cannot be decoded: {early}, so all "
+                "others have other numbers than they should"
+            )
         if lost[early:]:
             reasons.append(
                 f"frames are missing before frame {lost[early]} (counted from "

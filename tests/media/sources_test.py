@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
 def test_a_folder_of_pictures_in_natural_order(tmp_path):
     folder = tmp_path / "Bilder ü"
     folder.mkdir()
-    for number in (10, 9, 100, 1):
+    for number in (10, 9, 11, 8):
         image = np.full((6, 8, 3), number, np.uint8)
         write(folder / f"frame{number}.png", image)
     (folder / "notes.txt").write_text("no picture")
@@ -66,11 +67,52 @@ def test_a_folder_of_pictures_in_natural_order(tmp_path):
     assert (source.size, source.fps, source.num_frames) == ((8, 6), 25, 4)
     assert source.stem == "Bilder ü" and source.damage == ""
     found = list(source)
-    assert [frame[0, 0, 0] for frame, _ in found] == [1, 9, 10, 100]
+    assert [frame[0, 0, 0] for frame, _ in found] == [8, 9, 10, 11]
     assert [time for _, time in found] == [0, 0.04, 0.08, 0.12]
 
 
-def test_pictures_one_by_one_keep_the_order_given(tmp_path):
+@pytest.mark.parametrize(
+    ("stems", "missing"),
+    [
+        (
+            "0.0 0.04 0.08 0.12 0.16 0.2 1.0 10.0",
+            "between 0.2.png and 1.0.png, 1.0.png and 10.0.png, so",
+        ),
+        ("f_0003 f_0004 f_0007 f_0009 f_20", "f_0004.png and f_0007.png, f_"),
+        ("1 3 5 7 9 11 13 15", ""),
+        ("5 10 15 25", "15.png and 25.png"),
+        ("000 033 067 100 133", ""),
+        (
+            "1a 2a 4a 6a 8a 10a",
+            "4a.png, 4a.png and 6a.png, 6a.png and 8a.png and 1 more, so",
+        ),
+        ("2024.01.02 2024.01.10 2024.02.01", ""),
+        ("a a1 b c9", ""),
+        ("3 7", ""),
+    ],
+)
+def test_pictures_are_ordered_by_value_and_gaps_are_said(
+    tmp_path, stems, missing
+):
+    stems = stems.split()
+    for number, stem in enumerate(stems):
+        write(tmp_path / f"{stem}.png", np.full((4, 4), number, np.uint8))
+    source = sources.open_source([os.fspath(tmp_path)])
+    assert [int(frame[0, 0, 0]) for frame in frames_of(source)] == list(
+        range(len(stems))
+    )
+    assert bool(source.damage) == bool(missing)
+    assert missing in source.damage
+
+
+def test_two_pictures_of_one_number_are_refused(tmp_path):
+    for name in ("1.png", "2.png", "2.jpg"):
+        write(tmp_path / name, np.zeros((4, 4), np.uint8))
+    with pytest.raises(files.FileError, match=r"2\.jpg and 2\.png have"):
+        sources.open_source([os.fspath(tmp_path)])
+
+
+def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
     names = []
     for number in (3, 1, 2):
         names.append(os.fspath(tmp_path / f"{number}.png"))
@@ -78,6 +120,8 @@ def test_pictures_one_by_one_keep_the_order_given(tmp_path):
     source = sources.open_source(names, rate=10)
     assert [int(f[0, 0, 0]) for f in frames_of(source)] == [3, 1, 2]
     assert source.fps == 10
+    assert source.damage == ""
+    assert "the number of 1.png is less than of 3.png" in caplog.text
     assert sources.open_source(names[:1]).num_frames == 1
 
 
@@ -120,11 +164,14 @@ def test_what_makes_no_clip(tmp_path, names, message):
         sources.open_source([os.fspath(tmp_path / name) for name in names])
 
 
-def test_settings_that_make_no_clip():
+def test_settings_that_make_no_clip(monkeypatch):
     with pytest.raises(ValueError, match="No video"):
         sources.open_source([])
     with pytest.raises(ValueError, match="greater than 0"):
         sources.open_source(["a.mp4"], rate=0)
+    monkeypatch.setattr("sys.stdin", mock.Mock(isatty=lambda: True))
+    with pytest.raises(ValueError, match="a terminal"):
+        sources.open_source(["-"])
     with pytest.raises(ValueError, match="camera:0"):
         sources.open_source(["camera:front"])
     with pytest.raises(ValueError, match=r"WIDTHxHEIGHT.*'640'"):
@@ -411,15 +458,3 @@ def test_kept_frames_are_the_same_pixels(monkeypatch):
     timed = [(frame, float(n)) for n, frame in enumerate(frames)]
     assert len(list(kept.first(iter(timed)))) == 6
     np.testing.assert_array_equal([f for f, _ in kept.second()], frames)
-
-
-def test_natural_order():
-    names = ["b2.png", "b10.png", "a.png", "B1.png", "3.png"]
-    found = sorted(map(pathlib.Path, names), key=sources.natural)
-    assert [p.name for p in found] == [
-        "3.png",
-        "a.png",
-        "B1.png",
-        "b2.png",
-        "b10.png",
-    ]

@@ -1,0 +1,681 @@
+"""Films of all kinds, made by the program `ffmpeg`, and what is refused.
+
+`oracle_test` compares what is read of each film with what `ffmpeg` decodes. The
+page docs/formats.md is made of the tables here:
+
+    .venv/bin/python -m tests.media.matrix
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import itertools
+import pathlib
+import re
+import struct
+import subprocess
+import textwrap
+from typing import Any
+from typing import NamedTuple
+
+import PIL.Image
+
+from tests import pages
+
+PAGE = pages.ROOT / "docs" / "formats.md"
+# Arguments of `ffmpeg` for each codec.
+_420 = "-pix_fmt yuv420p"
+_VPX = "-deadline realtime -cpu-used 8"
+_X265 = "-c:v libx265 -x265-params log-level=none"
+CODECS = {
+    "H.264": f"-c:v libx264 -g 8 {_420}",
+    "HEVC": f"{_X265}:keyint=8 {_420}",
+    "AV1": f"-c:v libaom-av1 -usage realtime -cpu-used 8 {_420}",
+    "VP9": f"-c:v libvpx-vp9 {_VPX} {_420}",
+    "VP8": f"-c:v libvpx {_VPX} {_420}",
+    "MPEG-4": f"-c:v mpeg4 -bf 2 -g 8 {_420}",
+    "MPEG-2": f"-c:v mpeg2video -bf 2 -g 8 {_420}",
+    "MPEG-1": f"-c:v mpeg1video -bf 2 -g 8 {_420}",
+    "Motion JPEG": "-c:v mjpeg -pix_fmt yuvj420p",
+    "FFV1": f"-c:v ffv1 {_420}",
+    "ProRes": "-c:v prores_ks -pix_fmt yuv422p10le",
+    "DV": f"-c:v dvvideo -s 720x576 {_420}",
+}
+
+
+class Container(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        suffix: Of its name.
+        codecs: Those that go with it, of `CODECS`; the first one is tried
+            with all that may be special about a film.
+        sound: FFmpeg's name of a codec of sound that goes with it.
+        arguments: Of `ffmpeg`.
+    """
+
+    suffix: str
+    codecs: str
+    sound: str = "aac"
+    arguments: str = ""
+
+
+CONTAINERS = {
+    "MP4": Container(
+        ".mp4",
+        "H.264, HEVC, AV1, VP9, MPEG-4, MPEG-2, MPEG-1, Motion JPEG",
+    ),
+    "fragmented MP4": Container(
+        ".mp4",
+        "H.264, HEVC, AV1, VP9, MPEG-4",
+        arguments="-movflags frag_keyframe+empty_moov",
+    ),
+    "MOV": Container(
+        ".mov", "ProRes, H.264, HEVC, MPEG-4, MPEG-2, Motion JPEG, DV"
+    ),
+    "MKV": Container(".mkv", ", ".join(CODECS)),
+    "WebM": Container(".webm", "VP9, VP8, AV1", "libopus"),
+    "AVI": Container(
+        ".avi",
+        "MPEG-4, H.264, VP8, MPEG-2, MPEG-1, Motion JPEG, FFV1, DV",
+        "mp3",
+    ),
+    "TS": Container(".ts", "H.264, HEVC, MPEG-4, MPEG-2, MPEG-1"),
+    "PS": Container(".mpg", "MPEG-2, MPEG-1, H.264", "mp2", "-f vob"),
+    "FLV": Container(".flv", "H.264"),
+}
+_SINE = "-f lavfi -i sine=duration={} {{}} -c:a {{sound}}"
+_LATER = "-filter_complex [0:v]setpts=PTS+1/TB[v] -map [v] -map 1:a"
+_PASS = "-fps_mode passthrough"
+# What may be special about a film: {what: (arguments, codecs that have it)}.
+SPECIAL = {
+    "nothing": ("{}", ""),
+    "interlaced": (
+        "{} -vf setfield=tff -flags +ildct+ilme",
+        "H.264, MPEG-4, MPEG-2, ProRes, DV",
+    ),
+    "a variable rate": (
+        rf"{{}} -vf select='not(mod(n\,3))+eq(n\,1)' {_PASS}",
+        "",
+    ),
+    "sound that is longer": (_SINE.format(2), ""),
+    "sound that is shorter": (_SINE.format(0.2), ""),
+    "sound that begins earlier": (f"{_SINE.format(2)} {_LATER} {_PASS}", ""),
+    "a start at 3.5 s": ("{} -output_ts_offset 3.5", ""),
+    "a single frame": ("{} -frames:v 1", ""),
+    "pixels that are not square": ("{} -vf setsar=4/3", ""),
+    "full range": ("{} -vf scale=out_range=pc -color_range pc", ""),
+    "colours by BT.709": (
+        "{} -vf scale=out_color_matrix=bt709 -colorspace bt709",
+        "",
+    ),
+    "10 bits": ("{} -pix_fmt yuv420p10le", "H.264, HEVC, FFV1"),
+    "4:2:2": ("{} -pix_fmt yuv422p", "H.264, HEVC, VP9, MPEG-2, FFV1"),
+    "4:4:4": ("{} -pix_fmt yuv444p", "H.264, HEVC, VP9, FFV1"),
+    "grey": ("{} -pix_fmt gray", "H.264, HEVC, FFV1"),
+    "an odd size": (
+        "{} -vf scale=63:47",
+        "AV1, VP9, VP8, MPEG-4, MPEG-2, FFV1",
+    ),
+}
+
+
+class Film(NamedTuple):
+    """A film to make.
+
+    Attributes:
+        container: A kind of file.
+        codec: What makes frames of its bytes.
+        special: What is special about it.
+        suffix: Of its name.
+        arguments: Of `ffmpeg`, behind the source of its pictures.
+        change: Changes the file that was made.
+        damage: What is said to be wrong with it, if anything is.
+        differs: Why it is not read as `ffmpeg` decodes it, if it is not.
+    """
+
+    container: str
+    codec: str
+    special: str
+    suffix: str
+    arguments: str
+    change: Callable[[pathlib.Path], None] | None = None
+    damage: str = ""
+    differs: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.codec} in {self.container}: {self.special}"
+
+    def make(self, folder: pathlib.Path) -> pathlib.Path:
+        """Makes it.
+
+        Raises:
+            subprocess.CalledProcessError: `ffmpeg` cannot, which has the reason
+                in `stderr`.
+        """
+        path = folder / f"film{self.suffix}"
+        encode(path, self.arguments)
+        if self.change is not None:
+            self.change(path)
+        return path
+
+
+_SOURCE = "testsrc2=size=64x48:rate=25:duration=0.6"
+
+
+def encode(path: pathlib.Path, arguments: str, size: str = "64x48") -> None:
+    """Makes 15 frames of a moving picture; arguments are between spaces."""
+    source = _SOURCE.replace("64x48", size)
+    ffmpeg(f"-f lavfi -i {source} {arguments}", path)
+
+
+def ffmpeg(arguments: str, path: pathlib.Path) -> None:
+    """Calls the program, without a shell."""
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-y", *arguments.split(), str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+# === Films that differ by one thing ===
+
+
+def _regular() -> Iterator[Film]:
+    """Every codec in every container; all that is special in some of them."""
+    for name, container in CONTAINERS.items():
+        codecs = container.codecs.split(", ")
+        for codec, (special, (arguments, has)) in itertools.product(
+            codecs, SPECIAL.items()
+        ):
+            is_tried = (
+                special == "nothing" or name == "MKV" or codec == codecs[0]
+            )
+            if is_tried and (not has or codec in has.split(", ")):
+                written = arguments.format(CODECS[codec], sound=container.sound)
+                yield Film(
+                    name,
+                    codec,
+                    special,
+                    container.suffix,
+                    f"{written} {container.arguments}",
+                )
+
+
+# === Films with something of their own ===
+
+_ONE, _MINUS = 0x10000, -0x10000
+_HALF = 0xB505  # The cosine of 45 degrees.
+# How a film is to be shown, as MP4 says it.
+MATRICES = {
+    "a quarter turn to the right": (0, _ONE, _MINUS, 0),
+    "a quarter turn to the left": (0, _MINUS, _ONE, 0),
+    "a half turn": (_MINUS, 0, 0, _MINUS),
+    "mirrored": (_MINUS, 0, 0, _ONE),
+    "upside down": (_ONE, 0, 0, _MINUS),
+    "mirrored and turned to the right": (0, _MINUS, _MINUS, 0),
+    "mirrored and turned to the left": (0, _ONE, _ONE, 0),
+    "turned by 45 degrees": (_HALF, _HALF, -_HALF, _HALF),
+    "an orientation of zeros": (0, 0, 0, 0),
+}
+
+
+def turned(matrix: tuple[int, int, int, int]) -> Callable:
+    """Writes another display matrix into an MP4."""
+
+    def change(path: pathlib.Path) -> None:
+        a, b, c, d = matrix
+        content = bytearray(path.read_bytes())
+        place = content.index(b"tkhd") + 44
+        content[place : place + 36] = struct.pack(
+            ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30
+        )
+        path.write_bytes(content)
+
+    return change
+
+
+def _copied(before: str, behind: str = "", suffix: str = "") -> Callable:
+    """Copies the packets of a film by `ffmpeg`."""
+
+    def change(path: pathlib.Path) -> None:
+        source = path.with_name(f"source{path.suffix}")
+        path.rename(source)
+        ffmpeg(f"{before} -i {source} -c copy {behind}", path)
+
+    return change
+
+
+def _without_start(path: pathlib.Path) -> None:
+    """Leaves out the first key frame of a TS, and more."""
+    data = path.read_bytes()
+    path.write_bytes(data[len(data) // 4 // 188 * 188 :])
+
+
+def _grown(path: pathlib.Path) -> None:
+    """Appends the same film of another size."""
+    first = path.read_bytes()
+    encode(path, "-c:v mpeg2video -bf 0", "96x64")
+    path.write_bytes(first + path.read_bytes())
+
+
+def _special() -> Iterator[Film]:
+    h264 = CODECS["H.264"]
+    mp4 = ("MP4", "H.264")
+    mkv = ("MKV", "H.264")
+    for special, matrix in MATRICES.items():
+        yield Film(*mp4, special, ".mp4", h264, turned(matrix))
+    yield Film(
+        *mp4,
+        "4:2:2 and a quarter turn",
+        ".mp4",
+        "-c:v libx264 -pix_fmt yuv422p",
+        turned(MATRICES["a quarter turn to the right"]),
+    )
+    opened = "open-gop=1:keyint=6:bframes=3"
+    for container in ("MKV", "TS"):
+        yield Film(
+            container,
+            "H.264",
+            "open groups",
+            CONTAINERS[container].suffix,
+            f"-c:v libx264 {_420} -x264-params {opened}",
+        )
+    yield Film("MP4", "HEVC", "open groups", ".mp4", f"{_X265}:{opened} {_420}")
+    yield Film(*mp4, "an edit list", ".mp4", h264, _copied("-ss 0.3", "-t 0.2"))
+    yield Film(*mp4, "a delay of 1 s", ".mp4", h264, _copied("-itsoffset 1"))
+    yield Film(
+        "TS",
+        "H.264",
+        "a clock that starts anew",
+        ".ts",
+        f"{h264} -output_ts_offset 95443.4",
+    )
+    for container in ("MP4", "MKV"):
+        yield Film(
+            container,
+            "H.264",
+            "a picture held for two minutes beside sound",
+            CONTAINERS[container].suffix,
+            rf"-f lavfi -i sine=duration=121 {h264} -c:a aac {_PASS} -vf "
+            r"setpts='PTS+gte(N\,7)*120/TB'",
+        )
+    yield Film(
+        "TS",
+        "H.264",
+        "a start between key frames",
+        ".ts",
+        h264,
+        _without_start,
+        damage="frames at its start cannot be decoded",
+    )
+    yield Film(
+        "PS",
+        "H.264",
+        "two frames at one time",
+        ".mpg",
+        SPECIAL["a variable rate"][0].format(h264) + " -f vob",
+        differs="The second one is shown 1 / rate later.",
+    )
+    yield Film(
+        "TS",
+        "MPEG-2",
+        "a size that changes",
+        ".ts",
+        f"-c:v mpeg2video -bf 0 {_420}",
+        _grown,
+        damage="has another size than the first",
+        differs="It ends there: frames of one film have one size.",
+    )
+    for matrix in ("smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc"):
+        yield Film(
+            *mkv,
+            f"colours by {matrix}",
+            ".mkv",
+            f"{h264} -colorspace {matrix}",
+        )
+    yield Film(
+        *mkv,
+        "colours by ycgco",
+        ".mkv",
+        f"{h264} -colorspace ycgco",
+        damage="cannot be converted to RGB",
+        differs="FFmpeg cannot convert YCgCo; old versions take it for BT.601.",
+    )
+    yield Film(
+        "MKV",
+        "HEVC",
+        "HDR by BT.2020 and PQ",
+        ".mkv",
+        f"{_X265} -pix_fmt yuv420p10le -colorspace bt2020nc "
+        "-color_primaries bt2020 -color_trc smpte2084",
+    )
+    alpha = "colorchannelmixer=aa=0.5"
+    for container, codec, name, pixels in (
+        ("WebM", "VP9", "libvpx-vp9", "yuva420p"),
+        ("WebM", "VP8", "libvpx -auto-alt-ref 0", "yuva420p"),
+        ("MOV", "ProRes", "prores_ks", "yuva444p10le"),
+        ("MOV", "PNG", "png", "rgba"),
+        ("MOV", "QuickTime RLE", "qtrle", "argb"),
+        ("MKV", "FFV1", "ffv1", "bgra"),
+    ):
+        yield Film(
+            container,
+            codec,
+            "transparency, which is left out",
+            CONTAINERS[container].suffix,
+            f"-vf format={pixels},{alpha} -c:v {name} -pix_fmt {pixels}",
+        )
+    for pixels in ("bgr0", "gbrp10le", "gbrp16le", "rgb48le", "gray16le"):
+        yield Film(
+            "MKV",
+            "FFV1",
+            f"pixels {pixels}",
+            ".mkv",
+            f"-c:v ffv1 -pix_fmt {pixels}",
+        )
+    for pixels in ("pal8", "monow", "rgb555le", "nv12", "yuyv422"):
+        yield Film(
+            "NUT",
+            "raw",
+            f"pixels {pixels}",
+            ".nut",
+            f"-c:v rawvideo -pix_fmt {pixels}",
+        )
+    other = "-f lavfi -i testsrc=size={}:rate=25:duration=0.8 -map 0:v -map 1:v"
+    second = "-disposition:v:0 0 -disposition:v:1 default"
+    for name in ("MP4", "MKV", "TS", "AVI"):
+        container = CONTAINERS[name]
+        codec = container.codecs.split(", ")[0]
+        for special, arguments in {
+            "a second film that is larger": other.format("128x96"),
+            "a second film of its size": other.format("64x48"),
+            "a second film by default": f"{other.format('32x32')} {second}",
+        }.items():
+            yield Film(
+                name,
+                codec,
+                special,
+                container.suffix,
+                f"{arguments} {CODECS[codec]}",
+            )
+    cover = "-f lavfi -i color=red:size=320x240:duration=0.04 -map 1 -map 0"
+    yield Film(
+        *mp4,
+        "a cover in front of it",
+        ".mp4",
+        f"{cover} {h264} -c:v:0 png -pix_fmt:v:0 rgb24 "
+        "-disposition:v:0 attached_pic",
+    )
+    for container, codec, suffix, arguments in (
+        ("GIF", "GIF", ".gif", ""),
+        ("animated PNG", "PNG", ".apng", ""),
+        ("Ogg", "Theora", ".ogv", "-c:v libtheora"),
+        ("ASF", "WMV 2", ".wmv", "-c:v wmv2"),
+        ("3GP", "H.264", ".3gp", h264),
+        ("MXF", "MPEG-2", ".mxf", "-c:v mpeg2video -s 128x96"),
+        ("IVF", "VP8", ".ivf", CODECS["VP8"]),
+        ("SWF", "Sorenson", ".swf", "-c:v flv"),
+        ("FLV", "Sorenson", ".flv", "-c:v flv"),
+        ("Y4M", "raw", ".y4m", _420),
+        ("no container", "H.264", ".h264", h264),
+        ("no container", "HEVC", ".hevc", CODECS["HEVC"]),
+        ("no container", "MPEG-2", ".m2v", CODECS["MPEG-2"]),
+        ("no container", "AV1", ".obu", CODECS["AV1"]),
+        ("no container", "DV", ".dv", CODECS["DV"]),
+        ("AVI", "Huffyuv", ".avi", "-c:v huffyuv"),
+        ("AVI", "Ut Video", ".avi", "-c:v utvideo"),
+        ("AVI", "Cinepak", ".avi", "-c:v cinepak -pix_fmt rgb24"),
+        ("AVI", "XviD", ".avi", f"-c:v libxvid -bf 2 {_420}"),
+        ("AVI", "raw", ".avi", "-c:v rawvideo -pix_fmt bgr24"),
+        (
+            "MOV",
+            "DNxHR",
+            ".mov",
+            "-c:v dnxhd -profile:v dnxhr_sq -s 256x120 -pix_fmt yuv422p",
+        ),
+        ("MOV", "CineForm", ".mov", "-c:v cfhd -s 256x128"),
+        ("MKV", "JPEG 2000", ".mkv", f"-c:v jpeg2000 {_420}"),
+    ):
+        yield Film(container, codec, "nothing", suffix, arguments)
+
+
+REGULAR, OTHERS = list(_regular()), list(_special())
+FILMS = [*REGULAR, *OTHERS]
+# Of the others, those of the sample.
+_SHOWN = (
+    "mirrored",
+    "4:2:2 and a quarter turn",
+    "an edit list",
+    "open groups",
+    "a start between key frames",
+    "a size that changes",
+    "colours by ycgco",
+    "a second film that is larger",
+    "a cover in front of it",
+)
+
+
+def sample() -> set[str]:
+    """Names of a few, with each container, codec and peculiarity once."""
+    seen: set[str] = set()
+    found = {str(film) for film in OTHERS if film.special in _SHOWN}
+    # First those that show most.
+    for new, film in itertools.product((3, 2, 1), REGULAR):
+        has = {film.container, film.codec, film.special}
+        if len(has - seen) >= new:
+            found.add(str(film))
+            seen |= has
+    return found
+
+
+# === What is refused ===
+
+
+class Refused(NamedTuple):
+    """What is not read.
+
+    Attributes:
+        what: In words.
+        make: Makes it in a folder, and returns its path.
+        message: What is said; a regular expression.
+        why: The reason for it.
+    """
+
+    what: str
+    make: Callable[[pathlib.Path], pathlib.Path]
+    message: str
+    why: str
+
+
+def _film(arguments: str, name: str = "film.mp4", keep: float = 1) -> Callable:
+    """Makes a film, or its beginning."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        path = folder / name
+        ffmpeg(f"-f lavfi -i {arguments}", path)
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * keep)])
+        return path
+
+    return make
+
+
+def _holding(data: bytes, name: str = "film.mp4") -> Callable:
+    """Makes a file of some bytes."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
+
+
+def _pictures(*names: str) -> Callable:
+    """Makes a folder of pictures."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        for name in names:
+            PIL.Image.new("RGB", (8, 6)).save(folder / name)
+        return folder
+
+    return make
+
+
+def _several(suffix: str, **options: Any) -> Callable:
+    """Makes one file of three pictures."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        first, *others = (
+            PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)
+        )
+        path = folder / f"picture{suffix}"
+        first.save(path, save_all=True, append_images=others, **options)
+        return path
+
+    return make
+
+
+def _floats(folder: pathlib.Path) -> pathlib.Path:
+    path = folder / "picture.tiff"
+    PIL.Image.new("F", (8, 6)).save(path)
+    return path
+
+
+_MANY = "One frame of many would be read."
+REFUSED = [
+    Refused(
+        "an MP4 that was cut off, and has its index at its end",
+        _film(_SOURCE, keep=0.6),
+        "cut off before its index",
+        "Without the index nothing says where its frames are.",
+    ),
+    Refused(
+        "sound alone",
+        _film("sine=duration=0.2", "sound.wav"),
+        "there is only sound",
+        "There is nothing to see.",
+    ),
+    Refused(
+        "an empty file", _holding(b""), "the file is empty", "A copy failed."
+    ),
+    Refused(
+        "any other file",
+        _holding(b"Lorem ipsum dolor sit amet. " * 99),
+        "not a video",
+        "FFmpeg does not know its format.",
+    ),
+    Refused(
+        "a playlist of addresses",
+        _holding(b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"),
+        "not a video",
+        "Nothing is read from a network.",
+    ),
+    Refused(
+        "a device such as `/dev/null`",
+        lambda _: pathlib.Path("/dev/null"),
+        "neither a file nor a pipe",
+        "A camera is `camera:0`.",
+    ),
+    Refused(
+        "a folder without pictures",
+        _pictures(),
+        "no picture in it",
+        "Films are given one by one.",
+    ),
+    Refused(
+        "pictures of one number: `1.png`, `01.png`",
+        _pictures("01.png", "1.png"),
+        r"01\.png and 1\.png have the same number",
+        "It is not known which one is the frame.",
+    ),
+    Refused("animated WebP", _several(".webp"), "holds 3 pictures", _MANY),
+    Refused(
+        "animated PNG called `.png`",
+        _several(".png"),
+        "holds 3 pictures",
+        f"{_MANY} Called `.apng`, it is a film.",
+    ),
+    Refused(
+        "TIFF of several pages", _several(".tif"), "holds 3 pictures", _MANY
+    ),
+    Refused(
+        "pictures of 32 bits",
+        _floats,
+        "8 or 16 bits",
+        "It is not known which value is white.",
+    ),
+    Refused(
+        "a damaged picture alone",
+        _holding(b"\x89PNG nothing", "picture.png"),
+        "or a damaged one",
+        "Among others it is left out, and named.",
+    ),
+]
+
+
+# === The page ===
+
+
+def page() -> str:
+    """The text of docs/formats.md, with what stands between marks made anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, part in {"films": _films(), "refused": _refused()}.items():
+        text = re.sub(
+            f"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}",
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def _films() -> str:
+    others: dict[str, list[str]] = {}
+    for film in OTHERS:
+        if film.special == "nothing":
+            others.setdefault(film.container, []).append(film.codec)
+    listed = [f"{name} ({', '.join(has)})" for name, has in others.items()]
+    special = dict.fromkeys([*SPECIAL, *(film.special for film in OTHERS)])
+    del special["nothing"]
+    differing = [film for film in FILMS if film.differs]
+    equal = (
+        f"Of {len(FILMS)} films {len(FILMS) - len(differing)} are read as "
+        "`ffmpeg` decodes them, grey level by grey level, at the same times:"
+    )
+    codecs = [
+        [codec]
+        + ["yes" * (codec in c.codecs.split(", ")) for c in CONTAINERS.values()]
+        for codec in CODECS
+    ]
+    return "\n\n".join(
+        [
+            _wrapped(equal),
+            _table(["", *CONTAINERS], codecs),
+            _wrapped(f"One film each of {'; '.join(listed)}."),
+            _wrapped(f"In some of them: {', '.join(special)}."),
+            "What differs on purpose:",
+            _table(
+                ["film", "reason"],
+                [[str(film), film.differs] for film in differing],
+            ),
+        ]
+    )
+
+
+def _refused() -> str:
+    return _table(["what", "why"], [[each.what, each.why] for each in REFUSED])
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
+    lines.insert(1, f"|{'---|' * len(head)}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
