@@ -37,7 +37,7 @@ import tqdm
 
 # The `tfds` command takes this folder off the path when it has read a builder;
 # other processes need it later, and `lsts_tf` lies beside it.
-for _folder in pathlib.Path(__file__).parents[:2]:
+for _folder in pathlib.Path(__file__).resolve().parents[:2]:
     if str(_folder) not in sys.path:
         sys.path.append(str(_folder))
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -24,7 +25,9 @@ import tensorflow as tf
 
 from lsts_tf import experiment
 from lsts_tf import windows
+from lsts_tf.features import fill
 from lsts_tf.features import front_end as front_end_lib
+from lsts_tf.features import preprocess
 
 # Registered so that saved models load.
 from lsts_tf.networks import decoder  # noqa: F401
@@ -356,6 +359,35 @@ class Predictor:
             last = self.extractor.of_clip(list(recent), length=len(recent))
             for maps in self.of_windows(features for _, features in last):
                 yield from maps[given - count :]
+
+    def of_stores(self, kept: fill.Stores, video: Any) -> np.ndarray:
+        """Maps of every frame of a video whose features are stored.
+
+        Returns:
+            uint8 [T, 360, 640]; the frames before the first window carry a
+            copy of its map, and short clips are mirrored where the stores'
+            are.
+        """
+        short = next(iter(kept.geometry.values())).short
+        geometry = dataclasses.replace(self.geometry, short=short)
+        hops = geometry.hops(kept.truth.length(video), self.hop)
+        rows = {
+            part: {int(t): row for row, t in enumerate(store.targets(video))}
+            for part, store in kept.features.items()
+        }
+        features = (
+            {
+                part: store.read(video, [rows[part][target]])[0]
+                for part, store in kept.features.items()
+            }
+            for target, _ in hops
+        )
+        found: list[np.ndarray] = []
+        for (_, frames), maps in zip(
+            hops, self.of_windows(features), strict=True
+        ):
+            found.extend(preprocess.to_uint8(maps[-len(frames) :]))
+        return np.stack([found[0]] * hops[0][1].start + found)
 
 
 def _too_short(missing: int) -> str:

@@ -5,7 +5,6 @@ import pathlib
 
 from tensorboard.backend.event_processing import event_accumulator
 
-from lsts_tf import evaluate
 from lsts_tf.features import dataset
 from lsts_tf.features import fill
 
@@ -34,4 +33,4 @@ def scored_maps(settings, predictor, number=601):
         stride=1,
         purpose="test",
     )
-    return evaluate.maps_of_store(predictor, kept, number)
+    return predictor.of_stores(kept, number)

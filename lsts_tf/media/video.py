@@ -128,7 +128,7 @@ class Video:
         )
         self.fps = self._pass.fps
         self.num_frames = self._pass.about
-                image = self._image(first[0], 0)
+        image = self._image(first[0], 0)
         self.size = image.shape[1], image.shape[0]
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
         if "transpose" in dict(_turning(first[0])):
@@ -344,7 +344,7 @@ class _Rgb:
 
 
 def _luma(frame: Any) -> np.ndarray | None:
-    """Grey levels [H, W] of an `av.VideoFrame`; None if it needs more than that.
+    """Grey levels [H, W] of an `av.VideoFrame`; None if it has more than grey.
 
     They are those that FFmpeg would write into a picture: a film of 8 bits that
     counts black as 16 and white as 235 is stretched to 0 … 255. One of more

@@ -96,3 +96,9 @@ def centre_prior(height: int, width: int) -> np.ndarray:
         return np.exp(-0.5 * (x / 0.25) ** 2)
 
     return np.outer(bell(height), bell(width))
+
+
+@functools.lru_cache(maxsize=8)
+def centre_map(height: int, width: int) -> np.ndarray:
+    """The centre prior as a map of a model, uint8 [height, width]."""
+    return np.rint(centre_prior(height, width) * 255.0).astype(np.uint8)

@@ -7,14 +7,12 @@ frame and the fixations for each process.
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import process
 import contextlib
 import dataclasses
-import functools
 import multiprocessing
 import os
 import pathlib
@@ -27,7 +25,6 @@ import numpy as np
 import pandas as pd
 import tqdm
 
-from lsts_tf.media import files
 from lsts_tf.media import images
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import predictions as predictions_lib
@@ -37,6 +34,7 @@ from lsts_tf.scoring import truth as truth_lib
 
 CENTRE = summary.CENTRE_TITLE
 OBSERVERS = "one observer by the others"
+DENSITY = "density map"
 # How many lines of each kind of problem are shown.
 _SHOWN = 40
 
@@ -45,10 +43,7 @@ Problems = dict[str, list[str]]
 
 
 class FilesError(ValueError):
-    """Files are missing, too many, or cannot be read: up to 40 of a kind.
-
-    Where there are more, they are all in a file, which the message names.
-    """
+    """Files are missing, too many, or cannot be read: up to 40 of a kind."""
 
 
 def evaluate(
@@ -56,7 +51,6 @@ def evaluate(
     annotations: truth_lib.Folder | truth_lib.Points,
     *,
     scoring: scorer_lib.Settings,
-    listed: pathlib.Path,
     videos: frozenset[int] = frozenset(),
     first_frames: int = 78,
     allow_missing: bool = False,
@@ -68,8 +62,6 @@ def evaluate(
         models: {name: folder}.
         annotations: Where people looked.
         scoring: How to score.
-        listed: File for the names of all files that something is wrong with,
-            if they are too many for a message. An older one is removed.
         videos: Those to score; all that are annotated, if none is named.
         first_frames: How many frames of each video are also scored apart.
         allow_missing: Whether to go on with the frames that all models have
@@ -87,30 +79,26 @@ def evaluate(
         name: predictions_lib.Predictions(folder, videos)
         for name, folder in models.items()
     }
-    listed.unlink(missing_ok=True)
     frames, problems = _matched(folders, annotations)
-    _refuse_or_warn(problems, problems, allow_missing, listed)
+    _refuse_or_warn(problems, allow_missing)
     if not frames:
         raise FilesError("No frame has both a map and an annotation.")
-    unreadable: list[str] = []
-    rows = _fixations(annotations.clips, workers, unreadable)
+    rows, unreadable = _fixations(annotations.clips, workers)
+    _refuse_or_warn({"unreadable": unreadable}, allow_missing)
     readable = {(video, frame) for video, frame, *_ in rows}
-    scores: dict[str, pd.DataFrame] = {}
-    if allow_missing or not unreadable:
-        jobs = [
-            _Job(
-                video=video,
-                frames=[n for n in of if (video, n) in readable],
-                truth=annotations.clips[video],
-                clips={name: f.clips[video] for name, f in folders.items()},
-            )
-            for video, of in frames.items()
-        ]
-        scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
-        scores = _scores(jobs, scorer, workers, unreadable)
-    problems["unreadable"] += unreadable
-    new = {"unreadable": unreadable}
-    _refuse_or_warn(new, problems, allow_missing, listed)
+    jobs = [
+        _Job(
+            video=video,
+            frames=[n for n in of if (video, n) in readable],
+            truth=annotations.clips[video],
+            clips={name: f.clips[video] for name, f in folders.items()},
+        )
+        for video, of in frames.items()
+    ]
+    scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
+    scores, more = _scores(jobs, scorer, workers)
+    _refuse_or_warn({"unreadable": more}, allow_missing)
+    problems["unreadable"] += [*unreadable, *more]
     if not scores:
         raise FilesError("No frame could be read.")
     centre = scores.pop(CENTRE)
@@ -141,12 +129,29 @@ def evaluate(
         scores, seed=scoring.seed, statistic=scoring.statistic
     )
     best = next(iter(comparison.values()))["ranking"][0]
-    return {
-        **reports[best],
-        "best": best,
-        "models": reports,
-        "comparison": comparison,
-    }, scores
+    models_ = {"best": best, "models": reports, "comparison": comparison}
+    return {**reports[best], **models_}, scores
+
+
+def named(folders: Sequence[str]) -> dict[str, str]:
+    """{name: folder} of texts such as "ours=out/maps" and "out/maps".
+
+    The second is called like the last part of its path. A path may hold "="
+    itself, as out/lr=1e-3.
+    """
+    result: dict[str, str] = {}
+    for text in folders:
+        name, given, folder = text.partition("=")
+        if not given or os.sep in name or pathlib.Path(text).exists():
+            folder = text
+            name = pathlib.Path(text).resolve().name
+        if name in {*result, CENTRE, OBSERVERS, DENSITY}:
+            raise ValueError(
+                f"Two models have the name {name!r}. Name them: "
+                f"--compare one={folder} ..."
+            )
+        result[name] = folder
+    return result
 
 
 # === Which files belong together ===
@@ -203,43 +208,25 @@ def _ranges(frames: set[int]) -> str:
     return f"frames {', '.join(texts)}"
 
 
-def _refuse_or_warn(
-    new: Problems, problems: Problems, allowed: bool, listed: pathlib.Path
-) -> None:
-    """Stop, or warn that it goes on without some files.
-
-    Args:
-        new: What is said.
-        problems: All so far, which are written down if they are many.
-        allowed: Whether to go on.
-        listed: The file for them.
-    """
-    if any(len(found) > _SHOWN for found in problems.values()):
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        lines = _lines(problems, max(map(len, problems.values())), listed)
-        files.write_text(listed, "\n".join([*lines, ""]))
-    if not any(new.values()):
+def _refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
+    """Stops, or warns that it goes on without some files."""
+    lines: list[str] = []
+    for kind, found in problems.items():
+        if found:
+            lines += [f"{kind} ({len(found)}):", *found[:_SHOWN]]
+        if len(found) > _SHOWN:
+            lines.append(f"... and {len(found) - _SHOWN} more")
+    if not lines:
         return
-    text = "\n".join(_lines(new, _SHOWN, listed))
-    if new.get("clashes"):
+    text = "\n".join(lines)
+    if problems.get("clashes"):
         raise FilesError(f"Two files have the same number; remove one.\n{text}")
-    if not allowed:
+    if not is_allowed:
         raise FilesError(
             f"Maps and annotation do not match.\n{text}\nName the videos by "
             "--videos, or go on without these files by --allow_missing."
         )
     logging.warning("Going on without some files.\n%s", text)
-
-
-def _lines(
-    problems: Problems, most: int, listed: pathlib.Path
-) -> Iterator[str]:
-    for kind, found in problems.items():
-        if found:
-            yield f"{kind} ({len(found)}):"
-        yield from (f"  {line}" for line in found[:most])
-        if len(found) > most:
-            yield (f"  ... and {len(found) - most} more, which are in {listed}")
 
 
 # === What a process does ===
@@ -288,8 +275,8 @@ def _prepare(scorer: scorer_lib.Scorer | None, is_worker: bool) -> None:
         cv2.setNumThreads(1)
 
 
-def _score(job: _Job) -> tuple[pd.DataFrame, list[str]]:
-    """Scores with a column "model", and what cannot be read.
+def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
+    """A table with a column "model", and what cannot be read.
 
     A frame is scored if its density and the maps of all models can be read.
     """
@@ -300,25 +287,28 @@ def _score(job: _Job) -> tuple[pd.DataFrame, list[str]]:
     for frame in job.frames:
         row = _scorer.fixations.row(job.video, frame)
         size = _scorer.fixations.size(row)
-        where = f"video {job.video:04d}, frame {frame + 1:04d}"
         given: dict[str, Any] = {
             name: next(stream) for name, stream in streams.items()
         }
+        if _scorer.needs_density:
+            shapes[DENSITY] = size
+            try:
+                given[DENSITY] = job.truth.density(frame)
+            except images.MapError as error:
+                given[DENSITY] = error
+        where = f"video {job.video:04d}, frame {frame + 1:04d}"
         reasons = [
             _unfit(f"{name}: {where}", map_, size, shapes.get(name))
             for name, map_ in given.items()
         ]
-        density = None
-        if _scorer.needs_density:
-            density, reason = _density(job.truth, frame, size, where)
-            reasons.append(reason)
         for name, map_ in given.items():
             if isinstance(map_, np.ndarray):
                 shapes.setdefault(name, map_.shape)
         if any(reasons):
             problems += filter(None, reasons)
             continue
-        given[CENTRE] = _prior(size)
+        density = given.pop(DENSITY, None)
+        given[CENTRE] = density_lib.centre_map(*size)
         scores = {
             name: _scorer.score(row, map_, density)
             for name, map_ in given.items()
@@ -329,13 +319,7 @@ def _score(job: _Job) -> tuple[pd.DataFrame, list[str]]:
             {"model": name, "video": job.video, "frame": frame, **values}
             for name, values in scores.items()
         ]
-    return pd.DataFrame(lines), problems
-
-
-@functools.lru_cache(maxsize=8)
-def _prior(size: tuple[int, int]) -> np.ndarray:
-    # Rounded as `preprocess.to_uint8` does.
-    return np.rint(density_lib.centre_prior(*size) * 255.0).astype(np.uint8)
+    return [pd.DataFrame(lines)], problems
 
 
 def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
@@ -349,26 +333,10 @@ def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
         )
     if map_.shape != (usual or map_.shape):
         return (
-            f"{where}: has the size {list(map_.shape)}, the video's first "
-            f"map {list(usual)}"
+            f"{where}: has the size {list(map_.shape)}, not {list(usual)} as "
+            "the others of its video"
         )
     return ""
-
-
-def _density(
-    truth: Truth, frame: int, size: tuple[int, int], where: str
-) -> tuple[np.ndarray | None, str]:
-    """A density map, or why there is none."""
-    try:
-        density = truth.density(frame)
-    except images.MapError as error:
-        return None, str(error)
-    if density.shape != size:
-        return None, (
-            f"{where}: the density map has the size {list(density.shape)}, "
-            f"the fixations {list(size)}"
-        )
-    return density, ""
 
 
 def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
@@ -393,63 +361,51 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
 
 
 def _fixations(
-    clips: Mapping[int, Truth], workers: int, problems: list[str]
-) -> list[tuple]:
-    """Rows of `truth.FixationSet`; what cannot be read goes to `problems`."""
+    clips: Mapping[int, Truth], workers: int
+) -> tuple[list[tuple], list[str]]:
+    """Rows of `truth.FixationSet`, and what cannot be read."""
     jobs = [
         _Job(video=video, frames=clip.frames, truth=clip, clips={})
         for video, clip in clips.items()
     ]
-    rows = []
-    for found, reasons in _results("fixations", _collect, jobs, workers):
-        rows += found
-        problems += reasons
-    return rows
+    return _results("fixations", _collect, jobs, workers)
 
 
 def _scores(
-    jobs: Sequence[_Job],
-    scorer: scorer_lib.Scorer,
-    workers: int,
-    problems: list[str],
-) -> dict[str, pd.DataFrame]:
-    """{name: scores}; what cannot be read goes to `problems`."""
-    tables = []
-    for found, reasons in _results("scoring", _score, jobs, workers, scorer):
-        tables.append(found)
-        problems += reasons
+    jobs: Sequence[_Job], scorer: scorer_lib.Scorer, workers: int
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """{name: scores}, and what cannot be read."""
+    tables, problems = _results("scoring", _score, jobs, workers, scorer)
     table = pd.concat(tables)
     if not len(table):
-        return {}
+        return {}, problems
     table = table.sort_values(["video", "frame"], kind="stable")
     return {
-        name: of.drop(columns="model").reset_index(drop=True)
+        str(name): of.drop(columns="model").reset_index(drop=True)
         for name, of in table.groupby("model", sort=False)
-    }
+    }, problems
 
 
 def _results(
     title: str,
-    function: Callable[[_Job], tuple[Any, list[str]]],
-    jobs: Iterable[_Job],
+    function: Callable[[_Job], tuple[list, list[str]]],
+    jobs: Sequence[_Job],
     workers: int,
     scorer: scorer_lib.Scorer | None = None,
-) -> Iterator[tuple[Any, list[str]]]:
-    """What a function returns for each job, in processes that have `scorer`."""
+) -> tuple[list, list[str]]:
+    """All that a function returns, in processes that have `scorer`."""
     # The longest first, so that all cores end together.
     jobs = sorted(jobs, key=lambda job: len(job.frames), reverse=True)
-    results: Iterable[tuple[Any, list[str]]]
+    total = sum(len(job.frames) for job in jobs)
+    found: list = []
+    problems: list[str] = []
     with (
         contextlib.ExitStack() as stack,
-        tqdm.tqdm(
-            total=sum(len(job.frames) for job in jobs),
-            desc=title,
-            unit="frame",
-        ) as bar,
+        tqdm.tqdm(total=total, desc=title, unit="frame") as bar,
     ):
         if workers == 1 or len(jobs) == 1:
             _prepare(scorer, is_worker=False)
-            results = map(function, jobs)
+            each: Iterable = map(function, jobs)
         else:
             pool = futures.ProcessPoolExecutor(
                 min(workers, len(jobs)),
@@ -458,16 +414,18 @@ def _results(
                 initargs=(scorer, True),
             )
             stack.callback(pool.shutdown, cancel_futures=True)
-            results = pool.map(function, jobs)
+            each = pool.map(function, jobs)
         try:
-            for job, result in zip(jobs, results, strict=True):
-                yield result
+            for job, (lines, reasons) in zip(jobs, each, strict=True):
+                found += lines
+                problems += reasons
                 bar.update(len(job.frames))
         except process.BrokenProcessPool as error:
             raise RuntimeError(
                 "A process was killed, perhaps because the memory was used "
                 f"up. Received: --workers={workers}. Give fewer."
             ) from error
+    return found, problems
 
 
 def _context() -> Any:

@@ -22,7 +22,9 @@ The differentiable forms are in `lsts_tf.networks.losses`.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,6 +35,7 @@ Frame = levels.Frame
 
 _NAN = float("nan")
 _EPSILON = 2.0**-52
+_TINY = np.finfo(np.float64).tiny
 
 # === The metrics ===
 
@@ -51,7 +54,7 @@ def auc_judd(frame: Frame) -> float:
     Returns:
         0 … 1 (a little above the true area, by up to 0.5 / N).
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if not n or not negatives:
         return _NAN
     # The i-th fixation from the top is the threshold that finds i of n, and
@@ -83,7 +86,11 @@ def sauc(frame: Frame) -> float:
     Returns:
         0 … 1.
     """
-    if not frame.fixated.size or not frame.others.size or frame.is_constant:
+    if (
+        not frame.fixated.size
+        or not frame.others.size
+        or frame.pred.is_constant
+    ):
         return _NAN
     return _threshold_auc(
         frame, _share_at_least(frame, frame.prediction_at(frame.others))
@@ -101,7 +108,7 @@ def auc_borji(frame: Frame) -> float:
     Returns:
         0 … 1.
     """
-    if frame.fixated.size < 2 or frame.is_constant:
+    if frame.fixated.size < 2 or frame.pred.is_constant:
         return _NAN
     _, at_least = frame.ranks(levels.THRESHOLDS)
     return _threshold_auc(frame, at_least / frame.pixels)
@@ -120,10 +127,10 @@ def nss(frame: Frame, *, freedom: int = 1, constant: float = _NAN) -> float:
     """
     if not frame.fixated.size:
         return _NAN
-    if frame.is_constant:
+    if frame.pred.is_constant:
         return constant
-    mean = frame.sum / frame.pixels
-    deviation = np.sqrt(frame.squares / (frame.pixels - freedom))
+    mean = frame.pred.sum / frame.pixels
+    deviation = np.sqrt(frame.pred.squares / (frame.pixels - freedom))
     return (frame.values - mean).mean() / deviation
 
 
@@ -135,11 +142,11 @@ def cc(frame: Frame, *, constant: float = _NAN) -> float:
     Returns:
         -1 … 1.
     """
-    if frame.is_constant or frame.density_low == frame.density_high:
+    pred, density = frame.pred, frame.density
+    if pred.is_constant or density.is_constant:
         return constant
-    about = frame.density - frame.density_sum / frame.pixels
-    squares = np.sqrt(frame.squares * frame.product(about, about))
-    return frame.product(frame.about_mean, about) / squares
+    product = frame.product(pred.about_mean, density.about_mean)
+    return product / np.sqrt(pred.squares * density.squares)
 
 
 def sim(frame: Frame) -> float:
@@ -154,18 +161,15 @@ def sim(frame: Frame) -> float:
     Returns:
         0 … 1.
     """
-    ranges = (
-        (frame.low, frame.high),
-        (frame.density_low, frame.density_high),
-    )
-    if any(low == high != 0 for low, high in ranges):
+    pred, density = frame.pred, frame.density
+    if any(map_.low == map_.high != 0 for map_ in (pred, density)):
         return _NAN
-    if (0.0, 0.0) in ranges:
+    if pred.high == pred.low or density.high == density.low:
         return 0.0
-    p, q = frame.pred - frame.low, frame.density - frame.density_low
-    p /= frame.total(p)
-    q /= frame.total(q)
-    return frame.total(np.minimum(p, q, out=p))
+    p, q = pred.each - pred.low, density.each - density.low
+    p /= pred.total(p)
+    q /= density.total(q)
+    return frame.overlap(p, q)
 
 
 def kld(frame: Frame, *, zero: float | None = None) -> float:
@@ -182,24 +186,20 @@ def kld(frame: Frame, *, zero: float | None = None) -> float:
     Returns:
         0 for equal maps. Less is better.
     """
-    p, sum_p = frame.pred, frame.sum
-    if frame.low < 0:
-        p = np.maximum(p, 0.0)
-        sum_p = frame.total(p)
-    sum_q = frame.density_sum
+    sum_p, sum_q = frame.pred.sum, frame.density.sum
+    if frame.pred.low < 0:
+        sum_p = frame.pred.total(np.maximum(frame.pred.each, 0.0))
     if zero is not None and not (sum_p and sum_q):
         return zero
-    at = frame.density > 0
-    p, q = p[at] / (sum_p or 1.0), frame.density[at] / (sum_q or 1.0)
-    # In place, because arrays of all pixels are slow to come by.
-    p += _EPSILON
-    ratio = np.divide(q, p, out=p)
-    ratio += _EPSILON
-    terms = np.log(ratio, out=ratio)
-    terms *= q
-    if frame.counts is not None:
-        terms *= frame.counts[at]
-    return terms.sum()
+    if not sum_q:
+        return 0.0
+    density, p, weights = frame.looked_at()
+    q = density.each / sum_q
+    p = np.maximum(p, 0.0) / (sum_p or 1.0)
+    # The logarithm of a quotient is a difference, and each half depends on one
+    # map. The outer eps would add at most eps to the sum.
+    cross = np.einsum("i,i->", weights, np.log(p + _EPSILON)) / sum_q
+    return density.total(q * np.log(np.maximum(q, _TINY))) - cross
 
 
 def infogain(frame: Frame) -> float:
@@ -214,10 +214,10 @@ def infogain(frame: Frame) -> float:
     Returns:
         Above 0 is better than the baseline.
     """
-    if not frame.fixated.size or frame.is_constant:
+    if not frame.fixated.size or frame.pred.is_constant:
         return _NAN
-    p = frame.values - frame.low
-    p /= frame.sum - frame.low * frame.pixels
+    p = frame.values - frame.pred.low
+    p /= frame.pred.sum - frame.pred.low * frame.pixels
     b = frame.baseline.ravel()[frame.fixated]
     return (np.log2(_EPSILON + p) - np.log2(_EPSILON + b)).mean()
 
@@ -237,21 +237,20 @@ def distribution(map_: np.ndarray) -> np.ndarray:
     return values / total if total else np.full_like(values, _NAN)
 
 
-def _numbers(frame: Frame) -> tuple[int, int]:
-    """Number of fixated pixels, and of the others."""
-    return frame.fixated.size, frame.pixels - frame.fixated.size
-
-
 def _threshold_auc(frame: Frame, alarms: np.ndarray) -> float:
     """Area under (alarms, hits) `[11]` at the thresholds, and (0, 0)."""
     hits = _share_at_least(frame, frame.values)
-    return -np.trapezoid(np.append(hits, 0.0), np.append(alarms, 0.0))
+    between = (alarms[:-1] - alarms[1:]) * (hits[:-1] + hits[1:])
+    return (between.sum() + alarms[-1] * hits[-1]) / 2
 
 
 def _share_at_least(frame: Frame, values: np.ndarray) -> np.ndarray:
     """Share of some of the prediction's values at or above each threshold."""
-    unit = frame.scaled(np.sort(values))
-    return 1 - np.searchsorted(unit, levels.THRESHOLDS) / values.size
+    reached = np.searchsorted(
+        levels.THRESHOLDS, frame.scaled(values), side="right"
+    )
+    counts = np.bincount(reached, minlength=levels.THRESHOLDS.size + 1)
+    return np.cumsum(counts[:0:-1])[::-1] / values.size
 
 
 # === Protocol "aim" ===
@@ -262,7 +261,7 @@ def aim_auc_judd(frame: Frame) -> float:
 
     No fixation: 0.5. Every pixel fixated: NaN.
     """
-    n, negatives = _numbers(frame)
+    n, negatives = frame.fixated.size, frame.negatives
     if not n or not negatives:
         return 0.5 if not n else _NAN
     _, at_least = frame.ranks(frame.scaled(frame.values))
@@ -273,9 +272,9 @@ def aim_auc_judd(frame: Frame) -> float:
 
 def aim_sim(frame: Frame) -> float:
     """As `sim`, of maps that are only scaled to sum 1."""
-    p = frame.pred / (frame.sum or 1.0)
-    q = frame.density / (frame.density_sum or 1.0)
-    return frame.total(np.minimum(p, q))
+    p = frame.pred.each / (frame.pred.sum or 1.0)
+    q = frame.density.each / (frame.density.sum or 1.0)
+    return frame.overlap(p, q)
 
 
 # === Protocol "paper" ===
@@ -286,8 +285,8 @@ def paper_auc_judd(frame: Frame) -> float:
 
     No fixation or a constant prediction: 0.5. Every pixel fixated: NaN.
     """
-    n, negatives = _numbers(frame)
-    if frame.is_constant or not n:
+    n, negatives = frame.fixated.size, frame.negatives
+    if frame.pred.is_constant or not n:
         # A constant map scaled to 0 … 1 is NaN, above no threshold.
         return 0.5
     values, counts = np.unique(-frame.values, return_counts=True)
@@ -328,8 +327,8 @@ def paper_cc(frame: Frame) -> float:
 
     No fixation, every pixel fixated, or a constant prediction: NaN.
     """
-    n, negatives = _numbers(frame)
-    if frame.is_constant or not n or not negatives:
+    n, negatives = frame.fixated.size, frame.negatives
+    if frame.pred.is_constant or not n or not negatives:
         return _NAN
     # With a map of zeros and ones, in closed form.
     score = nss(frame, freedom=0) * n / frame.pixels
@@ -351,52 +350,58 @@ def _rounded_area(
 
 # === All of them ===
 
-Metric = Callable[[Frame], float]
+
+class Metric(NamedTuple):
+    """A row of the table of metrics.
+
+    Attributes:
+        function: computes it.
+        needs: the ground truth that it needs, by the arguments of `score`.
+        less_is_better: whether the better of two models has less of it.
+    """
+
+    function: Callable[[Frame], float]
+    needs: Sequence[str]
+    less_is_better: bool = False
+
 
 PROTOCOLS: Mapping[str, Mapping[str, Metric]] = {
     "dhf1k": {
-        "auc_judd": auc_judd,
-        "sauc": sauc,
-        "auc_borji": auc_borji,
-        "nss": nss,
-        "cc": cc,
-        "sim": sim,
-        "kld": kld,
-        "infogain": infogain,
+        "auc_judd": Metric(auc_judd, ["fixations"]),
+        "sauc": Metric(sauc, ["fixations", "others"]),
+        "auc_borji": Metric(auc_borji, ["fixations"]),
+        "nss": Metric(nss, ["fixations"]),
+        "cc": Metric(cc, ["density"]),
+        "sim": Metric(sim, ["density"]),
+        "kld": Metric(kld, ["density"], less_is_better=True),
+        "infogain": Metric(infogain, ["fixations", "baseline"]),
     },
     "paper": {
-        "auc_judd": paper_auc_judd,
-        "sauc": paper_sauc,
-        "nss": functools.partial(nss, freedom=0),
-        "cc": paper_cc,
+        "auc_judd": Metric(paper_auc_judd, ["fixations"]),
+        "sauc": Metric(paper_sauc, ["fixations", "others"]),
+        "nss": Metric(functools.partial(nss, freedom=0), ["fixations"]),
+        "cc": Metric(paper_cc, ["fixations"]),
     },
     "aim": {
-        "auc_judd": aim_auc_judd,
-        "nss": functools.partial(nss, freedom=0, constant=0.0),
-        "cc": functools.partial(cc, constant=0.0),
-        "sim": aim_sim,
-        "kld": functools.partial(kld, zero=_NAN),
+        "auc_judd": Metric(aim_auc_judd, ["fixations"]),
+        "nss": Metric(
+            functools.partial(nss, freedom=0, constant=0.0), ["fixations"]
+        ),
+        "cc": Metric(functools.partial(cc, constant=0.0), ["density"]),
+        "sim": Metric(aim_sim, ["density"]),
+        "kld": Metric(
+            functools.partial(kld, zero=_NAN), ["density"], less_is_better=True
+        ),
     },
 }
 METRICS = tuple(PROTOCOLS["dhf1k"])
-# Ground truth that they need; "paper" needs none of density.
-_NEEDS = {
-    "auc_judd": {"fixations"},
-    "sauc": {"fixations", "others"},
-    "auc_borji": {"fixations"},
-    "nss": {"fixations"},
-    "cc": {"density"},
-    "sim": {"density"},
-    "kld": {"density"},
-    "infogain": {"fixations", "baseline"},
-}
 
 
-def needs(name: str, protocol: str = "dhf1k") -> frozenset[str]:
-    """Arguments of `score` that a metric of a protocol needs."""
-    if (protocol, name) == ("paper", "cc"):
-        return frozenset({"fixations"})
-    return frozenset(_NEEDS[name])
+def uses(truth: str, protocol: str) -> bool:
+    """Whether a metric of a protocol needs an argument of `score`."""
+    return any(
+        truth in row.needs for row in PROTOCOLS.get(protocol, {}).values()
+    )
 
 
 def score(
@@ -432,19 +437,15 @@ def score(
         ValueError: if a shape, name or protocol is not one of the above, a
             map is not finite, or the ground truth of a metric is missing.
     """
-    given = {
-        name
-        for name, value in (
-            ("density", density),
-            ("fixations", fixations),
-            ("others", others),
-            ("baseline", baseline),
-        )
-        if value is not None
+    truth = {
+        "density": density,
+        "fixations": fixations,
+        "others": others,
+        "baseline": baseline,
     }
-    names = _selected(metrics, protocol, given)
+    given = {name for name, value in truth.items() if value is not None}
+    rows = _selected(tuple(metrics), protocol, given)
     _check_map("pred", pred)
-    needed = frozenset().union(*(needs(name, protocol) for name in names))
     size = pred.shape
     for name, map_ in (("density", density), ("baseline", baseline)):
         if map_ is not None:
@@ -457,44 +458,44 @@ def score(
         )
     if pred.shape != size:
         pred = (resize if protocol == "dhf1k" else _bilinear)(pred, size)
+    is_dense = any("density" in row.needs for row in rows.values())
     frame = Frame(
         pred,
-        density if "density" in needed else None,
+        density if is_dense else None,
         fixated=_linear("fixations", fixations, size),
         others=_linear("others", others, size),
         baseline=baseline,
     )
-    return {name: float(PROTOCOLS[protocol][name](frame)) for name in names}
+    return {name: float(row.function(frame)) for name, row in rows.items()}
 
 
 def _selected(
-    metrics: Iterable[str], protocol: str, given: set[str]
-) -> tuple[str, ...]:
-    """Names of the metrics to compute; an error for what cannot be."""
+    names: Sequence[str], protocol: str, given: set[str]
+) -> dict[str, Metric]:
+    """The metrics to compute; an error for what cannot be computed."""
     if protocol not in PROTOCOLS:
         raise ValueError(
             f"`protocol` must be one of {', '.join(PROTOCOLS)}. "
             f"Received: {protocol!r}."
         )
     known = PROTOCOLS[protocol]
-    names = tuple(metrics)
     for name in names:
         if name not in known:
             raise ValueError(
                 f"A metric of protocol {protocol!r} must be one of "
                 f"{', '.join(known)}. Received: {name!r}."
             )
-        if missing := needs(name, protocol) - given:
+        if missing := set(known[name].needs) - given:
             raise ValueError(
-                f"{name} needs {' and '.join(sorted(needs(name, protocol)))}. "
+                f"{name} needs {' and '.join(known[name].needs)}. "
                 f"Missing: {', '.join(sorted(missing))}."
             )
-    found = names or tuple(n for n in known if needs(n, protocol) <= given)
-    if not found:
+    names = names or [n for n in known if given.issuperset(known[n].needs)]
+    if not names:
         raise ValueError(
             "No ground truth. Give `density` or `fixations` or both."
         )
-    return found
+    return {name: known[name] for name in names}
 
 
 def _check_map(name: str, map_: np.ndarray) -> None:
@@ -520,19 +521,15 @@ def _linear(
         raise ValueError(
             f"{rule}. Received: {points.dtype} {list(points.shape)}."
         )
-    rows, columns = points.T.astype(np.intp)
-    if (
-        min(rows.min(), columns.min()) < 0
-        or rows.max() >= size[0]
-        or columns.max() >= size[1]
-    ):
+    try:
+        pixels = np.ravel_multi_index(tuple(points.T), size)
+    except ValueError:
         raise ValueError(
-            f"{rule}. Received: rows {rows.min()} ... {rows.max()}, columns "
-            f"{columns.min()} ... {columns.max()}. Drop points outside of the "
-            "frame."
-        )
-    pixels = np.sort(rows * size[1] + columns)
+            f"{rule}. Received: {points.min(axis=0)} ... "
+            f"{points.max(axis=0)}. Drop points outside of the frame."
+        ) from None
     # As `np.unique`, which takes five times as long.
+    pixels = np.sort(pixels.astype(np.int32))
     return pixels[np.append(True, pixels[1:] != pixels[:-1])]
 
 

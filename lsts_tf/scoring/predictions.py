@@ -6,6 +6,7 @@ A folder holds one clip for each video: a folder of its frames' maps
 Nothing is decoded before it is asked for.
 """
 
+import collections
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ class FrameFiles:
         files: {frame: its file}.
     """
 
-    files: Mapping[int, maps.File]
+    files: Mapping[int, str]
 
     @property
     def frames(self) -> Sequence[int]:
@@ -42,7 +43,7 @@ class FrameFiles:
         """Maps [H, W] of some frames, or why one cannot be had."""
         for frame in frames:
             try:
-                yield maps.read(self.files[frame].path)
+                yield maps.read(self.files[frame])
             except maps.MapError as error:
                 yield error
 
@@ -56,7 +57,7 @@ class VideoFile:
         frames: Numbers of its frames; see `video.count_frames`.
     """
 
-    file: maps.File
+    file: str
     frames: Sequence[int]
 
     def read(
@@ -67,22 +68,19 @@ class VideoFile:
         It is the first channel, red. Decoding stops behind the last frame
         that is asked for.
         """
-        wanted = iter(frames)
-        frame: int | None = next(wanted, None)
+        wanted = collections.deque(frames)
+        reason = "the video is shorter than it declares."
         try:
-            for number, image in enumerate(video_lib.frames(self.file.path)):
-                if frame is None:
+            for number, image in enumerate(video_lib.frames(self.file)):
+                if not wanted:
                     return
-                if number == frame:
+                if number == wanted[0]:
+                    wanted.popleft()
                     yield np.ascontiguousarray(image[..., 0])
-                    frame = next(wanted, None)
         except video_lib.VideoError as error:
             reason = error.reason
-        else:
-            reason = "the video is shorter than it declares."
-        while frame is not None:
-            yield maps.MapError(self.file.path, f"frame {frame + 1}: {reason}")
-            frame = next(wanted, None)
+        for frame in wanted:
+            yield maps.MapError(self.file, f"frame {frame + 1}: {reason}")
 
 
 Clip = FrameFiles | VideoFile
@@ -140,8 +138,8 @@ class Predictions:
             except video_lib.VideoError as error:
                 self.unreadable.append(str(error))
                 return None
-            return VideoFile(file, range(count))
+            return VideoFile(file.path, range(count))
         inside = maps.numbered(file.path, maps.SUFFIXES)
         self.strays += inside.strays
         self.clashes += inside.clashes
-        return FrameFiles({n - 1: f for n, f in inside.entries.items()})
+        return FrameFiles({n - 1: f.path for n, f in inside.entries.items()})

@@ -10,10 +10,13 @@ Maps are [H, W], of any size and type; densities are [H, W] of the size of the
 fixations; fixations are int16 [N, 2], (row, column).
 """
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import metrics
@@ -52,11 +55,14 @@ class Settings:
     baseline: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol not in metrics.PROTOCOLS:
-            raise ValueError(
-                "The protocol must be one of "
-                f"{', '.join(metrics.PROTOCOLS)}. Received: {self.protocol!r}"
-            )
+        given = {"others": self.negatives, "baseline": self.baseline}
+        for name, map_ in given.items():
+            if map_ is not None and not metrics.uses(name, self.protocol):
+                raise ValueError(
+                    "A map for shuffled AUC or information gain is of "
+                    "protocols that have them. Received: one of "
+                    f"{name} for {self.protocol!r}. Leave it out."
+                )
 
     @property
     def note(self) -> str:
@@ -71,9 +77,8 @@ class Settings:
     @property
     def other_fixations(self) -> str:
         """Where the negatives of shuffled AUC come from."""
-        if self.negatives is not None and self.protocol != "aim":
-            return "a fixed map"
-        return _NEGATIVES[self.protocol]
+        fixed = self.negatives is not None
+        return "a fixed map" if fixed else _NEGATIVES[self.protocol]
 
 
 class Scorer:
@@ -93,8 +98,10 @@ class Scorer:
         """Prepares; the settings are those of the benchmark by default."""
         self._settings = settings or Settings()
         self.fixations = fixations
-        self.metrics = tuple(metrics.PROTOCOLS[self._settings.protocol])
-        self.needs_density = self._settings.protocol != "paper"
+        protocol = self._settings.protocol
+        self.metrics = tuple(metrics.PROTOCOLS[protocol])
+        self.needs_density = metrics.uses("density", protocol)
+        self._needs_others = metrics.uses("others", protocol)
         self._baselines: dict[tuple, np.ndarray] = {}
         # The last ones, because several models are scored in turn.
         self._others: tuple[Any, np.ndarray] = None, np.zeros((0, 2), int)
@@ -130,35 +137,66 @@ class Scorer:
         )
 
     def _negatives(self, row: int) -> np.ndarray:
-        fixed = self._settings.negatives
-        key = row if fixed is None else self.fixations.size(row)
-        if key != self._others[0] and "sauc" in self.metrics:
-            self._others = key, self._drawn(row)
-        return self._others[1]
-
-    def _drawn(self, row: int) -> np.ndarray:
-        size = self.fixations.size(row)
-        fixed = self._settings.negatives
+        fixed, size = self._settings.negatives, self.fixations.size(row)
+        key = row if fixed is None else size
+        if key == self._others[0] or not self._needs_others:
+            return self._others[1]
         if fixed is not None:
-            return truth.scaled(np.argwhere(fixed > 0), fixed.shape, size)
-        if self._settings.protocol == "paper":
-            drawn = [self.fixations.neighbour(row)]
+            pixels = np.argwhere(fixed > 0)
+            found = truth.scaled(pixels, fixed.shape, size)
+        elif self._settings.protocol == "paper":
+            found = self.fixations.gathered(
+                [self.fixations.neighbour(row)], size
+            )
         else:
             drawn = metrics.other_frames(
                 row, len(self.fixations), seed=self._settings.seed
-            ).tolist()
-        return self.fixations.gathered(drawn, size)
+            )
+            found = self.fixations.gathered(drawn.tolist(), size)
+        self._others = key, found
+        return found
 
     def _baseline(self, size: tuple[int, int]) -> np.ndarray:
         if size not in self._baselines:
-            base = self._settings.baseline
-            if base is None:
+            map_ = self._settings.baseline
+            if map_ is None:
                 map_ = density_lib.centre_prior(*size)
-            else:
-                # Resizing by cubics leaves the range of the map, which may be
-                # negative: logarithms of densities.
-                map_ = np.clip(
-                    metrics.resize(base, size), base.min(), base.max()
-                )
+            # Resizing by cubics leaves the range of the map, which may be
+            # negative: logarithms of densities.
+            map_ = np.clip(metrics.resize(map_, size), map_.min(), map_.max())
             self._baselines[size] = metrics.distribution(map_)
         return self._baselines[size]
+
+
+def score_videos(
+    videos: Sequence[Any],
+    annotation: Any,
+    maps_of: Callable[[Any], np.ndarray],
+    settings: Settings,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Scores of a model and of the centre prior, a line for each frame.
+
+    Args:
+        videos: Numbers of the videos of the set.
+        annotation: Where people looked; a `features.stores.TruthStore`.
+        maps_of: Gives a video's maps, [T, H, W].
+        settings: How to score.
+    """
+    scorer = Scorer(
+        truth.FixationSet.of_maps(
+            (video, frame, annotation.fixations(video, [frame])[0])
+            for video in videos
+            for frame in range(annotation.length(video))
+        ),
+        settings,
+    )
+    ours, centre = [], []
+    for video in tqdm.tqdm(videos, desc="scoring", unit="video"):
+        for frame, map_ in enumerate(maps_of(video)):
+            density = annotation.maps(video, [frame])[0]
+            prior = density_lib.centre_map(*density.shape)
+            row = scorer.fixations.row(video, frame)
+            key = {"video": video, "frame": frame}
+            ours.append(key | scorer.score(row, map_, density))
+            centre.append(key | scorer.score(row, prior, density))
+    return ours, centre

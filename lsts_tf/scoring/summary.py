@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import itertools
+import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lsts_tf.media import files
+from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 
 RESAMPLES = 1000
@@ -27,8 +30,12 @@ RESAMPLES = 1000
 COMPARISONS = 10_000
 # Which mean a figure is: {its key in a summary: that of its interval}.
 STATISTICS = {"mean": "ci95", "mean_of_videos": "mean_of_videos_ci95"}
-# Metrics of which less is better.
-LESS_IS_BETTER = frozenset({"kld"})
+_LESS_IS_BETTER = {
+    name
+    for table in metrics.PROTOCOLS.values()
+    for name, metric in table.items()
+    if metric.less_is_better
+}
 CENTRE_TITLE = "centre prior"
 
 Summary = dict[str, dict[str, Any]]
@@ -59,16 +66,11 @@ def summary(scores: pd.DataFrame, *, seed: int = 0) -> Summary:
     return found
 
 
-def by_video(scores: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+def by_video(scores: pd.DataFrame) -> dict[Any, Any]:
     """{video: {metric: mean over its frames}}."""
     means = scores.groupby("video")[metrics_of(scores)].mean()
-    return {
-        f"{video:04d}": {
-            str(name): None if np.isnan(mean) else float(mean)
-            for name, mean in row.items()
-        }
-        for video, row in means.iterrows()
-    }
+    means.index = means.index.map("{:04d}".format)
+    return means.astype(object).where(means.notna(), None).to_dict("index")
 
 
 def report(
@@ -152,24 +154,11 @@ def compare(
         "worse", "difference", "ci95", "p", "p_holm", "frames"}, ...]}}; the
         interval is that of the difference. With fewer than two videos there
         are no "ci95" and "p" (None).
-
-    Raises:
-        ValueError: Fewer than two models, or of different frames, or another
-            statistic.
     """
-    _check_statistic(statistic)
-    first, *others = models.values()
-    keys = ["video", "frame"]
-    if not others or not all(
-        np.array_equal(table[keys], first[keys]) for table in others
-    ):
-        raise ValueError(
-            "At least two models with scores of the same frames are compared. "
-            f"Received: { {n: len(t) for n, t in models.items()} } frames"
-        )
+    first = next(iter(models.values()))
     result = {}
     for metric in metrics_of(first):
-        sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+        sign = -1.0 if metric in _LESS_IS_BETTER else 1.0
         means = {
             name: _quotient(*_by_video(table, metric, statistic))
             for name, table in models.items()
@@ -180,9 +169,8 @@ def compare(
         )
         pairs = []
         for better, worse in itertools.combinations(ranking, 2):
-            difference = first[keys].assign(
-                difference=models[better][metric].to_numpy()
-                - models[worse][metric].to_numpy()
+            difference = first[["video"]].assign(
+                difference=models[better][metric] - models[worse][metric]
             )
             tested = _tested(difference, sign, seed, statistic)
             pairs.append({"better": better, "worse": worse, **tested})
@@ -214,11 +202,9 @@ def _tested(
 
 def _correct(pairs: list[dict[str, Any]]) -> None:
     """Adds Holm's "p_holm": the least first, times how many are left."""
-    tested = sorted(
-        (p for p in pairs if p["p"] is not None), key=lambda pair: pair["p"]
-    )
+    tested = [pair for pair in pairs if pair["p"] is not None]
     least = 0.0
-    for rank, pair in enumerate(tested):
+    for rank, pair in enumerate(sorted(tested, key=lambda pair: pair["p"])):
         least = max(least, min(1.0, pair["p"] * (len(tested) - rank)))
         pair["p_holm"] = least
     for pair in pairs:
@@ -279,20 +265,35 @@ def _interval(means: np.ndarray | None) -> tuple[float, float] | None:
 # === Tables ===
 
 
-def write(scores: pd.DataFrame, path: pathlib.Path) -> None:
-    """Writes scores of frames, which are numbered from 1 in files.
+def write(
+    path: pathlib.Path,
+    result: Mapping[str, Any],
+    models: Mapping[str, pd.DataFrame],
+    kinds: Sequence[str],
+) -> None:
+    """Writes tables of all frames, and last `scores.json`.
 
     Args:
-        scores: The table.
-        path: Where; .csv has videos as in names of files ("0601"), .parquet
-            as numbers.
+        path: The latter. Tables are `scores.csv` beside it, of several models
+            `scores.NAME.csv`; frames are numbered from 1 in them.
+        result: What it holds.
+        models: {name: scores of its frames}.
+        kinds: "csv", which has videos as in names of files ("0601"),
+            "parquet", which has them as numbers, or "none".
     """
-    scores = scores.assign(frame=scores["frame"] + 1)
-    if path.suffix == ".parquet":
-        scores.to_parquet(path, index=False)
-        return
-    scores["video"] = scores["video"].map("{:04d}".format)
-    scores.to_csv(path, index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name, scores in models.items():
+        scores = scores.assign(frame=scores["frame"] + 1)
+        titled = scores.assign(video=scores["video"].map("{:04d}".format))
+        model = f".{name}" if len(models) > 1 else ""
+        for kind in set(kinds) - {"none"}:
+            beside = path.with_name(f"{path.stem}{model}.{kind}")
+            with files.replacing(beside) as temporary:
+                if kind == "csv":
+                    titled.to_csv(temporary, index=False)
+                else:
+                    scores.to_parquet(temporary, index=False)
+    files.write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
@@ -318,8 +319,10 @@ def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
     return found
 
 
-def table(summaries: Mapping[str, Summary], statistic: str = "mean") -> str:
-    """A table for the terminal.
+def table(
+    summaries: Mapping[str, Summary], statistic: str = "mean"
+) -> pd.DataFrame:
+    """What people read, as texts.
 
     Args:
         summaries: {name of a row: summary}.
@@ -330,23 +333,19 @@ def table(summaries: Mapping[str, Summary], statistic: str = "mean") -> str:
         row stands its 95 % interval, if it has one, and below each how many
         frames count, unless they are as many as in the row above. The head
         says so if the means are not those over frames.
-
-    Raises:
-        ValueError: Another statistic.
     """
-    _check_statistic(statistic)
     names = list(next(iter(summaries.values())))
     lines: list[tuple[str, Sequence[str]]] = []
     shown: list[str] = []
     for title, found in summaries.items():
-        each = [found.get(name, {}) for name in names]
-        lines.append((title, [number(f.get(statistic)) for f in each]))
-        ranges = [f.get(STATISTICS[statistic]) for f in each]
+        each = [found[name] for name in names]
+        lines.append((title, [_number(f[statistic]) for f in each]))
+        ranges = [f[STATISTICS[statistic]] for f in each]
         if len(lines) == 1 and any(ranges):
-            cells = ["..".join(map(number, r or (None,))) for r in ranges]
+            cells = ["..".join(map(_number, r or (None,))) for r in ranges]
             lines.append(("95 % interval", cells))
-        counts = [str(f.get("n_valid", "-")) for f in each]
-        if counts != shown and set(counts) != {"-"}:
+        counts = [str(f["n_valid"]) for f in each]
+        if counts != shown:
             lines.append(("valid frames", counts))
             shown = counts
     frame = pd.DataFrame(
@@ -354,12 +353,13 @@ def table(summaries: Mapping[str, Summary], statistic: str = "mean") -> str:
     )
     if statistic != "mean":
         frame.columns.name = statistic.replace("_", " ")
-    return frame.to_string(line_width=10_000)
+    return frame
 
 
 def text(result: Mapping[str, Any]) -> str:
     """What the terminal shows of what `scores.json` holds."""
-    lines = [table(rows(result), result["statistic"])]
+    scores = table(rows(result), result["statistic"])
+    lines = [scores.to_string(line_width=10_000)]
     for metric, found in result.get("comparison", {}).items():
         chance = [
             f"{p['better']} > {p['worse']}: p = {p['p_holm']:.4f}"
@@ -380,14 +380,5 @@ def text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    """A score with four digits, "-" for none."""
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _check_statistic(statistic: str) -> None:
-    if statistic not in STATISTICS:
-        raise ValueError(
-            f"A statistic is one of {', '.join(STATISTICS)}. "
-            f"Received: {statistic!r}"
-        )

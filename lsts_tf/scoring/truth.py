@@ -18,9 +18,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING
 from typing import Any
 
+from absl import flags
 import cv2
 import numpy as np
 
@@ -56,11 +58,6 @@ class FixationSet:
     """Fixations of all frames that are scored together.
 
     The frames are numbered through: rows, in the order of videos and frames.
-
-    Attributes:
-        videos: int32 [rows], video of each row, ascending.
-        frames: int32 [rows], frame in its video, ascending.
-        sizes: int32 [rows, 2], (H, W) of its ground truth.
     """
 
     def __init__(
@@ -71,9 +68,9 @@ class FixationSet:
         ordered = sorted(rows, key=lambda row: row[:2])
         # Few large arrays, because each process that scores gets a copy.
         points = [row[2].astype(np.int16) for row in ordered]
-        self.videos = np.array([row[0] for row in ordered], np.int32)
-        self.frames = np.array([row[1] for row in ordered], np.int32)
-        self.sizes = np.array([row[3] for row in ordered]).reshape(-1, 2)
+        self._frames = [row[:2] for row in ordered]
+        self._rows = {frame: row for row, frame in enumerate(self._frames)}
+        self._sizes = np.array([row[3] for row in ordered]).reshape(-1, 2)
         self._starts = np.cumsum([0, *map(len, points)])
         self._points = np.concatenate([np.zeros((0, 2), np.int16), *points])
 
@@ -87,12 +84,7 @@ class FixationSet:
         )
 
     def __len__(self) -> int:
-        return len(self.videos)
-
-    def rows(self, video: int) -> range:
-        """Rows of a video."""
-        first, last = np.searchsorted(self.videos, [video, video + 1])
-        return range(int(first), int(last))
+        return len(self._frames)
 
     def row(self, video: int, frame: int) -> int:
         """Row of a frame.
@@ -100,12 +92,7 @@ class FixationSet:
         Raises:
             KeyError: The frame is not in the set.
         """
-        rows = self.rows(video)
-        frames = self.frames[rows.start : rows.stop]
-        at = int(np.searchsorted(frames, frame))
-        if at == len(rows) or frames[at] != frame:
-            raise KeyError((video, frame))
-        return rows[at]
+        return self._rows[video, frame]
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Fixations of a frame."""
@@ -113,13 +100,17 @@ class FixationSet:
 
     def size(self, row: int) -> tuple[int, int]:
         """Size (H, W) of a frame's ground truth."""
-        height, width = self.sizes[row].tolist()
+        height, width = self._sizes[row].tolist()
         return height, width
 
     def neighbour(self, row: int) -> int:
         """The next frame of the video; of the last one, that before it."""
-        rows = self.rows(int(self.videos[row]))
-        return row + 1 if row + 1 in rows else max(row - 1, rows[0])
+        for other in (row + 1, row - 1):
+            if 0 <= other < len(self) and (
+                self._frames[other][0] == self._frames[row][0]
+            ):
+                return other
+        return row
 
     def gathered(
         self, rows: Sequence[int], size: tuple[int, int]
@@ -143,28 +134,26 @@ class AnnotatedFiles:
     """A video of DHF1K's folders.
 
     Attributes:
-        densities: {frame: file of its density map}.
-        fixated: {frame: file of its fixations}, of the same frames.
+        files: {frame: the files of its density map and of its fixations}.
     """
 
-    densities: Mapping[int, maps.File]
-    fixated: Mapping[int, maps.File]
+    files: Mapping[int, tuple[str, str]]
 
     observers = False
 
     @property
     def frames(self) -> Sequence[int]:
         """Numbers of the frames, ascending."""
-        return tuple(self.densities)
+        return tuple(self.files)
 
     def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """Fixated pixels of a frame, and the size (H, W) of their map."""
-        fixated = _read_fixations(self.fixated[frame].path)
+        fixated = _read_fixations(self.files[frame][1])
         return coordinates(fixated), fixated.shape
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return maps.read(self.densities[frame].path)
+        return maps.read(self.files[frame][0])
 
 
 class Folder:
@@ -222,7 +211,6 @@ class Folder:
             self.problems.append(str(error))
             return
         self.clashes += [*densities.clashes, *fixated.clashes]
-        both = densities.entries.keys() & fixated.entries.keys()
         for has, lacks, what in (
             (densities, fixated, "fixations"),
             (fixated, densities, "density map"),
@@ -233,10 +221,11 @@ class Folder:
                 if n not in lacks.entries
             ]
         self.clips[number] = AnnotatedFiles(
-            *(
-                {n - 1: f for n, f in half.entries.items() if n in both}
-                for half in (densities, fixated)
-            )
+            {
+                n - 1: (file.path, fixated.entries[n].path)
+                for n, file in densities.entries.items()
+                if n in fixated.entries
+            }
         )
 
     def _fixated(self, folder: pathlib.Path) -> maps.Numbered:
@@ -287,40 +276,33 @@ class AnnotatedPoints:
     """A video of a list of points.
 
     Attributes:
-        points: int16 [N, 2], (row, column), in the order of frames.
-        frame_of: int32 [N], ascending.
-        observer: int32 [N], or None.
-        last: The last frame.
+        looks: A table with frame, x, y and observer; frames that nobody looked
+            at are absent or have no x and y.
+        observers: Whether it is known who looked where.
         size: (H, W) of the maps.
         sigma: Of the Gaussians, in pixels.
         shift: See `density.density_map`.
     """
 
-    points: np.ndarray
-    frame_of: np.ndarray
-    observer: np.ndarray | None
-    last: int
+    looks: "pd.DataFrame"
+    observers: bool
     size: tuple[int, int]
     sigma: float
     shift: int
 
     @property
-    def observers(self) -> bool:
-        """Whether it is known who looked where."""
-        return self.observer is not None
-
-    @property
     def frames(self) -> Sequence[int]:
         """Numbers of the frames, ascending: from the first to the last."""
-        return range(self.last + 1)
+        return range(int(self.looks["frame"].max()) + 1)
 
     def fixations(self, frame: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """Fixated pixels of a frame, and the size (H, W) of their map."""
-        return np.unique(self.points[self._rows(frame)], axis=0), self.size
+        looks = self.looks[self.looks["frame"] == frame]
+        return _pixels(looks), self.size
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return self.density_of(self.points[self._rows(frame)])
+        return self.density_of(self.fixations(frame)[0])
 
     def density_of(self, points: np.ndarray) -> np.ndarray:
         """Density map of some points."""
@@ -332,18 +314,13 @@ class AnnotatedPoints:
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
-        if self.observer is None:
-            return []
-        rows = self._rows(frame)
-        who = self.observer[rows]
-        return [
-            np.unique(self.points[rows][who == one], axis=0)
-            for one in np.unique(who)
-        ]
+        looks = self.looks[self.looks["frame"] == frame].dropna(subset="x")
+        return [_pixels(own) for _, own in looks.groupby("observer")]
 
-    def _rows(self, frame: int) -> slice:
-        first, last = np.searchsorted(self.frame_of, [frame, frame + 1])
-        return slice(int(first), int(last))
+
+def _pixels(looks: "pd.DataFrame") -> np.ndarray:
+    points = looks[["y", "x"]].dropna().to_numpy(np.int16)
+    return np.unique(points, axis=0)
 
 
 class Points:
@@ -399,26 +376,23 @@ class Points:
             table = table[table["video"].isin(videos)]
         if not len(table):
             raise maps.MapError(path, "has no frame of a video asked for.")
-        last: dict[Any, Any] = table.groupby("video")["frame"].max().to_dict()
-        looked = table.dropna(subset=["x"])
-        inside = looked["x"].between(0, size[1] - 1)
-        inside &= looked["y"].between(0, size[0] - 1)
-        self.outside = int((~inside).sum())
-        points = looked[inside].sort_values(["video", "frame"], kind="stable")
-        named = bool((points["observer"] >= 0).any())
-        groups: dict[Any, Any] = dict(list(points.groupby("video")))
-        self.clips = {}
-        for video, frame in last.items():
-            of = groups.get(video, points.iloc[:0])
-            self.clips[int(video)] = AnnotatedPoints(
-                points=of[["y", "x"]].to_numpy(np.int16),
-                frame_of=of["frame"].to_numpy(np.int32),
-                observer=of["observer"].to_numpy(np.int32) if named else None,
-                last=int(frame),
+        is_inside = table["x"].between(0, size[1] - 1)
+        is_inside &= table["y"].between(0, size[0] - 1)
+        self.outside = int((table["x"].notna() & ~is_inside).sum())
+        inside = table[["x", "y"]].where(is_inside)
+        observers = bool((table["observer"] >= 0).any())
+        shift = density_lib.SHIFT if recipe == "dhf1k" else 0
+        groups: Any = table.assign(**inside).groupby("video")
+        self.clips = {
+            int(video): AnnotatedPoints(
+                looks=looks,
+                observers=observers,
                 size=size,
                 sigma=sigma,
-                shift=density_lib.SHIFT if recipe == "dhf1k" else 0,
+                shift=shift,
             )
+            for video, looks in groups
+        }
 
     def describe(self) -> dict[str, Any]:
         """What the scores record about the ground truth."""
@@ -426,23 +400,15 @@ class Points:
 
 
 def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
-    if recipe not in RECIPES or not sigma > 0:
-        raise ValueError(
-            f"Density maps are made by one of {', '.join(RECIPES)} with a "
-            f"positive sigma. Received: {recipe!r}, sigma={sigma}"
-        )
-    if recipe == "dhf1k" and sigma != density_lib.SIGMA:
-        raise ValueError(
-            f"DHF1K's recipe has sigma {density_lib.SIGMA:.4f}. Received: "
-            f"{sigma}. For another one give --density=gaussian."
-        )
-    if recipe == "dhf1k" and tuple(size) != density_lib.SIZE:
+    if sigma <= 0:
+        raise ValueError(f"--sigma must be above 0. Received: {sigma}")
+    own = density_lib.SIGMA, *density_lib.SIZE
+    if recipe == "dhf1k" and (sigma, *size) != own:
         # Its Gaussians are so many pixels wide, whatever they cover.
         raise ValueError(
-            "DHF1K's recipe is for maps of {1}x{0}. Received: {3}x{2}. For "
-            "another size give --density=gaussian and a --sigma.".format(
-                *density_lib.SIZE, *size
-            )
+            "DHF1K's recipe has Gaussians of sigma {0:.4f} on maps of {2}x{1}. "
+            "Received: sigma {3} on maps of {5}x{4}. For others give "
+            "--density=gaussian and a --sigma.".format(*own, sigma, *size)
         )
 
 
@@ -451,100 +417,122 @@ def _read_points(path: pathlib.Path) -> "pd.DataFrame":
     # Half a second, which programs that read no list need not spend.
     import pandas as pd
 
+    is_json = path.suffix.lower() == ".json"
     try:
-        text, place = _read_table(path)
-        empty = text.isna() | (text == "")
-        table = text[list(_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    except maps.MapError:
-        raise
+        if is_json:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found = found["fixations"] if isinstance(found, dict) else found
+            # As text, or pandas takes `true` for a 1.
+            text = pd.DataFrame(found, dtype=object).fillna("").astype(str)
+        else:
+            text = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
     except OSError as error:
         raise maps.MapError(
             path, f"cannot be read ({error.strerror})."
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise maps.MapError(path, f"is damaged ({error}).") from error
-    table = table.astype(np.float64).replace([np.inf, -np.inf], np.nan)
-    numbers = ["video", "frame"]
-    is_bad = (
-        (table.isna() & ~empty[list(_COLUMNS)]).any(axis=1)
-        | (table[numbers] % 1 != 0).any(axis=1)
-        | (table["video"] < 0)
-        | (table["frame"] < 1)
-        | (table["x"].isna() != table["y"].isna())
-    )
-    if is_bad.any():
-        at = int(np.argmax(is_bad))
-        raise maps.MapError(
-            path,
-            f"{place(at)}: a point has a video, a frame from 1 and x and y; "
-            "the first two are whole numbers. Received: "
-            f"{text.iloc[at].to_dict()}",
-        )
-    names = text.get("observer", pd.Series("", index=text.index))
-    is_unnamed = names.isna() | names.eq("")
-    codes, _ = pd.factorize(names.astype(str))
-    table["observer"] = np.where(is_unnamed, -1, codes)
-    is_unnamed &= table["x"].notna()
-    if is_unnamed.any() and (table["observer"] >= 0).any():
-        # Together they would be taken for one more observer.
-        raise maps.MapError(
-            path,
-            "all points say who looked, or none does. Received: "
-            f"{place(int(np.argmax(is_unnamed)))} without an observer, others "
-            "with one. Name all, or remove the observers.",
-        )
-    table[["x", "y"]] = table[["x", "y"]].round()
-    table["frame"] -= 1
-    return table
-
-
-def _read_table(path: pathlib.Path) -> tuple["pd.DataFrame", Any]:
-    """The table as it stands there, and what names its i-th row in errors."""
-    import pandas as pd
-
-    if path.suffix.lower() == ".json":
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            found = found.get("fixations")
-        if not isinstance(found, list) or not all(
-            isinstance(row, dict) for row in found
-        ):
-            raise maps.MapError(path, "has no list of fixations.")
-        table = pd.DataFrame(
-            found, columns=[*_COLUMNS, "observer"], dtype=object
-        )
-        # As text, or pandas takes `true` for a 1.
-        table = table.map(lambda x: str(x) if isinstance(x, bool) else x)
-        return table, lambda at: f"fixation {at + 1}"
-    table = pd.read_csv(
-        path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-    )
-    if lacking := sorted(set(_COLUMNS) - set(table.columns)):
+    if lacking := sorted(set(_COLUMNS) - set(text.columns)):
         raise maps.MapError(
             path,
             f"needs the columns {', '.join(_COLUMNS)} (observer). "
             f"Missing: {', '.join(lacking)}",
         )
-    return table, lambda at: f"line {at + 2}"
+
+    def check(is_bad: "pd.Series", rule: str) -> None:
+        if is_bad.any():
+            at = int(np.argmax(is_bad))
+            where = f"fixation {at + 1}" if is_json else f"line {at + 2}"
+            raise maps.MapError(
+                path, f"{where}: {rule} Received: {text.iloc[at].to_dict()}"
+            )
+
+    given = text[list(_COLUMNS)]
+    table = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    table = table.replace([np.inf, -np.inf], np.nan)
+    check(
+        (table.isna() & (given != "")).any(axis=1)
+        | (table[["video", "frame"]] % 1 != 0).any(axis=1)
+        | (table["video"] < 0)
+        | (table["frame"] < 1)
+        | (table["x"].isna() != table["y"].isna()),
+        "a point has a video, a frame from 1 and x and y; the first two are "
+        "whole numbers.",
+    )
+    names = text.get("observer", pd.Series("", index=text.index))
+    is_named = names != ""
+    check(
+        ~is_named & table["x"].notna() & is_named.any(),
+        "all points say who looked, or none does; name all, or remove the "
+        "observers.",
+    )
+    return table.assign(
+        observer=np.where(is_named, pd.factorize(names)[0], -1),
+        x=table["x"].round(),
+        y=table["y"].round(),
+        frame=table["frame"] - 1,
+    )
 
 
-def is_list(path: str | os.PathLike) -> bool:
-    """Whether it is a list of points, by its name, and no folder."""
-    return pathlib.Path(path).suffix.lower() in (".json", ".csv")
+# === Flags ===
+
+FLAGS = ("annotations", "fixations", "density", "sigma", "map_size")
 
 
-def open_annotations(
-    path: str | os.PathLike,
-    *,
-    fixations: str = "auto",
-    size: tuple[int, int] = (360, 640),
-    recipe: str = "dhf1k",
-    sigma: float = density_lib.SIGMA,
-    videos: frozenset[int] = frozenset(),
+def define_flags() -> None:
+    """Flags that say where people looked."""
+    flags.DEFINE_string(
+        "annotations",
+        "",
+        "DHF1K's annotation folder, or a JSON or CSV file of points.",
+    )
+    flags.DEFINE_enum(
+        "fixations",
+        "auto",
+        ["auto", "png", "mat"],
+        "Files of DHF1K's fixations to read; auto prefers PNG.",
+    )
+    flags.DEFINE_enum(
+        "density", "dhf1k", RECIPES, "Recipe for density maps of points."
+    )
+    flags.DEFINE_float(
+        "sigma",
+        density_lib.SIGMA,
+        "Standard deviation of the Gaussian at each point, in pixels.",
+    )
+    flags.DEFINE_string(
+        "map_size", "640x360", "Width x height of the maps that points lie in."
+    )
+
+
+def from_flags(
+    values: flags.FlagValues, videos: frozenset[int]
 ) -> Folder | Points:
-    """DHF1K's folders, or a list of points; see `Folder` and `Points`."""
-    if is_list(path):
-        return Points(
-            path, size=size, recipe=recipe, sigma=sigma, videos=videos
+    """What `--annotations` names; an error for flags that would do nothing."""
+    path = values.annotations
+    is_list = path.lower().endswith((".json", ".csv"))
+    idle = FLAGS[1:2] if is_list else FLAGS[2:]
+    given = [f"--{name}" for name in idle if values[name].present]
+    if given:
+        raise ValueError(
+            "--fixations is of folders in DHF1K's layout; --density, --sigma "
+            f"and --map_size are of points. Received: {', '.join(given)} with "
+            f"--annotations={path}. Leave them out."
         )
-    return Folder(path, fixations=fixations, videos=videos)
+    if not is_list:
+        return Folder(path, fixations=values.fixations, videos=videos)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", values.map_size.lower())
+    if not size:
+        raise ValueError(
+            "--map_size is width x height, as 640x360. Received: "
+            f"{values.map_size!r}"
+        )
+    return Points(
+        path,
+        size=(int(size[2]), int(size[1])),
+        recipe=values.density,
+        sigma=values.sigma,
+        videos=videos,
+    )

@@ -1,8 +1,9 @@
-import pickle
+import json
 
 import numpy as np
 import pytest
 
+from lsts_tf.media import images
 from lsts_tf.scoring import truth
 
 
@@ -21,10 +22,6 @@ def found():
 
 def test_rows_follow_videos_and_frames(found):
     assert len(found) == 4
-    assert found.videos.tolist() == [2, 2, 2, 9]
-    assert found.frames.tolist() == [1, 2, 4, 0]
-    assert found.rows(2) == range(3)
-    assert found.rows(9) == range(3, 4)
     assert [len(found[row]) for row in range(4)] == [0, 2, 2, 3]
     assert found.size(1) == (40, 60)
     assert [found.row(2, frame) for frame in (1, 2, 4)] == [0, 1, 2]
@@ -43,13 +40,6 @@ def test_fixations_of_another_size_are_scaled(found):
     assert found.gathered([1], (40, 60)).tolist() == [[39, 59], [0, 0]]
 
 
-def test_it_is_the_same_in_another_process(found):
-    again = pickle.loads(pickle.dumps(found))
-    for row in range(4):
-        np.testing.assert_array_equal(found[row], again[row])
-        assert found.size(row) == again.size(row)
-
-
 def test_nobody_looked_anywhere():
     empty = truth.FixationSet([(1, 0, np.zeros((0, 2)), (4, 4))])
     assert empty[0].shape == (0, 2)
@@ -61,7 +51,47 @@ def test_of_maps_of_several_sizes():
     found = truth.FixationSet.of_maps(
         [(7, 1, maps[1]), (7, 0, maps[0]), (2, 3, np.zeros((4, 5)))]
     )
-    assert found.videos.tolist() == [2, 7, 7]
-    assert found.frames.tolist() == [3, 0, 1]
+    assert [found.row(2, 3), found.row(7, 0), found.row(7, 1)] == [0, 1, 2]
     assert [found[row].tolist() for row in range(3)] == [[], [[1, 2]], [[2, 6]]]
     assert found.size(2) == (3, 7)
+
+
+# === Lists of points ===
+
+HEAD = "video,frame,x,y,observer\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("video,frame,x\n1,1,2\n", "Missing: y"),
+        ("video,frame,x,y\n1,0,2,2\n", "line 2"),
+        ("video,frame,x,y\n1,1,2,\n", "line 2"),
+        ("video,frame,x,y\n1,1,2,2\n1,1,nan,2\n", "line 3"),
+        ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
+        ("video,frame,x,y\n", "no frame"),
+        ("\0\0", "damaged|Missing"),
+        (HEAD + "1,1,2,2,a\n1,1,3,3,\n", "line 3: all points"),
+        (HEAD + "1,1,2,2,\n1,1,3,3,a\n", "line 2: all points"),
+        ({"frame": 1.9}, "fixation 1: .* whole numbers"),
+        ({"video": 0.5}, "fixation 1: .* whole numbers"),
+        ({"frame": True}, "fixation 1: .* whole numbers"),
+        ({"frame": 1e999}, "fixation 1: .* whole numbers"),
+    ],
+)
+def test_a_list_of_points_that_makes_no_sense(tmp_path, text, says):
+    path = tmp_path / "points.csv"
+    if isinstance(text, dict):
+        path = tmp_path / "points.json"
+        text = json.dumps([{"video": 1, "frame": 1, "x": 2, "y": 3} | text])
+    path.write_text(text)
+    with pytest.raises(images.MapError, match=says):
+        truth.Points(path)
+
+
+def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text(HEAD + "1,1,2,3,a\n1,2,,,\n")
+    (clip,) = truth.Points(path).clips.values()
+    assert clip.observers
+    assert [len(clip.by_observer(frame)) for frame in clip.frames] == [1, 0]
