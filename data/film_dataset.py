@@ -8,9 +8,9 @@ Their layout is in `lsts_tf.media.msu_files`. What an example holds:
   to 0 … 255 by its own extremes, as the challenges' program does.
 * `fixations`: how many fixations fall on each pixel, 0 … 255.
 
-A build takes days on few cores, so it can be broken off: several processes
-write one file a video, whole or not at all, into a hidden folder beside the
-dataset's. The same command goes on with those that are missing.
+A build takes many hours, so it can be broken off: several processes write one
+file a video, whole or not at all, into a hidden folder beside the dataset. The
+same command goes on with those that are missing.
 """
 
 from collections.abc import Iterator

@@ -30,6 +30,7 @@ from lsts_tf.media import files
 from lsts_tf.media import video as video_lib
 
 SPLITS = "TrainTestSplit.json"
+_ORDER = ("train", "public_test", "private_test")
 _FIXATIONS = "fixations.json"
 
 
@@ -70,8 +71,9 @@ class Clip:
 
     Attributes:
         name: Its name, by which predictions are found.
-        number: The name, if that is a number; otherwise its place among all
-            names that `TrainTestSplit.json` lists, in order, from 1.
+        number: The name, if that is a number; otherwise its place in
+            `TrainTestSplit.json`, from 1: the names of "train", those of
+            "public_test" and those of "private_test", each in order.
         videos: The film.
         saliency: The film of where people looked.
         fixations: Where they looked, as points.
@@ -162,7 +164,7 @@ def find(root: str | os.PathLike) -> Files:
             "Fixations…/NAME.json. Name the folder of the dataset's archives, "
             "or one where they are unpacked.",
         )
-    _number(root, clips, sorted(n for names in splits.values() for n in names))
+    _number(root, clips, [n for s in _ORDER for n in sorted(splits.get(s, ()))])
     ordered = sorted(clips.values(), key=lambda clip: clip.number)
     return Files({clip.name: clip for clip in ordered}, splits)
 

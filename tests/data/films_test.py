@@ -7,17 +7,17 @@ import sys
 from typing import ClassVar
 
 import av
-from avimos import avimos_dataset_builder
-from crowdsal import crowdsal_dataset_builder
 import cv2
-import film_dataset
-from ntire2026 import ntire2026_dataset_builder
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from avimos import avimos_dataset_builder
+from crowdsal import crowdsal_dataset_builder
+import film_dataset
 from lsts_tf.features import dataset
 from lsts_tf.media import msu_files
+from ntire2026 import ntire2026_dataset_builder
 from tests import clip_folders
 from tests import msu_folders
 
@@ -142,7 +142,7 @@ def test_lists_of_names_and_archives(manual, tmp_path):
         split: {number: name for number, (name, _) in of.items()}
         for split, of in found["packed"].items()
     }
-    assert names == {"train": {4: b"d"}, "public_test": {1: b"a", 2: b"b"}}
+    assert names == {"train": {2: b"d"}, "public_test": {3: b"a", 4: b"b"}}
     np.testing.assert_equal(found["packed"], found["unpacked"])
 
 
