@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from avimos import avimos_dataset_builder
 from crowdsal import crowdsal_dataset_builder
+from dhf1k import dhf1k_dataset_builder
 import film_dataset
 from lsts_tf.features import dataset
 from lsts_tf.media import msu_files
@@ -24,6 +25,7 @@ from tests import msu_folders
 ROOT = pathlib.Path(__file__).parents[2]
 AVIMOS = avimos_dataset_builder.Builder
 CROWDSAL = crowdsal_dataset_builder.Builder
+DHF1K = dhf1k_dataset_builder.Builder
 
 
 class AvimosTest(tfds.testing.DatasetBuilderTestCase):
@@ -165,6 +167,19 @@ def test_gaze_that_is_withheld(manual, tmp_path):
     (example,) = clip_folders.examples(builder, "test").values()
     assert example["frames"].shape == (2,)
     assert example["maps"].shape == example["fixations"].shape == (0,)
+
+
+def test_joint_with_dhf1k(tmp_path):
+    for builder, name in ((CROWDSAL, "crowdsal"), (DHF1K, "dhf1k")):
+        clip_folders.build(
+            builder, ROOT / "data" / name / "dummy_data", tmp_path
+        )
+    data = dataset.open_datasets(["crowdsal", "dhf1k"], str(tmp_path))
+    wanted = data.numbers({"crowdsal": {1, 2}}, otherwise="train")
+    assert wanted == {("crowdsal", 1), ("crowdsal", 2), ("dhf1k", 1)}
+    found = {video.number: video for video in data.videos(wanted)}
+    assert set(found) == wanted
+    assert {len(video.maps) for video in found.values()} == {3}
 
 
 # === Refusals ===
