@@ -24,7 +24,6 @@ from lsts_tf import experiment
 from lsts_tf import export
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
-from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
@@ -34,6 +33,7 @@ from lsts_tf.serving import parity
 from tests import fake_front_end
 from tests import pages
 from tests import tiny_run
+from tests.features import front_end_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What rounding does to maps in 0 … 1.
@@ -268,12 +268,12 @@ def test_frames_that_are_answered_wrongly_do_not_appear(
 ):
     """The maps of a clip in another order, and its last one as it is."""
     monkeypatch.setattr(graph_lib, "_motion", motion_in_graph)
-    every = graph_lib.Graph._every
+    of_clip = graph_lib.Graph._of_clip
 
-    def backwards(graph, *, frames):
-        return {"saliency": every(graph, frames=frames)["saliency"][:, ::-1]}
+    def backwards(graph, clip, *, only_last):
+        return of_clip(graph, clip, only_last=only_last)[::-1]
 
-    monkeypatch.setattr(graph_lib.Graph, "_every", backwards)
+    monkeypatch.setattr(graph_lib.Graph, "_of_clip", backwards)
     with pytest.raises(RuntimeError, match="'serving_default' differs"):
         export.export(light, tmp_path / "deep" / "1")
     assert list((tmp_path / "deep").iterdir()) == []
@@ -508,12 +508,10 @@ def test_a_decoder_that_pools_over_time_is_not_for_litert(light, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_front_end_without_a_network_of_its_own(light, tmp_path, monkeypatch):
+def test_a_front_end_that_is_not_i3d(tmp_path):
     """`encode_parts` is enough for both formats."""
-    monkeypatch.setattr(graph_lib, "_motion", motion_in_graph)
-    toy = Toy(("rgb", "flow"), window=4, name="toy", size=(64, 64))
-    toy.flow = Differences()
-    model = decoder.build(toy.streams, feature_shape=toy.feature_shape, seed=0)
+    toy = front_end_test.Toy(("rgb",), window=4, size=(64, 64), name="toy")
+    model = decoder.build(("rgb",), feature_shape=toy.feature_shape, seed=0)
     tiny_run.calibrate(model, toy)
     predictor = predictor_lib.Predictor(model, toy)
     for file_format, count in (("saved_model", 3), ("tflite", 2)):
@@ -522,21 +520,6 @@ def test_a_front_end_without_a_network_of_its_own(light, tmp_path, monkeypatch):
         )
         assert_close(record)
         assert len(record["signatures"]) == count
-
-
-class Toy(front_end.FrontEnd):
-    """The whole front end: a window on a coarse grid."""
-
-    def part_shapes(self, stream):
-        return {stream: (2, 5, 5, 2)}
-
-    def describe(self):
-        return {"front_end": self.name, "streams": dict.fromkeys(self.streams)}
-
-    def encode_parts(self, stream, clip):
-        clip = keras.ops.cast(clip, "float32")[::3, ..., :2] / 64
-        grid = keras.ops.image.resize(clip, (5, 5), data_format="channels_last")
-        return {stream: grid}
 
 
 def test_comparing_finds_what_moved():

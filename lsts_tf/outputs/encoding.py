@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from scipy import sparse
 
 from lsts_tf.outputs import pictures
 from lsts_tf.outputs import sink
@@ -62,7 +63,7 @@ class Rectangle(NamedTuple):
         }
 
 
-def _overlaps(cells: int, pixels: int, block: int) -> np.ndarray:
+def _overlaps(cells: int, pixels: int, block: int) -> sparse.csr_array:
     """Which shares of a block each cell of a map fills, along one axis.
 
     Args:
@@ -76,7 +77,8 @@ def _overlaps(cells: int, pixels: int, block: int) -> np.ndarray:
     edges = np.append(np.arange(0, pixels, block), pixels) * (cells / pixels)
     # What lies before the edge, in each cell.
     before = np.clip(edges[:, None] - np.arange(cells), 0, 1)
-    return np.diff(before, axis=0) / np.diff(edges)[:, None]
+    # Almost all of it is zero.
+    return sparse.csr_array(np.diff(before, axis=0) / np.diff(edges)[:, None])
 
 
 def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
@@ -125,7 +127,7 @@ class Blocks(sink.Sink):
         width, height = self.size
         rows = _overlaps(map_.shape[0], height, self.block)
         columns = _overlaps(map_.shape[1], width, self.block)
-        saliency = rows @ map_ @ columns.T
+        saliency = (columns @ (rows @ map_).T).T
         saliency /= saliency.max() or 1.0
         level = 6 * math.log2(np.exp2(self.strength * saliency / 6).mean())
         grid = level - self.strength * saliency

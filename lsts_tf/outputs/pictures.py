@@ -25,6 +25,8 @@ VIEWS = ("heat", "fog")
 NORMALIZE = ("none", "frame", "clip", "sum")
 MAP_SIZES = ("source", "model")
 
+# Between a frame and its overlay.
+_GAP = 4
 _HEADER_BYTES = 128
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
@@ -77,6 +79,7 @@ def drawn(
 # === Films to watch ===
 
 
+@sink.output("side_by_side", "side_by_side.mp4", beside=True)
 @sink.output("overlay", "overlay.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Overlay(sink.Sink):
@@ -84,31 +87,20 @@ class Overlay(sink.Sink):
 
     view: str = sink.option("heat", "How overlays are drawn", choices=VIEWS)
     alpha: float = alpha_option()
-
-    def _open(self) -> None:
-        self._film = self.film(self.size)
-
-    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        self._film.write(self.noted(self._picture(frame, map_)), time)
-
-    def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
-        return drawn(frame, map_, view=self.view, alpha=self.alpha)
-
-
-@sink.output("side_by_side", "side_by_side.mp4")
-@dataclasses.dataclass(kw_only=True)
-class SideBySide(Overlay):
-    """The frame, and beside it the overlay."""
-
-    GAP = 4
+    #: Whether the frame stands to its left.
+    beside: bool = False
 
     def _open(self) -> None:
         width, height = self.size
-        self._film = self.film((2 * width + self.GAP, height))
+        if self.beside:
+            width = 2 * width + _GAP
+        self._film = self.film((width, height))
 
-    def _picture(self, frame: np.ndarray, map_: np.ndarray) -> np.ndarray:
-        picture = super()._picture(frame, map_)
-        return draw.side_by_side(frame, picture, gap=self.GAP)
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        picture = drawn(frame, map_, view=self.view, alpha=self.alpha)
+        if self.beside:
+            picture = draw.side_by_side(frame, picture, gap=_GAP)
+        self._film.write(self.noted(picture), time)
 
 
 # === Maps ===

@@ -335,23 +335,23 @@ class Sink:
     @contextlib.contextmanager
     def naming(self) -> Iterator[None]:
         """Errors in the block name the file that it becomes."""
+
+        def shown(name: str | os.PathLike) -> pathlib.Path:
+            path = pathlib.Path(name)
+            if not path.is_relative_to(self._hidden):
+                return path
+            inside = path.relative_to(self._hidden)
+            return self.path.parent / inside if inside.parts else self.path
+
         try:
             yield
         except files.FileError as error:
-            error.path = self._visible(error.path)
+            error.path = shown(error.path)
             raise
         except OSError as error:
             if error.errno is not None:
-                error.filename = str(self._visible(error.filename or self.path))
+                error.filename = str(shown(error.filename or self.path))
             raise
-
-    def _visible(self, path: str | os.PathLike) -> pathlib.Path:
-        path = pathlib.Path(path)
-        if path == self._hidden:
-            return self.path
-        if path.is_relative_to(self._hidden):
-            return self.path.parent / path.relative_to(self._hidden)
-        return path
 
     # === Its options ===
 

@@ -65,7 +65,8 @@ class Graph:
         found = {FEATURES: self.features()}
         if not self.stops:
             frames = tf.TensorSpec([None, None, None, None, 3], tf.uint8)
-            for name, call in {FRAMES: self._every, LAST: self._last}.items():
+            for name in (FRAMES, LAST):
+                call = self._maps(only_last=name == LAST)
                 found[name] = trace(call, frames=frames)
         return found
 
@@ -84,15 +85,16 @@ class Graph:
         """The map of features, [B, 360, 640]."""
         return {"saliency": self._model(features, training=False)[..., 0]}
 
-    def _every(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
-        call = functools.partial(self._of_clip, only_last=False)
-        return {"saliency": _each(call, frames, spec)}
+    def _maps(self, *, only_last: bool) -> Callable:
+        """Clips to maps, [B, T, 360, 640], or to those of the last frames."""
 
-    def _last(self, *, frames: tf.Tensor) -> dict[str, tf.Tensor]:
-        spec = tf.TensorSpec(self._map_shape, tf.float32)
-        call = functools.partial(self._of_clip, only_last=True)
-        return {"saliency": _each(lambda frames: call(frames)[0], frames, spec)}
+        def of_clip(clip: tf.Tensor) -> tf.Tensor:
+            found = self._of_clip(clip, only_last=only_last)
+            return found[0] if only_last else found
+
+        shape = self._map_shape if only_last else (None, *self._map_shape)
+        spec = tf.TensorSpec(shape, tf.float32)
+        return lambda *, frames: {"saliency": _each(of_clip, frames, spec)}
 
     def _of_clip(self, frames: tf.Tensor, *, only_last: bool) -> tf.Tensor:
         """Maps of the frames of one clip, [T, H, W, 3], or of its last one."""

@@ -91,30 +91,28 @@ def test_pictures_to_watch(tmp_path, view):
     size = (320, 180)
     frame = np.full((180, 320, 3), 90, np.uint8)
     shown = {}
-    for kind, note in itertools.product(
-        (pictures.Overlay, pictures.SideBySide), ("", "random I3D weights")
-    ):
+    for beside, note in itertools.product((False, True), ("", "random I3D")):
         path = tmp_path / "a.mp4"
-        with kind(path=path, fps=25, size=size, note=note, view=view) as out:
+        with pictures.Overlay(
+            path=path, fps=25, size=size, note=note, view=view, beside=beside
+        ) as out:
             for place in range(3):
                 out.write(frame, weak, place / 25)
         images = list(video.frames(path))
         assert len(images) == 3
-        shown[kind, bool(note)] = images[1].astype(int)
-    plain = shown[pictures.Overlay, False]
-    assert plain.shape == (180, 320, 3)
-    assert shown[pictures.SideBySide, False].shape == (180, 644, 3)
+        shown[beside, bool(note)] = images[1].astype(int)
+    plain, both = shown[False, False], shown[True, False]
+    assert plain.shape == (180, 320, 3) and both.shape == (180, 644, 3)
     left, right = plain[20:120, 20:140], plain[20:120, 180:300]
     darker = left if view == "fog" else right
     same = right if view == "fog" else left
     np.testing.assert_allclose(same, 90, atol=4)
     assert np.abs(darker - 90).mean() > 20
-    beside = shown[pictures.SideBySide, False]
-    np.testing.assert_allclose(beside[20:160, 20:300], 90, atol=4)
-    np.testing.assert_allclose(beside[20:120, 344:464], left, atol=8)
-    for kind in (pictures.Overlay, pictures.SideBySide):
-        corner = np.abs(shown[kind, True] - shown[kind, False])[-15:, :100]
-        assert corner.max() > 100
+    np.testing.assert_allclose(both[20:160, 20:300], 90, atol=4)
+    np.testing.assert_allclose(both[20:120, 344:464], left, atol=8)
+    for beside in (False, True):
+        corner = np.abs(shown[beside, True] - shown[beside, False])
+        assert corner[-15:, :100].max() > 100
 
 
 # === Whole or not at all ===

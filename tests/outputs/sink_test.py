@@ -194,7 +194,7 @@ def test_names_with_a_colon(name, tmp_path, monkeypatch):
 @every_kind
 def test_a_full_disk(name, tmp_path):
     """A file that may not grow larger, while frames come and at the end."""
-    for count in (40, 300):
+    for count in (120, 400):
         with (
             pytest.raises((OSError, ValueError), match="File too large") as e,
             video_test.limited(1_000),
