@@ -35,6 +35,7 @@ from lsts_tf.outputs import sink
 from lsts_tf.scoring import predictions
 from tests import cheap_prediction
 from tests import flag_scope
+from tests.media import matrix
 from tests.media import sources_test
 from tests.media import video_test
 
@@ -470,8 +471,8 @@ def test_uneven_times_are_kept(model, folder):
 
 def test_a_phones_video_stands_upright(model, folder):
     path = clip_of(folder, 3)
-    one, minus = 0x10000, 0xFFFF0000
-    video_test.turned(path, (0, one, 0, minus, 0, 0, 36 << 16, 0, 1 << 30))
+    one, minus = 0x10000, -0x10000
+    matrix.turned((0, one, minus, 0))(path)
     out = folder / "out"
     predict.predict(model, path, out, outputs=["overlay", "npy"])
     assert video.Video(out / "overlay.mp4").size == (36, 64)

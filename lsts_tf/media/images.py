@@ -30,7 +30,7 @@ _PNG_HEADER = struct.Struct(">16xIIBBBBB")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _GREY_8 = (8, 0, 0, 0, 0)
-# A header may ask for any size; what is larger is OpenCV's to refuse.
+# A header may ask for any size, and OpenCV would be busy with some for hours.
 _MOST_PIXELS = 2**26
 
 
@@ -231,12 +231,15 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
     Returns:
         What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey
         [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
-        None, if it is no picture or a damaged one.
+        None, if it is no picture or a damaged one, or a PNG of more than
+        2**26 pixels.
     """
-    # The fast decoder does not look at the end.
-    if data.startswith(_PNG_SIGNATURE) and data.endswith(_PNG_END):
+    if data.startswith(_PNG_SIGNATURE) and len(data) >= _PNG_HEADER.size:
         width, height, *kind = _PNG_HEADER.unpack_from(data)
-        if tuple(kind) == _GREY_8 and width * height <= _MOST_PIXELS:
+        if width * height > _MOST_PIXELS:
+            return None
+        # The fast decoder does not look at the end.
+        if tuple(kind) == _GREY_8 and data.endswith(_PNG_END):
             # It has no exception of its own.
             with contextlib.suppress(Exception):
                 return kornia_io.decode_image_png_u8(

@@ -255,8 +255,6 @@ def count_frames(path: str | os.PathLike) -> int:
 def _refuse_unreadable(path: pathlib.Path) -> None:
     if not path.exists():
         raise VideoError(path, "no such file.")
-    if path.is_dir():
-        raise VideoError(path, "a folder, not a video file.")
     if not (path.is_file() or path.is_fifo()):
         raise VideoError(
             path, "neither a file nor a pipe; a camera is camera:0."
@@ -426,10 +424,14 @@ class _Pass:
         # PyAV asks FFmpeg to guess times that are missing. Of films in AVI
         # whose frames are not stored in their order it guesses wrong ones.
         self._container.flags &= ~av.container.core.Flags.gen_pts.value
-        films = self._container.streams.video
+        films = self._films()
         if not films:
             self.close()
-            raise VideoError(path, "not a video: there is only sound.")
+            raise VideoError(
+                path,
+                "not a video: there is only sound, or a codec that FFmpeg "
+                "does not know.",
+            )
         self.stream = max(films, key=_rank)
         self.rgb = _Rgb()
         # Decoding takes a millisecond a frame, and the workers that call this
@@ -467,11 +469,14 @@ class _Pass:
             self.about = max(1, round(self._seconds * self.fps))
         self.frames = self._decoded()
 
+    def _films(self) -> list[Any]:
+        return [s for s in self._container.streams.video if s.codec_context]
+
     def others(self) -> list[Any]:
         """Other films in the file; covers are none."""
         return [
             stream
-            for stream in self._container.streams.video
+            for stream in self._films()
             if stream.index != self.stream.index and _rank(stream) > 1
         ]
 

@@ -11,62 +11,57 @@ import PIL.Image
 import pytest
 
 from lsts_tf.media import files
-from lsts_tf.media import images as maps
+from lsts_tf.media import images
 
 
 def test_frame_0_is_file_1():
-    assert maps.file_name(0) == "0001.png"
-    assert maps.file_name(1557) == "1558.png"
-
-
-def test_grey_png_round_trip(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (36, 64), np.uint8)
-    maps.write_png(tmp_path / "a.png", image)
-    np.testing.assert_array_equal(maps.read(tmp_path / "a.png"), image)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-
-
-def test_colours_keep_their_order(tmp_path):
-    image = np.zeros((4, 4, 3), np.uint8)
-    image[..., 0] = 200
-    maps.write_png(tmp_path / "red.png", image)
-    back = cv2.imread(str(tmp_path / "red.png"), cv2.IMREAD_COLOR_RGB)
-    np.testing.assert_array_equal(back, image)
-
-
-def test_a_folder_that_is_missing_is_an_error(tmp_path):
-    with pytest.raises(OSError, match="no"):
-        maps.write_png(tmp_path / "no" / "a.png", np.zeros((2, 2), np.uint8))
-
-
-def test_a_damaged_picture_is_named(tmp_path):
-    path = tmp_path / "bad.png"
-    path.write_bytes(b"\x89PNG nothing")
-    with pytest.raises(maps.MapError, match=r"bad\.png"):
-        maps.read(path)
+    assert images.file_name(0) == "0001.png"
+    assert images.file_name(1557) == "1558.png"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pictures_keep_their_levels(tmp_path, dtype):
-    image = np.arange(12, dtype=dtype).reshape(3, 4) * 20
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    found = maps.read(tmp_path / "a.png")
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_pictures_are_read_as_written(tmp_path, dtype, channels):
+    """Of colours the first channel, red, is the map."""
+    path = tmp_path / "a.png"
+    image = np.arange(12 * 3, dtype=dtype)[: 12 * (*channels, 1)[0]] * 7
+    image = image.reshape(3, 4, *channels)
+    images.write_png(path, image)
+    found = images.read(path)
     assert found.dtype == dtype
-    np.testing.assert_array_equal(found, image)
+    np.testing.assert_array_equal(found, image[..., 0] if channels else image)
+    colours = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    np.testing.assert_array_equal(
+        colours, image if channels else image[..., None].repeat(3, axis=-1)
+    )
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_colours_the_first_channel_counts(tmp_path):
-    image = np.zeros((4, 5, 3), np.uint8)
-    image[..., 0] = 7
-    image[..., 2] = 9
-    maps.write_png(tmp_path / "a.png", image)
-    np.testing.assert_array_equal(maps.read(tmp_path / "a.png"), image[..., 0])
-
-
-def test_arrays_keep_their_values(tmp_path):
-    array = np.random.default_rng(0).normal(size=(3, 4, 1)).astype(np.float16)
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.random.default_rng(0).normal(size=(3, 4, 1)).astype(np.float16),
+        np.full((3, 4, 1), np.finfo(np.float32).max),
+    ],
+)
+def test_arrays_keep_their_values(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array[..., 0])
+    np.testing.assert_array_equal(
+        images.read(tmp_path / "a.npy"), array[..., 0]
+    )
+
+
+def _animation():
+    file = io.BytesIO()
+    first, *others = (PIL.Image.new("L", (8, 6), 80 * k) for k in range(3))
+    first.save(file, "PNG", save_all=True, append_images=others)
+    return file.getvalue()
+
+
+def _archive():
+    file = io.BytesIO()
+    np.savez(file, np.zeros((3, 4)))
+    return file.getvalue()
 
 
 def _npy(array):
@@ -75,12 +70,30 @@ def _npy(array):
     return file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.png", b"\x89PNG nothing", "no picture, or a damaged one"),
+        ("a.png", b"", "is empty"),
+        ("a.png", _animation(), "holds 3 pictures; a map is one"),
+        ("a.npy", _archive(), "an archive"),
+        # Whose sums may overflow.
+        ("a.npy", _npy(np.full((3, 4), 1e308)), "float32's range"),
+        ("a.npy", _npy(np.full((3, 4), -1e39)), "float32's range"),
+    ],
+)
+def test_what_is_no_map_is_named(tmp_path, name, data, reason):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(images.MapError, match=f"{name}: .*{reason}"):
+        images.read(tmp_path / name)
+
+
 def _read_or_refused(path, data):
     """Whether the file is a map; what it is refused by names it."""
     path.write_bytes(data)
     try:
-        found = maps.read(path)
-    except maps.MapError as error:
+        found = images.read(path)
+    except images.MapError as error:
         assert path.name in str(error)
         return False
     assert isinstance(found, np.ndarray)
@@ -128,50 +141,24 @@ def test_a_shape_that_the_file_cannot_hold_takes_no_memory(tmp_path, shape):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("value", [1e308, -1e39])
-def test_a_value_whose_sums_may_overflow_is_refused(tmp_path, value):
-    np.save(tmp_path / "a.npy", np.full((3, 4), value))
-    with pytest.raises(maps.MapError, match=r"a\.npy: .* float32's range"):
-        maps.read(tmp_path / "a.npy")
-
-
-def test_the_largest_values_are_read(tmp_path):
-    array = np.full((3, 4), np.finfo(np.float32).max)
-    np.save(tmp_path / "a.npy", array)
-    np.testing.assert_array_equal(maps.read(tmp_path / "a.npy"), array)
-
-
-def test_an_archive_is_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", np.zeros((3, 4)))
-    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-    with pytest.raises(maps.MapError, match="an archive"):
-        maps.read(tmp_path / "a.npy")
-
-
 def test_numbers_and_not_names_order_a_folder(tmp_path):
     for name in (
         "10.png",
         "0002.PNG",
         "003.npy",
+        "2.png",
         ".0009.png",
         "x.png",
         "4.txt",
     ):
         (tmp_path / name).touch()
     (tmp_path / "5").mkdir()
-    found = maps.numbered(tmp_path, maps.SUFFIXES)
+    found = images.numbered(tmp_path, images.SUFFIXES)
     assert list(found.entries) == [2, 3, 10]
     assert len(found.strays) == 3
-    assert found.clashes == []
-    assert list(maps.numbered(tmp_path, (), folders=True).entries) == [5]
-
-
-def test_a_number_given_twice_is_a_clash(tmp_path):
-    for name in ("7.png", "007.png"):
-        (tmp_path / name).touch()
-    found = maps.numbered(tmp_path, maps.SUFFIXES)
-    assert len(found.entries) == 1
-    assert "007.png" in found.clashes[0] + found.entries[7].path
+    assert len(found.clashes) == 1
+    assert "has the number of" in found.clashes[0]
+    assert list(images.numbered(tmp_path, (), folders=True).entries) == [5]
 
 
 def _png(image, *options):
@@ -193,7 +180,7 @@ _HOW = (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_UNCHANGED)
 
 
 @pytest.mark.parametrize("how", _HOW)
-@pytest.mark.parametrize("level", [0, 1, 6, 9])
+@pytest.mark.parametrize("level", [0, 6])
 @pytest.mark.parametrize(
     "filters",
     [
@@ -211,7 +198,7 @@ def test_decoded_as_opencv_does(how, level, filters):
         cv2.IMWRITE_PNG_FILTER,
         filters,
     )
-    found = maps.decode(data, how)
+    found = images.decode(data, how)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, image)
     np.testing.assert_array_equal(found, _by_opencv(data, how))
@@ -238,7 +225,7 @@ def _of_other_kinds():
 @pytest.mark.parametrize("kind", _of_other_kinds())
 def test_other_files_are_left_to_opencv(how, kind):
     data = _of_other_kinds()[kind]
-    found = maps.decode(data, how)
+    found = images.decode(data, how)
     want = _by_opencv(data, how) if data else None
     assert (found is None) == (want is None)
     if want is not None:
@@ -255,7 +242,7 @@ def test_a_header_that_asks_for_too_much_takes_no_memory():
     header = struct.pack(">IIBBBBB", 2**30, 2**30, 8, 0, 0, 0, 0)
     data = _png(_smooth())
     data = data[:8] + _chunk(b"IHDR", header) + data[33:]
-    assert maps.decode(data) is None
+    assert images.decode(data) is None
 
 
 def test_damage_is_found_where_opencv_finds_it():
@@ -272,7 +259,7 @@ def test_damage_is_found_where_opencv_finds_it():
     refused = 0
     for each in damaged:
         want = _by_opencv(each, cv2.IMREAD_GRAYSCALE)
-        found = maps.decode(each)
+        found = images.decode(each)
         assert (found is None) == (want is None)
         if want is not None:
             np.testing.assert_array_equal(found, want)
@@ -292,7 +279,7 @@ def test_depths_and_alpha(tmp_path):
     bgr = np.zeros((2, 3, 3), np.uint8)
     bgr[...] = (10, 20, 200)
     alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)[..., None]
-    images = {
+    pictures = {
         "colour": bgr,
         "colour16": bgr.astype(np.uint16) * 257,
         "alpha": np.concatenate([bgr, alpha], axis=-1),
@@ -302,10 +289,10 @@ def test_depths_and_alpha(tmp_path):
         "grey16": np.full((2, 3), 77 * 257 + 100, np.uint16),
     }
     found = {}
-    for name, image in images.items():
+    for name, image in pictures.items():
         path = tmp_path / f"{name}.png"
         write(path, image)
-        found[name] = maps.read_frame(path)
+        found[name] = images.read_frame(path)
         assert found[name].dtype == np.uint8
         assert found[name].shape == (2, 3, 3)
         assert found[name].flags.c_contiguous
@@ -359,7 +346,7 @@ def test_pictures_are_turned_as_exif_says(tmp_path, turn):
         if name.startswith("grey"):
             picture = picture.convert("L")
         picture.save(tmp_path / name, exif=about, lossless=True)
-        found = maps.read_frame(tmp_path / name).astype(int)
+        found = images.read_frame(tmp_path / name).astype(int)
         most = 8 if name.endswith("jpg") else 0
         assert np.abs(found - seen(want, turn)).max() <= most, name
 
@@ -371,36 +358,25 @@ def test_damaged_exif_turns_nothing(tmp_path, about):
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     path = tmp_path / "1.png"
     PIL.Image.fromarray(image).save(path, exif=b"Exif\0\0" + about)
-    np.testing.assert_array_equal(maps.read_frame(path), image)
+    np.testing.assert_array_equal(images.read_frame(path), image)
 
 
 def test_phones_put_a_smaller_view_into_a_photograph(tmp_path):
     views = [PIL.Image.new("RGB", size) for size in ((8, 6), (4, 3))]
     path = tmp_path / "a.jpg"
     views[0].save(path, "MPO", save_all=True, append_images=views[1:])
-    assert maps.read_frame(path).shape == (6, 8, 3)
-
-
-@pytest.mark.parametrize("suffix", [".webp", ".png", ".tif"])
-def test_several_pictures_in_one_file_are_refused(tmp_path, suffix):
-    views = [PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)]
-    path = tmp_path / f"a{suffix}"
-    views[0].save(path, save_all=True, append_images=views[1:])
-    with pytest.raises(files.FileError, match="holds 3 pictures"):
-        maps.read_frame(path)
+    assert images.read_frame(path).shape == (6, 8, 3)
 
 
 def test_what_is_no_frame(tmp_path):
+    """See also `matrix.REFUSED`."""
     path = tmp_path / "a.tiff"
-    write(path, np.zeros((2, 2), np.float32))
-    with pytest.raises(files.FileError, match=r"8 or 16 bits.*mode F"):
-        maps.read_frame(path)
     data = _png(np.zeros((4, 6, 3), np.uint8))
     header = struct.pack(">II", 100_000, 100_000) + data[24:29]
     path.write_bytes(data[:8] + _chunk(b"IHDR", header) + data[33:])
     with pytest.raises(files.FileError, match=r"a\.tiff: no picture"):
-        maps.read_frame(path)
+        images.read_frame(path)
     whole = cv2.imencode(".jpg", _smooth())[1].tobytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(files.FileError, match="truncated"):
-        maps.read_frame(path)
+        images.read_frame(path)

@@ -327,6 +327,29 @@ def _special() -> Iterator[Film]:
         damage="has another size than the first",
         differs="It ends there: frames of one film have one size.",
     )
+    yield Film(
+        "AVI",
+        "XviD",
+        "frames in which nothing changes",
+        ".avi",
+        f"-c:v libxvid -bf 2 {_420}",
+    )
+    yield Film(
+        "MKV",
+        "HEVC",
+        "a cut in front of an open group",
+        ".mkv",
+        f"{_X265}:{opened} {_420}",
+        _copied("-ss 0.3"),
+    )
+    yield Film(
+        "MP3",
+        "PNG",
+        "the cover of some sound",
+        ".mp3",
+        "-f lavfi -i sine=duration=0.5 -map 1:a -map 0:v -frames:v 1 -c:v png "
+        "-disposition:v attached_pic",
+    )
     for matrix in ("smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc"):
         yield Film(
             *mkv,
@@ -402,7 +425,7 @@ def _special() -> Iterator[Film]:
     cover = "-f lavfi -i color=red:size=320x240:duration=0.04 -map 1 -map 0"
     yield Film(
         *mp4,
-        "a cover in front of it",
+        "a cover",
         ".mp4",
         f"{cover} {h264} -c:v:0 png -pix_fmt:v:0 rgb24 "
         "-disposition:v:0 attached_pic",
@@ -426,7 +449,6 @@ def _special() -> Iterator[Film]:
         ("AVI", "Huffyuv", ".avi", "-c:v huffyuv"),
         ("AVI", "Ut Video", ".avi", "-c:v utvideo"),
         ("AVI", "Cinepak", ".avi", "-c:v cinepak -pix_fmt rgb24"),
-        ("AVI", "XviD", ".avi", f"-c:v libxvid -bf 2 {_420}"),
         ("AVI", "raw", ".avi", "-c:v rawvideo -pix_fmt bgr24"),
         (
             "MOV",
@@ -448,11 +470,14 @@ _SHOWN = (
     "4:2:2 and a quarter turn",
     "an edit list",
     "open groups",
+    "frames in which nothing changes",
+    "a cut in front of an open group",
+    "the cover of some sound",
     "a start between key frames",
     "a size that changes",
     "colours by ycgco",
     "a second film that is larger",
-    "a cover in front of it",
+    "a cover",
 )
 
 

@@ -77,6 +77,8 @@ def test_frames_and_times_are_those_of_ffmpeg(tmp_path, film):
         assert frame.shape == want.shape
         apart = np.abs(frame.astype(int) - want).max()
         assert apart <= LEVELS, f"frame {number}: {apart}"
+    if not damage:
+        assert video.count_frames(path) == len(wanted)
     if film.differs:
         assert film.damage or not np.allclose(times, when)
     elif np.isfinite(when).all():

@@ -7,6 +7,7 @@ import pytest
 
 from lsts_tf.media import video
 from lsts_tf.media import writer
+from tests.media import matrix
 from tests.media import video_test
 
 SIZE = video_test.SIZE
@@ -137,7 +138,7 @@ def test_the_aspect_of_pixels_is_kept(folder):
             film.write(blank((64, 32), pixels))
         assert video.Video(path).pixel_aspect == wide
     # A pixel that lies on its side.
-    video_test.turned(path, video_test.LEFT)
+    matrix.turned(matrix.MATRICES["a quarter turn to the left"])(path)
     assert video.Video(path).pixel_aspect == 1 / wide
     with writer.Writer(path, fps=25, size=(64, 32)) as film:
         film.write(blank((64, 32), "rgb"))
@@ -154,21 +155,20 @@ def test_a_failed_writing_leaves_nothing(folder):
     assert path.read_bytes() == b"the film of yesterday"
 
 
-def test_a_film_without_frames_is_not_written(folder):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none.mp4", "no frame was written"),
+        ("missing/film.mp4", r"film\.mp4: cannot be written"),
+    ],
+)
+def test_what_makes_no_film_is_said_and_leaves_nothing(folder, name, reason):
     with (
-        pytest.raises(video.VideoError, match="no frame was written"),
-        writer.Writer(folder / "none.mp4", fps=9, size=SIZE),
+        pytest.raises(video.VideoError, match=reason),
+        writer.Writer(folder / name, fps=9, size=SIZE),
     ):
         pass
     assert list(folder.iterdir()) == []
-
-
-def test_a_folder_that_does_not_exist(folder):
-    with (
-        pytest.raises(video.VideoError, match=r"film\.mp4: cannot be written"),
-        writer.Writer(folder / "missing" / "film.mp4", fps=9, size=SIZE),
-    ):
-        pass
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(folder):
