@@ -86,12 +86,13 @@ def score(
     for video in tqdm.tqdm(videos, unit="video"):
         maps = [preprocess.to_uint8(map_) for map_ in method(video.frames())]
         each = [
-            scorer.score(row, map_, maps_lib.decode(png))
-            for row, map_, png in zip(
-                scorer.fixations.rows(video.number),
-                maps,
-                video.maps,
-                strict=True,
+            scorer.score(
+                scorer.fixations.row(video.number, frame),
+                map_,
+                maps_lib.decode(png),
+            )
+            for frame, (map_, png) in enumerate(
+                zip(maps, video.maps, strict=True)
             )
         ]
         found.append([np.nanmean([s[name] for s in each]) for name in METRICS])

@@ -44,6 +44,7 @@ _OF_A_RUN = (
     "model",
     *(n for n in experiment.Experiment.__dataclass_fields__ if n != "seed"),
 )
+_FIXED_MAPS = ("sauc_map", "baseline")
 _TEXTS = {
     "output": "File for the scores; by default scores.json, in the run's "
     "folder if a run is scored.",
@@ -178,22 +179,8 @@ def evaluate_folders(
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """The same of folders of maps, each by its name."""
     values = flags.FLAGS
-    if not values.annotations:
-        raise ValueError(
-            "--predictions and --compare need --annotations, a folder of "
-            "DHF1K's layout or a file of points."
-        )
     if scoring.protocol == films.PROTOCOL:
-        _refuse(truth.FLAGS[1:], "folders of maps and lists of points")
-        return films.evaluate(
-            folders_lib.named(models),
-            values.annotations,
-            videos=values.videos,
-            seed=scoring.seed,
-            first_frames=values.first_frames_count,
-            allow_missing=values.allow_missing,
-            workers=values.workers or cores.usable(),
-        )
+        return films.from_flags(values, folders_lib.named(models))
     videos = windows.parse_ranges(values.videos)
     return folders_lib.evaluate(
         folders_lib.named(models),
@@ -206,13 +193,12 @@ def evaluate_folders(
     )
 
 
-def _refuse(names: Iterable[str], readers: str) -> None:
+def _refuse(names: Iterable[str], why: str) -> None:
     """Raises ValueError if a flag is given that is not read."""
     given = [f"--{name}" for name in names if flags.FLAGS[name].present]
     if given:
         raise ValueError(
-            f"Some flags are only of {readers}. Received: {', '.join(given)}, "
-            "which would do nothing. Leave them out."
+            f"{why} Received: {', '.join(given)}, which would do nothing."
         )
 
 
@@ -234,20 +220,11 @@ def main(arguments: Sequence[str]) -> None:
     place = pathlib.Path()
     with program.terminable(), program.exit_codes():
         if folders:
-            _refuse(_OF_A_RUN, "runs, and not of maps in folders")
+            _refuse(_OF_A_RUN, "Folders of maps are scored without a run.")
             result, scores = evaluate_folders(folders, _scoring(values.seed))
         else:
-            _refuse(
-                _OF_FOLDERS,
-                "--predictions and --compare; a run is scored "
-                "on its own dataset, all of --test_videos",
-            )
-            if values.protocol == films.PROTOCOL:
-                raise ValueError(
-                    f"--protocol={films.PROTOCOL} scores films: write them by "
-                    "`predict --outputs=msu`, and name their folder by "
-                    "--predictions."
-                )
+            _refuse(_OF_FOLDERS, "A run is scored on all of --test_videos.")
+            films.refuse_run(values.protocol)
             run = experiment.chosen_run(values)
             is_given = values["seed"].present
             scoring = _scoring(values.seed if is_given else run.settings.seed)
@@ -255,8 +232,7 @@ def main(arguments: Sequence[str]) -> None:
             scores = {"scores": of_run}
             if run.folder != experiment.STARTER:  # Not into the package.
                 place = run.folder
-        maps = ("sauc_map", "baseline")
-        result["fixed_maps"] = {name: values[name].value for name in maps}
+        result["fixed_maps"] = {n: values[n].value for n in _FIXED_MAPS}
         path = pathlib.Path(values.output or place / "scores.json")
         if values.plots:
             # Matplotlib takes a second to import.

@@ -229,6 +229,24 @@ def test_golden_video_set(run, written, golden):
     assert f"{values['mean_over_frames']['nss']:.4f}" in run.text
 
 
+def test_the_official_draw_of_other_frames(golden):
+    arrays, values = golden
+    total, means = len(arrays["points"]), []
+    for seed in range(40):
+        others = [
+            np.concatenate([arrays["points"][k] for k in drawn])
+            for drawn in (
+                metrics.other_frames(i, total, seed=seed) for i in range(total)
+            )
+        ]
+        scores = scored(arrays, others, metrics=["sauc"])
+        means.append(np.nanmean(scores["sauc"]))
+    official = values["official"]["sauc_random_other_frames"]
+    # Two sample means.
+    sd = official["sd"] * (1 / len(means) + 1 / official["runs"]) ** 0.5
+    assert np.mean(means) == pytest.approx(official["mean"], abs=4.5 * sd)
+
+
 def test_first_frames_stand_apart(run, written):
     scores = run(*folders(written), "--first_frames_count=2")
     first = scores["first_frames"]

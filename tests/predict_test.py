@@ -37,7 +37,6 @@ from tests import cheap_prediction
 from tests import flag_scope
 from tests.media import matrix
 from tests.media import sources_test
-from tests.media import video_test
 
 SIZE = (64, 36)
 # What leaves no trace if it fails.

@@ -41,15 +41,7 @@ def density_map(
 
     Returns:
         uint8 `[H, W]`; all zero where there is no fixation.
-
-    Raises:
-        ValueError: if `fixations` is not a matrix.
     """
-    if fixations.ndim != 2:
-        raise ValueError(
-            "A fixation map has the shape [H, W]. "
-            f"Received: {list(fixations.shape)}. Squeeze the other axes."
-        )
     height, width = fixations.shape
     fixated = fixations != 0
     rows = np.flatnonzero(fixated.any(axis=1))

@@ -5,28 +5,23 @@ Films are decoded side by side, a frame at a time, and each process takes one
 video at a time: nothing is unpacked, and memory holds a frame of each.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from concurrent import futures
 import dataclasses
 import functools
-import itertools
-import multiprocessing
 import os
 import pathlib
-import signal
 from typing import Any
 
+from absl import flags
 from absl import logging
 import cv2
 import numpy as np
 import pandas as pd
-import tqdm
 
 from lsts_tf import windows
+from lsts_tf.media import cores
 from lsts_tf.media import files
 from lsts_tf.media import images
 from lsts_tf.media import msu_files
@@ -37,6 +32,7 @@ from lsts_tf.scoring import msu
 from lsts_tf.scoring import predictions
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import summary
+from lsts_tf.scoring import truth
 
 PROTOCOL = "msu"
 # How many problems a message names.
@@ -63,10 +59,12 @@ class _Job:
     Attributes:
         clip: Where people looked.
         maps: {model: its film, or its folder of pictures}.
+        frames: Those to score; before they are counted, one.
     """
 
     clip: msu_files.Clip
     maps: Mapping[str, str]
+    frames: Sequence[int] = range(1)
 
 
 def evaluate(
@@ -103,28 +101,26 @@ def evaluate(
     """
     jobs, problems = _jobs(models, _chosen(msu_files.find(annotations), videos))
     _refuse(problems, allow_missing)
-    wrong = dict(_results("counting frames", _mismatch, jobs, workers))
-    _refuse([w for w in wrong.values() if w], allow_missing)
-    jobs = [job for job in jobs if not wrong[job.clip.name]]
-    tables = []
-    for _, (table, problem) in _results("scoring", _score, jobs, workers):
-        _refuse([problem] if problem else [], allow_missing)
-        problems += filter(None, [problem])
-        tables.append(table)
-    if not sum(map(len, tables)):
-        raise folders.FilesError("No video could be scored.")
+    if jobs:
+        jobs, wrong = folders.results("counting", _counted, jobs, workers)
+        problems += wrong
+        _refuse(wrong, allow_missing)
+    if not jobs:
+        raise folders.FilesError("No video can be scored.")
+    tables, more = folders.results("scoring", _score, jobs, workers)
+    _refuse(more, allow_missing)
+    if not tables:
+        raise folders.FilesError("No video could be read.")
     table = pd.concat(tables).sort_values(["video", "frame"], kind="stable")
     scores = {
         name: of.drop(columns="model").reset_index(drop=True)
         for name, of in table.groupby("model", sort=False)
     }
     centre = scores.pop(folders.CENTRE)
+    missing = len([*problems, *more])
     about = {
         "ground_truth": str(annotations),
-        "missing": {
-            "allowed": allow_missing,
-            "videos": len(problems) + sum(map(bool, wrong.values())),
-        },
+        "missing": {"allowed": allow_missing, "videos": missing},
     }
     scoring = Settings(seed=seed)
     names = {f"{job.clip.number:04d}": job.clip.name for job in jobs}
@@ -141,16 +137,39 @@ def evaluate(
             names[number]: means for number, means in report["by_video"].items()
         }
         reports[name] = report
-    if len(reports) == 1:
-        return next(iter(reports.values())), scores
-    comparison = summary.compare(scores, seed=seed, statistic=scoring.statistic)
-    best = next(iter(comparison.values()))["ranking"][0]
-    return {
-        **reports[best],
-        "best": best,
-        "models": reports,
-        "comparison": comparison,
-    }, scores
+    return summary.joint_report(reports, scores, scoring), scores
+
+
+def from_flags(
+    values: flags.FlagValues, models: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """As `evaluate`, by the flags of the program."""
+    idle = (*truth.FLAGS[1:], "sauc_map", "baseline")
+    given = [f"--{name}" for name in idle if values[name].present]
+    if given or not values.annotations:
+        raise ValueError(
+            f"--protocol={PROTOCOL} reads --annotations, the folder of a "
+            "dataset's films and fixations, and nothing else that says where "
+            f"people looked. Received: {', '.join(given) or 'none'}"
+        )
+    return evaluate(
+        models,
+        values.annotations,
+        videos=values.videos,
+        seed=values.seed,
+        first_frames=values.first_frames_count,
+        allow_missing=values.allow_missing,
+        workers=values.workers or cores.usable(),
+    )
+
+
+def refuse_run(protocol: str) -> None:
+    """Raises ValueError if a run is to be scored by this protocol."""
+    if protocol == PROTOCOL:
+        raise ValueError(
+            f"--protocol={PROTOCOL} scores films: write them by `predict "
+            "--outputs=msu`, and name their folder by --predictions."
+        )
 
 
 # === Which files belong together ===
@@ -235,20 +254,20 @@ def _refuse(problems: Sequence[str], allowed: bool) -> None:
 # === What a process does ===
 
 
-def _mismatch(job: _Job) -> str:
-    """What is wrong with the number of frames, or ""."""
+def _counted(job: _Job) -> tuple[list[_Job], list[str]]:
+    """The job with its frames, or what is wrong with their number."""
     try:
-        counts = {
+        counts: dict[str, Any] = {
             "saliency": job.clip.saliency.film().num_frames,  # type: ignore
             "fixations": len(job.clip.points()),
             **{model: _count(path) for model, path in job.maps.items()},
         }
     except files.FileError as error:
-        return f"{job.clip.name}: {error}"
-    if len(set(counts.values())) == 1:
-        return ""
-    told = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return f"{job.clip.name}: the numbers of frames differ: {told}"
+        return [], [f"{job.clip.name}: {error}"]
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        return [], [f"{job.clip.name}: the numbers of frames differ: {told}"]
+    return [dataclasses.replace(job, frames=range(counts["fixations"]))], []
 
 
 def _count(path: str) -> int:
@@ -282,22 +301,18 @@ def _read(path: str) -> Iterator[np.ndarray]:
         yield map_
 
 
-def _score(job: _Job) -> tuple[pd.DataFrame, str]:
-    """Scores with a column "model", and what is wrong with the video."""
-    streams = [_read(path) for path in job.maps.values()]
-    truth = iter(job.clip.saliency.film(grey=True))  # type: ignore
+def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
+    """Scores with a column "model", or what is wrong with the video."""
     models = [folders.CENTRE, *job.maps]
+    streams = [_read(path) for path in job.maps.values()]
+    truths = job.clip.saliency.film(grey=True)  # type: ignore
     lines: list[dict[str, Any]] = []
+    frame = 0
     try:
-        for frame, (truth_, points, *maps) in enumerate(
-            itertools.zip_longest(truth, job.clip.points(), *streams)
+        for frame, (true, points, *maps) in enumerate(
+            zip(truths, job.clip.points(), *streams, strict=True)
         ):
-            if any(each is None for each in (truth_, points, *maps)):
-                return pd.DataFrame(), (
-                    f"{job.clip.name}: not all files have frame {frame} "
-                    "(counted from 0)"
-                )
-            stretched = msu.Map(truth_)
+            stretched = msu.Map(true)
             given = [_prior(*stretched.levels.shape), *map(msu.Map, maps)]
             each = msu.scores(given, stretched, points)
             lines += [
@@ -305,61 +320,12 @@ def _score(job: _Job) -> tuple[pd.DataFrame, str]:
                 for model, of in zip(models, each, strict=True)
             ]
     except (files.FileError, ValueError) as error:
-        where = f"{job.clip.name}, frame {len(lines) // len(models)}"
-        return pd.DataFrame(), f"{where} (counted from 0): {error}"
-    return pd.DataFrame(lines), ""
+        where = f"{job.clip.name}, frame {frame} (counted from 0) or behind"
+        return [], [f"{where}: {error}"]
+    return [pd.DataFrame(lines)], []
 
 
 @functools.lru_cache(maxsize=8)
 def _prior(height: int, width: int) -> msu.Map:
     prior = density_lib.centre_prior(height, width)
     return msu.Map(np.rint(prior * 1023.0).astype(np.uint16))
-
-
-# === All videos ===
-
-
-def _results(
-    title: str,
-    function: Callable[[_Job], Any],
-    jobs: Sequence[_Job],
-    workers: int,
-) -> Iterator[tuple[str, Any]]:
-    """(name of the clip, what a function returns), in several processes."""
-    results: Iterable[Any]
-    if workers == 1 or len(jobs) < 2:
-        results = map(function, jobs)
-        yield from _named(title, jobs, results)
-        return
-    # One thread each, which their NumPy reads when it is loaded.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    pool = futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_prepare
-    )
-    try:
-        yield from _named(title, jobs, pool.map(function, jobs))
-    except futures.process.BrokenProcessPool as error:
-        raise RuntimeError(
-            "A process was killed, perhaps because the memory was used up. "
-            f"Received: --workers={workers}. Give fewer."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _named(
-    title: str, jobs: Sequence[_Job], results: Iterable[Any]
-) -> Iterator[tuple[str, Any]]:
-    bar = tqdm.tqdm(jobs, desc=title, unit="video")
-    for job, result in zip(bar, results, strict=True):
-        yield job.clip.name, result
-
-
-def _prepare() -> None:
-    """Before the first job of a process."""
-    # The parent stops them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)

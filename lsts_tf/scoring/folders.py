@@ -72,8 +72,7 @@ def evaluate(
         What `scores.json` holds, and {name: scores of each frame}.
 
     Raises:
-        FilesError: See there.
-        images.MapError: A folder is missing, or holds no maps.
+        FilesError, images.MapError: Files are missing or cannot be read.
     """
     folders = {
         name: predictions_lib.Predictions(folder, videos)
@@ -83,7 +82,11 @@ def evaluate(
     _refuse_or_warn(problems, allow_missing)
     if not frames:
         raise FilesError("No frame has both a map and an annotation.")
-    rows, unreadable = _fixations(annotations.clips, workers)
+    jobs = [
+        _Job(video=video, frames=clip.frames, truth=clip, clips={})
+        for video, clip in annotations.clips.items()
+    ]
+    rows, unreadable = results("fixations", _collect, jobs, workers)
     _refuse_or_warn({"unreadable": unreadable}, allow_missing)
     readable = {(video, frame) for video, frame, *_ in rows}
     jobs = [
@@ -101,36 +104,29 @@ def evaluate(
     problems["unreadable"] += [*unreadable, *more]
     if not scores:
         raise FilesError("No frame could be read.")
-    centre = scores.pop(CENTRE)
-    observers = scores.pop(OBSERVERS, None)
     annotated = sum(len(clip.frames) for clip in annotations.clips.values())
+    missing: dict[str, Any] = {
+        "allowed": allow_missing,
+        **{kind: len(lines) for kind, lines in problems.items()},
+    }
     reports = {
         name: summary.report(
             table,
-            centre,
+            scores[CENTRE],
             first_frames=first_frames,
             scoring=scoring,
-            observers=observers,
+            observers=scores.get(OBSERVERS),
             about={
                 "predictions": str(folders[name].folder),
                 "ground_truth": annotations.describe(),
-                "missing": {
-                    "allowed": allow_missing,
-                    **{kind: len(lines) for kind, lines in problems.items()},
-                    "frames": annotated - len(table),
-                },
+                "missing": missing | {"frames": annotated - len(table)},
             },
         )
         for name, table in scores.items()
+        if name in folders
     }
-    if len(reports) == 1:
-        return next(iter(reports.values())), scores
-    comparison = summary.compare(
-        scores, seed=scoring.seed, statistic=scoring.statistic
-    )
-    best = next(iter(comparison.values()))["ranking"][0]
-    models_ = {"best": best, "models": reports, "comparison": comparison}
-    return {**reports[best], **models_}, scores
+    scores = {name: scores[name] for name in reports}
+    return summary.joint_report(reports, scores, scoring), scores
 
 
 def named(folders: Sequence[str]) -> dict[str, str]:
@@ -360,22 +356,11 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
 # === All videos ===
 
 
-def _fixations(
-    clips: Mapping[int, Truth], workers: int
-) -> tuple[list[tuple], list[str]]:
-    """Rows of `truth.FixationSet`, and what cannot be read."""
-    jobs = [
-        _Job(video=video, frames=clip.frames, truth=clip, clips={})
-        for video, clip in clips.items()
-    ]
-    return _results("fixations", _collect, jobs, workers)
-
-
 def _scores(
     jobs: Sequence[_Job], scorer: scorer_lib.Scorer, workers: int
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """{name: scores}, and what cannot be read."""
-    tables, problems = _results("scoring", _score, jobs, workers, scorer)
+    tables, problems = results("scoring", _score, jobs, workers, scorer)
     table = pd.concat(tables)
     if not len(table):
         return {}, problems
@@ -386,14 +371,22 @@ def _scores(
     }, problems
 
 
-def _results(
+def results(
     title: str,
-    function: Callable[[_Job], tuple[list, list[str]]],
-    jobs: Sequence[_Job],
+    function: Callable[[Any], tuple[list, list[str]]],
+    jobs: Sequence[Any],
     workers: int,
     scorer: scorer_lib.Scorer | None = None,
 ) -> tuple[list, list[str]]:
-    """All that a function returns, in processes that have `scorer`."""
+    """All that a function returns, in processes that have `scorer`.
+
+    Args:
+        title: What the bar shows.
+        function: Takes a job; returns what it found, and what is wrong.
+        jobs: At least one; each has `frames`, which the bar counts.
+        workers: Number of processes.
+        scorer: For `_score`.
+    """
     # The longest first, so that all cores end together.
     jobs = sorted(jobs, key=lambda job: len(job.frames), reverse=True)
     total = sum(len(job.frames) for job in jobs)

@@ -15,7 +15,7 @@ import functools
 import cv2
 import numpy as np
 
-LEVELS = 256
+LEVELS = np.arange(256.0)
 # cv2.calcHist returns float32, which counts exactly up to here.
 _EXACT_COUNT = 1 << 24
 # 0, 0.1 … 1, of sAUC and AUC-Borji. NumPy and Octave make them as k * 0.1 and
@@ -31,17 +31,15 @@ class Values:
     """The values of a map and how many pixels have each.
 
     Attributes:
-        each: float64 `[K]`.
+        each: float64 `[K]`, in ascending order if there are counts.
         counts: number of pixels with each value, float64 `[K]`; None if each
             pixel is a value of its own.
-        pixels: number of pixels.
     """
 
     def __init__(self, each: np.ndarray, counts: np.ndarray | None = None):
         """Arguments as the attributes."""
         self.each = each
         self.counts = counts
-        self.pixels = each.size if counts is None else int(counts.sum())
 
     def total(self, of_each: np.ndarray) -> float:
         """Sum over all pixels of a number for each value, `[K]`."""
@@ -54,18 +52,26 @@ class Values:
         return self.total(self.each)
 
     @functools.cached_property
-    def low(self) -> float:
-        """The least value of a pixel."""
-        return float(self._present.min())
-
-    @functools.cached_property
-    def high(self) -> float:
-        """The largest value of a pixel."""
-        return float(self._present.max())
+    def _extremes(self) -> tuple[float, float]:
+        if self.counts is None:
+            return float(self.each.min()), float(self.each.max())
+        present = np.flatnonzero(self.counts)
+        return float(self.each[present[0]]), float(self.each[present[-1]])
 
     @property
-    def _present(self) -> np.ndarray:
-        return self.each if self.counts is None else self.each[self.counts > 0]
+    def low(self) -> float:
+        """The least value of a pixel."""
+        return self._extremes[0]
+
+    @property
+    def high(self) -> float:
+        """The largest value of a pixel."""
+        return self._extremes[1]
+
+    @functools.cached_property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return int(self.each.size if self.counts is None else self.counts.sum())
 
     @property
     def is_constant(self) -> bool:
@@ -117,7 +123,7 @@ class Frame:
         self.fixated = none if fixated is None else fixated
         self.negatives = self.pixels - self.fixated.size
         self.others = none if others is None else others
-        self.baseline = np.zeros_like(pred) if baseline is None else baseline
+        self.baseline = np.zeros((1, 1)) if baseline is None else baseline
         maps = [pred] if density is None else [pred, density]
         self.density = Values(np.zeros(1))
         # Number of pixels with each level of prediction and of density.
@@ -125,13 +131,14 @@ class Frame:
         if pred.size < _EXACT_COUNT and all(m.dtype == np.uint8 for m in maps):
             self._flat = pred.ravel()
             counts = _histogram(maps)
-            levels = np.arange(LEVELS, dtype=np.float64)
             if density is not None:
                 self._joint = counts.astype(np.float64)
+                # Sum of the density at each level of the prediction.
+                self._mass = np.vecdot(self._joint, LEVELS)
                 by_density = cv2.reduce(counts, 0, cv2.REDUCE_SUM)
-                self.density = Values(levels, _flat64(by_density))
+                self.density = Values(LEVELS, _flat64(by_density))
                 counts = cv2.reduce(counts, 1, cv2.REDUCE_SUM)
-            self.pred = Values(levels, _flat64(counts))
+            self.pred = Values(LEVELS, _flat64(counts))
         else:
             self._flat = as_float(pred)
             self.pred = Values(self._flat)
@@ -143,24 +150,27 @@ class Frame:
         """The prediction's values at some pixels, float64."""
         return self._flat[pixels].astype(np.float64)
 
-    def product(self, p: np.ndarray, q: np.ndarray) -> float:
-        """Sum over all pixels of p times q.
-
-        Args:
-            p: a number for each value of the prediction, `[K]`.
-            q: a number for each value of the density, `[K]`.
-        """
-        if self._joint is not None:
-            # Row by row, because the sums of a larger product of BLAS depend
-            # on the number of its threads.
-            q = np.vecdot(self._joint, q)
-        return float(np.einsum("i,i->", p, q))
+    @functools.cached_property
+    def products(self) -> float:
+        """Sum over all pixels of the product of what is `about_mean`."""
+        about = self.density.about_mean
+        if self.pred.counts is not None:
+            mean = self.density.sum / self.pixels
+            about = self._mass - mean * self.pred.counts
+        return float(np.einsum("i,i->", self.pred.about_mean, about))
 
     def overlap(self, p: np.ndarray, q: np.ndarray) -> float:
-        """Sum over all pixels of the lesser; as `product`, but p is used up."""
+        """Sum over all pixels of the lesser of two numbers.
+
+        Args:
+            p: for each value of the prediction, `[K]`; may be overwritten.
+            q: for each value of the density, `[K]`.
+        """
         if self._joint is None:
             return float(np.minimum(p, q, out=p).sum())
         lesser = np.minimum.outer(p, q)
+        # Row by row, because the sums of a larger product of BLAS depend on
+        # the number of its threads.
         return float(np.vecdot(self._joint, lesser).sum())
 
     def looked_at(self) -> tuple[Values, np.ndarray, np.ndarray]:
@@ -172,7 +182,7 @@ class Frame:
         """
         q = self.density.each
         if self._joint is not None:
-            return self.density, self.pred.each, np.vecdot(self._joint, q)
+            return self.density, self.pred.each, self._mass
         at = np.flatnonzero(q > 0)
         q = q[at]
         return Values(q), self.pred.each[at], q
@@ -218,7 +228,11 @@ def _histogram(maps: list[np.ndarray]) -> np.ndarray:
     axes = len(maps)
     maps = [np.ascontiguousarray(map_) for map_ in maps]
     return cv2.calcHist(
-        maps, list(range(axes)), None, [LEVELS] * axes, [0, LEVELS] * axes
+        maps,
+        list(range(axes)),
+        None,
+        [LEVELS.size] * axes,
+        [0, LEVELS.size] * axes,
     )
 
 

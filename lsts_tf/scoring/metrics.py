@@ -145,8 +145,7 @@ def cc(frame: Frame, *, constant: float = _NAN) -> float:
     pred, density = frame.pred, frame.density
     if pred.is_constant or density.is_constant:
         return constant
-    product = frame.product(pred.about_mean, density.about_mean)
-    return product / np.sqrt(pred.squares * density.squares)
+    return frame.products / np.sqrt(pred.squares * density.squares)
 
 
 def sim(frame: Frame) -> float:
@@ -522,7 +521,7 @@ def _linear(
             f"{rule}. Received: {points.dtype} {list(points.shape)}."
         )
     try:
-        pixels = np.ravel_multi_index(tuple(points.T), size)
+        pixels = np.ravel_multi_index(tuple(points.T.astype(np.intp)), size)
     except ValueError:
         raise ValueError(
             f"{rule}. Received: {points.min(axis=0)} ... "

@@ -125,21 +125,20 @@ class Predictions:
                 "video 601 is 0601/0001.png.",
             )
         for number, file in top.entries.items():
-            if videos and number not in videos:
-                continue
-            clip = self._clip(file)
-            if clip is not None:
-                self.clips[number] = clip
+            if not videos or number in videos:
+                self._add(number, file.path)
 
-    def _clip(self, file: maps.File) -> Clip | None:
-        if not pathlib.Path(file.path).is_dir():
-            try:
-                count = video_lib.count_frames(file.path)
-            except video_lib.VideoError as error:
-                self.unreadable.append(str(error))
-                return None
-            return VideoFile(file.path, range(count))
-        inside = maps.numbered(file.path, maps.SUFFIXES)
-        self.strays += inside.strays
-        self.clashes += inside.clashes
-        return FrameFiles({n - 1: f.path for n, f in inside.entries.items()})
+    def _add(self, number: int, path: str) -> None:
+        if pathlib.Path(path).is_dir():
+            inside = maps.numbered(path, maps.SUFFIXES)
+            self.strays += inside.strays
+            self.clashes += inside.clashes
+            self.clips[number] = FrameFiles(
+                {n - 1: file.path for n, file in inside.entries.items()}
+            )
+            return
+        try:
+            count = video_lib.count_frames(path)
+            self.clips[number] = VideoFile(path, range(count))
+        except video_lib.VideoError as error:
+            self.unreadable.append(str(error))

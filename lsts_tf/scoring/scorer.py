@@ -59,9 +59,8 @@ class Settings:
         for name, map_ in given.items():
             if map_ is not None and not metrics.uses(name, self.protocol):
                 raise ValueError(
-                    "A map for shuffled AUC or information gain is of "
-                    "protocols that have them. Received: one of "
-                    f"{name} for {self.protocol!r}. Leave it out."
+                    f"No metric of protocol {self.protocol!r} needs `{name}`. "
+                    "Received: a map of it. Leave it out."
                 )
 
     @property

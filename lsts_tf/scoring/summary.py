@@ -130,6 +130,20 @@ def report(
 # === Several models ===
 
 
+def joint_report(
+    reports: Mapping[str, dict[str, Any]],
+    models: Mapping[str, pd.DataFrame],
+    scoring: scorer_lib.Settings,
+) -> dict[str, Any]:
+    """What `scores.json` holds about all models: the best's, and all's."""
+    if len(reports) == 1:
+        return next(iter(reports.values()))
+    comparison = compare(models, seed=scoring.seed, statistic=scoring.statistic)
+    best = next(iter(comparison.values()))["ranking"][0]
+    several = {"best": best, "models": reports, "comparison": comparison}
+    return reports[best] | several
+
+
 def compare(
     models: Mapping[str, pd.DataFrame],
     *,

@@ -253,14 +253,10 @@ def _read_fixations(path: str) -> np.ndarray:
 
     try:
         matrix = scipy.io.loadmat(path, variable_names=["I"])["I"]
-    except KeyError:
-        raise maps.MapError(path, "has no variable I.") from None
-    except NotImplementedError:
-        raise maps.MapError(
-            path, "is in MATLAB's format 7.3; save it by `save -v7`."
-        ) from None
     except Exception as error:  # Damaged files raise all kinds of errors.
-        raise maps.MapError(path, f"cannot be read ({error}).") from error
+        raise maps.MapError(
+            path, f"holds no variable I that can be read ({error!r})."
+        ) from error
     if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "buif":
         raise maps.MapError(
             path, f"I is a matrix, not {matrix.dtype} {list(matrix.shape)}."
@@ -512,6 +508,11 @@ def from_flags(
 ) -> Folder | Points:
     """What `--annotations` names; an error for flags that would do nothing."""
     path = values.annotations
+    if not path:
+        raise ValueError(
+            "Maps in folders are scored against --annotations, a folder of "
+            "DHF1K's layout or a file of points. Received: none."
+        )
     is_list = path.lower().endswith((".json", ".csv"))
     idle = FLAGS[1:2] if is_list else FLAGS[2:]
     given = [f"--{name}" for name in idle if values[name].present]

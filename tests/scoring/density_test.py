@@ -83,11 +83,6 @@ def test_without_fixations_the_map_is_zero():
     assert not result.any()
 
 
-def test_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"Received: \[36, 64, 1\]"):
-        density.density_map(np.zeros((36, 64, 1)))
-
-
 def test_plain_gaussians_lie_on_their_fixation():
     fixated = np.zeros((40, 60), bool)
     fixated[20, 30] = True
