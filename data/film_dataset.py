@@ -107,14 +107,7 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         target = pathlib.Path(self.data_dir)
         width, height = self._within
         self._kept = target.parent / f".{target.name}-{width}x{height}"
-        if (target / "dataset_info.json").exists():
-            super().download_and_prepare(**kwargs)
-        else:
-            with files.alone(self._kept):
-                # Left by a killed build: links to what is kept.
-                for folder in target.parent.glob(f"incomplete.*_{target.name}"):
-                    shutil.rmtree(folder)
-                super().download_and_prepare(**kwargs)
+        super().download_and_prepare(**kwargs)
         shutil.rmtree(self._kept, ignore_errors=True)
 
     def _download_and_prepare(
@@ -123,17 +116,24 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         download_config: Any = None,
     ) -> None:
         del download_config  # Nothing of it applies to shards.
+        with files.alone(self._kept):
+            own = pathlib.Path(self.data_dir)
+            # Left by killed builds: links to what is kept.
+            for folder in own.parent.glob(f"incomplete.*_{self.version}"):
+                if folder != own:
+                    shutil.rmtree(folder)
+            self._build(pathlib.Path(os.fspath(dl_manager.manual_dir)))
+
+    def _build(self, manual_dir: pathlib.Path) -> None:
         splits = {
             split: [self._job(split, clip, known) for clip in clips]
-            for split, clips, known in self._splits(
-                msu_files.find(os.fspath(dl_manager.manual_dir))
-            )
+            for split, clips, known in self._splits(msu_files.find(manual_dir))
         }
         every = [job for jobs in splits.values() for job in jobs]
         if not every:
             raise ValueError(
                 "At least one film must be there, such as Videos/NAME.mp4. "
-                f"Received: none in {os.fspath(dl_manager.manual_dir)}."
+                f"Received: none in {manual_dir}."
             )
         done = _written(every)
         _fill([job for job in every if job not in done])

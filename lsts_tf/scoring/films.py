@@ -227,12 +227,18 @@ def _films(folder: pathlib.Path) -> dict[str, str]:
     """{clip: its film, or its folder of pictures}."""
     if not folder.is_dir():
         raise files.FileError(folder, "no such folder.")
-    return {
-        path.name if path.is_dir() else path.stem: str(path)
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".")
-        and (path.is_dir() or path.suffix in predictions.VIDEO_SUFFIXES)
-    }
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        is_film = path.suffix.lower() in predictions.VIDEO_SUFFIXES
+        if path.name.startswith(".") or not (is_film or path.is_dir()):
+            continue
+        name = path.name if path.is_dir() else path.stem
+        if name in found:
+            raise files.FileError(
+                path, f"{found[name]} has the same name; remove one."
+            )
+        found[name] = str(path)
+    return found
 
 
 def _refuse(problems: Sequence[str], allowed: bool) -> None:

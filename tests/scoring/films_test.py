@@ -232,8 +232,12 @@ def test_missing_and_superfluous(truth, models, tmp_path):
         evaluated(truth, models / "ten", videos="final_test")
     with pytest.raises(ValueError, match="no such folder"):
         evaluated(truth, tmp_path / "nowhere", videos="public_test")
+    (tmp_path / "clip_9").mkdir()
+    (tmp_path / "clip_9.mp4").touch()
+    with pytest.raises(ValueError, match="clip_9 has the same name"):
+        evaluated(truth, tmp_path, videos="public_test")
     with pytest.raises(ValueError, match="holds no clip"):
-        evaluated(tmp_path, models / "ten")
+        evaluated(models, models / "ten")
 
 
 @pytest.mark.parametrize(
