@@ -24,6 +24,7 @@ from typing import Any
 
 from absl import logging
 import av
+from av.sidedata.sidedata import SideDataContainer
 import cv2
 import numpy as np
 
@@ -285,7 +286,8 @@ def _described(stream: Any) -> str:
 
 def _turning(frame: Any) -> list[tuple[str, str]]:
     """FFmpeg's filters that show an `av.VideoFrame` as its file says."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # Not `frame.side_data`, a cycle that keeps the frame until it is collected.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     if matrix is None:
         return []
     # A pixel at (x, y) is shown at (ax + cy, bx + dy).
