@@ -287,7 +287,8 @@ def _described(stream: Any) -> str:
 def _turning(frame: Any) -> list[tuple[str, str]]:
     """FFmpeg's filters that show an `av.VideoFrame` as its file says."""
     # Not `frame.side_data`, a cycle that keeps the frame until it is collected.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    side = SideDataContainer(frame)  # type: ignore[call-arg]
+    matrix = side.get("DISPLAYMATRIX")
     if matrix is None:
         return []
     # A pixel at (x, y) is shown at (ax + cy, bx + dy).
