@@ -57,11 +57,11 @@ sample: .venv/run .venv/weights
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-test: .venv/dev .venv/weights
+test: .venv/dev .venv/weights .venv/clips
 	$(PYTEST) -m "not slow"
 
 # Also dozens of kills, several processes: some minutes more.
-test-all: .venv/dev .venv/weights
+test-all: .venv/dev .venv/weights .venv/clips
 	$(PYTEST)
 
 # The gate: format, lint, types, import contracts.

@@ -72,7 +72,6 @@ def network(args: argparse.Namespace, dtype: str = "float32") -> keras.Model:
     """Returns I3D with pooled features."""
     model = i3d.build(
         args.channels,
-        pooled=True,
         frames=args.window,
         height=args.size,
         width=args.size,
@@ -80,7 +79,7 @@ def network(args: argparse.Namespace, dtype: str = "float32") -> keras.Model:
     )
     stream = "rgb" if args.channels == 3 else "flow"
     i3d_weights.load(model, stream, (args.weights,))
-    return model
+    return keras.Model(model.input, i3d.pool(model.output))
 
 
 def frames_of(args: argparse.Namespace, count: int) -> np.ndarray:

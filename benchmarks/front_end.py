@@ -28,7 +28,7 @@ import numpy as np
 from lsts_tf import experiment
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import preprocess
+from lsts_tf.media import images
 from lsts_tf.media import video as video_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
@@ -70,7 +70,7 @@ def load_decoder(
     settings: experiment.Experiment, feature_shape: Sequence[int]
 ) -> tuple[keras.Model, str]:
     """The run's decoder, or a random one; and what it is."""
-    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS["last"]
+    path = pathlib.Path(settings.run_dir) / experiment.MODELS["last"]
     if path.is_file():
         trained_on = f"trained on --front_end={settings.front_end}"
         return keras.models.load_model(path, compile=False), trained_on
@@ -130,7 +130,7 @@ def against_gaze(
             clip.fixations(target)[0],
             metrics=("cc", "nss"),
         )
-        for target, map_ in zip(targets, preprocess.to_uint8(maps), strict=True)
+        for target, map_ in zip(targets, images.to_uint8(maps), strict=True)
     ]
     cc, nss = (np.nanmean([s[name] for s in each]) for name in ("cc", "nss"))
     return f"CC {cc:.4f}, NSS {nss:.4f}"

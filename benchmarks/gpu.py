@@ -37,6 +37,7 @@ try:
 except ImportError:  # `main` says so.
     jax = None
 
+from lsts_tf import parts
 from lsts_tf.features import flow
 from lsts_tf.features import preprocess
 from lsts_tf.media import video
@@ -227,7 +228,7 @@ def one_decoder(name: str, batch: int, dtype: str) -> None:
     model = decoder.build(
         ("rgb",),
         feature_shape=i3d.feature_shape(79),
-        map_size=preprocess.MAP_SIZE,
+        map_size=parts.MAP_SIZE,
         dtype="float32" if dtype == "float32" else f"mixed_{dtype}",
     )
     optimizer = optimizers.make("rmsprop", 1e-4, weight_decay=0.0)
@@ -240,7 +241,7 @@ def one_decoder(name: str, batch: int, dtype: str) -> None:
         ).astype(np.float16)
         for tensor in model.inputs
     }
-    truth = rng.integers(0, 256, (batch, *preprocess.MAP_SIZE, 2), np.uint8)
+    truth = rng.integers(0, 256, (batch, *parts.MAP_SIZE, 2), np.uint8)
     truth[..., 1] *= truth[..., 1] > 254
     features, truth = jax.device_put((features, truth))
 
@@ -289,7 +290,6 @@ def network(policy: str) -> keras.Model:
     """I3D with pooled features and random weights."""
     model = i3d.build(
         _CHANNELS.value,
-        pooled=True,
         frames=_WINDOW.value,
         height=_SIZE.value,
         width=_SIZE.value,
@@ -297,7 +297,7 @@ def network(policy: str) -> keras.Model:
     )
     stream = "rgb" if _CHANNELS.value == 3 else "flow"
     i3d_weights.load(model, stream, (i3d_weights.RANDOM,))
-    return model
+    return keras.Model(model.input, i3d.pool(model.output))
 
 
 def window(name: str, dtype: str) -> Callable[[Any], Any]:

@@ -45,8 +45,8 @@ import tensorflow as tf
 from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import windows
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import front_end
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.media import writer as writer_lib
@@ -76,7 +76,7 @@ def load(
     settings: experiment.Experiment,
 ) -> tuple[predictor_lib.Predictor, str]:
     """The run's model, or one with a random decoder; and what it is."""
-    path = pathlib.Path(settings.run_dir) / predictor_lib.MODELS["last"]
+    path = pathlib.Path(settings.run_dir) / experiment.MODELS["last"]
     if path.is_file():
         return predictor_lib.Predictor.load(settings.run_dir), str(path)
     extractor = extractor_lib.Extractor(**settings.front_end_arguments())
@@ -117,28 +117,23 @@ def run_stages(
     )
     if len(frames) < count:
         raise app.UsageError(f"{path} has {len(frames)} frames; --frames.")
-    # As `Predictor.maps` plays a clip backwards before its start.
-    missing = predictor.geometry.first_target
-    played = [frames[k] for k in windows.prefix(missing, count, "mirror")]
-    played += frames
     signals: dict[str, Any] = {}
     if "flow" in extractor.streams:
-        # The flows of what is played before are not counted: one a frame.
-        signals["flow"] = list(extractor.flows(played[: missing + 1]))
-        signals["flow"] += watch(
-            "flow", lambda: list(extractor.flows(played[missing:]))
+        signals["flow"] = watch(
+            "flow", lambda: list(extractor.flows([frames[0], *frames]))
         )
     if "rgb" in extractor.streams:
-        shrunk = watch(
+        signals["rgb"] = watch(
             "shrink", lambda: [extractor.prepare(f)["rgb"] for f in frames]
         )
-        before = [extractor.prepare(f)["rgb"] for f in played[:missing]]
-        signals["rgb"] = (before + shrunk)[predictor.geometry.first :]
     found = {}
     for stream in extractor.streams:
         found[stream] = watch(
             f"I3D, {stream}",
-            lambda s=stream: [f[s] for f in extractor.features(s, signals[s])],
+            lambda s=stream: [
+                f[s]
+                for f in extractor.features(s, signals[s], starts_still=True)
+            ],
         )
     features = [
         dict(zip(found, each, strict=True))
@@ -327,12 +322,15 @@ class StandIn:
         prepared: Iterable[Mapping[str, np.ndarray]],
         *,
         stride: int = 1,
+        starts_still: bool = False,
         **_: Any,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """The mean light of each window's first and last frame."""
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
         )
+        if starts_still:
+            prepared = front_end.held(prepared, self.window - 1)
         for target, frame in enumerate(prepared):
             recent.append(frame["rgb"])
             since = target - self.window + 1

@@ -107,7 +107,7 @@ def window(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """I3D of one window, pooled.
 
     Args:
-        model: What `i3d.build(..., pooled=True)` made.
+        model: What `i3d.build` made, and `i3d.pool` behind it.
 
     Returns:
         A function from float32 [1, frames, height, width, channels] to
@@ -143,11 +143,8 @@ class Decoder(torch.nn.Module):
         )
         self.conv3d_norm = torch.nn.BatchNorm2d(kernel.shape[4])
         stages: list[torch.nn.Module] = []
-        last = decoder.Deconvolution(
-            "d7", 1, decoder.LAST_KERNEL, decoder.LAST_STRIDES
-        )
         filters = kernel.shape[4]
-        for layer in (*decoder.DECONVOLUTIONS, last):
+        for layer in (*decoder.DECONVOLUTIONS, decoder.LAST["paper"]):
             # What is cut at the start of each axis.
             surplus = tuple(
                 k - s for k, s in zip(layer.kernel, layer.strides, strict=True)
@@ -171,7 +168,7 @@ class Decoder(torch.nn.Module):
                     torch.tensor(np.asarray(model.get_layer(layer.name).bias))
                 )
             stages.append(stage)
-            if layer is not last:
+            if layer in decoder.DECONVOLUTIONS:
                 stages += [torch.nn.ReLU(), torch.nn.BatchNorm2d(filters)]
         self.stages = torch.nn.Sequential(*stages)
         with torch.no_grad():

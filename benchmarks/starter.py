@@ -3,10 +3,10 @@
     python -m benchmarks.starter --dataset=osie --videos=1001-1700/7
     python -m benchmarks.starter --dataset=dhf1k --videos=2,3,501,601
 
-Each model predicts every frame as `predict` does, with the clip played
-backwards before its start. Beside them stand the benchmark's centre prior, the
-mean map of what the starter was trained on, and OpenCV's spectral residual.
-Scores are those of `evaluate`, means over videos of their means over frames.
+Each model predicts every frame as `predict` does. Beside them stand the
+benchmark's centre prior, the mean map of what the starter was trained on, and
+OpenCV's spectral residual. Scores are those of `evaluate`, means over videos of
+their means over frames.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
 from lsts_tf.features import dataset
@@ -68,7 +69,7 @@ def spectral_residual(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def mean_map(names: Sequence[str]) -> np.ndarray:
     """Mean of the densities that training sees, float64 [360, 640]."""
-    total = np.zeros(preprocess.MAP_SIZE)
+    total = np.zeros(parts.MAP_SIZE)
     for name in names:
         data = dataset.Dataset(name, DATA_DIR.value)
         for video in data.videos(data.splits["train"]):
@@ -84,7 +85,7 @@ def score(
     """Mean over videos of each metric's mean over frames."""
     found = []
     for video in tqdm.tqdm(videos, unit="video"):
-        maps = [preprocess.to_uint8(map_) for map_ in method(video.frames())]
+        maps = [maps_lib.to_uint8(map_) for map_ in method(video.frames())]
         each = [
             scorer.score(
                 scorer.fixations.row(video.number, frame),
@@ -112,9 +113,7 @@ def main(_: Sequence[str]) -> None:
         )
     )
     methods = {name: of_run(name) for name in RUNS.value}
-    methods["centre prior"] = same(
-        density_lib.centre_prior(*preprocess.MAP_SIZE)
-    )
+    methods["centre prior"] = same(density_lib.centre_prior(*parts.MAP_SIZE))
     if TRAINED_ON.value:
         methods["mean training map"] = same(mean_map(TRAINED_ON.value))
     methods["spectral residual"] = spectral_residual

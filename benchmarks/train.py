@@ -34,8 +34,8 @@ import tensorflow as tf
 
 import benchmarks
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf import windows
-from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.training import input_pipeline
 from lsts_tf.training import trainer as trainer_lib
@@ -258,8 +258,7 @@ def make_store(
                 dtype="float16",
             ),
         )
-        with kept[stream].writer(1, count=count) as writer:
-            writer.append(values)
+        kept[stream].write(1, range(count), values)
     truth = stores.TruthStore.create(
         root / "truth",
         stores.Manifest(
@@ -277,7 +276,7 @@ def pngs(count: int, blur: int) -> list[bytes]:
     rng = np.random.default_rng(blur)
     found = []
     for _ in range(count):
-        image = np.zeros(preprocess.MAP_SIZE, np.float32)
+        image = np.zeros(parts.MAP_SIZE, np.float32)
         image[rng.integers(0, 360, 15), rng.integers(0, 640, 15)] = 1
         if blur:
             image = cv2.GaussianBlur(image, (0, 0), blur)

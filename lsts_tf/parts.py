@@ -34,6 +34,8 @@ BLOCKS = {
 # Rows and columns of the published network's input, and of flow.
 SIZE = (224, 224)
 FLOW_SIZE = (112, 112)
+# Rows and columns of a map.
+MAP_SIZE = (360, 640)
 # Front ends by what --front_end calls them: module and class.
 FRONT_ENDS = {
     "window": "lsts_tf.features.extractor:Extractor",

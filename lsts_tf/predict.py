@@ -25,7 +25,6 @@ from absl import flags
 from absl import logging
 
 from lsts_tf import experiment
-from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
 from lsts_tf import windows
 from lsts_tf.media import sources
@@ -69,20 +68,20 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum(
         "first_frames",
-        "mirror",
+        "repeat",
         list(windows.FIRST_FRAMES),
         "What the frames before the first whole window are predicted from",
     )
     flags.DEFINE_enum(
         "model",
         "last",
-        list(predictor_lib.MODELS),
+        list(experiment.MODELS),
         "Model after the last epoch, or the best in validation",
     )
     flags.DEFINE_string("start", "", "Where the clip begins: 12.5 (s), or 300f")
     flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
-    flags.DEFINE_integer("batch", predictor_lib.BATCH, "Maps decoded at a time")
+    flags.DEFINE_integer("batch", 8, "Maps decoded at a time")
     flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
     flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
     flags.DEFINE_enum(
@@ -95,7 +94,7 @@ def define_flags() -> None:
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
-    with (chosen.folder / predictor_lib.MODELS[model]).open("rb") as file:
+    with (chosen.folder / experiment.MODELS[model]).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {"run": chosen.name, "model": model, "sha256": checksum}
 
@@ -208,7 +207,10 @@ def _run(names: Sequence[str]) -> str:
         logging.warning(
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
-    model = predictor_lib.Predictor.load(
+    # TensorFlow takes seconds: help and errors above do not wait for it.
+    from lsts_tf import predictor
+
+    model = predictor.Predictor.load(
         chosen.folder, model=values.model, sources=chosen.sources
     )
     model.batch = values.batch

@@ -27,13 +27,12 @@ from lsts_tf import experiment
 from lsts_tf import windows
 from lsts_tf.features import fill
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.features import preprocess
+from lsts_tf.media import images
 
 # Registered so that saved models load.
 from lsts_tf.networks import decoder  # noqa: F401
 from lsts_tf.networks import tuned_i3d  # noqa: F401
 
-MODELS = {"last": "model.keras", "best": "best.keras"}
 BATCH = 8
 
 
@@ -101,7 +100,7 @@ class Predictor:
         """
         folder = pathlib.Path(run_dir)
         settings = experiment.load(folder / experiment.FLAGFILE)
-        path = folder / MODELS[model]
+        path = folder / experiment.MODELS[model]
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
                 f"The starter has the model 'last' alone. Received: {model!r}"
@@ -161,7 +160,7 @@ class Predictor:
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
-        self, frames: Sequence[np.ndarray], *, first_frames: str = "mirror"
+        self, frames: Sequence[np.ndarray], *, first_frames: str = "repeat"
     ) -> np.ndarray:
         """Maps of all frames of a clip at once.
 
@@ -186,7 +185,7 @@ class Predictor:
         self,
         frames: Iterable[np.ndarray],
         *,
-        first_frames: str = "mirror",
+        first_frames: str = "repeat",
         stride: int = 1,
     ) -> Iterator[np.ndarray]:
         """One map for each frame of a clip of any length.
@@ -195,8 +194,8 @@ class Predictor:
             frames: uint8 [H, W, 3] each. Memory does not grow with their
                 number.
             first_frames: What the first 78 (79) frames get, which have no
-                whole window: "mirror" plays the clip backwards before its
-                start; "repeat" holds the first frame; "copy" gives them the
+                whole window: "repeat" holds the first frame; "mirror" plays
+                the clip backwards before its start; "copy" gives them the
                 first map that exists, as the paper did (section 5.3).
             stride: Predict every Nth frame; every frame is seen.
                 `windows.first_map` says which one is the first.
@@ -210,7 +209,7 @@ class Predictor:
         )
         copy = first_frames == "copy"
         length = None
-        is_still = False
+        is_still = starts_still = False
         if not copy:
             window = self.geometry.first_target + 1
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
@@ -218,15 +217,24 @@ class Predictor:
                 return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
+            before: Sequence[int] = ()
+            starts_still = first_frames == "repeat" and self.hop == 1
+            if not starts_still:
+                before = windows.prefix(missing, len(head), first_frames)
             if len(head) <= missing:
-                length = missing + len(head)
+                length = len(before) + len(head)
                 is_still = len(head) == 1
-            before = windows.prefix(missing, len(head), first_frames)
             played = (head[index] for index in before)
             prepared = itertools.chain(played, head, prepared)
         # With one map a window only windows that are wanted are computed.
         step = stride if self.hop == 1 else 1
-        maps = self._each_map(prepared, length, step, is_still=is_still)
+        maps = self._each_map(
+            prepared,
+            length,
+            step,
+            is_still=is_still,
+            starts_still=starts_still,
+        )
         if copy:
             first = next(maps, None)
             if first is None:
@@ -291,9 +299,14 @@ class Predictor:
         prepared: Iterator[Mapping[str, np.ndarray]] = map(
             self.extractor.prepare, frames
         )
+        if first_frames == "repeat":
+            found = self.extractor.of_clip(
+                prepared, chunk=chunk, starts_still=True
+            )
+            yield from self.of_features((f for _, f in found), batch=chunk)
+            return
         copy = first_frames == "copy"
-        wait = 0 if first_frames == "repeat" else missing
-        head = list(itertools.islice(prepared, wait + 1))
+        head = list(itertools.islice(prepared, missing + 1))
         if copy and len(head) <= missing:
             raise ValueError(_too_short(missing))
         if not head:
@@ -327,11 +340,16 @@ class Predictor:
         step: int,
         *,
         is_still: bool,
+        starts_still: bool,
     ) -> Iterator[np.ndarray]:
-        """Maps of a clip's frames from `first_map` on, each `step`-th."""
+        """Maps of a clip's windows in order, each `step`-th."""
         if self.hop == 1:
             found = self.extractor.of_clip(
-                prepared, stride=step, length=length, is_still=is_still
+                prepared,
+                stride=step,
+                length=length,
+                is_still=is_still,
+                starts_still=starts_still,
             )
             yield from self.of_features(features for _, features in found)
             return
@@ -386,7 +404,7 @@ class Predictor:
         for (_, frames), maps in zip(
             hops, self.of_windows(features), strict=True
         ):
-            found.extend(preprocess.to_uint8(maps[-len(frames) :]))
+            found.extend(images.to_uint8(maps[-len(frames) :]))
         return np.stack([found[0]] * hops[0][1].start + found)
 
 

@@ -19,7 +19,6 @@ import functools
 import json
 import os
 import pathlib
-import tempfile
 
 from absl import app
 from absl import flags
@@ -29,6 +28,8 @@ import cv2
 import numpy as np
 
 from lsts_tf import program
+from lsts_tf.media import files
+from lsts_tf.media import images
 from lsts_tf.scoring import density
 
 HEIGHT = 360
@@ -76,9 +77,8 @@ def write(
         The folder.
 
     Raises:
-        ValueError: if a count is out of range, or the folder holds anything
-            else than this dataset.
-        OSError: if a clip cannot be written.
+        OSError: if the folder holds anything else than this dataset, or a clip
+            cannot be written.
     """
     output = pathlib.Path(output)
     counts = {
@@ -87,59 +87,25 @@ def write(
         "test": test,
         "unannotated": unannotated,
     }
-    numbers = _numbers(counts)
-    if frames < 1 or seed < 0:
-        raise ValueError(
-            "A clip has at least one frame, and a seed is not negative. "
-            f"Received: frames={frames}, seed={seed}."
-        )
+    numbers = [
+        number
+        for kind, count in counts.items()
+        for number in range(KINDS[kind][0], KINDS[kind][0] + count)
+    ]
     manifest = json.dumps({**counts, "frames": frames, "seed": seed}) + "\n"
-    if output.exists() and any(output.iterdir()):
-        path = output / MANIFEST
-        if path.is_file() and path.read_text() == manifest:
-            logging.info("The dataset is in %s already.", output)
-            return output
-        raise ValueError(
-            "A sample dataset is not written over other data. Received: "
-            f"{output}, which is neither empty nor this dataset. Choose "
-            "another folder or remove this one."
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=".sample-") as at,
-        futures.ThreadPoolExecutor() as pool,
-    ):
-        root = pathlib.Path(at) / "dataset"
-        (root / "video").mkdir(parents=True)
+    path = output / MANIFEST
+    if path.is_file() and path.read_text() == manifest:
+        logging.info("The dataset is in %s already.", output)
+        return output
+    with files.new_folder(output) as root, futures.ThreadPoolExecutor() as pool:
+        (root / "video").mkdir()
         write_one = functools.partial(
             _write_clip, root, frames=frames, seed=seed
         )
-        for done, number in enumerate(pool.map(write_one, numbers), 1):
-            logging.info(
-                "Wrote clip %03d, %d of %d.", number, done, len(numbers)
-            )
+        for number in pool.map(write_one, numbers):
+            logging.info("Wrote clip %03d, one of %d.", number, len(numbers))
         (root / MANIFEST).write_text(manifest)
-        root.rename(output)
     return output
-
-
-def _numbers(counts: dict[str, int]) -> list[int]:
-    """Clip numbers, from the number of clips of each kind."""
-    numbers: list[int] = []
-    for kind, count in counts.items():
-        first, largest, _ = KINDS[kind]
-        if not 0 <= count <= largest:
-            raise ValueError(
-                f"`{kind}` must be between 0 and {largest} clips. "
-                f"Received: {count}."
-            )
-        numbers.extend(range(first, first + count))
-    if not numbers:
-        raise ValueError(
-            "A sample dataset has at least one clip. Received: none. Ask for "
-            f"some of {', '.join(counts)}."
-        )
-    return numbers
 
 
 def _write_clip(
@@ -160,13 +126,14 @@ def _write_clip(
         folder = root / "annotation" / f"{number:04d}"
         for name in ("maps", "fixation"):
             (folder / name).mkdir(parents=True)
-        for index, fixated in enumerate(fixations, 1):
-            for name, image in (
-                ("maps", density.density_map(fixated)),
-                ("fixation", fixated * np.uint8(255)),
-            ):
-                _, data = cv2.imencode(".png", image)
-                (folder / name / f"{index:04d}.png").write_bytes(data.tobytes())
+        for frame, fixated in enumerate(fixations):
+            name = images.file_name(frame)
+            images.write_png(
+                folder / "maps" / name, density.density_map(fixated)
+            )
+            images.write_png(
+                folder / "fixation" / name, fixated * np.uint8(255)
+            )
     return number
 
 
@@ -277,9 +244,13 @@ def _define_flags() -> None:
             kind,
             count,
             f"Number of clips numbered from {first:03d} on, up to {largest}.",
+            lower_bound=0,
+            upper_bound=largest,
         )
-    flags.DEFINE_integer("frames", 80, "Number of frames of each clip.")
-    flags.DEFINE_integer("seed", 0, "Seed of the dataset.")
+    flags.DEFINE_integer(
+        "frames", 80, "Number of frames of each clip.", lower_bound=1
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of the dataset.", lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:

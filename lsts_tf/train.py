@@ -59,17 +59,7 @@ def _run(
     with devices.chief_first(strategy):
         folder = claim_run_folder(settings, writes=is_chief)
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
-    train_videos, val_videos = (
-        data.choose(
-            data.numbers(settings.videos(setting), otherwise=otherwise),
-            purpose,
-            settings.geometry(),
-        )
-        for setting, otherwise, purpose in (
-            ("train_videos", "train", "training"),
-            ("val_videos", "", "validation"),
-        )
-    )
+    train_videos, val_videos = input_pipeline.choose_videos(data, settings)
     live = settings.features == "live"
     # Only live features are computed by the replicas.
     with strategy.scope() if live else contextlib.nullcontext():

@@ -25,7 +25,7 @@ import dataclasses
 import re
 
 STREAMS = ("rgb", "flow")
-FIRST_FRAMES = ("mirror", "repeat", "copy", "skip")
+FIRST_FRAMES = ("repeat", "mirror", "copy", "skip")
 SHORT_CLIPS = ("skip", "mirror")
 
 

@@ -2,16 +2,15 @@
 
 As a program it extracts, or is killed again and again:
 
-    python tests/cheap_extraction.py run SETTINGS.json WORKERS
-    python tests/cheap_extraction.py kill SETTINGS.json WORKERS KILLS
-    python tests/cheap_extraction.py die SETTINGS.json WORKERS VIDEO
+    python tests/cheap_extraction.py run FLAGFILE WORKERS
+    python tests/cheap_extraction.py kill FLAGFILE WORKERS KILLS
+    python tests/cheap_extraction.py die FLAGFILE WORKERS VIDEO
 
 `die` has workers that kill themselves at a video.
 """
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import pathlib
@@ -63,38 +62,29 @@ class Extractor(front_end.FrontEnd):
                 yield {stream: np.mean(recent[-self.window :], axis=0)}
 
 
-def settings_of(path):
-    values = json.loads(pathlib.Path(path).read_text())
-    return experiment.Experiment(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
-
-
 def files(folder):
     """Name and content of everything that is stored."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(pathlib.Path(folder).rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file()
     }
 
 
 def children(pid):
     found = []
     for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # The thread has just ended.
             found.extend(map(int, path.read_text().split()))
     return found
 
 
 def gone(pid):
-    with contextlib.suppress(OSError):
+    try:
         state = pathlib.Path(f"/proc/{pid}/stat").read_text()
-        return state.rsplit(")", 1)[1].split()[0] == "Z"
-    return True
+    except OSError:
+        return True
+    return state.rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def start(settings, count):
@@ -171,7 +161,7 @@ def die_at(number):
 
 
 def main(what, path, count, number="0"):
-    settings = settings_of(path)
+    settings = experiment.load(pathlib.Path(path))
     if what != "run":
         fill.START = "fork"
     if what == "kill":

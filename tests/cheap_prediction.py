@@ -15,6 +15,7 @@ import numpy as np
 from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
+from lsts_tf.features import front_end as front_end_lib
 
 NOTE = "random I3D weights (rgb)"
 
@@ -37,7 +38,9 @@ class Extractor:
         small = cv2.resize(grey, (16, 9), interpolation=cv2.INTER_AREA)
         return {"rgb": small[..., None]}
 
-    def of_clip(self, prepared, *, stride=1, **_):
+    def of_clip(self, prepared, *, stride=1, starts_still=False, **_):
+        if starts_still:
+            prepared = front_end_lib.held(prepared, self.window - 1)
         recent = collections.deque(maxlen=self.window)
         for index, frame in enumerate(prepared):
             recent.append(frame["rgb"].astype(np.float32))

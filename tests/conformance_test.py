@@ -63,7 +63,7 @@ def _predict(model, x):
 
 
 def test_every_model_is_listed():
-    assert set(HEADS) == set(decoder.HEADS) == set(parts.HEADS)
+    assert set(HEADS) == set(decoder.LAST) == set(parts.HEADS)
     assert set(DESIGNS) == set(decoder.DESIGNS) == set(parts.DECODERS)
 
 

@@ -1,13 +1,11 @@
 """The whole way on the sample dataset: train, evaluate, predict."""
 
 import dataclasses
-import itertools
 import json
 import math
 import pathlib
 import shutil
 
-import cv2
 import keras
 import numpy as np
 import pytest
@@ -18,20 +16,14 @@ from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import train
-from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.media import images as maps
-from lsts_tf.media import video as video_lib
-from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
-from lsts_tf.scoring import summary
 from lsts_tf.training import validation
 from tests import run_folder
-from tests import tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -69,30 +61,6 @@ def test_training_beats_no_training_and_the_centre_prior(
     assert ours > centre + 0.05
 
 
-def test_scores_have_the_published_layout(scores):
-    assert json.loads(json.dumps(scores, allow_nan=False)) is not None
-    assert scores["protocol"] == "dhf1k"
-    assert scores["frames"] == 4 * 20
-    assert set(scores["by_video"]) == {"0601", "0602", "0603", "0604"}
-    assert set(scores["overall"]) == set(metrics.METRICS)
-    for found in scores["overall"].values():
-        assert found["n_valid"] == 80
-        low, high = found["ci95"]
-        assert low <= found["mean"] <= high
-    first = scores["first_frames"]
-    assert first["number"] == 16
-    assert first["first"]["cc"]["n_valid"] == 4 * 16
-    assert first["rest"]["cc"]["n_valid"] == 4 * 4
-    assert scores["note"] == "random I3D weights (rgb, flow)"
-
-
-def test_the_table_announces_random_weights(scores):
-    text = summary.text(scores)
-    assert "RANDOM I3D WEIGHTS" in text
-    assert "centre prior" in text
-    assert f"{scores['overall']['cc']['mean']:.4f}" in text
-
-
 def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     """A video of the dataset: through the stores, and through the program."""
     scored = run_folder.scored_maps(trained, predictor)
@@ -107,12 +75,12 @@ def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):
     straight = np.load(tmp_path / "out" / "maps.npy")
     assert straight.shape == (20, 360, 640)
     # Features are stored in half precision.
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = maps.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.1
     for number, map_ in enumerate(straight):
         written = maps.read(tmp_path / "out" / "0601" / maps.file_name(number))
-        np.testing.assert_array_equal(written, preprocess.to_uint8(map_))
+        np.testing.assert_array_equal(written, maps.to_uint8(map_))
 
 
 def test_a_video_of_the_dataset_is_named_by_its_number(trained):
@@ -144,108 +112,6 @@ def test_a_video_of_the_dataset_is_named_by_its_number(trained):
 def test_a_video_that_the_dataset_lacks(trained, text, message):
     with pytest.raises(ValueError, match=message):
         predict.of_dataset(trained, text)
-
-
-FRAMES = 4
-
-
-@pytest.fixture(scope="module")
-def clip(sample_data, tmp_path_factory):
-    """The first frames of a clip that nobody looked at."""
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    source = video_lib.Video(sample_data / "raw" / "video" / "701.AVI")
-    with writer_lib.Writer(path, fps=30, size=(640, 360)) as writer:
-        for frame in itertools.islice(source, FRAMES):
-            writer.write(frame)
-    return path
-
-
-def test_one_map_and_one_overlay_frame_for_each_frame(
-    predictor, clip, tmp_path
-):
-    assert predict.predict(predictor, str(clip), tmp_path / "out") == ""
-    found = sorted((tmp_path / "out" / "maps").iterdir())
-    assert [p.name for p in found] == [maps.file_name(k) for k in range(FRAMES)]
-    shown = list(video_lib.Video(tmp_path / "out" / "overlay.mp4"))
-    assert len(shown) == FRAMES
-    source = list(video_lib.Video(clip))
-    assert shown[0].shape == source[0].shape == (360, 640, 3)
-    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
-    assert record["frames"] == FRAMES
-    assert record["note"] == "random I3D weights (rgb, flow)"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "maps",
-        "overlay.mp4",
-        "prediction.json",
-    ]
-    # The maps are the model's, and not all the same.
-    saliency = list(predictor.maps(iter(source)))
-    for path, map_ in zip(found, saliency, strict=True):
-        np.testing.assert_array_equal(
-            maps.read(path), preprocess.to_uint8(map_)
-        )
-    assert np.abs(saliency[0] - saliency[-1]).max() > 0.01
-
-
-def test_predicting_again_replaces_the_results(predictor, clip, tmp_path):
-    for _ in range(2):
-        predict.predict(predictor, str(clip), tmp_path)
-    assert len(list((tmp_path / "maps").iterdir())) == FRAMES
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_clips_shorter_than_a_window(predictor, clip, count):
-    frames = list(video_lib.Video(clip))[:count]
-    assert len(list(predictor.maps(iter(frames)))) == count
-    repeated = predictor.maps(iter(frames), first_frames="repeat")
-    assert len(list(repeated)) == count
-
-
-def test_no_frame_no_map(predictor):
-    assert list(predictor.maps(iter(()))) == []
-
-
-def test_mirroring_sees_the_clip_backwards(predictor, clip):
-    """A clip with its own mirror image before it, frame by frame."""
-    frames = list(video_lib.Video(clip))
-    mirrored = list(predictor.maps(iter(frames)))
-    before = windows.prefix(16, FRAMES, "mirror")
-    longer = [frames[k] for k in before] + frames
-    want = list(predictor.maps(iter(longer), first_frames="copy"))[16:]
-    np.testing.assert_allclose(mirrored, want, atol=1e-4)
-
-
-def test_copying_needs_a_window(predictor, clip):
-    frames = list(video_lib.Video(clip))
-    with pytest.raises(ValueError, match="first_frames=mirror"):
-        list(predictor.maps(iter(frames), first_frames="copy"))
-
-
-def test_a_truncated_video_is_predicted_as_far_as_it_goes(
-    predictor, sample_data, tmp_path
-):
-    short = tmp_path / "short.avi"
-    data = (sample_data / "raw" / "video" / "701.AVI").read_bytes()
-    short.write_bytes(data[: int(len(data) * 0.3)])
-    damage = predict.predict(predictor, str(short), tmp_path / "out")
-    assert "20" in damage
-    count = len(list((tmp_path / "out" / "maps").iterdir()))
-    assert 1 <= count < 20
-    assert len(list(video_lib.Video(tmp_path / "out/overlay.mp4"))) == count
-
-
-def test_a_larger_video_gets_maps_of_its_size(predictor, tmp_path):
-    path = tmp_path / "odd ü.mp4"
-    rng = np.random.default_rng(0)
-    with writer_lib.Writer(path, fps=25, size=(322, 182)) as writer:
-        for _ in range(3):
-            frame = cv2.resize(
-                rng.integers(0, 255, (9, 16, 3), np.uint8), (322, 182)
-            )
-            writer.write(frame)
-    predict.predict(predictor, str(path), tmp_path / "out")
-    map_ = maps.read(tmp_path / "out" / "maps" / "0003.png")
-    assert map_.shape == (182, 322)
 
 
 def test_the_continuous_front_end_is_trained_and_served_with_itself(
@@ -325,42 +191,6 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
     )
     served = np.load(tmp_path / "out" / "maps.npy")
     np.testing.assert_allclose(served, streamed, atol=1e-4)
-    # It looks ahead, as far as it says.
-    clip = tiny_run.frames(predictor.delay() + 8)
-    taken, delays = [], []
-
-    def camera():
-        for frame in clip:
-            taken.append(1)
-            yield frame
-
-    for n, _ in enumerate(predictor.stream(camera())):
-        delays.append(len(taken) - 1 - n)
-    assert len(delays) == len(clip)
-    ahead = predictor.extractor.delay
-    assert 0 < ahead <= max(delays) <= predictor.delay()
-
-
-def test_an_unreadable_video_leaves_nothing(predictor, tmp_path):
-    path = tmp_path / "text.mp4"
-    path.write_text("not a video")
-    with pytest.raises(video_lib.VideoError, match=r"text\.mp4"):
-        predict.predict(predictor, str(path), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_needs_the_weights_it_was_trained_on(trained, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(trained.run_dir, folder)
-    path = folder / "front_end.json"
-    text = path.read_text()
-    assert '"weights": "random"' in text
-    path.write_text(text.replace('"random"', '"another/place"'))
-    predictor_lib.Predictor.load(folder)
-    # The checksum decides.
-    path.write_text(text.replace('_sha256": "', '_sha256": "0'))
-    with pytest.raises(ValueError, match="was trained on the features"):
-        predictor_lib.Predictor.load(folder)
 
 
 def test_a_run_without_a_model_says_how_to_train(trained, tmp_path):

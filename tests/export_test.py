@@ -23,7 +23,6 @@ import lsts_tf
 from lsts_tf import experiment
 from lsts_tf import export
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import windows
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
@@ -394,7 +393,7 @@ def light():
 
 
 def test_flow_of_every_frame_inside_the_graph(light, tmp_path, monkeypatch):
-    """Grey frames, pairs, mirroring and windows of both streams.
+    """Grey frames, pairs, a held start and windows of both streams.
 
     That TV-L1 is the same in a graph: features/tvl1_test.py, and slow below.
     """
@@ -403,7 +402,7 @@ def test_flow_of_every_frame_inside_the_graph(light, tmp_path, monkeypatch):
     record = export.export(light, tmp_path / "out")
     assert set(record["parity"]) == {"features", "last", "serving_default"}
     loaded = tf.saved_model.load(str(tmp_path / "out"))
-    # Mirrored to the end; and two frames that have a window of their own.
+    # Held to the end; and two frames that have a window of their own.
     for count in (2, 18):
         clip = tiny_run.frames(count)
         frames = tf.constant(clip[None])
@@ -427,7 +426,7 @@ def test_flow_in_litert(light, tmp_path):
 
 @pytest.mark.slow
 def test_flow_inside_the_graph(tmp_path):
-    """I3D and TV-L1 themselves, mirrored, in both streams' windows."""
+    """I3D and TV-L1 themselves in both streams' windows."""
     tiny_run.make(tmp_path / "run", ("rgb", "flow"))
     predictor = predictor_lib.Predictor.load(tmp_path / "run")
     record = export.export(predictor, tmp_path / "out")
@@ -437,15 +436,6 @@ def test_flow_inside_the_graph(tmp_path):
         # Grey frames differ by a level in a few pixels; see `resize`.
         assert found["largest_difference"] < 0.01
         assert found["peak_shift"] <= 1
-
-
-@pytest.mark.parametrize("count", range(1, 6))
-def test_mirroring_is_that_of_the_programs(count):
-    for missing in range(1, 13):
-        places = tf.range(-missing, count)
-        want = (*windows.prefix(missing, count, "mirror"), *range(count))
-        got = graph_lib.mirrored(places, tf.constant(count))
-        np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

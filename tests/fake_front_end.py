@@ -8,6 +8,7 @@ import numpy as np
 from lsts_tf import parts
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import flow as flow_lib
+from lsts_tf.features import front_end
 
 SHAPES = {
     "Mixed_5c": (2, 2, 2, 8),
@@ -83,7 +84,9 @@ class Extractor(extractor_lib.Extractor):
             found[name] = y if time else y[0]
         return found
 
-    def features(self, stream, signal, *, stride=1, **_):
+    def features(self, stream, signal, *, stride=1, starts_still=False, **_):
+        if starts_still:
+            signal = front_end.held(signal, self.window - 1)
         recent = []
         for index, element in enumerate(signal):
             recent = [*recent, element][-self.window :]

@@ -24,7 +24,6 @@ import pytest
 from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import program
-from lsts_tf.features import preprocess
 from lsts_tf.media import files
 from lsts_tf.media import images as maps_lib
 from lsts_tf.media import sources
@@ -121,7 +120,7 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
     assert maps.shape == (count, 36, 64) and maps.dtype == np.float32
     want = [cv2.resize(m, SIZE) for m in true_maps(model, path)]
     np.testing.assert_array_equal(maps, want)
-    eight = preprocess.to_uint8(maps)
+    eight = maps_lib.to_uint8(maps)
     assert stream.getvalue() == eight.tobytes()
     names = [maps_lib.file_name(k) for k in range(count)]
     for kind in ("maps", "a film"):
@@ -167,7 +166,7 @@ def test_the_record_names_everything(model, folder):
         "normalize": "none",
         "map_size": "source",
     }
-    assert record["first_frames"] == "mirror" and record["every"] == 2
+    assert record["first_frames"] == "repeat" and record["every"] == 2
     assert record["damage"] == ""
     assert record["start"] == {"frame": 0, "seconds": 0.0}
     assert record["last_map_seconds"] == pytest.approx(0.16)
@@ -649,7 +648,7 @@ def test_the_program_between_two_pipes(folder):
     assert "damaged, from frame 4 (counted from 0) on" in message
     maps = np.load(folder / "out" / "maps.npy")
     assert maps.shape == (4, 36, 64)
-    assert done.stdout == preprocess.to_uint8(maps).tobytes()
+    assert done.stdout == maps_lib.to_uint8(maps).tobytes()
     about = record_of(folder / "out")["model"]
     assert about["model"] == "last" and len(about["sha256"]) == 64
 

@@ -43,6 +43,10 @@ class Sliding:
         self.seen = []
         self.given = 0
 
+    def stand_still(self, element):
+        self.reset()
+        self.seen = [float(element.mean())] * (WINDOW - 1)
+
     def push_parts(self, elements, *, wait=False):
         del wait
         self.seen += [float(e.mean()) for e in elements]

@@ -1,7 +1,6 @@
 """Each recipe, the whole way: train, evaluate, predict. I3D is a fake."""
 
 import dataclasses
-import itertools
 import json
 import pathlib
 import signal
@@ -10,26 +9,21 @@ import keras
 import numpy as np
 import pytest
 
-from dhf1k import dhf1k_dataset_builder
 from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf import parts
 from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import sample
 from lsts_tf import train
-from lsts_tf import windows
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from lsts_tf.features import preprocess
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.networks import i3d
 from lsts_tf.networks import optimizers
 from lsts_tf.networks import tuned_i3d
-from tests import clip_folders
 from tests import fake_front_end
 from tests import flag_scope
 from tests import run_folder
@@ -106,7 +100,7 @@ def test_a_recipe_goes_the_whole_way(small, name):
     frames = frames_of(settings)
     straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
     assert straight.shape == scored.shape == (20, 360, 640)
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = maps.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
 
 
@@ -167,68 +161,6 @@ def test_programs_of_another_size_and_window(
         "flow-window9-64x96-stride2-first1",
     }
     assert (stores / "flow-64x96" / "0501.npy").stat().st_mtime_ns == flows
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("window", "size", "steps"),
-    [(32, "224x384", (5, 10)), (64, "224", (5, 5))],
-)
-def test_programs_with_i3d_itself(
-    sample_settings, run_program, tmp_path, window, size, steps
-):
-    """Extract, train, evaluate and predict; random weights."""
-    frames = window + 8
-    sample.write(tmp_path / "raw", train=1, validation=1, test=1, frames=frames)
-    clip_folders.build(
-        dhf1k_dataset_builder.Builder, tmp_path / "raw", tmp_path / "tfds"
-    )
-    settings = dataclasses.replace(
-        sample_settings,
-        run_dir=str(tmp_path / "run"),
-        data_dir=str(tmp_path / "tfds"),
-        store_dir=str(tmp_path / "stores"),
-        streams=("rgb",),
-        window=window,
-        input_size=size,
-        train_stride=4,
-        val_stride=8,
-        batch_size=2,
-        epochs=1,
-    )
-    settings.save(tmp_path / "other.flags")
-    flagfile = f"--flagfile={tmp_path / 'other.flags'}"
-    run_program(extract, flagfile, "--split=train")
-    store = f"rgb-window{window}{'' if size == '224' else '-' + size}"
-    stores = pathlib.Path(settings.store_dir) / "dhf1k-1.0.0"
-    assert {p.name for p in stores.iterdir()} >= {f"{store}-stride4-first0"}
-    run_program(train, flagfile)
-    of_run = f"--flagfile={pathlib.Path(settings.run_dir, 'experiment.flags')}"
-    run_program(evaluate, of_run)
-    scores = json.loads(
-        pathlib.Path(settings.run_dir, "scores.json").read_text()
-    )
-    assert scores["frames"] == frames
-    assert scores["first_frames"]["number"] == window - 1
-    feature = np.load(stores / f"{store}" / "0601.npy", mmap_mode="r")[
-        "values"
-    ][0]
-    assert feature.shape[1:3] == steps
-    output = tmp_path / "out"
-    run_program(
-        predict,
-        of_run,
-        "--video=dataset:601",
-        "--first_frames=copy",
-        "--outputs=npy",
-        f"--output={output}",
-    )
-    straight = np.load(output / "maps.npy")
-    assert straight.shape == (frames, 360, 640)
-    predictor = predictor_lib.Predictor.load(settings.run_dir)
-    scored = run_folder.scored_maps(settings, predictor)
-    difference = preprocess.to_uint8(straight).astype(int) - scored
-    assert np.abs(difference).max() <= 2
 
 
 def decayed(model):
@@ -297,11 +229,6 @@ def test_descriptions_say_what_is_not_usual(small):
     (folder / "front_end.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="other features"):
         train.run(settings)
-
-
-def test_the_usual_description_is_the_older_one(small):
-    usual = extractor_lib.Extractor(("rgb",), window=16).describe()
-    assert set(usual) == {"window", "front_end", "dtype", "streams"}
 
 
 def test_finetuning_trains_and_keeps_i3d(small, tiny_tail):
@@ -394,30 +321,9 @@ def test_exactly_one_map_a_frame(hop, streams, first_frames):
         assert predictor.extractor.computed <= most + (first_frames == "copy")
 
 
-@pytest.mark.parametrize("first_frames", ["mirror", "copy"])
-def test_each_so_manieth_frame_of_several_maps(first_frames):
-    predictor = predictor_lib.Predictor(FakeModel(8), FakeExtractor())
-    frames = np.arange(40, dtype=np.float32)
-    maps = predictor.maps(frames, first_frames=first_frames, stride=5)
-    found = [float(m[0, 0]) for m in maps]
-    start = windows.first_map(8, first_frames, 5)
-    want = range(start, 40, 5)
-    assert found == ([8.0, *want[1:]] if first_frames == "copy" else [*want])
-
-
 def test_of_features_gives_the_target():
     predictor = predictor_lib.Predictor(FakeModel(8), FakeExtractor())
     features = [{"rgb": np.array([n], np.float32)} for n in (20, 31, 40)]
     assert [m[0, 0] for m in predictor.of_features(features)] == [20, 31, 40]
     each = list(predictor.of_windows(features))
     assert each[0][:, 0, 0].tolist() == list(range(13, 21))
-
-
-def test_skip_parts_are_named_once():
-    names = [
-        parts.name(s, e)
-        for s, e in itertools.product(
-            ("rgb", "flow"), (parts.MAIN, *parts.SKIPS)
-        )
-    ]
-    assert len(set(names)) == 8

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from lsts_tf.features import dataset
 from lsts_tf.features import fill
@@ -15,12 +15,16 @@ def records(settings):
 
 
 def curves(settings):
-    events = event_accumulator.EventAccumulator(
-        str(pathlib.Path(settings.run_dir) / "logs"),
-        size_guidance={"tensors": 0, "images": 0},
+    return events(pathlib.Path(settings.run_dir) / "logs")
+
+
+def events(folder):
+    """As TensorBoard loads them."""
+    found = plugin_event_accumulator.EventAccumulator(
+        str(folder), size_guidance={"tensors": 0}
     )
-    events.Reload()
-    return events
+    found.Reload()
+    return found
 
 
 def scored_maps(settings, predictor, number=601):

@@ -121,32 +121,9 @@ def test_a_dataset_is_written_once(written):
     assert sample.write(written, **ONE_EACH) == written
     assert (written / "video" / "001.AVI").stat().st_mtime_ns == written_at
     for change in ({"seed": 1}, {"frames": 7}, {"train": 2}):
-        with pytest.raises(ValueError, match="not written over other data"):
+        with pytest.raises(FileExistsError, match="is something at"):
             sample.write(written, **{**ONE_EACH, **change})
     assert files(written) == before
-
-
-def test_other_data_is_not_written_over(tmp_path):
-    (tmp_path / "video").mkdir()
-    with pytest.raises(ValueError, match="not written over other data"):
-        sample.write(tmp_path, **ONE_EACH)
-    assert not files(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"train": 501}, "`train` must be between 0 and 500"),
-        ({"unannotated": -1}, "`unannotated` must be .* Received: -1"),
-        ({"frames": 0}, "at least one frame"),
-        ({"seed": -1}, "seed=-1"),
-        (dict.fromkeys(sample.KINDS, 0), "at least one clip"),
-    ],
-)
-def test_arguments_out_of_range(tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        sample.write(tmp_path / "set", **{**ONE_EACH, **arguments})
-    assert not (tmp_path / "set").exists()
 
 
 def test_the_program_needs_no_tensorflow(written, tmp_path):
@@ -169,30 +146,13 @@ def test_the_program_needs_no_tensorflow(written, tmp_path):
     result = run(f"--output={tmp_path / 'set'}")
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "set") == files(written)
-    result = run(f"--output={tmp_path / 'set'}", "--train=501")
+    result = run(f"--output={tmp_path / 'new'}", "--train=501")
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].endswith("Received: 501.")
+    assert "--train=501: 501 is not an integer in the" in result.stderr
+    assert not (tmp_path / "new").exists()
 
 
 # === Content ===
-
-
-def test_discs_stay_in_the_frame_and_move_everywhere():
-    ends = []
-    for seed in range(40):
-        path = sample.move(np.random.default_rng(seed), 84, 45)
-        assert path.shape == (84, 2)
-        assert (path >= 45).all()
-        assert (path <= (595, 315)).all()
-        speed = np.linalg.norm(np.diff(path, axis=0), axis=1)
-        assert speed.max() < 5.01
-        assert np.median(speed) > 1.99
-        ends.append(path[-1])
-    thirds = np.floor(np.array(ends) / (640 / 3, 360 / 3)).astype(int)
-    counts = np.zeros((3, 3), int)
-    np.add.at(counts, tuple(thirds.T), 1)
-    assert (counts > 0).sum() >= 8
-    assert counts.max() <= 12
 
 
 def test_the_centre_is_a_poor_guess_and_the_bright_disc_a_good_one():

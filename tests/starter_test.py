@@ -46,7 +46,7 @@ def test_it_is_whole_and_small():
         "README.md",
         experiment.FLAGFILE,
         front_end_lib.DESCRIPTION,
-        predictor_lib.MODELS["last"],
+        experiment.MODELS["last"],
     }
     size = sum(p.stat().st_size for p in experiment.STARTER.iterdir())
     assert size < 16e6
@@ -54,7 +54,7 @@ def test_it_is_whole_and_small():
 
 def test_its_network_is_what_its_settings_say(settings):
     model = keras.models.load_model(
-        experiment.STARTER / predictor_lib.MODELS["last"], compile=False
+        experiment.STARTER / experiment.MODELS["last"], compile=False
     )
     built = decoder.build(
         **settings.decoder_arguments(),

@@ -3,23 +3,24 @@
 A decoder of two layers, maps of 16 x 16, features that are pixels, a dataset
 that is computed. As a program it trains, or is killed until it is done:
 
-    python -m tests.tiny_training run SETTINGS.json
-    python -m tests.tiny_training ask SETTINGS.json CALLS
-    python -m tests.tiny_training kill SETTINGS.json KILLS [kill|term|truncate]
+    python -m tests.tiny_training run FLAGFILE
+    python -m tests.tiny_training ask FLAGFILE CALLS
+    python -m tests.tiny_training kill FLAGFILE KILLS [kill|term|truncate]
 
 `ask` asks itself to stop while it validates. `kill` compares each survivor with
 a run that nobody killed: weights, optimiser, scores and curves, bit for bit.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -28,11 +29,11 @@ import cv2
 import numpy as np
 
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf import train
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import front_end
-from lsts_tf.features import preprocess
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
@@ -103,7 +104,7 @@ def install(patch=setattr):
     patch(decoder, "DECONVOLUTIONS", TABLE)
     # With --dropout channels are left out here, too.
     patch(decoder, "DROPOUT_FILTERS", 8)
-    patch(preprocess, "MAP_SIZE", MAP_SIZE)
+    patch(parts, "MAP_SIZE", MAP_SIZE)
     patch(dataset, "Dataset", Dataset)
     patch(extractor_lib, "Extractor", Extractor)
 
@@ -134,19 +135,11 @@ def settings(folder, **changes):
     )
 
 
-def save(settings, path):
-    path.write_text(json.dumps(dataclasses.asdict(settings)))
-    return path
-
-
-def load(path):
-    values = json.loads(pathlib.Path(path).read_text())
-    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-    return experiment.Experiment(**values)
-
-
 def curves(folder):
-    """(tag, step) -> value of all curves that repeat; each point once."""
+    """(tag, step) -> value of all curves that repeat.
+
+    Of a point that was logged again, the last value, as TensorBoard shows it.
+    """
     from tensorboard.backend.event_processing import event_file_loader
     from tensorboard.util import tensor_util
 
@@ -156,7 +149,6 @@ def curves(folder):
             for value in event.summary.value:
                 if value.tag.startswith(("train/", "validation/")):
                     key = (value.tag, event.step)
-                    assert key not in found, f"{key} twice"
                     found[key] = float(tensor_util.make_ndarray(value.tensor))
     return found
 
@@ -194,6 +186,15 @@ def weights(folder):
         reader.get_tensor(name)
         for name in itertools.takewhile(reader.has_tensor, names)
     ]
+
+
+def free_addresses(count):
+    """Addresses of workers on this machine."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("localhost", 0))
+        return [f"localhost:{free.getsockname()[1]}" for free in sockets]
 
 
 def run(settings):
@@ -281,7 +282,7 @@ def under_fire(settings, log, kills, longest, how, rng):
 
 def kill(path, kills, how="kill"):
     rng = random.Random(kills)
-    wanted = load(path)
+    wanted = experiment.load(pathlib.Path(path))
     log = pathlib.Path(path).with_suffix(".log")
     whole = dataclasses.replace(wanted, run_dir=f"{wanted.run_dir}-whole")
     begin = time.monotonic()
@@ -336,7 +337,7 @@ def main(what, path, count="0", how="kill"):
     if what == "kill":
         kill(path, int(count), how)
         return
-    sys.exit(run(load(path)))
+    sys.exit(run(experiment.load(pathlib.Path(path))))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from concurrent import futures
 import os
 import re
 
-import cv2
+import av
 from etils import epath
-import numpy as np
 import tensorflow_datasets as tfds
 
 import gaze_dataset
@@ -30,9 +29,6 @@ SPLITS = {
     tfds.Split.TEST: range(701, 1001),
 }
 ANNOTATED = range(1, 701)
-
-# Damaged files may refuse a frame and deliver those after it.
-MAX_FAILED_READS = 100
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -202,50 +198,47 @@ def _read_video(
     pool: futures.Executor, number: int, path: epath.Path
 ) -> tuple[list[bytes], float, int]:
     """JPEG frames, frames per second, and the frame count of the header."""
-    capture = cv2.VideoCapture(os.fspath(path))
+    frames: list[bytes] = []
+    # A raw frame is 0.7 MB and a video has up to 1558 of them: only a few may
+    # wait for a worker.
+    waiting: collections.deque[futures.Future[bytes]] = collections.deque()
     try:
-        if not capture.isOpened():
-            raise ValueError(
-                f"Video {number} must be an AVI file that OpenCV can read. "
-                f"Received: {os.fspath(path)}. Unpack video.rar again."
-            )
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        declared = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        frames: list[bytes] = []
-        # A raw frame is 0.7 MB and a video has up to 1558 of them: only a
-        # few may wait for a worker.
-        waiting: collections.deque[futures.Future[bytes]] = collections.deque()
-        for frame in _decode(capture, declared):
-            if frame.shape != (HEIGHT, WIDTH, 3):
-                raise ValueError(
-                    f"Video {number} must be {WIDTH}x{HEIGHT}. Received: "
-                    f"{frame.shape[1]}x{frame.shape[0]} in frame "
-                    f"{len(frames) + len(waiting)} of {os.fspath(path)}."
+        with av.open(os.fspath(path)) as container:
+            stream = container.streams.video[0]
+            for frame in _decode(container):
+                if (frame.height, frame.width) != (HEIGHT, WIDTH):
+                    raise ValueError(
+                        f"Video {number} must be {WIDTH}x{HEIGHT}. Received: "
+                        f"{frame.width}x{frame.height} in frame "
+                        f"{len(frames) + len(waiting)} of {os.fspath(path)}."
+                    )
+                # The conversion that `lsts_tf.media.video` makes.
+                pixels = frame.to_ndarray(
+                    format="bgr24", interpolation="BICUBIC"
                 )
-            waiting.append(pool.submit(gaze_dataset.jpeg, frame))
-            if len(waiting) > 2 * gaze_dataset.WORKERS:
-                frames.append(waiting.popleft().result())
-        frames.extend(future.result() for future in waiting)
-    finally:
-        capture.release()
-    return frames, fps, declared
+                waiting.append(pool.submit(gaze_dataset.jpeg, pixels))
+                if len(waiting) > 2 * gaze_dataset.WORKERS:
+                    frames.append(waiting.popleft().result())
+            frames.extend(future.result() for future in waiting)
+            return frames, float(stream.average_rate), stream.frames
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(
+            f"Video {number} must be an AVI file that FFmpeg can read. "
+            f"Received: {os.fspath(path)} ({error}). Unpack video.rar again."
+        ) from error
 
 
-def _decode(capture: cv2.VideoCapture, declared: int) -> Iterator[np.ndarray]:
-    """Frames in BGR; a failed read ends it only where frames may end.
+def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+    """Frames in the order of showing, without seeking.
 
-    Reads in sequence and never seeks: a time stamp may name another frame.
+    A damaged packet does not end the video: whether frames are lost is seen
+    when they are counted.
     """
-    decoded = failed = 0
-    while failed <= MAX_FAILED_READS:
-        readable, frame = capture.read()
-        if readable:
-            decoded += 1
-            yield frame
-        elif decoded >= declared:
-            return
-        else:
-            failed += 1
+    for packet in container.demux(video=0):
+        try:
+            yield from packet.decode()
+        except av.error.FFmpegError:
+            continue
 
 
 def _read_maps(

@@ -6,9 +6,11 @@ loads the front end, opens the dataset and does them as one process would
 stored is not computed again. Needs `apache-beam`, which the lock file has.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import concurrent.futures
+import functools
 import json
 import pathlib
 import secrets
@@ -18,6 +20,7 @@ from apache_beam.options import pipeline_options
 
 from lsts_tf.features import dataset
 from lsts_tf.features import fill
+from lsts_tf.features import front_end as front_end_lib
 
 # Videos that are one element of a pipeline. Each element reads the dataset
 # once, from the start to its last video, which takes less time than I3D does
@@ -31,28 +34,35 @@ class Fill(beam.DoFn):
     """From lists of video numbers to the outcome of each video, as JSON.
 
     Args:
-        work: What to do; its folders are those that Beam's workers see.
+        open_data: Opens the dataset, in a folder that Beam's workers see.
+        load: Loads the front end.
+        kept: The stores, likewise.
     """
 
-    def __init__(self, work: fill.Work) -> None:
-        self._work = work
+    def __init__(
+        self,
+        open_data: Callable[[], dataset.Dataset],
+        load: Callable[[], front_end_lib.FrontEnd],
+        kept: fill.Stores,
+    ) -> None:
+        self._open_data, self._load, self._kept = open_data, load, kept
 
     def setup(self) -> None:
         """Load the front end, once for each of Beam's workers."""
-        self._data = dataset.Dataset(self._work.dataset, self._work.data_dir)
-        self._front_end = self._work.load()
-        self._kept = self._work.open(self._front_end)
+        self._data = self._open_data()
+        self._do = fill.here(self._load(), self._kept)
 
     def process(self, element: Sequence[int]) -> Iterator[str]:
         """Extract the videos of an element, those that are not stored yet."""
         absent = [number for number in element if number not in self._kept]
-        do = fill.here(self._front_end, self._kept)
-        for outcome in do(self._data, absent, lambda *_: None):
-            yield json.dumps(outcome)
+        yield from map(json.dumps, self._do(self._data, absent))
 
 
 def engine(
-    work: fill.Work, kept: fill.Stores, arguments: Sequence[str]
+    load: Callable[[], front_end_lib.FrontEnd],
+    data_dir: str,
+    arguments: Sequence[str],
+    kept: fill.Stores,
 ) -> fill.Engine:
     """An engine that hands the videos to Beam.
 
@@ -60,25 +70,25 @@ def engine(
     there; what failed is known when it has ended.
 
     Args:
-        work: What to do.
-        kept: The stores that it fills, as this process sees them.
+        load: Loads the front end; Beam's workers call it.
+        data_dir: TFDS data folder, as they see it.
         arguments: Beam's options, such as "--runner=FlinkRunner".
+        kept: The stores, in folders that they see, too.
     """
 
     def outcomes(
-        data: dataset.Dataset, numbers: Sequence[int], advance: fill.Advance
+        data: dataset.Dataset, numbers: Sequence[int]
     ) -> Iterator[fill.Outcome]:
-        del data, advance  # Beam's workers open it, and say nothing meanwhile
         # In a folder that Beam's workers see, too.
         report = kept.truth.root.parent / f".outcomes-{secrets.token_hex(4)}"
         count = -(-len(numbers) // SHARE)
         elements = [list(numbers[k::count]) for k in range(count)]
         left = set(numbers)
+        opened = functools.partial(dataset.Dataset, data.name, data_dir)
+        do = Fill(opened, load, kept)
         try:
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                running = pool.submit(
-                    _run, Fill(work), elements, report, arguments
-                )
+                running = pool.submit(_run, do, elements, report, arguments)
                 while not concurrent.futures.wait([running], LOOK).done:
                     for number in [n for n in left if n in kept]:
                         left.remove(number)

@@ -40,7 +40,7 @@ FEATURES = ("video", "fps", "num_frames", "frames", "maps", "fixations")
 Key = Any
 
 # Numbers that a split can hold. Of other datasets it is found out by reading.
-_OFFICIAL = {
+_OFFICIAL: Mapping[str, Mapping[str, Collection[int]]] = {
     "dhf1k": {
         "train": range(1, 601),
         "validation": range(601, 701),
@@ -162,8 +162,10 @@ class Dataset:
 
     def _examples(self, split: str, decoders: Any) -> Iterator[Any]:
         """Examples of a split, in order."""
+        # One file after the other: whole videos are large to read ahead.
+        order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         examples = self._builder.as_dataset(
-            split=split, decoders=decoders, read_config=_in_order()
+            split=split, decoders=decoders, read_config=order
         )
         try:
             yield from map(tfds.as_numpy, examples)
@@ -227,17 +229,14 @@ class Dataset:
             raise DatasetError(
                 f"Dataset {self.name} has none of the videos for {purpose}. It "
                 f"has {len(have)}, from {label(have[0])} to {label(have[-1])}; "
-                "choose "
-                "some of these by --train_videos, --val_videos or "
+                "choose some of these by --train_videos, --val_videos or "
                 "--test_videos."
             )
-        if geometry is not None and geometry.first:
+        if geometry is None:
+            return there
+        if geometry.first:
             self._check_moving(there, purpose)
-        chosen = [
-            n
-            for n in there
-            if geometry is None or geometry.targets(self.frame_counts[n])
-        ]
+        chosen = [n for n in there if geometry.targets(self.frame_counts[n])]
         if len(chosen) < len(there):
             left_out = (
                 f"{len(there) - len(chosen)} of {len(there)} videos for "
@@ -275,7 +274,10 @@ class Dataset:
         wanted = frozenset(numbers)
         decoders = {name: tfds.decode.SkipDecoding() for name in _IMAGES}
         for split in self._builder.info.splits:
-            if wanted.isdisjoint(self._held(split, wanted)):
+            held = _OFFICIAL.get(self._builder.name, {}).get(split, wanted)
+            if "splits" in self.__dict__:
+                held = self.splits[split]
+            if wanted.isdisjoint(held):
                 continue
             for example in self._examples(split, decoders):
                 if int(example["video"]) in wanted:
@@ -286,13 +288,6 @@ class Dataset:
                         maps=tuple(example["maps"]),
                         fixations=tuple(example["fixations"]),
                     )
-
-    def _held(self, split: str, unknown: Collection[int]) -> Collection[int]:
-        """Numbers that a split can hold, as far as known without reading it."""
-        if "splits" in self.__dict__:
-            return self.splits[split]
-        official = _OFFICIAL.get(self._builder.name, {})
-        return official.get(split, unknown)
 
 
 class Joint(Dataset):
@@ -382,11 +377,6 @@ def open_datasets(names: Sequence[str], data_dir: str = "") -> Dataset:
     """
     found = [Dataset(name, data_dir) for name in names]
     return found[0] if len(found) == 1 else Joint(found)
-
-
-def _in_order() -> tfds.ReadConfig:
-    """One file after the other: whole videos are large to read ahead."""
-    return tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
 
 def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -210,6 +210,7 @@ class Extractor(front_end.FrontEnd):
         length: int | None = None,
         chunk: int | None = None,
         is_still: bool = False,
+        starts_still: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one signal; see `FrontEnd.features`.
 
@@ -223,6 +224,19 @@ class Extractor(front_end.FrontEnd):
         if is_still:
             yield self.of_still(stream, next(iter(signal)))
             return
+        if starts_still and self.name == "window":
+            before = self.window - 1
+            # In whole chunks, so that live maps come with their own.
+            idle = -before % (chunk or 1)
+            each = self.features(
+                stream,
+                front_end.held(signal, before + idle),
+                stride=stride,
+                length=None if length is None else length + before,
+                chunk=chunk,
+            )
+            yield from itertools.islice(each, idle, None)
+            return
         sliding = self._slide(stream, stride)
         if length is not None and self._is_short(
             stream, sum(sliding.costs.values()), length, stride
@@ -232,6 +246,13 @@ class Extractor(front_end.FrontEnd):
         turn = self._turns[stream, stride] = object()
         played = _Played(stream, signal, ahead=sliding.delay)
         elements = iter(played)
+        first_end = self.window - 1
+        if starts_still:
+            first_end = 0
+            for first in itertools.islice(elements, 1):
+                whole = np.asarray(self._in_range(stream, first[None]))
+                sliding.stand_still(whole[0])
+                elements = itertools.chain([first], elements)
         given = 0
         while some := list(itertools.islice(elements, chunk or CHUNK)):
             if self._turns[stream, stride] is not turn:
@@ -243,7 +264,8 @@ class Extractor(front_end.FrontEnd):
             found = sliding.push_parts(prepared, wait=chunk is None)
             new = list(self._each(stream, found))
             if played.length is not None and sliding.delay:
-                total = max(played.length - self.window, -1) // stride + 1
+                more = max(played.length - 1 - first_end, -1)
+                total = more // stride + 1
                 yield from new[: total - given]
                 if given + len(new) >= total:
                     return

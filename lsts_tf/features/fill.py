@@ -23,9 +23,9 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import shutil
 import sys
 import threading
-import time
 from typing import Any
 from typing import NamedTuple
 
@@ -42,17 +42,12 @@ from lsts_tf.features import preprocess
 from lsts_tf.features import stores
 from lsts_tf.features import views
 
-# Stored flows that are read at a time.
-_CHUNK = 8
 # What no other video changes: a full disk, a store that cannot be written.
 _STOPPING = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 )
 # Fresh processes: TensorFlow does not survive a fork once it has computed.
 START = "spawn"
-
-# Called with a video's number and which share of its work was done since.
-Advance = Callable[[int, float], None]
 
 
 class ExtractionError(RuntimeError):
@@ -93,11 +88,6 @@ class Stores:
         return all(video in store for store in wanted if store is not None)
 
 
-def store_folder(root: pathlib.Path, dataset_name: str) -> pathlib.Path:
-    """Folder of a dataset's stores."""
-    return pathlib.Path(root) / dataset_name.replace(":", "-")
-
-
 def open_stores(
     root: pathlib.Path,
     *,
@@ -123,33 +113,35 @@ def open_stores(
         front_end: What computes their features.
         stride: Distance between windows.
         short: What becomes of short clips.
-        view: Which view of the videos the features are of.
+        view: Which view of the videos the features are of; crops are of RGB
+            alone, because the flow that is stored is the whole frame's.
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
-        ValueError: A store there was made with something else; or a crop of
-            flow is wanted.
+        ValueError: A store there was made with something else.
     """
-    if view.crop and "flow" in front_end.streams:
-        raise ValueError(
-            "Crops (--views) are of RGB alone, because the flow that is stored "
-            "is the whole frame's. Received: "
-            f"--streams={','.join(front_end.streams)}. Leave out --views."
-        )
-    folder = store_folder(root, dataset_name)
+    folder = pathlib.Path(root) / dataset_name.replace(":", "-")
+    about = functools.partial(stores.Manifest, dataset=dataset_name)
     truth = stores.TruthStore.create(
         folder / "truth",
-        stores.Manifest(
-            kind="truth",
-            dataset=dataset_name,
-            shape=(),
-            dtype="uint8",
-        ),
+        about(kind="truth", shape=(), dtype="uint8"),
         command=command,
     )
+    about = functools.partial(about, dtype="float16")
     flow = None
     if "flow" in front_end.streams:
-        flow = _open_flow(folder, dataset_name, front_end, command)
+        at_size = ""
+        if front_end.size != parts.SIZE:
+            at_size = f"-{parts.size_name(front_end.size)}"
+        flow = stores.Store.create(
+            folder / f"flow{at_size}",
+            about(
+                kind="flow",
+                shape=(*parts.half(front_end.size), 2),
+                details={"flow": front_end.flow.describe()},
+            ),
+            command=command,
+        )
     features, geometry = {}, {}
     for stream in front_end.streams:
         sharing = (stream,) if stride == 1 else front_end.streams
@@ -157,24 +149,21 @@ def open_stores(
             sharing, length=front_end.window, stride=stride, short=short
         )
         for part, shape in front_end.part_shapes(stream).items():
-            details = front_end.describe_part(stream, part)
-            details |= {"stride": stride, "first": chosen.first}
             place = front_end.store_name(part)
             if stride > 1:
                 place += f"-stride{stride}-first{chosen.first}"
             if view.name:
                 place += f"-{view.name}"
-                details |= view.describe()
+            details = {
+                **front_end.describe_part(stream, part),
+                **view.describe(),
+                "stride": stride,
+                "first": chosen.first,
+            }
             geometry[part] = chosen
             features[part] = stores.Store.create(
                 folder / place,
-                stores.Manifest(
-                    kind="features",
-                    dataset=dataset_name,
-                    shape=shape,
-                    dtype="float16",
-                    details=details,
-                ),
+                about(kind="features", shape=shape, details=details),
                 command=command,
             )
     return Stores(
@@ -183,29 +172,6 @@ def open_stores(
         features=features,
         geometry=geometry,
         view=view,
-    )
-
-
-def _open_flow(
-    folder: pathlib.Path,
-    dataset_name: str,
-    front_end: front_end_lib.FrontEnd,
-    command: str,
-) -> stores.Store:
-    grid = parts.half(front_end.size)
-    place = "flow"
-    if front_end.size != parts.SIZE:
-        place += f"-{parts.size_name(front_end.size)}"
-    return stores.Store.create(
-        folder / place,
-        stores.Manifest(
-            kind="flow",
-            dataset=dataset_name,
-            shape=(*grid, 2),
-            dtype="float16",
-            details={"flow": front_end.flow.describe()},
-        ),
-        command=command,
     )
 
 
@@ -255,33 +221,15 @@ def ready_stores(
     first = next(iter(each.values()))
     return dataclasses.replace(
         first,
-        truth=stores.JointTruthStore(
-            {n: kept.truth for n, kept in each.items()}
-        ),
+        truth=stores.TruthStore.joint({n: k.truth for n, k in each.items()}),
         flow=None,
         features={
-            part: stores.JointStore(
+            part: stores.Store.joint(
                 {name: kept.features[part] for name, kept in each.items()}
             )
             for part in first.features
         },
     )
-
-
-def missing_files(
-    number: int, frames: int, kept: Stores
-) -> list[tuple[stores.Store, int]]:
-    """The flow and feature stores that lack a video, and its bytes in each."""
-    wanted = []
-    if kept.flow is not None and number not in kept.flow:
-        # One frame does not move, and has a record all the same.
-        count = max(frames - 1, 1)
-        wanted.append((kept.flow, count * kept.flow.record_bytes))
-    for part, store in kept.features.items():
-        if number not in store:
-            count = len(kept.geometry[part].targets(frames))
-            wanted.append((store, count * store.record_bytes))
-    return wanted
 
 
 def require_disk(
@@ -292,22 +240,34 @@ def require_disk(
     Args:
         wanted: Datasets, stores, and the videos that these lack.
     """
-    # Several views of a video share its flow.
-    needed = {
-        (store.root, number): size
-        for data, kept, numbers in wanted
-        for number in numbers
-        for store, size in missing_files(
-            number, data.frame_counts[number], kept
-        )
-    }
-    if needed:
-        videos = len({(root.parent, number) for root, number in needed})
-        total = sum(needed.values())
-        logging.info("%.2f GB to store for %d videos.", total / 1e9, videos)
-        root, _ = next(iter(needed))
-        stores.require_free(
-            root, total, f"the flows and features of {videos} videos"
+    # By file, because several views of a video share its flow.
+    needed: dict[pathlib.Path, int] = {}
+    for data, kept, numbers in wanted:
+        for number in numbers:
+            frames = data.frame_counts[number]
+            counts = [
+                (store, len(kept.geometry[part].targets(frames)))
+                for part, store in kept.features.items()
+            ]
+            if kept.flow is not None:
+                counts.append((kept.flow, max(frames - 1, 1)))
+            needed |= {
+                store.path(number): count * store.record_bytes
+                for store, count in counts
+                if number not in store
+            }
+    if not needed:
+        return
+    videos = len({(path.parents[1], path.stem) for path in needed})
+    folder, total = next(iter(needed)).parent, sum(needed.values())
+    logging.info("%.2f GB to store for %d videos.", total / 1e9, videos)
+    free = shutil.disk_usage(folder).free
+    if free < total:
+        raise OSError(
+            f"The disk of {folder} is too small: the flows and features of "
+            f"{videos} videos need {total / 1e9:.2f} GB, and {free / 1e9:.2f} "
+            "GB are free. Free some, or choose a folder on another disk by "
+            "--store_dir."
         )
 
 
@@ -315,10 +275,7 @@ def require_disk(
 
 
 def fill_video(
-    video: dataset.Video,
-    front_end: front_end_lib.FrontEnd,
-    kept: Stores,
-    advance: Advance,
+    video: dataset.Video, front_end: front_end_lib.FrontEnd, kept: Stores
 ) -> Outcome:
     """Compute and store what is missing of one video.
 
@@ -326,7 +283,6 @@ def fill_video(
         video: The video.
         front_end: What computes.
         kept: Where results are kept.
-        advance: Told of the progress.
 
     Returns:
         Its outcome, with the error if it failed.
@@ -334,9 +290,8 @@ def fill_video(
     Raises:
         OSError: The stores cannot be written, which no other video changes.
     """
-    start = time.perf_counter()
     try:
-        _fill_video(video, front_end, kept, advance)
+        _fill_video(video, front_end, kept)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STOPPING:
             error.add_note(f"It happened at video {video.number}.")
@@ -344,20 +299,11 @@ def fill_video(
         # OpenCV, TensorFlow, the stores and a disk that cannot read a block
         # have errors of their own, and none says anything of the next video.
         return Outcome(video.number, str(error) or repr(error))
-    logging.debug(
-        "Video %d: %d frames in %.1f s.",
-        video.number,
-        video.num_frames,
-        time.perf_counter() - start,
-    )
     return Outcome(video.number)
 
 
 def _fill_video(
-    video: dataset.Video,
-    front_end: front_end_lib.FrontEnd,
-    kept: Stores,
-    advance: Advance,
+    video: dataset.Video, front_end: front_end_lib.FrontEnd, kept: Stores
 ) -> None:
     number = video.number
     if number not in kept.truth:
@@ -367,33 +313,18 @@ def _fill_video(
                 "on it or scored. Choose other videos."
             )
         kept.truth.write(number, maps=video.maps, fixations=video.fixations)
-    absent = {
-        stream: {
+    if kept.flow is not None and number not in kept.flow:
+        # One frame does not move, and has a record all the same.
+        moving = video.after((0,)) if video.num_frames == 1 else video
+        flows = front_end.flows(moving.frames())
+        kept.flow.write(number, range(1, moving.num_frames), flows)
+    for stream in front_end.streams:
+        absent = {
             part: kept.features[part]
             for part in front_end.part_shapes(stream)
             if number not in kept.features[part]
         }
-        for stream in front_end.streams
-    }
-    stages = sum(map(bool, absent.values()))
-    stages += kept.flow is not None and number not in kept.flow
-
-    def step(share: float) -> None:
-        advance(number, share / stages)
-
-    if kept.flow is not None and number not in kept.flow:
-        # One frame does not move; a store has a record of each video at least.
-        moving = video.after((0,)) if video.num_frames == 1 else video
-        flows = front_end.flows(moving.frames())
-        _store(
-            {"flow": kept.flow},
-            number,
-            range(1, moving.num_frames),
-            ({"flow": flow} for flow in flows),
-            step,
-        )
-    for stream, wanted in absent.items():
-        if not wanted:
+        if not absent:
             continue
         geometry = kept.geometry[stream]
         targets = geometry.targets(video.num_frames)
@@ -412,33 +343,7 @@ def _fill_video(
             length=played.num_frames - geometry.first,
             is_still=bool(lead) and video.num_frames == 1,
         )
-        _store(wanted, number, targets, found, step)
-
-
-def _store(
-    wanted: Mapping[str, stores.Store],
-    video: int,
-    targets: range,
-    records: Iterable[Mapping[str, np.ndarray]],
-    step: Callable[[float], None],
-) -> None:
-    """Write records as they come; `step` is told which share each one is."""
-    with contextlib.ExitStack() as stack:
-        writers = {
-            part: stack.enter_context(
-                store.writer(
-                    video,
-                    count=len(targets),
-                    first=targets.start,
-                    step=targets.step,
-                )
-            )
-            for part, store in wanted.items()
-        }
-        for record in records:
-            for part, writer in writers.items():
-                writer.append(record[part][None])
-            step(1 / len(targets))
+        stores.write(absent, number, targets, found)
 
 
 def _signal(
@@ -453,30 +358,26 @@ def _signal(
 
     `is_led` says whether frames are played before its own.
     """
-
-    def seen(signal: np.ndarray) -> np.ndarray:
-        mirrored = kept.view.mirrored
-        return preprocess.mirror(stream, signal) if mirrored else signal
-
     if stream == "rgb":
         first = kept.geometry[stream].first
         for frame in itertools.islice(video.frames(), first, None):
             yield front_end.squeeze(kept.view.of(video.number, frame))
-    elif is_led:
+        return
+    flows: Iterable[np.ndarray] = ()
+    if is_led:
         # Backwards, motion is another one than what is stored.
-        yield from map(seen, front_end.flows(video.frames()))
+        flows = front_end.flows(video.frames())
     elif kept.flow is not None:
         rows = range(kept.flow.length(video.number))
-        for start in range(0, len(rows), _CHUNK):
-            yield from seen(
-                kept.flow.read(video.number, rows[start : start + _CHUNK])
-            )
+        flows = (kept.flow.read(video.number, [row])[0] for row in rows)
+    for flow in flows:
+        yield preprocess.mirror(stream, flow) if kept.view.mirrored else flow
 
 
 # === Many videos ===
 
 # Does the videos of a dataset with these numbers; tells what became of each.
-Engine = Callable[[dataset.Dataset, Sequence[int], Advance], Iterator[Outcome]]
+Engine = Callable[[dataset.Dataset, Sequence[int]], Iterator[Outcome]]
 
 
 def fill(
@@ -515,27 +416,14 @@ def fill(
     ]
     wanted = [number for number in absent if number in data.frame_counts]
     require_disk([(data, kept, wanted)])
-    frames = {number: data.frame_counts[number] for number in wanted}
-    done = dict.fromkeys(wanted, 0.0)
     with tqdm.tqdm(
-        total=sum(frames.values()),
+        total=sum(data.frame_counts[number] for number in wanted),
         desc=purpose,
-        mininterval=1.0,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} frames "
-        "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
         unit="frame",
     ) as bar:
-
-        def advance(number: int, share: float) -> None:
-            done[number] += share * frames[number]
-            bar.update(int(sum(done.values())) - bar.n)
-
-        for count, (number, error) in enumerate(
-            engine(data, wanted, advance), 1
-        ):
-            done[number] = frames[number]
-            advance(number, 0.0)
+        for count, (number, error) in enumerate(engine(data, wanted), 1):
             bar.set_postfix_str(f"{count}/{len(wanted)} videos", refresh=False)
+            bar.update(data.frame_counts[number])
             if error:
                 logging.error("Video %d: %s", number, error)
                 failures.append(f"video {number}: {error}")
@@ -548,88 +436,50 @@ def fill(
 
 def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
     """An engine that does one video after the other in this process."""
-
-    def outcomes(
-        data: dataset.Dataset, numbers: Sequence[int], advance: Advance
-    ) -> Iterator[Outcome]:
-        for video in data.videos(numbers):
-            yield fill_video(video, front_end, kept, advance)
-
-    return outcomes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
-    """What another process has to be told, plain and small.
-
-    Attributes:
-        dataset: TFDS name of the dataset.
-        data_dir: TFDS data folder; empty for TFDS' default.
-        store_dir: Folder of the stores.
-        front_end: Arguments of `front_end.load`.
-        options: Others of `open_stores`.
-    """
-
-    dataset: str
-    data_dir: str
-    store_dir: str
-    front_end: Mapping[str, Any]
-    options: Mapping[str, Any]
-
-    def load(self) -> front_end_lib.FrontEnd:
-        """The front end, which takes seconds."""
-        return front_end_lib.load(**self.front_end)
-
-    def open(self, front_end: front_end_lib.FrontEnd) -> Stores:
-        """The stores."""
-        return open_stores(
-            pathlib.Path(self.store_dir),
-            dataset_name=self.dataset,
-            front_end=front_end,
-            **self.options,
-        )
+    return lambda data, numbers: (
+        fill_video(video, front_end, kept) for video in data.videos(numbers)
+    )
 
 
 @contextlib.contextmanager
-def processes(count: int) -> Iterator[Callable[[Work], Engine]]:
+def processes(
+    count: int, load: Callable[[], front_end_lib.FrontEnd]
+) -> Iterator[Callable[[Stores], Engine]]:
     """Processes that fill stores, each with a front end of its own.
 
     This process reads the videos and hands them on as they are, encoded.
 
     Args:
         count: How many processes.
+        load: Loads it; it is called there.
 
     Yields:
-        A function from work to an engine. All work has the same front end.
+        A function from stores to an engine that fills them.
     """
     context: Any = multiprocessing.get_context(START)
-    before = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
-        count, context, _start_worker, (context.Value("i"), count)
+        count, context, _start_worker, (context.Value("i"), count, load)
     ) as pool:
         try:
-            yield lambda work: functools.partial(_hand_out, pool, count, work)
+            yield lambda kept: functools.partial(_hand_out, pool, count, kept)
         except BaseException:
             # Nobody waits for the videos that are under way.
             for process in multiprocessing.active_children():
-                if process not in before:
-                    process.kill()
+                process.kill()
             raise
 
 
 def _hand_out(
     pool: concurrent.futures.Executor,
     count: int,
-    work: Work,
+    kept: Stores,
     data: dataset.Dataset,
     numbers: Sequence[int],
-    advance: Advance,
 ) -> Iterator[Outcome]:
-    del advance  # workers tell when a video is done
     pending: set[concurrent.futures.Future] = set()
     try:
         for video in data.videos(numbers):
-            pending.add(pool.submit(_fill_there, work, video))
+            pending.add(pool.submit(_fill_there, video, kept))
             # Few videos are held at a time.
             while len(pending) > count:
                 done, pending = concurrent.futures.wait(
@@ -646,36 +496,30 @@ def _hand_out(
         ) from error
 
 
-# The front end of a worker process, from its first video on.
+# The front end of a worker process.
 _loaded: list[front_end_lib.FrontEnd] = []
 
 
-def _start_worker(started: Any, workers: int) -> None:
-    _die_with_parent()
+def _start_worker(
+    started: Any, workers: int, load: Callable[[], front_end_lib.FrontEnd]
+) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     with started.get_lock():
         place = started.value
         started.value += 1
     _take_devices(place, workers)
+    _loaded.append(load())
 
 
-def _fill_there(work: Work, video: dataset.Video) -> Outcome:
-    if not _loaded:
-        _loaded.append(work.load())
-    (front_end,) = _loaded
-    return fill_video(video, front_end, work.open(front_end), lambda *_: None)
+def _fill_there(video: dataset.Video, kept: Stores) -> Outcome:
+    return fill_video(video, _loaded[-1], kept)
 
 
 def _die_with_parent() -> None:
     """End this process as soon as the one that started it has ended."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent: Any = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _take_devices(place: int, workers: int) -> None:

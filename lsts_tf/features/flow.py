@@ -23,7 +23,6 @@ import numpy as np
 from lsts_tf import parts
 from lsts_tf.media import cores
 
-METHODS = ("tvl1", "opencv", "dis")
 # A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
     "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
@@ -72,11 +71,11 @@ def method(name: str) -> Method:
         ValueError: Another name.
         ImportError: "opencv", and the installed OpenCV has no DualTVL1.
     """
-    if name not in _METHODS:
+    if name not in METHODS:
         raise ValueError(
-            f"A flow method is one of {METHODS}. Received: {name!r}"
+            f"A flow method is one of {', '.join(METHODS)}. Received: {name!r}"
         )
-    return _METHODS[name]()
+    return METHODS[name]()
 
 
 class Flow:
@@ -110,8 +109,7 @@ class Flow:
                 64 on an accelerator by default. The other methods have 1.
 
         Raises:
-            ValueError: An unknown method, no worker, or an empty batch.
-            ImportError: "opencv", and the installed OpenCV has no DualTVL1.
+            Exception: As `method`.
         """
         self._method = method(name)
         self.name = name
@@ -121,11 +119,6 @@ class Flow:
         if name != "tvl1":
             batch = 1
         self.batch = _default_batch() if batch is None else batch
-        if self.workers < 1 or self.batch < 1:
-            raise ValueError(
-                "Flow needs at least one worker and one pair a call. "
-                f"Received: {workers=}, {batch=}"
-            )
 
     def pairs(
         self, grays: Iterable[np.ndarray], *, chunk: int | None = None
@@ -151,7 +144,8 @@ class Flow:
         pending: collections.deque = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             try:
-                for batch in _batches(_pairwise(grays), size):
+                pairs = itertools.pairwise(_checked(grays))
+                while batch := list(itertools.islice(pairs, size)):
                     pending.append(pool.submit(self._compute, batch, size))
                     if len(pending) < most:
                         continue
@@ -185,51 +179,29 @@ class Flow:
         if self.name == "dis":
             about["preset"] = "medium"
         else:
-            about.update(_TVL1)
+            from lsts_tf.features import tvl1
+
+            about |= tvl1.PARAMETERS._asdict()
         if self.name != "tvl1":
             about["opencv"] = cv2.__version__.split(".")[0]
         return about
 
 
-def _pairwise(grays: Iterable[np.ndarray]) -> Iterator[_Pair]:
-    previous = None
-    for current in grays:
-        _check(current, previous)
-        if previous is not None:
-            yield previous, current
-        previous = current
-
-
-def _batches(pairs: Iterator[_Pair], size: int) -> Iterator[list[_Pair]]:
-    while batch := list(itertools.islice(pairs, size)):
-        yield batch
-
-
-def _check(current: np.ndarray, previous: np.ndarray | None) -> None:
-    if current.dtype != np.uint8 or current.ndim != 2:
-        raise ValueError(
-            "A grey frame is uint8 [h, w]. "
-            f"Received: {current.dtype} {list(current.shape)}"
-        )
-    if previous is not None and current.shape != previous.shape:
-        raise ValueError(
-            "Grey frames have one size. "
-            f"Received: {list(current.shape)} after {list(previous.shape)}"
-        )
-
-
-# DualTVL1's defaults, the same in OpenCV 3, 4 and 5.
-_TVL1: dict[str, Any] = {
-    "tau": 0.25,
-    "lambda_": 0.15,
-    "theta": 0.3,
-    "scales": 5,
-    "warps": 5,
-    "epsilon": 0.01,
-    "inner": 30,
-    "outer": 10,
-    "scale_step": 0.8,
-}
+def _checked(grays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    shape = None
+    for gray in grays:
+        if gray.dtype != np.uint8 or gray.ndim != 2:
+            raise ValueError(
+                "A grey frame is uint8 [h, w]. "
+                f"Received: {gray.dtype} {list(gray.shape)}"
+            )
+        shape = shape or gray.shape
+        if gray.shape != shape:
+            raise ValueError(
+                "Grey frames have one size. "
+                f"Received: {list(gray.shape)} after {list(shape)}"
+            )
+        yield gray
 
 
 # What a GPU need not wait for (docs/performance.md); the numbers are the same.
@@ -254,7 +226,7 @@ def kernel() -> Callable[..., Any]:
     """
     from lsts_tf.features import tvl1
 
-    return functools.partial(tvl1.flow, **_TVL1)
+    return tvl1.flow
 
 
 @functools.cache
@@ -290,20 +262,8 @@ def _opencv() -> Method:
             "they overwrite each other's files, and then `pip install "
             "opencv-contrib-python-headless`; or use the method 'tvl1'."
         )
-    # One object a thread, because none is safe to share.
-    return _per_thread(
-        lambda: create(
-            tau=_TVL1["tau"],
-            lambda_=_TVL1["lambda_"],
-            theta=_TVL1["theta"],
-            nscales=_TVL1["scales"],
-            warps=_TVL1["warps"],
-            epsilon=_TVL1["epsilon"],
-            innnerIterations=_TVL1["inner"],  # Sic.
-            outerIterations=_TVL1["outer"],
-            scaleStep=_TVL1["scale_step"],
-        )
-    )
+    # Its defaults are those of `tvl1.Parameters`, as the test sees.
+    return _per_thread(create)
 
 
 def _dis() -> Method:
@@ -313,6 +273,7 @@ def _dis() -> Method:
 
 
 def _per_thread(create: Callable[[], Any]) -> Method:
+    """A method with one of OpenCV's objects a thread: none is to be shared."""
     local = threading.local()
 
     def compute(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -321,16 +282,13 @@ def _per_thread(create: Callable[[], Any]) -> Method:
         if getattr(local, "shape", None) != first.shape:
             local.solver, local.shape = create(), first.shape
         # DIS refuses slices of larger arrays.
-        first, second = (
-            np.ascontiguousarray(first),
-            np.ascontiguousarray(second),
-        )
-        return local.solver.calc(first, second, None)
+        pair = map(np.ascontiguousarray, (first, second))
+        return local.solver.calc(*pair, None)
 
     return compute
 
 
-_METHODS: dict[str, Callable[[], Method]] = {
+METHODS: dict[str, Callable[[], Method]] = {
     "tvl1": _tvl1,
     "opencv": _opencv,
     "dis": _dis,

@@ -206,6 +206,7 @@ class FrontEnd(abc.ABC):
         length: int | None = None,
         chunk: int | None = None,
         is_still: bool = False,
+        starts_still: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one stream's signal.
 
@@ -219,13 +220,17 @@ class FrontEnd(abc.ABC):
                 windows that end within them come before another is taken.
             is_still: Whether the signal is one window of equal elements,
                 which may cost less.
+            starts_still: Whether the first element stands still before the
+                signal, so that a window ends with it.
 
         Yields:
             {name of a part: float32 of its shape}: first of the window that
-            ends with the signal's element number `window` - 1, then each
-            `stride` on.
+            ends with the signal's element number `window` - 1 (0 after a
+            still start), then each `stride` on.
         """
         del length, chunk, is_still  # each window is encoded alone
+        if starts_still:
+            signal = held(signal, self.window - 1)
         recent: collections.deque[np.ndarray] = collections.deque(
             maxlen=self.window
         )
@@ -254,6 +259,7 @@ class FrontEnd(abc.ABC):
         length: int | None = None,
         chunk: int | None = None,
         is_still: bool = False,
+        starts_still: bool = False,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -265,6 +271,8 @@ class FrontEnd(abc.ABC):
             chunk: For live use: windows that end within each so many elements
                 of the signals come before another frame is taken.
             is_still: Whether the clip is one window of equal frames.
+            starts_still: Whether frame 0 stands still before the clip, so that
+                it is a target, and each `stride`-th frame after it.
 
         Yields:
             (target, {name of a part: float32 of its shape}), of all streams.
@@ -272,6 +280,10 @@ class FrontEnd(abc.ABC):
         geometry = windows.Geometry.of(
             self.streams, length=self.window, stride=stride
         )
+        first_target = geometry.first_target
+        if starts_still:
+            first_target = 0
+            prepared = held(prepared, geometry.first)
         found = []
         copies = itertools.tee(prepared, len(self.streams))
         for stream, copy in zip(self.streams, copies, strict=True):
@@ -286,17 +298,27 @@ class FrontEnd(abc.ABC):
                     stream,
                     signal,
                     stride=stride,
-                    length=None if length is None else length - geometry.first,
+                    length=length
+                    if length is None or starts_still
+                    else length - geometry.first,
                     chunk=chunk,
                     is_still=is_still,
+                    starts_still=starts_still,
                 )
             )
         for place, each in enumerate(zip(*found, strict=False)):
-            target = geometry.first_target + place * stride
             yield (
-                target,
+                first_target + place * stride,
                 {name: part for one in each for name, part in one.items()},
             )
+
+
+def held(elements: Iterable[Any], count: int) -> Iterator[Any]:
+    """Elements, with `count` copies of the first before them."""
+    elements = iter(elements)
+    for first in itertools.islice(elements, 1):
+        yield from itertools.repeat(first, count + 1)
+    yield from elements
 
 
 def load(*, name: str, **arguments: Any) -> FrontEnd:

@@ -9,7 +9,7 @@ are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
 * A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.
 * Sizes are (rows, columns) of the network's input, 224 x 224 as published.
 * A density map is uint8 [H, W]; fixations are uint8 [H, W], 0 or 255.
-  `density` and `fixations` bring those of another size to a model's.
+  `density` and `fixations` bring those of another size to `parts.MAP_SIZE`.
 """
 
 from typing import Any
@@ -22,7 +22,6 @@ from lsts_tf import parts
 
 # The paper truncates flow to [-20, 20] (section 4.2), as I3D was trained.
 FLOW_LIMIT = 20.0
-MAP_SIZE = (360, 640)
 
 
 def describe(stream: str, size: tuple[int, int] = parts.SIZE) -> str:
@@ -115,49 +114,45 @@ def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
     return mirrored
 
 
-def density(
-    map_: np.ndarray, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """A density map at another size: by area to less, bilinear to more.
+def density(map_: np.ndarray) -> np.ndarray:
+    """A density map at the model's size: by area to less, bilinear to more.
 
     Args:
         map_: uint8 [H, W].
-        size: Wanted (height, width); that of the model's maps by default.
 
     Returns:
-        uint8 [*size]; the map itself if it has that size.
+        uint8 [*parts.MAP_SIZE]; the map itself if it has that size.
     """
-    size = size or MAP_SIZE
-    height, width = size
     # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
-    smaller = (min(height, map_.shape[0]), min(width, map_.shape[1]))
-    for wanted, rule in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
-        if map_.shape != wanted:
-            map_ = cv2.resize(map_, wanted[::-1], interpolation=rule)
+    rows, columns = parts.MAP_SIZE
+    smaller = min(rows, len(map_)), min(columns, map_.shape[1])
+    for size, rule in (
+        (smaller, cv2.INTER_AREA),
+        (parts.MAP_SIZE, cv2.INTER_LINEAR),
+    ):
+        if map_.shape != size:
+            map_ = cv2.resize(map_, size[::-1], interpolation=rule)
     return map_
 
 
-def fixations(
-    map_: np.ndarray, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """A fixation map at another size, its points moved and not interpolated.
+def fixations(map_: np.ndarray) -> np.ndarray:
+    """A fixation map at the model's size: points are moved, not interpolated.
 
     Each fixated pixel becomes the one that its centre falls into.
 
     Args:
         map_: uint8 [H, W], not 0 where somebody looked.
-        size: Wanted (height, width); that of the model's maps by default.
 
     Returns:
-        uint8 [*size], 255 where somebody looked; the map itself if it has
-        that size.
+        uint8 [*parts.MAP_SIZE], 255 where somebody looked; the map itself
+        if it has that size.
     """
-    size = size or MAP_SIZE
-    if map_.shape == size:
+    if map_.shape == parts.MAP_SIZE:
         return map_
     # In integers, because centres may fall on the edge between two pixels.
-    points = (2 * np.argwhere(map_) + 1) * size // (2 * np.array(map_.shape))
-    moved = np.zeros(size, np.uint8)
+    centres = 2 * np.argwhere(map_) + 1
+    points = centres * parts.MAP_SIZE // (2 * np.array(map_.shape))
+    moved = np.zeros(parts.MAP_SIZE, np.uint8)
     moved[tuple(points.T)] = 255
     return moved
 
@@ -181,8 +176,3 @@ def target(truth: Any) -> Any:
     density = density / keras.ops.maximum(peak, 1.0)
     fixated = keras.ops.cast(fixations > 0, "float32")
     return keras.ops.concatenate([density, fixated], axis=-1)
-
-
-def to_uint8(saliency: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] as grey levels: rounded to the nearest of 256."""
-    return np.rint(np.clip(saliency, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -6,26 +6,26 @@ frame of the video, its target; frames are numbered from 0, flow k is the
 motion from frame k-1 to frame k.
 
 A file is written under a temporary name, brought to disk and renamed, so that
-a process that is killed leaves temporary files only, which the next start
-removes. A file that is not as long as its header says counts as absent, and
-is made again. Two processes may make the same video: its file is the same.
+a process that is killed leaves temporary files only; whoever stores that video
+next removes them. A file that is not as long as its header says counts as
+absent, and is made again. Two processes may make the same video: its file is
+the same.
+
+Stores of several datasets are read as one by videos (dataset, number).
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import re
-import shutil
 from typing import Any
 from typing import BinaryIO
 from typing import ClassVar
-from typing import NamedTuple
 from typing import Self
 
 from absl import logging
@@ -34,7 +34,6 @@ import numpy as np
 from lsts_tf.media import files
 from lsts_tf.media import images as maps_lib
 
-KINDS = ("flow", "features", "truth")
 # Raised whenever the layout, or the numbers that the same settings give,
 # change: older stores are then refused.
 FORMAT = 2
@@ -53,7 +52,7 @@ class Manifest:
     """What the numbers of a store were made with.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: "flow", "features" or "truth".
         dataset: Name and version, such as "dhf1k:1.0.0".
         shape: Shape of one record; () for truth.
         dtype: Of the records.
@@ -68,12 +67,6 @@ class Manifest:
     dtype: str
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"`kind` must be one of {KINDS}. Received: {self.kind!r}"
-            )
 
     def text(self) -> str:
         """The manifest as JSON, the same for equal manifests."""
@@ -112,14 +105,11 @@ def differing(
     {'a.b': (1, 3)}
     """
     flat, its = _flat(one, ""), _flat(other, "")
-    return {
+    pairs = {
         key: (flat.get(key, "absent"), its.get(key, "absent"))
         for key in sorted(flat.keys() | its.keys())
-        if flat.get(key, _ABSENT) != its.get(key, _ABSENT)
     }
-
-
-_ABSENT = object()
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
 def _flat(value: Any, name: str) -> dict[str, Any]:
@@ -144,7 +134,9 @@ class _Folder:
         self.manifest = manifest
         self.command = command
         # Of each video that was looked at, what its file's head says.
-        self._heads: dict[int, Any] = {}
+        self._heads: dict[Any, Any] = {}
+        # Of several datasets, the folder of each.
+        self._roots: dict[str, pathlib.Path] = {}
 
     @classmethod
     def create(
@@ -155,8 +147,6 @@ class _Folder:
         command: str = COMMAND,
     ) -> Self:
         """Opens a store, or makes an empty one.
-
-        Also removes what processes that died have left behind.
 
         Args:
             root: Its folder.
@@ -179,7 +169,6 @@ class _Folder:
                 f"else ({'; '.join(differences)}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
-        _remove_leftovers(root, cls.suffix)
         return store
 
     @classmethod
@@ -206,11 +195,35 @@ class _Folder:
             ) from error
         return cls(root, manifest, command)
 
-    def path(self, video: int) -> pathlib.Path:
-        """File of a video."""
-        return self.root / f"{video:04d}{self.suffix}"
+    @classmethod
+    def joint(cls, stores: Mapping[str, Self]) -> Self:
+        """Stores that one front end made, of several datasets, read as one.
 
-    def __contains__(self, video: int) -> bool:
+        Args:
+            stores: {dataset without version: its store}.
+        """
+        first = next(iter(stores.values()))
+        found = cls(first.root, first.manifest, first.command)
+        found._roots = {name: store.root for name, store in stores.items()}
+        return found
+
+    def path(self, video: Any) -> pathlib.Path:
+        """File of a video."""
+        root, number = self.root, video
+        if isinstance(video, tuple):
+            name, number = video
+            root = self._roots[name]
+        return root / f"{number:04d}{self.suffix}"
+
+    def _said(self, video: Any) -> str:
+        """How messages call a video of this store."""
+        path = self.path(video)
+        return (
+            f"Video {int(path.stem)} in the {self.manifest.kind} store "
+            f"{path.parent}"
+        )
+
+    def __contains__(self, video: Any) -> bool:
         """Whether a video is there, whole; of a damaged one there is a log."""
         if not self.path(video).exists():
             return False
@@ -226,109 +239,51 @@ class _Folder:
         found = self.root.glob(f"[0-9]*{self.suffix}")
         return tuple(sorted(int(path.stem) for path in found))
 
-    def _head(self, video: int) -> Any:
-        head = self._heads.get(video)
-        if head is None:
+    def _head(self, video: Any) -> Any:
+        if video not in self._heads:
             try:
-                head = self._read_head(self.path(video))
+                self._heads[video] = self._read_head(self.path(video))
             except FileNotFoundError:
                 raise StoreError(
-                    f"Video {video} is not in the {self.manifest.kind} store "
-                    f"{self.root}. Make it with `{self.command}`."
+                    f"{self._said(video)} is missing. Make it with "
+                    f"`{self.command}`."
                 ) from None
             except (ValueError, EOFError) as error:
                 raise self._damaged(video, str(error)) from error
-            self._heads[video] = head
-        return head
+        return self._heads[video]
 
     def _read_head(self, path: pathlib.Path) -> Any:
         """What the head of a file says; ValueError if it is not sound."""
         raise NotImplementedError
 
-    def _damaged(self, video: int, why: str) -> StoreError:
+    def _damaged(self, video: Any, why: str) -> StoreError:
         return StoreError(
-            f"Video {video} in the {self.manifest.kind} store {self.root} is "
-            f"damaged: {self.path(video).name} {why}. Remove the file, then "
-            f"make it again with `{self.command}`."
+            f"{self._said(video)} is damaged ({self.path(video).name}: {why}). "
+            f"Remove the file, then make it again with `{self.command}`."
         )
 
     @contextlib.contextmanager
     def _writing(self, video: int) -> Iterator[BinaryIO]:
         """A file that becomes the video's if the block ends without error."""
         path = self.path(video)
-        with (
-            files.naming(path),
-            # Closed last: the lock holds until the file has its name.
-            contextlib.ExitStack() as opened,
-            files.replacing(path, lasting=True) as temporary,
-        ):
-            file = opened.enter_context(_claimed(temporary))
-            yield file
-            file.flush()
+        is_written = False
+        try:
+            with (
+                files.naming(path),
+                files.replacing(path, lasting=True) as temporary,
+                temporary.open("wb") as file,
+            ):
+                yield file
+                is_written = True
+                for other in path.parent.glob(f".{path.stem}.*{self.suffix}"):
+                    if other != temporary:
+                        # Its process is dead, or makes the same file.
+                        other.unlink(missing_ok=True)
+        except FileNotFoundError:
+            # So did another process just now, with this one's.
+            if not (is_written and path.exists()):
+                raise
         self._heads.pop(video, None)
-
-
-class _Records(NamedTuple):
-    """What the head of a file of records says."""
-
-    targets: range
-    start: int  # byte of the first record
-
-
-class RecordWriter:
-    """Writes the records of one video; see `Store.writer`."""
-
-    def __init__(
-        self, store: "Store", video: int, file: BinaryIO, targets: range
-    ) -> None:
-        self._store = store
-        self._video = video
-        self._file = file
-        self._targets = targets
-        self._done = 0
-
-    def append(self, records: np.ndarray) -> None:
-        """Writes the next records.
-
-        Args:
-            records: [k, *shape] of any float dtype; rounded to the store's.
-
-        Raises:
-            ValueError: Another shape, too many records, or a value that is
-                not finite or too large for the store's dtype.
-        """
-        records = np.asarray(records)
-        shape, dtype = self._store.shape, self._store.dtype
-        if records.shape[1:] != shape or records.ndim != len(shape) + 1:
-            raise ValueError(
-                f"Records of video {self._video} must be [k, "
-                f"{', '.join(map(str, shape))}]. Received: {records.shape}"
-            )
-        targets = self._targets[self._done : self._done + len(records)]
-        self._done += len(records)
-        if self._done > len(self._targets):
-            self.check()
-        found = np.empty(len(records), self._store.file_dtype)
-        found["target"] = targets
-        # What overflows becomes infinite, and is found below.
-        with np.errstate(over="ignore"):
-            found["values"] = records
-        if not np.isfinite(found["values"]).all():
-            raise ValueError(
-                f"Features and flows of video {self._video} must be finite "
-                f"and at most {np.finfo(dtype).max:g} to be stored as {dtype}. "
-                f"Received: {np.abs(records).max():g} at frames "
-                f"{targets[0]} to {targets[-1]}"
-            )
-        self._file.write(found.tobytes())
-
-    def check(self) -> None:
-        """Raises ValueError unless all records came, and no more."""
-        if self._done != len(self._targets):
-            raise ValueError(
-                f"Video {self._video} must have {len(self._targets)} records. "
-                f"Received: {self._done}"
-            )
 
 
 class Store(_Folder):
@@ -362,56 +317,48 @@ class Store(_Folder):
         """Bytes of a record on disk."""
         return self.file_dtype.itemsize
 
-    def length(self, video: int) -> int:
+    def length(self, video: Any) -> int:
         """Number of records of a video."""
         return len(self.targets(video))
 
-    def targets(self, video: int) -> range:
+    def targets(self, video: Any) -> range:
         """Frame number of each record of a video."""
-        return self._head(video).targets
+        targets, _ = self._head(video)
+        return targets
 
-    @contextlib.contextmanager
-    def writer(
-        self, video: int, *, count: int, first: int = 0, step: int = 1
-    ) -> Iterator[RecordWriter]:
-        """Stores a video, a few records at a time.
-
-            with store.writer(7, count=300, first=78) as writer:
-                for records in ...:
-                    writer.append(records)
-
-        Only if the block ends without an error is the video there, whole.
+    def write(
+        self, video: int, targets: range, records: Iterable[np.ndarray]
+    ) -> None:
+        """Stores a video; see `write`.
 
         Args:
             video: Its number.
-            count: Records that will come, at least 1.
-            first: Target of the first.
-            step: Distance between targets.
-
-        Raises:
-            ValueError: No record, or at the end, another number of them.
-            OSError: The disk is full (named), or fails.
+            targets: Frame of each record, one at least.
+            records: [*shape] each, of any float dtype.
         """
-        if count < 1:
-            raise ValueError(
-                f"Video {video} must have at least one record. "
-                f"Received: {count=}"
-            )
-        targets = range(first, first + count * step, step)
-        with self._writing(video) as file:
-            np.lib.format.write_array_header_1_0(
-                file,
-                {
-                    "descr": np.lib.format.dtype_to_descr(self.file_dtype),
-                    "fortran_order": False,
-                    "shape": (count,),
-                },
-            )
-            writer = RecordWriter(self, video, file, targets)
-            yield writer
-            writer.check()
+        write({"": self}, video, targets, ({"": each} for each in records))
 
-    def read(self, video: int, indices: Sequence[int]) -> np.ndarray:
+    def _encoded(self, target: int, record: np.ndarray) -> bytes:
+        """A record as it stands in a file."""
+        if record.shape != self.shape:
+            raise ValueError(
+                f"A record must be {list(self.shape)}. Received: "
+                f"{list(record.shape)} at frame {target}"
+            )
+        found = np.empty((), self.file_dtype)
+        found["target"] = target
+        # What overflows becomes infinite, and is found below.
+        with np.errstate(over="ignore"):
+            found["values"] = record
+        if not np.isfinite(found["values"]).all():
+            raise ValueError(
+                "Features and flows must be finite and at most "
+                f"{np.finfo(self.dtype).max:g} to be stored as {self.dtype}. "
+                f"Received: {np.abs(record).max():g} at frame {target}"
+            )
+        return found.tobytes()
+
+    def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
         """Reads records of one video: [len(indices), *shape]; as `read_batch`.
 
         Args:
@@ -435,39 +382,78 @@ class Store(_Folder):
             ValueError: A video has no such record.
         """
         out = np.empty((len(pairs), *self.shape), self.dtype)
-        for n, (video, index) in enumerate(pairs):
+        size = self.record_bytes
+        for values, (video, index) in zip(out, pairs, strict=True):
+            targets, start = self._head(video)
+            if not 0 <= index < len(targets):
+                raise ValueError(
+                    f"{self._said(video)} has records 0 to "
+                    f"{len(targets) - 1}. Received: {index}"
+                )
             # No map of the file: systems allow some 1,000 open ones.
-            self._read_into(out[n], video, index)
+            with self.path(video).open("rb", buffering=0) as file:
+                # A record ends with its values.
+                file.seek(start + (index + 1) * size - values.nbytes)
+                if file.readinto(values.data.cast("B")) != values.nbytes:
+                    raise self._damaged(video, "cut off while it was open")
         return out
 
-    def _read_into(self, out: np.ndarray, video: int, index: int) -> None:
-        head = self._head(video)
-        if not 0 <= index < len(head.targets):
-            raise ValueError(
-                f"Video {video} has records 0 to {len(head.targets) - 1} in "
-                f"the {self.manifest.kind} store {self.root}. "
-                f"Received: {index}"
-            )
-        skipped = self.record_bytes - out.nbytes
-        with self.path(video).open("rb", buffering=0) as file:
-            file.seek(head.start + index * self.record_bytes + skipped)
-            if file.readinto(out.data.cast("B")) != out.nbytes:
-                raise self._damaged(video, "was cut off while it was open")
+    def _read_head(self, path: pathlib.Path) -> tuple[range, int]:
+        """Targets of the records, and the byte of the first record."""
+        records = np.lib.format.open_memmap(path, mode="r")
+        if records.dtype != self.file_dtype or records.ndim != 1:
+            raise ValueError(f"holds {records.dtype} {records.shape}")
+        _require_size(path, records.offset + records.nbytes)
+        first, *more = map(int, records["target"][:2])
+        step = more[0] - first if more else 1
+        targets = range(first, first + len(records) * step, step)
+        return targets, records.offset
 
-    def _read_head(self, path: pathlib.Path) -> _Records:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            if dtype != self.file_dtype or len(shape) != 1:
-                raise ValueError(f"holds {dtype} {shape}")
-            (count,), start = shape, file.tell()
-            _require_size(path, start + count * dtype.itemsize)
-            first = int.from_bytes(file.read(8), "little")
-            step = 1
-            if count > 1:
-                file.seek(start + dtype.itemsize)
-                step = int.from_bytes(file.read(8), "little") - first
-        return _Records(range(first, first + count * step, step), start)
+
+def write(
+    stores: Mapping[str, Store],
+    video: int,
+    targets: range,
+    records: Iterable[Mapping[str, np.ndarray]],
+) -> None:
+    """Stores a video in several stores at a time, a record after the other.
+
+    Only if all records come, and no error, is the video there, whole.
+
+    Args:
+        stores: {part: its store}.
+        video: The video's number.
+        targets: Frame of each record, one at least.
+        records: {part: [*shape of its store], of any float dtype} each;
+            rounded to the store's dtype.
+
+    Raises:
+        ValueError: Another number of records, or one of another shape or with
+            a value that is not finite or too large for the store's dtype.
+        OSError: The disk is full (named), or fails.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for part, store in stores.items():
+            opened[part] = stack.enter_context(store._writing(video))
+            header = {
+                "descr": np.lib.format.dtype_to_descr(store.file_dtype),
+                "fortran_order": False,
+                "shape": (len(targets),),
+            }
+            np.lib.format.write_array_header_1_0(opened[part], header)
+        count = 0
+        for count, record in enumerate(records, 1):
+            if count > len(targets):
+                break
+            for part, file in opened.items():
+                target = targets[count - 1]
+                file.write(stores[part]._encoded(target, record[part]))
+        if not count or count != len(targets):
+            raise ValueError(
+                f"Video {video} must have {len(targets)} records, one at "
+                f"least. Received: {count}"
+            )
 
 
 class TruthStore(_Folder):
@@ -481,10 +467,9 @@ class TruthStore(_Folder):
 
     suffix = ".bin"
 
-    def length(self, video: int) -> int:
+    def length(self, video: Any) -> int:
         """Number of frames of a video."""
-        starts, _ = self._head(video)
-        return (len(starts) - 1) // 2
+        return len(self._head(video)) // 2
 
     def write(
         self,
@@ -516,7 +501,7 @@ class TruthStore(_Folder):
             np.save(file, np.cumsum([0, *map(len, pngs)], dtype=np.int64))
             file.writelines(pngs)
 
-    def maps(self, video: int, frames: Sequence[int]) -> np.ndarray:
+    def maps(self, video: Any, frames: Sequence[int]) -> np.ndarray:
         """Density maps: uint8 [len(frames), H, W].
 
         Raises:
@@ -525,141 +510,46 @@ class TruthStore(_Folder):
         """
         return self._images(video, frames, 0)
 
-    def fixations(self, video: int, frames: Sequence[int]) -> np.ndarray:
+    def fixations(self, video: Any, frames: Sequence[int]) -> np.ndarray:
         """Fixation maps, not 0 where somebody looked; otherwise as `maps`."""
         return self._images(video, frames, 1)
 
     def _images(
-        self, video: int, frames: Sequence[int], which: int
+        self, video: Any, frames: Sequence[int], which: int
     ) -> np.ndarray:
-        starts, behind = self._head(video)
-        last = (len(starts) - 1) // 2 - 1
+        places, length = self._head(video), self.length(video)
         found: list[np.ndarray] = []
         with self.path(video).open("rb") as file:
             for frame in map(int, frames):
-                if not 0 <= frame <= last:
+                if not 0 <= frame < length:
                     raise ValueError(
-                        f"Video {video} has frames 0 to {last}. "
+                        f"{self._said(video)} has frames 0 to {length - 1}. "
                         f"Received: {frame}"
                     )
-                start, stop = starts[2 * frame + which :][:2]
-                file.seek(behind + start)
+                start, stop = places[2 * frame + which :][:2]
+                file.seek(start)
                 image = maps_lib.decode(file.read(stop - start))
-                if image is None:
-                    raise self._damaged(
-                        video, f"has no PNG image at frame {frame}"
-                    )
-                if found and image.shape != found[0].shape:
+                if image is None or image.shape != (found or [image])[0].shape:
                     raise self._damaged(
                         video,
-                        f"has size {image.shape} at frame {frame}, elsewhere "
-                        f"{found[0].shape}",
+                        f"no PNG image at frame {frame}, or one of another "
+                        "size than the others",
                     )
                 found.append(image)
         return np.stack(found)
 
-    def _read_head(self, path: pathlib.Path) -> tuple[np.ndarray, int]:
+    def _read_head(self, path: pathlib.Path) -> np.ndarray:
+        """Byte of the file where each picture begins and the last one ends."""
         with path.open("rb") as file:
-            starts = np.load(file)
+            places = np.load(file)
             behind = file.tell()
-        if starts.dtype != np.int64 or starts.ndim != 1 or len(starts) % 2 != 1:
-            raise ValueError(f"begins with {starts.dtype} {starts.shape}")
-        _require_size(path, behind + int(starts[-1]))
-        return starts, behind
-
-
-class _Joint:
-    """Stores of several datasets, read as one by (dataset, number).
-
-    Args:
-        stores: {dataset without version: its store}.
-    """
-
-    def __init__(self, stores: Mapping[str, Any]) -> None:
-        self._stores = dict(stores)
-        # One front end made all of them, so shape and dtype are the same.
-        self.manifest = next(iter(stores.values())).manifest
-        self.command = next(iter(stores.values())).command
-
-
-class JointStore(_Joint, Store):
-    """Stores of records; see `_Joint`."""
-
-    def _head(self, video: Any) -> _Records:
-        name, number = video
-        return self._stores[name]._head(number)
-
-    def _read_into(self, out: np.ndarray, video: Any, index: int) -> None:
-        name, number = video
-        self._stores[name]._read_into(out, number, index)
-
-
-class JointTruthStore(_Joint, TruthStore):
-    """Stores of density and fixation maps; see `_Joint`."""
-
-    def _head(self, video: Any) -> tuple[np.ndarray, int]:
-        name, number = video
-        return self._stores[name]._head(number)
-
-    def _images(
-        self, video: Any, frames: Sequence[int], which: int
-    ) -> np.ndarray:
-        name, number = video
-        return self._stores[name]._images(number, frames, which)
-
-
-def require_free(path: str | os.PathLike[str], needed: int, what: str) -> None:
-    """Makes sure that a disk has room, before work starts.
-
-    Args:
-        path: A file or folder on that disk; need not exist.
-        needed: Bytes.
-        what: What needs them, for the message; in the plural.
-
-    Raises:
-        OSError: There is less; the message has both numbers.
-    """
-    folder = pathlib.Path(path).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"The disk of {path} is too small: {what} need "
-            f"{needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. Free "
-            "some, or choose a folder on another disk by --store_dir."
-        )
+        if places.dtype != np.int64 or places.ndim != 1 or len(places) % 2 != 1:
+            raise ValueError(f"begins with {places.dtype} {places.shape}")
+        _require_size(path, behind + int(places[-1]))
+        return places + behind
 
 
 def _require_size(path: pathlib.Path, wanted: int) -> None:
     size = path.stat().st_size
     if size != wanted:
-        raise ValueError(f"has {size} bytes instead of {wanted}")
-
-
-def _claimed(path: pathlib.Path) -> BinaryIO:
-    """A new file whose lock tells `_remove_leftovers` that its writer lives.
-
-    Without locks in a file system, nothing is removed there.
-    """
-    while True:
-        file = path.open("wb")
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Another process may have removed it before it was locked.
-        if path.exists() and os.path.samestat(
-            path.stat(), os.fstat(file.fileno())
-        ):
-            return file
-        file.close()
-
-
-def _remove_leftovers(root: pathlib.Path, suffix: str) -> None:
-    """Removes temporary files whose writers are no more."""
-    for path in root.glob(f".*{suffix}"):
-        if re.fullmatch(rf"\.\d+\.\d+{re.escape(suffix)}", path.name):
-            # Locked by its writer, or gone, or in a folder to be read alone.
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                logging.info("Removed %s, left by a process that died.", path)
+        raise ValueError(f"{size} bytes instead of {wanted}")

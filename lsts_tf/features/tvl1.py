@@ -21,11 +21,9 @@ How it is written is decided by what XLA makes of it on a CPU:
   each stencil many times.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
-import functools
 from typing import Any
+from typing import NamedTuple
 
 from keras import ops
 import numpy as np
@@ -33,6 +31,38 @@ import numpy as np
 # A tensor of Keras' backend.
 Tensor = Any
 
+
+class Parameters(NamedTuple):
+    """DualTVL1's parameters; its defaults are the same in OpenCV 3, 4 and 5.
+
+    Attributes:
+        tau: Step of the dual ascent.
+        lambda_: Weight of the images against the smoothness of the flow.
+        theta: How tightly the two halves of the problem are coupled.
+        scales: Levels of the pyramid; fewer where a side would fall below 16.
+        scale_step: Size of a level relative to the next finer one.
+        warps: How often the second image is warped on each level.
+        epsilon: A warp ends when the mean squared update is no larger than
+            the square of this, in pixels.
+        inner: Most steps between two median filters.
+        outer: Most median filters in a warp.
+    """
+
+    tau: float = 0.25
+    lambda_: float = 0.15
+    theta: float = 0.3
+    scales: int = 5
+    scale_step: float = 0.8
+    warps: int = 5
+    epsilon: float = 0.01
+    inner: int = 30
+    outer: int = 10
+
+
+PARAMETERS = Parameters()
+_LIMIT = np.float32(PARAMETERS.lambda_ * PARAMETERS.theta)
+_THETA = np.float32(PARAMETERS.theta)
+_ASCENT = np.float32(PARAMETERS.tau / PARAMETERS.theta)
 _SMALLEST_LEVEL = 16
 # A cubic tap may lie four pixels outside, where everything is zero.
 _MARGIN = 4
@@ -47,23 +77,24 @@ _SORT5 = (
     *((0, 1), (3, 4), (2, 4), (2, 3), (1, 4)),
     *((0, 3), (0, 2), (1, 3), (1, 2)),
 )
+# Brings the median of 25 to place 12, where place 5 r + c holds the r-th
+# smallest of column c. Rows are sorted first. Then the median is among the
+# thirteen places on and near the anti-diagonal, because every other has at
+# least thirteen values on one side of it. They are sorted by odd-even
+# transposition, without the comparators that never exchange anything (the test
+# proves it by zeros and ones) or have no effect on place 12.
+MEDIAN25 = (
+    *((5 * row + a, 5 * row + b) for row in range(5) for a, b in _SORT5),
+    *((9, 11), (17, 20), (4, 7), (8, 9), (11, 12), (13, 15), (16, 17)),
+    *((20, 21), (3, 4), (7, 8), (9, 11), (12, 13), (15, 16), (4, 7), (8, 9)),
+    *((11, 12), (13, 15), (16, 17), (7, 8), (9, 11), (12, 13), (15, 16)),
+    *((17, 20), (8, 9), (11, 12), (13, 15), (16, 17), (7, 8), (9, 11)),
+    *((12, 13), (15, 16), (8, 9), (11, 12), (13, 15), (9, 11), (12, 13)),
+    (11, 12),
+)
 
 
-def flow(
-    first: Tensor,
-    second: Tensor,
-    *,
-    tau: float = 0.25,
-    lambda_: float = 0.15,
-    theta: float = 0.3,
-    scales: int = 5,
-    scale_step: float = 0.8,
-    warps: int = 5,
-    epsilon: float = 0.01,
-    inner: int = 30,
-    outer: int = 10,
-    burst: int = 1,
-) -> Tensor:
+def flow(first: Tensor, second: Tensor, *, burst: int = 1) -> Tensor:
     """Computes the motion from one image to the next, for N pairs.
 
     No pair depends on the others: it stops by its own error and is then left
@@ -71,80 +102,45 @@ def flow(
     may round differently.) One pair a call is the fastest on a CPU, many a
     call on a GPU.
 
-    The defaults are DualTVL1's. H and W must be known when this is traced.
-
     Args:
-        first: [N, H, W], grey values in 0 to 255, any type.
+        first: [N, H, W], grey values in 0 to 255, any type. N, H and W must
+            be known when this is traced.
         second: The same, one frame later.
-        tau: Step of the dual ascent.
-        lambda_: Weight of the images against the smoothness of the flow.
-        theta: How tightly the two halves of the problem are coupled.
-        scales: Levels of the pyramid; fewer where a side would fall below 16.
-        scale_step: Size of a level relative to the next finer one.
-        warps: How often the second image is warped on each level.
-        epsilon: A warp ends when the mean squared update is no larger than
-            the square of this, in pixels.
-        inner: Most steps between two median filters.
-        outer: Most median filters in a warp.
         burst: Of many pairs, how many steps are taken between two looks at
-            whether any of them goes on; a divisor of `inner`. The numbers
-            are the same; a GPU waits for the processor at each look.
+            whether any of them goes on; a divisor of `Parameters.inner`. The
+            numbers are the same; a GPU waits for the processor at each look.
 
     Returns:
         float32 [N, H, W, 2]: (x, y) in pixels.
-
-    Raises:
-        ValueError: A burst that is no divisor of `inner`.
     """
-    if inner % burst:
-        raise ValueError(
-            "A burst must be a divisor of the inner steps. "
-            f"Received: burst={burst}, inner={inner}"
-        )
-    levels = _pyramid(first, second, scales, scale_step)
+    levels = _pyramid(first, second)
     u1 = u2 = ops.zeros_like(levels[-1][0])
     for image, moved in reversed(levels):
         height, width = image.shape[1:]
         if u1.shape != image.shape:
             u1, u2 = (
-                _resize(u, height, width) * np.float32(1 / scale_step)
+                _resize(u, height, width)
+                * np.float32(1 / PARAMETERS.scale_step)
                 for u in (u1, u2)
             )
-        u1, u2 = _solve_level(
-            image,
-            moved,
-            u1,
-            u2,
-            warps=warps,
-            inner=inner,
-            outer=outer,
-            burst=burst,
-            step=functools.partial(
-                _step,
-                limit=np.float32(lambda_ * theta),
-                theta=np.float32(theta),
-                ascent=np.float32(tau / theta),
-            ),
-            enough=np.float32(epsilon * epsilon * height * width),
-        )
+        u1, u2 = _solve_level(image, moved, u1, u2, burst)
     return ops.stack([u1, u2], axis=-1)
 
 
-def _pyramid(
-    first: Tensor, second: Tensor, scales: int, scale_step: float
-) -> list[tuple[Tensor, Tensor]]:
+def _pyramid(first: Tensor, second: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Returns (first, second) of each level, the finest first."""
     levels = [(ops.cast(first, "float32"), ops.cast(second, "float32"))]
-    while len(levels) < scales:
+    step = PARAMETERS.scale_step
+    while len(levels) < PARAMETERS.scales:
         height, width = (
-            int(np.rint(size * scale_step)) for size in levels[-1][0].shape[1:]
+            int(np.rint(size * step)) for size in levels[-1][0].shape[1:]
         )
         if min(height, width) < _SMALLEST_LEVEL:
             break
         # The step is that of the scale and not the ratio of the two sizes.
         levels.append(
             tuple(
-                _resize(image, height, width, step=1 / scale_step)
+                _resize(image, height, width, step=1 / step)
                 for image in levels[-1]
             )
         )
@@ -152,20 +148,11 @@ def _pyramid(
 
 
 def _solve_level(
-    image: Tensor,
-    moved: Tensor,
-    u1: Tensor,
-    u2: Tensor,
-    *,
-    warps: int,
-    inner: int,
-    outer: int,
-    burst: int,
-    step: Callable[..., tuple[tuple, Tensor]],
-    enough: np.float32,
+    image: Tensor, moved: Tensor, u1: Tensor, u2: Tensor, burst: int
 ) -> tuple[Tensor, Tensor]:
     """Improves the flow on one level: planes in, the planes u1, u2 out."""
-    count, _, width = image.shape
+    count, height, width = image.shape
+    enough = np.float32(PARAMETERS.epsilon**2 * height * width)
     sources = [_with_margin(plane) for plane in (moved, *_gradient(moved))]
     image, u1, u2 = (_to_rows(plane) for plane in (image, u1, u2))
     alone = count == 1
@@ -184,7 +171,7 @@ def _solve_level(
         terms = _linearise(image, sources, u1, u2, width)
 
         def iterate(index: Tensor, active: Tensor, *state: Tensor) -> tuple:
-            new, error = step(terms, state, width)
+            new, error = _step(terms, state, width)
             still = ops.logical_and(active, error > enough)
             return (index + 1, still, *keep(active, new, state))
 
@@ -202,7 +189,7 @@ def _solve_level(
             u1, u2 = keep(active, smooth, (u1, u2))
             state = ops.while_loop(
                 lambda index, active, *_: ops.logical_and(
-                    index < inner, ops.any(active)
+                    index < PARAMETERS.inner, ops.any(active)
                 ),
                 iterate if alone or burst == 1 else iterate_often,
                 (0, active, u1, u2, *dual),
@@ -211,7 +198,7 @@ def _solve_level(
 
         state = ops.while_loop(
             lambda index, active, *_: ops.logical_and(
-                index < outer, ops.any(active)
+                index < PARAMETERS.outer, ops.any(active)
             ),
             smooth_then_iterate,
             (0, ops.ones((count,), "bool"), u1, u2, *dual),
@@ -220,7 +207,7 @@ def _solve_level(
 
     zero = ops.zeros_like(image)
     u1, u2 = ops.while_loop(
-        lambda index, *_: index < warps,
+        lambda index, *_: index < PARAMETERS.warps,
         warp,
         (0, u1, u2, zero, zero, zero, zero),
     )[1:3]
@@ -260,13 +247,7 @@ def _linearise(
 
 
 def _step(
-    terms: Sequence[Tensor],
-    state: Sequence[Tensor],
-    width: int,
-    *,
-    limit: np.float32,
-    theta: np.float32,
-    ascent: np.float32,
+    terms: Sequence[Tensor], state: Sequence[Tensor], width: int
 ) -> tuple[tuple, Tensor]:
     """Takes one primal and one dual step.
 
@@ -280,28 +261,28 @@ def _step(
     # The thresholding step of Zach et al., eq. 15: its three cases are one
     # clipped value, times the gradient. (Because it is divided here, in every
     # step, the compiler computes it once and not once for each component.)
-    move = ops.clip(-difference / square, -limit, limit)
-    new1 = u1 + move * gx + theta * _divergence(p11, p12, width)
-    new2 = u2 + move * gy + theta * _divergence(p21, p22, width)
+    move = ops.clip(-difference / square, -_LIMIT, _LIMIT)
+    new1 = u1 + move * gx + _THETA * _divergence(p11, p12, width)
+    new2 = u2 + move * gy + _THETA * _divergence(p21, p22, width)
     error = _sum(ops.square(new1 - u1) + ops.square(new2 - u2))
     return (
         new1,
         new2,
-        *_ascend(new1, p11, p12, width, ascent),
-        *_ascend(new2, p21, p22, width, ascent),
+        *_ascend(new1, p11, p12, width),
+        *_ascend(new2, p21, p22, width),
     ), error
 
 
 def _ascend(
-    u: Tensor, px: Tensor, py: Tensor, width: int, ascent: np.float32
+    u: Tensor, px: Tensor, py: Tensor, width: int
 ) -> tuple[Tensor, Tensor]:
     """Takes the dual step of one component; zero beyond the last pixels."""
     dx = ops.pad(u[:, 1:] - u[:, :-1], ((0, 0), (0, 1)))
     dx *= _inside(u, width, but_last=True)
     row = width + _GAP
     dy = ops.pad(u[:, row:] - u[:, :-row], ((0, 0), (0, row)))
-    shrink = 1 / (1 + ascent * ops.sqrt(dx * dx + dy * dy))
-    return (px + ascent * dx) * shrink, (py + ascent * dy) * shrink
+    shrink = 1 / (1 + _ASCENT * ops.sqrt(dx * dx + dy * dy))
+    return (px + _ASCENT * dx) * shrink, (py + _ASCENT * dy) * shrink
 
 
 def _divergence(px: Tensor, py: Tensor, width: int) -> Tensor:
@@ -442,8 +423,8 @@ def _median5(rows: Tensor, width: int) -> Tensor:
     """Filters by the median of 5 x 5 pixels, the border repeated.
 
     Columns of five are sorted first, once for all windows that share them;
-    a network of comparators then merges five of them as far as the middle
-    value needs it.
+    `MEDIAN25` then merges five of them. What it leaves unread the compiler
+    leaves out.
 
     Args:
         rows: Rows, [N, H * (W + 4)].
@@ -459,18 +440,9 @@ def _median5(rows: Tensor, width: int) -> Tensor:
     # Windows are runs of this: those that cross a row's end are not used.
     padded = ops.reshape(plane, (count, -1))
     column = [padded[:, k * stride : k * stride + size] for k in range(5)]
-    for low, high in _SORT5:
-        column[low], column[high] = (
-            ops.minimum(column[low], column[high]),
-            ops.maximum(column[low], column[high]),
-        )
+    _exchange(column, _SORT5)
     values = [rank[:, k : k + size - 4] for rank in column for k in range(5)]
-    for low, high, wants_low, wants_high in _median_network():
-        a, b = values[low], values[high]
-        if wants_low:
-            values[low] = ops.minimum(a, b)
-        if wants_high:
-            values[high] = ops.maximum(a, b)
+    _exchange(values, MEDIAN25)
     return ops.pad(values[12], ((0, 0), (0, 4))) * _inside(rows, width)
 
 
@@ -480,56 +452,9 @@ def _repeat_border(plane: Tensor, axis: int) -> Tensor:
     return ops.concatenate([first, first, plane, last, last], axis=axis)
 
 
-@functools.cache
-def _median_network() -> tuple[tuple[int, int, bool, bool], ...]:
-    """Finds the comparators that bring the median of 25 to place 12.
-
-    Place 5 r + c holds the r-th smallest of column c. Rows are sorted next;
-    then the median is among the thirteen places on and near the
-    anti-diagonal, because every other has at least thirteen values on one
-    side of it. Those are sorted. By the 0-1 principle it is enough to look
-    at zeros and ones: comparators that never exchange are left out, and so
-    are outputs that nobody reads.
-
-    Returns:
-        (place of the smaller, place of the larger, whether the smaller is
-        read later, whether the larger is).
-    """
-    fillings = np.stack(
-        np.meshgrid(*[np.arange(6)] * 5, indexing="ij"), axis=-1
-    ).reshape(-1, 1, 5)
-    rank = np.arange(5)[:, None]
-    places = (rank >= 5 - fillings).reshape(-1, 25)
-    median = places.sum(axis=1) >= 13
-    kept = []
-    for low, high in _comparators():
-        swaps = places[:, low] & ~places[:, high]
-        if swaps.any():
-            kept.append((low, high))
-            places[swaps, low], places[swaps, high] = False, True
-    if not np.array_equal(places[:, 12], median):
-        raise RuntimeError("The median network is wrong.")
-    read = {12}
-    network = []
-    for low, high in reversed(kept):
-        if read & {low, high}:
-            network.append((low, high, low in read, high in read))
-            read |= {low, high}
-    return tuple(reversed(network))
-
-
-def _comparators() -> Iterator[tuple[int, int]]:
-    for row in range(5):
-        for low, high in _SORT5:
-            yield 5 * row + low, 5 * row + high
-    middle = [
-        5 * r + c
-        for r in range(5)
-        for c in range(5)
-        if (r + 1) * (c + 1) <= 13 and (5 - r) * (5 - c) <= 13
-    ]
-    # Six places lie below these thirteen, so their middle is the median; an
-    # odd-even transposition sort of them has the median in place 12.
-    for start in range(len(middle)):
-        for k in range(start % 2, len(middle) - 1, 2):
-            yield middle[k], middle[k + 1]
+def _exchange(
+    values: list[Tensor], comparators: Sequence[tuple[int, int]]
+) -> None:
+    for low, high in comparators:
+        a, b = values[low], values[high]
+        values[low], values[high] = ops.minimum(a, b), ops.maximum(a, b)

@@ -292,3 +292,8 @@ def _frame_of(picture: PIL.Image.Image) -> np.ndarray:
         return np.array(picture.convert("RGB"))
     pixels = np.asarray(picture.convert("RGBA"), np.float32)
     return np.rint(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+
+
+def to_uint8(saliency: np.ndarray) -> np.ndarray:
+    """A map in [0, 1] as grey levels: rounded to the nearest of 256."""
+    return np.rint(np.clip(saliency, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -56,6 +56,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import itertools
 import math
 from typing import Any
@@ -93,202 +94,229 @@ DECONVOLUTIONS = (
     Deconvolution("d5", 16, (1, 3), (1, 2)),
     Deconvolution("d6", 4, (3, 3), (2, 2)),
 )
-# D7's filters belong to the head.
-LAST_KERNEL = (3, 3)
-LAST_STRIDES = (2, 2)
+# By head: the paper's D7 makes the one map (its Figure 2). That of the authors'
+# program makes two, and a classifier one map of them.
+LAST = {
+    "paper": Deconvolution("d7", 1, (3, 3), (2, 2)),
+    "released": Deconvolution("d7", 2, (3, 3), (2, 2)),
+}
 
-# Dropout leaves out whole channels, and only behind stages that have so many.
+# Dropout leaves out whole channels, and only behind stages that have so many:
+# the first convolution and D1 to D4, units, or the readout's norms.
 DROPOUT_FILTERS = 64
 
-
-class Level(NamedTuple):
-    """One level of the skip network that joins a skip."""
-
-    end_point: str
-    lateral: int
-    filters: int
-
-
+# The skip network: filters of each skip's convolution, and of its level; then
+# filters, and the part of the map's size, of the levels behind them.
 SQUEEZED_FILTERS = 256
-LEVELS = (
-    Level("Mixed_4f", 128, 128),
-    Level("Mixed_3c", 64, 64),
-    Level("Conv3d_2c_3x3", 32, 32),
-)
-# Filters, and the part of the map's size, of the levels behind them.
+LEVELS = {
+    "Mixed_4f": (128, 128),
+    "Mixed_3c": (64, 64),
+    "Conv3d_2c_3x3": (32, 32),
+}
 ENDS = ((16, 4), (8, 2))
-
 
 # The readout: filters of each end point, of all together, and the part of the
 # map's size at which they meet.
 READOUT_FILTERS = 64
 PLACE_FILTERS = 32
 READOUT_PART = 8
-_NORM_EPSILON = 1e-3
 
 
-class _Style(NamedTuple):
-    """What all layers of one model share."""
+class _Stages:
+    """Stages of one model, and what all of them share.
 
-    dtype: keras.DTypePolicy
-    synchronized: bool
-    seeds: Iterator[int | None]
-    dropout: float
+    They take [batch, ..., height, width, channels], with time or without.
 
-
-class _Shapes(NamedTuple):
-    """Sizes that a network has to meet.
-
-    Attributes:
-        targets: Maps of one window.
-        map_size: Rows and columns of a map.
-        skips: [rows, columns, channels] of each skip, by end point.
+    Args:
+        seed: Of the initial weights; None draws from Keras' global seed.
+        dropout: Share of channels that dropout leaves out.
+        synchronized: Whether BatchNorm sees all replicas.
     """
 
-    targets: int
-    map_size: tuple[int, int]
-    skips: Mapping[str, tuple[int, int, int]]
+    def __init__(
+        self, seed: int | None, dropout: float, synchronized: bool
+    ) -> None:
+        self._seeds: Iterator[int | None] = (
+            itertools.repeat(None) if seed is None else itertools.count(seed)
+        )
+        self._dropout = dropout
+        self._synchronized = synchronized
+
+    def _kernel(self) -> keras.Initializer:
+        """PyTorch's default: uniform in +-1 / sqrt(fan-in).
+
+        Keras and PyTorch agree on the fan-in of a transposed convolution:
+        filters times kernel area (not input channels).
+        """
+        return keras.initializers.VarianceScaling(
+            1.0 / 3.0, "fan_in", "uniform", seed=next(self._seeds)
+        )
+
+    def _kernel_and_bias(self, fan_in: int) -> dict[str, keras.Initializer]:
+        """The same bound for both."""
+        bound = 1.0 / math.sqrt(fan_in)
+        return {
+            "kernel_initializer": self._kernel(),
+            "bias_initializer": keras.initializers.RandomUniform(
+                -bound, bound, seed=next(self._seeds)
+            ),
+        }
+
+    def convolve(
+        self, x: Tensor, filters: int, kernel: tuple[int, int, int], name: str
+    ) -> Tensor:
+        """Convolution of the same size, with a bias."""
+        convolution, kernel_ = _of_rank(x, kernel)
+        return convolution(
+            filters,
+            kernel_,
+            padding="same",
+            **self._kernel_and_bias(math.prod(kernel) * x.shape[-1]),
+            name=name,
+        )(x)
+
+    def unit(
+        self, x: Tensor, name: str, filters: int, kernel: tuple[int, int, int]
+    ) -> Tensor:
+        """Convolution, BatchNorm, ReLU; SAME in space, no padding in time.
+
+        Where one step of time is left, time goes.
+        """
+        spans = len(x.shape) == 5 and kernel[0] > 1
+        if spans and max(kernel[1:]) > 1:
+            rows, columns = (n // 2 for n in kernel[1:])
+            x = keras.layers.ZeroPadding3D(
+                (0, rows, columns), name=f"{name}_pad"
+            )(x)
+        convolution, kernel_ = _of_rank(x, kernel)
+        x = convolution(
+            filters,
+            kernel_,
+            padding="valid" if spans else "same",
+            use_bias=False,
+            kernel_initializer=self._kernel(),
+            name=name,
+        )(x)
+        x = self._batch_norm(x, name)
+        x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        if len(x.shape) == 5 and x.shape[1] == 1:
+            x = keras.layers.Reshape(x.shape[2:], name=f"{name}_last")(x)
+        return self.drop(x, name)
+
+    def reduce(self, x: Tensor, name: str, filters: int) -> Tensor:
+        """A unit over three steps of time, or over what is left of it."""
+        steps = min(3, x.shape[1]) if len(x.shape) == 5 else 1
+        return self.unit(x, name, filters, (steps, 3, 3))
+
+    def deconvolve(
+        self, x: Tensor, layer: Deconvolution, times: int = 1
+    ) -> Tensor:
+        """Transposed convolution that multiplies the size by the strides.
+
+        The whole transposed convolution is kernel - stride longer than that,
+        and the surplus is cut at the start of each axis (PyTorch's padding 1
+        with output_padding 1). TensorFlow's SAME cuts it at the end: another
+        network. With `times`, it also makes so many steps of each step of time.
+        """
+        kernel: tuple[int, ...] = layer.kernel
+        strides: tuple[int, ...] = layer.strides
+        crop = [(k - s, 0) for k, s in zip(kernel, strides, strict=True)]
+        transpose = keras.layers.Conv2DTranspose
+        cropping = keras.layers.Cropping2D
+        if times > 1 or len(x.shape) == 5:
+            x = _with_time(x, layer.name)
+            kernel, strides = (times, *kernel), (times, *strides)
+            crop = [(0, 0), *crop]
+            transpose = keras.layers.Conv3DTranspose
+            cropping = keras.layers.Cropping3D
+        x = transpose(
+            layer.filters,
+            kernel,
+            strides=strides,
+            **self._kernel_and_bias(layer.filters * math.prod(kernel)),
+            name=layer.name,
+        )(x)
+        return cropping(crop, name=f"{layer.name}_crop")(x)
+
+    def grow(self, x: Tensor, name: str, times: int) -> Tensor:
+        """Makes `times` steps of each by a transposed convolution, and ReLU."""
+        filters = x.shape[-1]
+        x = keras.layers.Conv3DTranspose(
+            filters,
+            (times, 1, 1),
+            strides=(times, 1, 1),
+            **self._kernel_and_bias(filters * times),
+            name=f"{name}_grow",
+        )(_with_time(x, name))
+        return keras.layers.ReLU(name=f"{name}_grow_relu")(x)
+
+    def relu_batch_norm(self, x: Tensor, name: str) -> Tensor:
+        """In this order after a transposed convolution."""
+        x = keras.layers.ReLU(name=f"{name}_relu")(x)
+        return self._batch_norm(x, name)
+
+    def _batch_norm(self, x: Tensor, name: str) -> Tensor:
+        return keras.layers.BatchNormalization(
+            epsilon=BATCH_NORM_EPSILON,
+            momentum=BATCH_NORM_MOMENTUM,
+            synchronized=self._synchronized,
+            name=f"{name}_bn",
+        )(x)
+
+    def drop(self, x: Tensor, name: str) -> Tensor:
+        """Dropout behind a stage, if there is any."""
+        if not self._dropout or x.shape[-1] < DROPOUT_FILTERS:
+            return x
+        dropout = {
+            4: keras.layers.SpatialDropout2D,
+            5: keras.layers.SpatialDropout3D,
+        }[len(x.shape)]
+        return dropout(
+            self._dropout, seed=next(self._seeds), name=f"{name}_dropout"
+        )(x)
+
+    def join(self, x: Tensor, skip: Tensor, filters: int, name: str) -> Tensor:
+        """A skip's channels, fewer of them, beside those of every step."""
+        lateral = self.unit(skip, f"{name}_skip", filters, (1, 1, 1))
+        if len(x.shape) == 5:
+            lateral = keras.layers.UpSampling3D(
+                (x.shape[1], 1, 1), name=f"{name}_skip_repeat"
+            )(_with_time(lateral, f"{name}_skip"))
+        return keras.layers.Concatenate(name=f"{name}_join")([x, lateral])
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """Brings the channels of each place to mean 0 and deviation 1."""
+        return keras.layers.LayerNormalization(
+            epsilon=1e-3, name=f"{name}_norm"
+        )(x)
+
+    def look(
+        self, x: Tensor, filters: int, name: str, *, kernel: int = 1
+    ) -> Tensor:
+        """Convolution of the readout."""
+        return keras.layers.Conv2D(
+            filters,
+            kernel,
+            padding="same",
+            kernel_initializer=keras.initializers.GlorotUniform(
+                next(self._seeds)
+            ),
+            name=name,
+        )(x)
 
 
-def _concatenate(streams: Sequence[Tensor]) -> Tensor:
-    """Joins streams on their channels, in the order given."""
-    if len(streams) == 1:
-        return streams[0]
-    return keras.ops.concatenate(list(streams), axis=-1)
+def _of_rank(x: Tensor, kernel: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Convolution and kernel of what has time, or has none."""
+    if len(x.shape) == 5:
+        return keras.layers.Conv3D, kernel
+    return keras.layers.Conv2D, kernel[1:]
 
 
-def _fan_in_uniform(fan_in: int, seed: int | None) -> keras.Initializer:
-    """PyTorch's default for a bias: uniform in +-1 / sqrt(fan_in)."""
-    bound = 1.0 / math.sqrt(fan_in)
-    return keras.initializers.RandomUniform(-bound, bound, seed=seed)
-
-
-def _kernel_init(seed: int | None) -> keras.Initializer:
-    """PyTorch's default for a kernel: the same bound, from Keras' fan-in.
-
-    Keras and PyTorch agree on the fan-in of a transposed convolution: filters
-    times kernel area (not input channels).
-    """
-    return keras.initializers.VarianceScaling(
-        1.0 / 3.0, "fan_in", "uniform", seed=seed
-    )
-
-
-def _convolve(
-    x: Tensor,
-    filters: int,
-    kernel: tuple[int, int, int],
-    name: str,
-    style: _Style,
-    *,
-    padding: str = "valid",
-    bias: bool = True,
-) -> Tensor:
-    """Convolution of [batch, ..., height, width, channels], time or none."""
-    is_flat = len(x.shape) == 4
-    fan_in = math.prod(kernel) * x.shape[-1]
-    return (keras.layers.Conv2D if is_flat else keras.layers.Conv3D)(
-        filters,
-        kernel[1:] if is_flat else kernel,
-        padding=padding,
-        use_bias=bias,
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        bias_initializer=(
-            _fan_in_uniform(fan_in, next(style.seeds)) if bias else None
-        ),
-        dtype=style.dtype,
-        name=name,
-    )(x)
-
-
-def _batch_norm(name: str, style: _Style) -> keras.Layer:
-    return keras.layers.BatchNormalization(
-        epsilon=BATCH_NORM_EPSILON,
-        momentum=BATCH_NORM_MOMENTUM,
-        synchronized=style.synchronized,
-        dtype=style.dtype,
-        name=name,
-    )
-
-
-def _drop(x: Tensor, name: str, style: _Style) -> Tensor:
-    """Dropout behind a stage, if there is any."""
-    if not style.dropout or x.shape[-1] < DROPOUT_FILTERS:
-        return x
-    spatial = {
-        4: keras.layers.SpatialDropout2D,
-        5: keras.layers.SpatialDropout3D,
-    }[len(x.shape)]
-    return spatial(
-        style.dropout,
-        seed=next(style.seeds),
-        dtype=style.dtype,
-        name=f"{name}_dropout",
-    )(x)
-
-
-def _with_time(x: Tensor, name: str, style: _Style) -> Tensor:
+def _with_time(x: Tensor, name: str) -> Tensor:
     """[batch, ...] as one step of time, [batch, 1, ...]."""
     if len(x.shape) == 5:
         return x
-    shape = (1, *x.shape[1:])
-    return keras.layers.Reshape(shape, dtype=style.dtype, name=name)(x)
-
-
-def _deconvolve(
-    x: Tensor, layer: Deconvolution, style: _Style, *, times: int = 1
-) -> Tensor:
-    """Transposed convolution that multiplies the size by the strides.
-
-    The whole transposed convolution is kernel - stride longer than that, and
-    the surplus is cut at the start of each axis (PyTorch's padding 1 with
-    output_padding 1). TensorFlow's SAME cuts it at the end: another network.
-    With `times`, it also makes so many steps of each step of time.
-    """
-    (kernel_h, kernel_w), (stride_h, stride_w) = layer.kernel, layer.strides
-    crop: tuple[tuple[int, int], ...]
-    crop = ((kernel_h - stride_h, 0), (kernel_w - stride_w, 0))
-    kernel: tuple[int, ...] = layer.kernel
-    strides: tuple[int, ...] = layer.strides
-    transpose, cropping = keras.layers.Conv2DTranspose, keras.layers.Cropping2D
-    if times > 1 or len(x.shape) == 5:
-        x = _with_time(x, f"{layer.name}_time", style)
-        kernel, strides = (times, *kernel), (times, *strides)
-        crop = ((0, 0), *crop)
-        transpose = keras.layers.Conv3DTranspose
-        cropping = keras.layers.Cropping3D
-    x = transpose(
-        layer.filters,
-        kernel,
-        strides=strides,
-        padding="valid",
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        bias_initializer=_fan_in_uniform(
-            layer.filters * math.prod(kernel), next(style.seeds)
-        ),
-        dtype=style.dtype,
-        name=layer.name,
-    )(x)
-    return cropping(crop, dtype=style.dtype, name=f"{layer.name}_crop")(x)
-
-
-def _relu_batch_norm(x: Tensor, name: str, style: _Style) -> Tensor:
-    """ReLU, then BatchNorm: in this order after a transposed convolution."""
-    x = keras.layers.ReLU(dtype=style.dtype, name=f"{name}_relu")(x)
-    return _batch_norm(f"{name}_bn", style)(x)
-
-
-def _paper_head(x: Tensor, style: _Style) -> Tensor:
-    """D7 makes the one map (the paper's Figure 2)."""
-    last = Deconvolution("d7", 1, LAST_KERNEL, LAST_STRIDES)
-    return _deconvolve(x, last, style)
-
-
-def _released_head(x: Tensor, style: _Style) -> Tensor:
-    """D7 makes two, and a classifier one of them (the authors' program)."""
-    last = Deconvolution("d7", 2, LAST_KERNEL, LAST_STRIDES)
-    x = _relu_batch_norm(_deconvolve(x, last, style), last.name, style)
-    return _convolve(x, 1, (1, 1, 1), "classifier", style)
+    return keras.layers.Reshape((1, *x.shape[1:]), name=f"{name}_time")(x)
 
 
 def growth(stages: int, targets: int) -> tuple[int, ...]:
@@ -305,219 +333,113 @@ def growth(stages: int, targets: int) -> tuple[int, ...]:
     return tuple(factors)
 
 
-def _paper_body(
-    x: Tensor,
-    skips: Mapping[str, Tensor],
+# === The networks: fused features, by end point, to log-odds ===
+
+
+def _paper(
+    fused: Mapping[str, Tensor],
+    stages: _Stages,
+    *,
     head: str,
-    shapes: _Shapes,
-    style: _Style,
+    targets: int,
+    map_size: tuple[int, int],
 ) -> Tensor:
-    """Fused features to log-odds, D1 to D7."""
-    del skips
-    _, time, height, width, _ = x.shape
-    x = _convolve(
-        x, TEMPORAL_FILTERS, (time, 1, 1), "conv3d", style, bias=False
-    )
-    x = _batch_norm("conv3d_bn", style)(x)
-    x = keras.layers.ReLU(dtype=style.dtype, name="conv3d_relu")(x)
-    x = keras.layers.Reshape(
-        (height, width, TEMPORAL_FILTERS), dtype=style.dtype, name="last_frame"
-    )(x)
-    x = _drop(x, "conv3d", style)
-    factors = growth(len(DECONVOLUTIONS), shapes.targets)
+    x = fused[parts.MAIN]
+    x = stages.unit(x, "conv3d", TEMPORAL_FILTERS, (x.shape[1], 1, 1))
+    factors = growth(len(DECONVOLUTIONS), targets)
     for layer, times in zip(DECONVOLUTIONS, factors, strict=True):
-        x = _deconvolve(x, layer, style, times=times)
-        x = _relu_batch_norm(x, layer.name, style)
-        x = _drop(x, layer.name, style)
-    x = HEADS[head](x, style)
-    if tuple(x.shape[-3:-1]) != shapes.map_size:
-        x = layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(
-            x
-        )
+        x = stages.deconvolve(x, layer, times)
+        x = stages.relu_batch_norm(x, layer.name)
+        x = stages.drop(x, layer.name)
+    x = stages.deconvolve(x, LAST[head])
+    if head == "released":
+        x = stages.relu_batch_norm(x, LAST[head].name)
+        x = stages.convolve(x, 1, (1, 1, 1), "classifier")
+    if tuple(x.shape[-3:-1]) != map_size:
+        x = layers.Resize(map_size, name="map_size")(x)
     return x
 
 
-def _unit(
-    x: Tensor,
-    name: str,
-    filters: int,
-    kernel: tuple[int, int, int],
-    style: _Style,
-) -> Tensor:
-    """Convolution, BatchNorm, ReLU; SAME in space, without padding in time."""
-    padding = "same"
-    if len(x.shape) == 5 and kernel[0] > 1:
-        rows, columns = (n // 2 for n in kernel[1:])
-        x = keras.layers.ZeroPadding3D(
-            (0, rows, columns), dtype=style.dtype, name=f"{name}_pad"
-        )(x)
-        padding = "valid"
-    x = _convolve(x, filters, kernel, name, style, padding=padding, bias=False)
-    x = _batch_norm(f"{name}_bn", style)(x)
-    x = keras.layers.ReLU(dtype=style.dtype, name=f"{name}_relu")(x)
-    # One step of time is none.
-    if len(x.shape) == 5 and kernel[0] > 1 and x.shape[1] == 1:
-        x = keras.layers.Reshape(
-            x.shape[2:], dtype=style.dtype, name=f"{name}_last"
-        )(x)
-    return _drop(x, name, style)
-
-
-def _join(
-    x: Tensor, skip: Tensor, level: Level, name: str, style: _Style
-) -> Tensor:
-    """A skip's channels, fewer of them, beside those of every step."""
-    lateral = _unit(skip, f"{name}_skip", level.lateral, (1, 1, 1), style)
-    if len(x.shape) == 5:
-        lateral = _with_time(lateral, f"{name}_skip_time", style)
-        lateral = keras.layers.UpSampling3D(
-            (x.shape[1], 1, 1), dtype=style.dtype, name=f"{name}_skip_repeat"
-        )(lateral)
-    return keras.layers.Concatenate(dtype=style.dtype, name=f"{name}_join")(
-        [x, lateral]
-    )
-
-
-def _skip_body(
-    x: Tensor,
-    skips: Mapping[str, Tensor],
+def _skip(
+    fused: Mapping[str, Tensor],
+    stages: _Stages,
+    *,
     head: str,
-    shapes: _Shapes,
-    style: _Style,
+    targets: int,
+    map_size: tuple[int, int],
 ) -> Tensor:
-    """Fused features to log-odds, level by level."""
-    del head
-    used = [level for level in LEVELS if level.end_point in skips]
-    stages: list[tuple[str, int, tuple[int, int], Level | None]] = [
-        (
-            level.end_point,
-            level.filters,
-            shapes.skips[level.end_point][:2],
-            level,
-        )
-        for level in used
+    rows, columns = map_size
+    # Name, filters, size, and filters of the skip that is joined.
+    table = [
+        (name, filters, fused[name].shape[1:3], lateral)
+        for name, (lateral, filters) in LEVELS.items()
+        if name in fused
     ]
-    rows, columns = shapes.map_size
     for number, (filters, part) in enumerate(ENDS, 1):
         size = (-(-rows // part), -(-columns // part))
-        stages.append((f"end{number}", filters, size, None))
-    x = _unit(x, "squeeze", SQUEEZED_FILTERS, (1, 1, 1), style)
-    x = _reduce(x, "deep", SQUEEZED_FILTERS, style)
+        table.append((f"end{number}", filters, size, 0))
+    x = stages.unit(fused[parts.MAIN], "squeeze", SQUEEZED_FILTERS, (1, 1, 1))
+    x = stages.reduce(x, "deep", SQUEEZED_FILTERS)
     grown = False
-    factors = growth(len(stages), shapes.targets)
-    for (name, filters, size, level), times in zip(
-        stages, factors, strict=True
+    factors = growth(len(table), targets)
+    for (name, filters, size, lateral), times in zip(
+        table, factors, strict=True
     ):
-        if (times > 1 or level is None) and not grown and len(x.shape) == 5:
-            x = _unit(x, f"{name}_rest", x.shape[-1], (x.shape[1], 1, 1), style)
+        if (times > 1 or not lateral) and not grown and len(x.shape) == 5:
+            x = stages.unit(x, f"{name}_rest", x.shape[-1], (x.shape[1], 1, 1))
         if times > 1:
-            x = _grow(x, name, times, style)
+            x = stages.grow(x, name, times)
             grown = True
-        x = layers.Resize(size, dtype=style.dtype, name=f"{name}_size")(x)
-        if level is not None:
-            x = _join(x, skips[name], level, name, style)
+        x = layers.Resize(size, name=f"{name}_size")(x)
+        if lateral:
+            x = stages.join(x, fused[name], lateral, name)
         if grown:
-            x = _unit(x, name, filters, (1, 3, 3), style)
+            x = stages.unit(x, name, filters, (1, 3, 3))
         else:
-            x = _reduce(x, name, filters, style)
-    x = layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(x)
-    return _convolve(x, 1, (1, 3, 3), "map", style, padding="same")
+            x = stages.reduce(x, name, filters)
+    x = layers.Resize(map_size, name="map_size")(x)
+    return stages.convolve(x, 1, (1, 3, 3), "map")
 
 
-def _reduce(x: Tensor, name: str, filters: int, style: _Style) -> Tensor:
-    """A unit over three steps of time, or over what is left of it."""
-    steps = min(3, x.shape[1]) if len(x.shape) == 5 else 1
-    x = _unit(x, name, filters, (steps, 3, 3), style)
-    if len(x.shape) == 5 and x.shape[1] == 1:
-        x = keras.layers.Reshape(
-            x.shape[2:], dtype=style.dtype, name=f"{name}_only"
-        )(x)
-    return x
-
-
-def _grow(x: Tensor, name: str, times: int, style: _Style) -> Tensor:
-    """Makes `times` steps of each by a transposed convolution, and ReLU."""
-    filters = x.shape[-1]
-    x = _with_time(x, f"{name}_time", style)
-    x = keras.layers.Conv3DTranspose(
-        filters,
-        (times, 1, 1),
-        strides=(times, 1, 1),
-        kernel_initializer=_kernel_init(next(style.seeds)),
-        bias_initializer=_fan_in_uniform(filters * times, next(style.seeds)),
-        dtype=style.dtype,
-        name=f"{name}_grow",
-    )(x)
-    return keras.layers.ReLU(dtype=style.dtype, name=f"{name}_grow_relu")(x)
-
-
-def _readout_body(
-    x: Tensor,
-    skips: Mapping[str, Tensor],
+def _readout(
+    fused: Mapping[str, Tensor],
+    stages: _Stages,
+    *,
     head: str,
-    shapes: _Shapes,
-    style: _Style,
+    targets: int,
+    map_size: tuple[int, int],
 ) -> Tensor:
-    """Fused features to log-odds: what each end point says of each place."""
-    del head
-    rows, columns = (-(-n // READOUT_PART) for n in shapes.map_size)
-    ends = {parts.MAIN: layers.LastStep(dtype=style.dtype, name="last")(x)}
-    ends |= skips
+    rows, columns = (-(-n // READOUT_PART) for n in map_size)
     votes = []
-    for end_point, features in ends.items():
-        y = _norm(features, end_point, style)
-        y = _drop(y, end_point, style)
-        y = _pointwise(y, READOUT_FILTERS, end_point, style)
-        size = f"{end_point}_size"
-        votes.append(
-            layers.Resize((rows, columns), dtype=style.dtype, name=size)(y)
-        )
+    for end_point, x in fused.items():
+        if end_point == parts.MAIN:
+            x = layers.LastStep(name="last")(x)
+        x = stages.drop(stages.norm(x, end_point), end_point)
+        x = stages.look(x, READOUT_FILTERS, end_point)
+        x = layers.Resize((rows, columns), name=f"{end_point}_size")(x)
+        votes.append(x)
     x = votes[0]
     if len(votes) > 1:
-        x = keras.layers.Add(dtype=style.dtype, name="sum")(votes)
-    x = keras.layers.Activation("gelu", dtype=style.dtype, name="sum_gelu")(x)
-    x = _drop(_norm(x, "sum", style), "sum", style)
-    x = _pointwise(x, PLACE_FILTERS, "places", style, kernel=3)
-    x = keras.layers.Activation("gelu", dtype=style.dtype, name="gelu")(x)
-    x = _pointwise(x, 1, "map", style)
-    return layers.Resize(shapes.map_size, dtype=style.dtype, name="map_size")(x)
+        x = keras.layers.Add(name="sum")(votes)
+    x = keras.layers.Activation("gelu", name="sum_gelu")(x)
+    x = stages.drop(stages.norm(x, "sum"), "sum")
+    x = stages.look(x, PLACE_FILTERS, "places", kernel=3)
+    x = keras.layers.Activation("gelu", name="gelu")(x)
+    x = stages.look(x, 1, "map")
+    return layers.Resize(map_size, name="map_size")(x)
 
 
-def _norm(x: Tensor, name: str, style: _Style) -> Tensor:
-    """Brings the channels of each place to mean 0 and deviation 1."""
-    return keras.layers.LayerNormalization(
-        epsilon=_NORM_EPSILON, dtype=style.dtype, name=f"{name}_norm"
-    )(x)
-
-
-def _pointwise(
-    x: Tensor, filters: int, name: str, style: _Style, *, kernel: int = 1
-) -> Tensor:
-    return keras.layers.Conv2D(
-        filters,
-        kernel,
-        padding="same",
-        kernel_initializer=keras.initializers.GlorotUniform(next(style.seeds)),
-        dtype=style.dtype,
-        name=name,
-    )(x)
-
-
-# As `parts.HEADS` and `parts.DECODERS` name them.
-HEADS: dict[str, Callable[[Tensor, _Style], Tensor]] = {
-    "paper": _paper_head,
-    "released": _released_head,
-}
+# As `parts.DECODERS` names them.
 DESIGNS: dict[str, Callable[..., Tensor]] = {
-    "paper": _paper_body,
-    "skip": _skip_body,
-    "readout": _readout_body,
+    "paper": _paper,
+    "skip": _skip,
+    "readout": _readout,
 }
 
 
 def magnification() -> tuple[int, int]:
     """Rows and columns of a map for each row and column of features."""
-    strides = [layer.strides for layer in DECONVOLUTIONS] + [LAST_STRIDES]
+    strides = [layer.strides for layer in (*DECONVOLUTIONS, LAST["paper"])]
     return math.prod(s[0] for s in strides), math.prod(s[1] for s in strides)
 
 
@@ -544,40 +466,25 @@ def build(
     """Builds an untrained decoder.
 
     Args:
-        streams: front ends in the order of fusion: ("rgb",), ("flow",) or
-            ("rgb", "flow").
-        design: "paper"; "skip" for the network that takes skips; "readout"
-            for the small one, which may take them.
-        head: "paper" (D7 has one filter) or "released" (two filters, ReLU,
-            BatchNorm and a 1 x 1 convolution, as in the authors' program);
-            of the paper's network.
-        feature_shape: [time, height, width, channels] of each stream. The
-            paper's first convolution spans all of time.
-        skip_shapes: {end point: [rows, columns, channels]} of each stream's
-            skips, some of `parts.SKIPS`; at least one for "skip", none for
-            "paper".
+        streams: In the order of fusion: some of "rgb" and "flow".
+        design: One of `DESIGNS`; "skip" needs skips, "readout" may take them.
+        head: One of `LAST`, of the paper's network.
+        feature_shape: [time, height, width, channels] of each stream.
+        skip_shapes: {end point: [rows, columns, channels]} of a stream's skips.
         tuned: {stream: model from other features to these}, trained together
             with the decoder and saved with it, as `tuned_i3d` builds it.
-        targets: maps of each window, one of `parts.TARGETS`: its last frames.
-        map_size: rows and columns of a map; None for 72 x height by 128 x
-            width.
-        dropout: share of channels that training leaves out, in front of D1
-            and behind D1 to D4 ("skip": behind the units; "readout": behind
-            the norms), those stages that have `DROPOUT_FILTERS` or more.
-        blur: standard deviation in pixels of a Gaussian over the map; 0 for
-            none.
-        learn_blur: whether its width is learnt.
-        centre_prior: "none", or what a learnt prior of each place starts
-            from, "neutral" or "gaussian"; see `layers.CentrePrior`.
-        sharpen: power to which served maps of what moves are raised; see
-            `layers.Sharpen`.
-        centre: weight by which they are drawn to the middle; likewise.
-        synchronized: whether BatchNorm takes its statistics over all replicas
-            of a strategy; without, each replica keeps its own and only the
-            first one's are saved.
-        dtype: dtype policy; None is Keras' global one.
-        seed: makes the initial weights reproducible; None draws from Keras'
-            global seed.
+        targets: Maps of each window, one of `parts.TARGETS`: its last frames.
+        map_size: Rows and columns of a map; None for 72 x height, 128 x width.
+        dropout: Share of channels that training leaves out behind the stages
+            that have `DROPOUT_FILTERS` or more.
+        blur: Standard deviation in pixels of a Gaussian over the map, or 0.
+        learn_blur: Whether its width is learnt.
+        centre_prior: "none", or what `layers.CentrePrior` starts from.
+        sharpen: Power of served maps of what moves, see `layers.Sharpen`.
+        centre: Weight by which they are drawn to the middle, likewise.
+        synchronized: Whether BatchNorm takes its statistics over all replicas.
+        dtype: Dtype policy; None is Keras' global one.
+        seed: Of the initial weights; None draws from Keras' global seed.
 
     Returns:
         A model from {part: [batch, *its shape]} (see `parts.name`) to saliency
@@ -585,60 +492,69 @@ def build(
         of several targets [batch, targets, *map_size, 1] in order of time.
 
     Raises:
-        ValueError: if an argument is none of the above, or some of them do not
-            go together.
+        ValueError: An argument is none of these, or some exclude each other.
     """
     windows.check_streams(streams)
     parts.check_decoder(design, head, tuple(skip_shapes or ()), targets)
-    _, height, width, _ = shape = tuple(feature_shape)
-    skip_sizes = {
-        end_point: (int(rows), int(columns), int(channels))
-        for end_point, (rows, columns, channels) in (skip_shapes or {}).items()
-    }
-    scale_h, scale_w = magnification()
-    map_size = map_size or (scale_h * height, scale_w * width)
+    if map_size is None:
+        rows, columns = magnification()
+        map_size = (rows * feature_shape[1], columns * feature_shape[2])
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-    style = _Style(policy, synchronized, _seeds(seed), dropout)
-    shapes = _Shapes(targets, (map_size[0], map_size[1]), skip_sizes)
-
     exact = "float64" if policy.variable_dtype == "float64" else "float32"
-
-    # === Functional model ===
-    tuned = tuned or {}
-    inputs = {
-        s: keras.Input(
-            tuned[s].input_shape[1:] if s in tuned else shape,
-            dtype=exact,
-            name=s,
+    shapes = {parts.MAIN: feature_shape, **(skip_shapes or {})}
+    inputs, fused = _fuse(streams, shapes, tuned or {}, exact)
+    with _default_policy(policy):
+        x = DESIGNS[design](
+            fused,
+            _Stages(seed, dropout, synchronized),
+            head=head,
+            targets=targets,
+            map_size=tuple(map_size),
         )
-        for s in streams
-    }
-    x = features = _concatenate(
-        [tuned[s](inputs[s]) if s in tuned else inputs[s] for s in streams]
-    )
-    skips = {}
-    for end_point, skip_shape in skip_sizes.items():
-        names = [parts.name(s, end_point) for s in streams]
-        inputs |= {
-            n: keras.Input(skip_shape, dtype=exact, name=n) for n in names
-        }
-        skips[end_point] = _concatenate([inputs[n] for n in names])
-    x = DESIGNS[design](x, skips, head, shapes, style)
-    if centre_prior != "none":
-        x = layers.CentrePrior(centre_prior, dtype=exact, name="prior")(x)
     # Half precision would leave some 1,000 grey levels and flush small
     # probabilities to zero.
-    x = keras.layers.Activation("sigmoid", dtype=exact, name="saliency")(x)
-    if blur or learn_blur:
-        x = layers.GaussianBlur(
-            blur, learned=learn_blur, dtype=exact, name="blur"
-        )(x)
-    if sharpen != 1 or centre:
-        x = layers.Sharpen(sharpen, centre, dtype=exact, name="sharpen")(
-            [x, features]
-        )
+    with _default_policy(exact):
+        if centre_prior != "none":
+            x = layers.CentrePrior(centre_prior, name="prior")(x)
+        x = keras.layers.Activation("sigmoid", name="saliency")(x)
+        if blur or learn_blur:
+            x = layers.GaussianBlur(blur, learned=learn_blur, name="blur")(x)
+        if sharpen != 1 or centre:
+            sharpened = layers.Sharpen(sharpen, centre, name="sharpen")
+            x = sharpened([x, fused[parts.MAIN]])
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
 
 
-def _seeds(seed: int | None) -> Iterator[int | None]:
-    return itertools.repeat(None) if seed is None else itertools.count(seed)
+def _fuse(
+    streams: Sequence[str],
+    shapes: Mapping[str, Sequence[int]],
+    tuned: Mapping[str, keras.Model],
+    dtype: str,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs by part, and by end point their channels, stream after stream."""
+    inputs, fused = {}, {}
+    for end_point, shape in shapes.items():
+        each = []
+        for name in (parts.name(stream, end_point) for stream in streams):
+            model = tuned.get(name)
+            inputs[name] = keras.Input(
+                model.input_shape[1:] if model else tuple(shape),
+                dtype=dtype,
+                name=name,
+            )
+            each.append(model(inputs[name]) if model else inputs[name])
+        fused[end_point] = (
+            keras.ops.concatenate(each, axis=-1) if len(each) > 1 else each[0]
+        )
+    return inputs, fused
+
+
+@contextlib.contextmanager
+def _default_policy(policy: str | keras.DTypePolicy) -> Iterator[None]:
+    """Inside, layers have this policy where they name none."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -184,15 +184,7 @@ def feature_shape(
     """Returns the shape of one window's pooled features.
 
     For instance 79 frames of 224 x 224 give (5, 5, 5, 1024).
-
-    Raises:
-      ValueError: a size below one.
     """
-    if min(frames, height, width) < 1:
-        raise ValueError(
-            "A window needs at least one frame, row and column. "
-            f"Received: frames={frames}, height={height}, width={width}"
-        )
     *size, channels = shapes(frames, height, width)["Mixed_5c"]
     time, rows, columns = (
         n - kernel + 1
@@ -318,20 +310,10 @@ def pool(features: Any) -> Any:
 
     Returns:
       [batch, 5, 5, 5, 1024] from [batch, 10, 7, 7, 1024].
-
-    Raises:
-      ValueError: a size of `features` is unknown.
     """
-    _, steps, rows, columns, _ = features.shape
-    if None in (steps, rows, columns):
-        raise ValueError(
-            "Pooling needs to know steps, rows and columns. Received: "
-            f"features of shape {tuple(features.shape)}; give the sizes to "
-            "`build`."
-        )
     return keras.ops.average_pool(
         features,
-        pooling_kernel(steps, rows, columns),
+        pooling_kernel(*features.shape[1:4]),
         strides=1,
         padding="valid",
         data_format="channels_last",
@@ -341,20 +323,16 @@ def pool(features: Any) -> Any:
 def build(
     channels: int,
     *,
-    end_point: str = "Mixed_5c",
-    pooled: bool = False,
     frames: int | None = None,
     height: int | None = 224,
     width: int | None = 224,
     dtype: str = "float32",
     name: str = "i3d",
 ) -> keras.Model:
-    """Returns I3D, frozen and in inference mode, with arbitrary weights.
+    """Returns I3D to Mixed_5c, frozen, in inference mode, any weights.
 
     Args:
       channels: 3 for RGB, 2 for flow.
-      end_point: one of `END_POINTS`.
-      pooled: put `pool` behind Mixed_5c; needs frames, height and width.
       frames: frames of a clip; None for any number.
       height: rows of a frame; None for any.
       width: columns of a frame; None for any.
@@ -364,24 +342,12 @@ def build(
 
     Returns:
       A model from float [batch, frames, height, width, channels] in [-1, 1] to
-      the end point: [batch, steps, rows, columns, channels], for instance
-      [batch, 10, 7, 7, 1024] at Mixed_5c.
-
-    Raises:
-      ValueError: an unknown end point, or `pooled` behind another than
-        Mixed_5c or with an unknown size.
+      [batch, steps, rows, columns, 1024]; see `at` for other end points.
     """
-    if pooled and end_point != "Mixed_5c":
-        raise ValueError(
-            "Only Mixed_5c is pooled. "
-            f"Received: pooled=True, end_point={end_point!r}"
-        )
     inputs = keras.Input((frames, height, width, channels), name="clip")
     x = inputs
-    for layer in layers(end_point):
+    for layer in LAYERS:
         x = _apply(layer, x, dtype)
-    if pooled:
-        x = pool(x)
     model = keras.Model(inputs, x, name=name)
     model.trainable = False
     return model

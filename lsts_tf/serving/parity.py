@@ -69,8 +69,8 @@ def frames() -> np.ndarray:
     """Two frames of drifting blobs, uint8 [2, 180, 320, 3].
 
     Few: where motion is ambiguous, rounding alone may end TV-L1 elsewhere in
-    single pixels, and the maps then say nothing of the graph. Two frames,
-    mirrored, have two flows, and on these it does not.
+    single pixels, and the maps then say nothing of the graph. Two frames have
+    one flow that is not zero, and on this it does not.
     """
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (9, 16, 3), np.uint8)

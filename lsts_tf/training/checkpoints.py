@@ -97,13 +97,8 @@ class Checkpoints:
 def found(folder: pathlib.Path) -> list[pathlib.Path]:
     """Checkpoints by their files, without suffix, the oldest first."""
     # The index is what is written last.
-    paths = [path.with_suffix("") for path in folder.glob("step-*.index")]
-    numbers = {
-        path: int(path.name.removeprefix("step-"))
-        for path in paths
-        if path.name.removeprefix("step-").isdecimal()
-    }
-    return sorted(numbers, key=numbers.__getitem__)
+    paths = (path.with_suffix("") for path in folder.glob("step-*.index"))
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _restored(state: tf.train.Checkpoint, path: pathlib.Path) -> bool:

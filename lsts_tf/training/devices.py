@@ -25,8 +25,6 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf.training import input_pipeline
-
 # Seconds that workers wait for each other at the start.
 START = 600.0
 # What TensorFlow says where workers add up tensors of several shapes.
@@ -142,17 +140,32 @@ def replicas(strategy: tf.distribute.Strategy) -> range:
 def rows(
     strategy: tf.distribute.Strategy, batch_size: int, accumulate: int = 1
 ) -> list[slice]:
-    """Which rows of a batch this worker reads, by micro-batch and replica.
+    """Rows of a batch that this worker reads, block by block.
+
+    A batch is cut into equal blocks, one for each micro-batch and, within it,
+    one for each replica.
+
+    Args:
+        strategy: The devices.
+        batch_size: Windows in a batch, over all replicas.
+        accumulate: Micro-batches.
 
     Raises:
-        ValueError: The batch cannot be shared evenly.
+        ValueError: A batch has no equal blocks.
     """
-    return input_pipeline.block_rows(
-        batch_size,
-        accumulate=accumulate,
-        replicas=strategy.num_replicas_in_sync,
-        here=replicas(strategy),
-    )
+    count = strategy.num_replicas_in_sync
+    size, rest = divmod(batch_size, count * accumulate)
+    if rest or not size:
+        raise ValueError(
+            f"--batch_size must be a multiple of the {count} replicas "
+            f"times --accumulate={accumulate}. Received: {batch_size}"
+        )
+    blocks = [
+        micro * count + replica
+        for micro in range(accumulate)
+        for replica in replicas(strategy)
+    ]
+    return [slice(k * size, (k + 1) * size) for k in blocks]
 
 
 def spread(strategy: tf.distribute.Strategy, each: Sequence[Any]) -> Any:

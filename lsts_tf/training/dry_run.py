@@ -21,20 +21,19 @@ from lsts_tf.training import input_pipeline
 from lsts_tf.training import trainer
 
 GIGA = 1e9
-# Bytes of a stored number, a float16.
-_HALF = 2
+# Bytes of a stored number, a float16, and of a record's target.
+_HALF, _TARGET = 2, 8
 
 
 def lines(settings: experiment.Experiment) -> Iterator[str]:
     """What a training takes, line by line."""
     data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     frames, number = {}, {}
-    for name, setting, otherwise, stride in (
-        ("training", "train_videos", "train", settings.train_stride),
-        ("validation", "val_videos", "", settings.val_stride),
+    training, validation = input_pipeline.choose_videos(data, settings)
+    for name, videos, stride in (
+        ("training", training, settings.train_stride),
+        ("validation", validation, settings.val_stride),
     ):
-        chosen = data.numbers(settings.videos(setting), otherwise=otherwise)
-        videos = data.choose(chosen, name, settings.geometry())
         frames[name] = [data.frame_counts[video] for video in videos]
         number[name] = windows.num_windows(
             frames[name], settings.geometry(stride)
@@ -79,7 +78,9 @@ def store_bytes(
         end_point = parts.stem(settings.finetune_from)
         main = i3d.shapes(settings.window, *size)[end_point]
     skips = i3d.skip_shapes(settings.skips, settings.window, *size)
-    record = _HALF * sum(map(math.prod, (main, *skips.values())))
+    record = sum(
+        _TARGET + _HALF * math.prod(shape) for shape in (main, *skips.values())
+    )
     stored = ["validation"]
     copies = {"validation": 1}
     if settings.features == "stored":
@@ -88,7 +89,7 @@ def store_bytes(
     wanted = sum(number[name] * copies[name] for name in stored)
     wanted *= record * len(settings.streams)
     if "flow" in settings.streams:
-        flow = _HALF * 2 * math.prod(parts.half(size))
+        flow = _TARGET + _HALF * 2 * math.prod(parts.half(size))
         wanted += sum(n - 1 for name in stored for n in frames[name]) * flow
     return wanted
 

@@ -13,8 +13,8 @@ epoch), so that a run can go on at any step without replaying what came before.
   640, 2], of the window's last frames in order of time. Videos of another
   size are brought to this one.
 
-A step's windows are read in equal blocks, one for each micro-batch and replica
-(`block_rows`), in threads that are a few steps ahead.
+A step's windows are read in blocks, one for each micro-batch and replica, in
+threads that are a few steps ahead.
 """
 
 import collections
@@ -33,6 +33,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from lsts_tf import experiment
 from lsts_tf import parts
 from lsts_tf import windows
 from lsts_tf.features import dataset
@@ -43,6 +44,7 @@ from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import truth as truth_lib
 
 # A window of frames has 12 MB, a video some 90: never shuffle whole windows.
+# In memory a frame of an open video takes some 150 KB for each stream.
 OPEN_VIDEOS = 8
 # Batches that are read at a time.
 THREADS = 4
@@ -54,46 +56,6 @@ Blocks = list[tuple[Windows, np.ndarray]]
 _T = TypeVar("_T")
 
 
-def block_rows(
-    batch_size: int,
-    *,
-    accumulate: int = 1,
-    replicas: int = 1,
-    here: range = range(1),
-) -> list[slice]:
-    """Rows of a batch that one worker reads, block by block.
-
-    A batch is cut into equal blocks, one for each micro-batch and, within it,
-    one for each replica.
-
-    Args:
-        batch_size: Windows in a batch, over all replicas.
-        accumulate: Micro-batches.
-        replicas: Replicas of all workers.
-        here: Those of this worker.
-
-    >>> block_rows(8, replicas=4, here=range(2, 4))
-    [slice(4, 6, None), slice(6, 8, None)]
-    >>> block_rows(8, accumulate=2, replicas=2)
-    [slice(0, 2, None), slice(4, 6, None)]
-
-    Raises:
-        ValueError: A batch has no equal blocks.
-    """
-    size, rest = divmod(batch_size, replicas * accumulate)
-    if rest or not size:
-        raise ValueError(
-            f"--batch_size must be a multiple of the {replicas} replicas "
-            f"times --accumulate={accumulate}. Received: {batch_size}"
-        )
-    blocks = [
-        micro * replicas + replica
-        for micro in range(accumulate)
-        for replica in here
-    ]
-    return [slice(k * size, (k + 1) * size) for k in blocks]
-
-
 def _random(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
     """Random numbers that depend on seed and epoch alone."""
     bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream])
@@ -102,16 +64,7 @@ def _random(seed: int, epoch: int, stream: int = 0) -> np.random.Generator:
 
 @functools.lru_cache(maxsize=2)
 def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of `count` things in one epoch.
-
-    Args:
-        count: How many.
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
-
-    Returns:
-        int64 [count], each of 0 … count - 1 once.
-    """
+    """The order of `count` things in one epoch: int64 [count]."""
     return _random(seed, epoch).permutation(count)
 
 
@@ -121,18 +74,25 @@ def view_indices(
 ) -> np.ndarray:
     """Which view each window of an epoch takes: int64 [count].
 
-    A pure function, as the order is; others each epoch.
-
-    Args:
-        count: Windows of an epoch.
-        num_views: Views besides the whole frame, which is view 0.
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
+    There are `num_views` besides the whole frame, which is view 0.
     """
     # Another stream of numbers than the order's, of the same key.
     shares = _random(seed, epoch, stream=1).random(count)
     # From the last one on, so that of two views the first half is view 1.
     return num_views - (shares * (num_views + 1)).astype(np.int64)
+
+
+def choose_videos(
+    data: dataset.Dataset, settings: experiment.Experiment
+) -> tuple[list[dataset.Key], list[dataset.Key]]:
+    """Keys of the videos to train on, and of those of the mini-validation."""
+    training = data.numbers(settings.videos("train_videos"), otherwise="train")
+    validation = data.numbers(settings.videos("val_videos"), otherwise="")
+    geometry = settings.geometry()
+    return (
+        data.choose(training, "training", geometry),
+        data.choose(validation, "validation", geometry),
+    )
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -222,7 +182,7 @@ class TrainingWindows:
         """Batches of the steps `first_step` … `last_step` - 1, in order.
 
         Args:
-            rows: Which rows of each batch to read, by block: `block_rows`.
+            rows: Which rows of each batch to read, by block: `devices.rows`.
             batch_size: Windows in a step, over all replicas.
             seed: Seed of the run.
             first_step: First step.
@@ -325,35 +285,23 @@ class StoredWindows(TrainingWindows):
                 the whole frame of all.
         """
         count = len(chosen)
-        if seen is None:
-            seen = np.zeros(count, int)
+        looks = list(self._features.items())
         features = {
             stream: np.empty((count, *store.shape), store.dtype)
-            for stream, store in self._features[views.WHOLE].items()
+            for stream, store in looks[0][1].items()
         }
-        several = () if self._maps == 1 else (self._maps,)
-        truth = np.empty((count, *several, *preprocess.MAP_SIZE, 2), np.uint8)
-        for index in np.unique(seen):
-            places = np.flatnonzero(seen == index)
-            view, kept = list(self._features.items())[index]
-            frames = [
-                (self.videos[place], frame)
-                for place, frame in self.frames(chosen[places])
-            ]
-            found = read_truth(self._truth, frames, view)
-            truth[places] = found.reshape(len(places), *truth.shape[1:])
-            pairs = [
-                (self.videos[place], target)
-                for place, target in chosen[places].tolist()
-            ]
+        truth = np.empty((count, self._maps, *parts.MAP_SIZE, 2), np.uint8)
+        for row, (place, target) in enumerate(chosen.tolist()):
+            view, kept = looks[0 if seen is None else seen[row]]
+            video = self.videos[place]
             for stream, store in kept.items():
-                features[stream][places] = store.read_batch(
-                    [
-                        (video, store.targets(video).index(target))
-                        for video, target in pairs
-                    ]
-                )
-        return features, truth
+                index = store.targets(video).index(target)
+                features[stream][row] = store.read(video, [index])[0]
+            frames = range(target + 1 - self._maps, target + 1)
+            truth[row] = read_truth(
+                self._truth, [(video, frame) for frame in frames], view
+            )
+        return features, truth[:, 0] if self._maps == 1 else truth
 
     def frames(self, chosen: Windows) -> list[tuple[int, int]]:
         """(place, frame) of each map of windows [B, 2], one after the other."""
@@ -418,7 +366,7 @@ def read_truth(
     view: views.View = views.WHOLE,
 ) -> np.ndarray:
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
-    batch = np.empty((len(pairs), *preprocess.MAP_SIZE, 2), np.uint8)
+    batch = np.empty((len(pairs), *parts.MAP_SIZE, 2), np.uint8)
     for row, (video, frame) in enumerate(pairs):
         number = dataset.number_of(video)
         map_ = view.of(number, truth.maps(video, [frame])[0])
@@ -441,16 +389,14 @@ def live_order(
     *,
     seed: int,
     epoch: int,
-    open_videos: int = OPEN_VIDEOS,
 ) -> Windows:
-    """Order of an epoch in which only a few videos are open at a time.
+    """Order of an epoch in which only `OPEN_VIDEOS` are open at a time.
 
     Args:
         counts: (place, frames) of each video, in the order of reading.
         geometry: Which windows a video has.
         seed: Seed of the run.
         epoch: Number of the epoch, from 0.
-        open_videos: Videos that are open at a time.
 
     Returns:
         int64 [N, 2], each window once. The next window comes from one of the
@@ -462,7 +408,7 @@ def live_order(
     left: list[tuple[int, list[int]]] = []
     order = []
     while left or waiting:
-        while waiting and len(left) < open_videos:
+        while waiting and len(left) < OPEN_VIDEOS:
             place, targets = waiting.pop()
             if targets:
                 left.append((place, rng.permutation(targets).tolist()))
@@ -486,9 +432,8 @@ class LiveWindows(TrainingWindows):
         videos: Keys of the videos to take.
         streams: What a window holds.
         geometry: Which windows to take.
-        flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; needed
-            where "flow" is a stream.
-        open_videos: Videos held in memory, some 150 KB a frame and stream.
+        flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; asked
+            for where "flow" is a stream.
         flip: Mirror half of the windows, others each epoch.
         size: Rows and columns of a frame as the network sees it.
         maps: Of how many of a window's last frames there is truth.
@@ -501,14 +446,11 @@ class LiveWindows(TrainingWindows):
         videos: Sequence[dataset.Key],
         streams: Sequence[str],
         geometry: windows.Geometry,
-        flows: FlowOfVideo | None = None,
-        open_videos: int = OPEN_VIDEOS,
+        flows: FlowOfVideo,
         flip: bool = False,
         size: tuple[int, int] = parts.SIZE,
         maps: int = 1,
     ) -> None:
-        if "flow" in streams and flows is None:
-            raise ValueError("Windows of flow need `flows`. Received: None")
         super().__init__(videos, int(flip))
         self._data = data
         self._geometry = geometry
@@ -517,14 +459,9 @@ class LiveWindows(TrainingWindows):
             (place, data.frame_counts[video])
             for place, video in enumerate(videos)
         )
-        self._open_videos = open_videos
-        self._open = functools.partial(
-            _OpenVideo,
-            streams=streams,
-            flows=flows,
-            geometry=geometry,
-            size=size,
-        )
+        self._streams = streams
+        self._flows = flows
+        self._size = size
 
     def __len__(self) -> int:
         frames = (count for _, count in self._counts)
@@ -532,13 +469,7 @@ class LiveWindows(TrainingWindows):
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
-        return live_order(
-            self._counts,
-            self._geometry,
-            seed=seed,
-            epoch=epoch,
-            open_videos=self._open_videos,
-        )
+        return live_order(self._counts, self._geometry, seed=seed, epoch=epoch)
 
     def _read_epochs(
         self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
@@ -565,18 +496,63 @@ class LiveWindows(TrainingWindows):
         keys = [self.videos[place] for place, _ in chosen.tolist()]
         last = {video: row for row, video in enumerate(keys)}
         source = self._data.videos(last)
-        opened: dict[dataset.Key, _OpenVideo] = {}
+        opened: dict[dataset.Key, tuple[dataset.Video, dict]] = {}
         for row, (video, target) in enumerate(
             zip(keys, chosen[:, 1].tolist(), strict=True)
         ):
             while video not in opened:
                 fresh = next(source)
-                opened[fresh.number] = self._open(fresh)
-            frames = self._geometry.window(target)
-            window = opened[video].window(frames, self._maps)
-            yield mirror(window) if seen[row] else window
+                opened[fresh.number] = fresh, self._signals(fresh)
+            yield self._window(*opened[video], target, is_mirrored=seen[row])
             if last[video] == row:
                 del opened[video]
+
+    def _signals(self, video: dataset.Video) -> dict[str, np.ndarray]:
+        """All of a video, and what is played before it: {stream: [T, …]}."""
+        played = video.after(self._geometry.lead(video.num_frames))
+        found = {}
+        if "rgb" in self._streams:
+            frames = played.frames()
+            found["rgb"] = np.stack(
+                [preprocess.squeeze(frame, self._size) for frame in frames]
+            )
+        if "flow" in self._streams:
+            rows = [flow.astype(np.float16) for flow in self._flows(played)]
+            # Row k is flow k; there is no flow 0, and nobody reads that row.
+            found["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
+        return found
+
+    def _window(
+        self,
+        video: dataset.Video,
+        signals: Mapping[str, np.ndarray],
+        target: int,
+        *,
+        is_mirrored: bool,
+    ) -> Batch:
+        """What a window holds, and the truth of its last frames."""
+        frames = self._geometry.window(target)
+        lead = len(self._geometry.lead(video.num_frames))
+        place = slice(frames.start + lead, frames.stop + lead)
+        found = {stream: all_[place] for stream, all_ in signals.items()}
+        truth = np.stack(
+            [
+                np.stack(
+                    [
+                        preprocess.density(decode_map(video.maps[frame])),
+                        preprocess.fixations(
+                            decode_map(video.fixations[frame])
+                        ),
+                    ],
+                    axis=-1,
+                )
+                for frame in frames[-self._maps :]
+            ]
+        )
+        if is_mirrored:
+            found = {s: preprocess.mirror(s, x) for s, x in found.items()}
+            truth = truth[..., ::-1, :]
+        return found, truth[0] if self._maps == 1 else truth
 
 
 def _batch(each: Sequence[Batch]) -> Batch:
@@ -584,60 +560,6 @@ def _batch(each: Sequence[Batch]) -> Batch:
     signals, truths = zip(*each, strict=True)
     features = {s: np.stack([x[s] for x in signals]) for s in signals[0]}
     return features, np.stack(truths)
-
-
-class _OpenVideo:
-    """A video decoded once, at the size of the network."""
-
-    def __init__(
-        self,
-        video: dataset.Video,
-        *,
-        streams: Sequence[str],
-        flows: FlowOfVideo | None,
-        geometry: windows.Geometry,
-        size: tuple[int, int],
-    ) -> None:
-        self._video = video
-        self._signals: dict[str, np.ndarray] = {}
-        lead = geometry.lead(video.num_frames)
-        self._lead = len(lead)
-        played = video.after(lead)
-        if "rgb" in streams:
-            self._signals["rgb"] = np.stack(
-                [preprocess.squeeze(frame, size) for frame in played.frames()]
-            )
-        if "flow" in streams and flows is not None:
-            rows = [flow.astype(np.float16) for flow in flows(played)]
-            # Row k is flow k; there is no flow 0, and nobody reads that row.
-            self._signals["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
-
-    def window(self, frames: range, maps: int) -> Batch:
-        """What a window holds, and the truth of its last frames."""
-        place = slice(frames.start + self._lead, frames.stop + self._lead)
-        truth = np.stack([self._truth(frame) for frame in frames[-maps:]])
-        signals = {s: v[place] for s, v in self._signals.items()}
-        return signals, truth[0] if maps == 1 else truth
-
-    def _truth(self, frame: int) -> np.ndarray:
-        density = decode_map(self._video.maps[frame])
-        fixated = decode_map(self._video.fixations[frame])
-        return np.stack(
-            [preprocess.density(density), preprocess.fixations(fixated)],
-            axis=-1,
-        )
-
-
-def mirror(window: Batch) -> Batch:
-    """A window of a live batch, left and right exchanged all over the clip.
-
-    What moved to the right moves to the left then.
-    """
-    signals, truth = window
-    return (
-        {s: preprocess.mirror(s, signal) for s, signal in signals.items()},
-        truth[..., ::-1, :],
-    )
 
 
 def decode_map(png: bytes) -> np.ndarray:

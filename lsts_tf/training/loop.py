@@ -8,7 +8,6 @@ end of an epoch whose line is missing validates again, so a kill at any moment
 costs repeated work and nothing else.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -23,6 +22,7 @@ from typing import Any
 from absl import logging
 import keras
 import numpy as np
+import tensorflow as tf
 import tqdm
 
 from lsts_tf import experiment
@@ -112,6 +112,8 @@ class Run:
         )
         self._last_step = self._in_epoch * settings.epochs
         self._signals = Signals()
+        # Seconds of each step since the last log: waiting for data, and all.
+        self._times: list[tuple[float, float]] = []
         self._checkpoints = checkpoints.Checkpoints(
             folder / "checkpoints",
             trainer.checkpoint(),
@@ -122,10 +124,10 @@ class Run:
     def train(self) -> int:
         """Train to the end, or until asked to stop; returns the exit code."""
         first_step = self._resume()
-        # The chief's word counts, whatever the others see yet.
+        # The chief decides: others may not see its newest files yet.
         due = self._is_chief and self._is_unvalidated(first_step)
         due = bool(devices.total(self._strategy, due) > 0)
-        self._watch = self._open_monitor(first_step, epoch_again=due)
+        self._watch = self._open_monitor(first_step)
         self._choose_pictures()
         try:
             with contextlib.closing(self._watch), self._signals:
@@ -177,12 +179,11 @@ class Run:
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
-    def _open_monitor(self, step: int, *, epoch_again: bool) -> monitor.Monitor:
+    def _open_monitor(self, step: int) -> monitor.Monitor:
         watch = monitor.Monitor(
             self._folder / "logs" if self._is_chief else None,
             first_step=step,
             note=self._note,
-            epoch_again=epoch_again,
         )
         watch.text(step, "experiment", self._settings.flagfile_text())
         watch.text(step, "environment", monitor.environment())
@@ -202,6 +203,16 @@ class Run:
         )
 
     def _train_from(self, first_step: int) -> None:
+        steps = self._last_step - first_step
+        if self._settings.profile_steps and steps <= WARM:
+            logging.warning(
+                "--profile_steps=%d writes no profile: the first %d steps are "
+                "left out, and this run has %d. Raise --epochs, or leave it "
+                "out.",
+                self._settings.profile_steps,
+                WARM,
+                steps,
+            )
         batches = self._training.training(
             devices.rows(
                 self._strategy,
@@ -213,11 +224,9 @@ class Run:
             first_step=first_step,
             last_step=self._last_step,
         )
-        clock = Clock(self._settings.batch_size)
-        profile = self._profile(first_step)
         with (
             contextlib.closing(batches),
-            contextlib.closing(profile),
+            contextlib.ExitStack() as profile,
             tqdm.tqdm(
                 total=self._last_step,
                 initial=first_step,
@@ -226,37 +235,30 @@ class Run:
                 disable=not self._is_chief,
             ) as bar,
         ):
-            for step, blocks in enumerate(clock.waiting(batches), first_step):
-                profile.before(step)
-                self._log_graph(blocks)
+            begin = time.perf_counter()
+            for step, blocks in enumerate(batches, first_step):
+                waited = time.perf_counter() - begin
+                self._profile(step - first_step - WARM, profile)
+                if self._settings.graph and step == first_step:
+                    self._watch.graph(self._trainer.graph(blocks))
                 values = self._step(blocks, step)
                 bar.update()
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
-                self._log(step + 1, values, clock)
-                clock.pause()
+                self._times.append((waited, time.perf_counter() - begin))
+                self._log(step + 1, values)
                 self._save(step + 1)
                 if (step + 1) % self._in_epoch == 0:
                     self._end_epoch(step + 1)
+                begin = time.perf_counter()
 
-    def _profile(self, first_step: int) -> monitor.Profile:
+    def _profile(self, step: int, profile: contextlib.ExitStack) -> None:
+        """Begin or end a profile; steps count from the first that may be."""
         count = self._settings.profile_steps if self._is_chief else 0
-        if count and self._last_step - first_step <= WARM:
-            logging.warning(
-                "--profile_steps=%d writes no profile: the first %d steps are "
-                "left out, and this run has %d. Raise --epochs, or leave it "
-                "out.",
-                count,
-                WARM,
-                self._last_step - first_step,
-            )
-        return monitor.Profile(
-            self._folder / "logs", first=first_step + WARM, count=count
-        )
-
-    def _log_graph(self, blocks: Sequence[input_pipeline.Batch]) -> None:
-        wanted = self._is_chief and self._settings.graph
-        if wanted and not self._watch.has_graph:
-            self._watch.graph(self._trainer.graph(blocks))
+        if step == 0 < count:
+            logs = str(self._folder / "logs")
+            profile.enter_context(tf.profiler.experimental.Profile(logs))
+        elif step == count:
+            profile.close()
 
     def _step(
         self, blocks: Sequence[input_pipeline.Batch], step: int
@@ -284,14 +286,19 @@ class Run:
                 "lower --learning_rate."
             ) from error
 
-    def _log(
-        self, step: int, values: Mapping[str, float], clock: "Clock"
-    ) -> None:
+    def _log(self, step: int, values: Mapping[str, float]) -> None:
         if step % self._settings.log_steps and step != self._last_step:
             return
-        rate = {"train/learning_rate": self._trainer.learning_rate}
-        curves = {f"train/{name}": value for name, value in values.items()}
-        self._watch.scalars(step, curves | rate | clock.read())
+        rate = {"learning_rate": self._trainer.learning_rate}
+        self._watch.scalars(step, "train", {**values, **rate})
+        waited, spent = map(sum, zip(*self._times, strict=True))
+        count = len(self._times) * self._settings.batch_size
+        speed = {
+            "windows_a_second": count / spent,
+            "share_of_waiting": waited / spent,
+        }
+        self._watch.scalars(step, "speed", speed)
+        self._times.clear()
 
     def _save(self, step: int) -> None:
         """Save where it is time to; stop where a worker was asked to."""
@@ -319,8 +326,8 @@ class Run:
             seen, scores = self._validate(step)
             if not self._is_chief:
                 return
-            self._watch.scalars(step, _named("train", seen))
-            self._watch.scalars(step, _named("validation", scores))
+            self._watch.scalars(step, "train", seen)
+            self._watch.scalars(step, "validation", scores)
             self._log_pictures(step)
             records = [r for r in self._records() if r["step"] < step]
             epoch = step // self._in_epoch
@@ -331,7 +338,7 @@ class Run:
             )
             with checkpoints.writing(self._folder):
                 save_model(self._trainer.model, self._folder / "model.keras")
-                if _is_best(scores["cc"], [r["cc"] for r in records]):
+                if is_best(scores["cc"], [r["cc"] for r in records]):
                     save_model(self._trainer.model, self._folder / "best.keras")
         if self._settings.histograms:
             weights = {v.path: v.numpy() for v in self._trainer.model.weights}
@@ -385,10 +392,6 @@ class Run:
         self._watch.pictures(step, self._frames, target, maps)
 
 
-def _named(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
 def require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
     """Stop where workers do not continue from the same checkpoint.
 
@@ -414,7 +417,7 @@ def require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
     )
 
 
-def _is_best(score: float, before: Sequence[float]) -> bool:
+def is_best(score: float, before: Sequence[float]) -> bool:
     """Whether a score is above all before it that are numbers.
 
     Where none is, the newest counts, so that there always is a best one.
@@ -427,47 +430,3 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
     with files.replacing(path, lasting=True) as temporary:
         model.save(temporary)
-
-
-class Clock:
-    """Windows a second, and the share of time spent waiting for data.
-
-    From a pause until the next batch is asked for, no time passes.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._start = time.perf_counter()
-        self._paused: float | None = None
-        self._waited = 0.0
-        self._steps = 0
-
-    def pause(self) -> None:
-        """Stop the clock until the next batch is asked for."""
-        self._paused = time.perf_counter()
-
-    def waiting(self, batches: Any) -> Iterator[Any]:
-        """The same batches, with the time counted that they take to come."""
-        iterator = iter(batches)
-        while True:
-            before = time.perf_counter()
-            if self._paused is not None:
-                self._start += before - self._paused
-                self._paused = None
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waited += time.perf_counter() - before
-            self._steps += 1
-            yield batch
-
-    def read(self) -> dict[str, float]:
-        """Figures since the last reading."""
-        spent = time.perf_counter() - self._start
-        values = {
-            "speed/windows_a_second": self._steps * self._batch_size / spent,
-            "speed/share_of_waiting": self._waited / spent,
-        }
-        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
-        return values

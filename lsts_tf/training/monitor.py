@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import itertools
+import dataclasses
 import os
 import pathlib
 import platform
-import time
 from typing import Any
 
 import keras
 import numpy as np
-from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.hparams import api as hparams
 import tensorflow as tf
@@ -29,9 +27,6 @@ from lsts_tf.media import draw as overlay
 from lsts_tf.media import files
 from lsts_tf.training import checkpoints
 
-# Curves with a point at each step; all others are of the ends of epochs.
-OF_STEPS = ("train/loss", "train/gradient_norm", "train/learning_rate")
-
 
 class Monitor:
     """Writes one run's events.
@@ -40,14 +35,9 @@ class Monitor:
 
     Args:
         folder: Folder of the events; None: nothing is written.
-        first_step: Step that the run starts from or continues at. What was
-            logged after it, before a kill, is removed from the files.
+        first_step: Step that the run starts from or continues at. TensorBoard
+            drops what was logged after it, before a kill.
         note: Said on every picture, such as "random I3D weights".
-        epoch_again: Whether the epoch that ends at `first_step` is logged
-            again, so that what is there of it is removed, too.
-
-    Attributes:
-        has_graph: Whether there is something under Graphs already.
     """
 
     def __init__(
@@ -56,17 +46,23 @@ class Monitor:
         *,
         first_step: int,
         note: str = "",
-        epoch_again: bool = False,
     ) -> None:
         self._note = note
         self._folder = folder
-        self.has_graph = False
         self._writer = tf.summary.create_noop_writer()
         if folder is not None:
             with checkpoints.writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                self.has_graph = _keep_until(folder, first_step, epoch_again)
                 self._writer = tf.summary.create_file_writer(str(folder))
+                restart = event_pb2.Event(
+                    step=first_step + 1,
+                    session_log=event_pb2.SessionLog(
+                        status=event_pb2.SessionLog.START
+                    ),
+                )
+                tf.raw_ops.ImportEvent(
+                    writer=self._writer._resource,
+                    event=restart.SerializeToString(),
+                )
 
     @contextlib.contextmanager
     def _writing(self, step: int) -> Iterator[None]:
@@ -78,11 +74,13 @@ class Monitor:
         ):
             yield
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers by name."""
+    def scalars(
+        self, step: int, group: str, values: Mapping[str, float]
+    ) -> None:
+        """Log numbers by name; those of a group stand side by side."""
         with self._writing(step):
             for name, value in values.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(f"{group}/{name}", value)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Log a text, shown line by line."""
@@ -108,7 +106,6 @@ class Monitor:
 
     def graph(self, graph: tf.Graph) -> None:
         """Show a function's operations under Graphs."""
-        self.has_graph = True
         with self._writing(0):
             tf.summary.graph(graph)
 
@@ -169,47 +166,12 @@ def frames_of(
     data: dataset.Dataset, chosen: Sequence[tuple[dataset.Key, int]]
 ) -> list[np.ndarray]:
     """Frames of (video, frame) pairs, uint8 [H, W, 3], in that order."""
-    found: dict[tuple[dataset.Key, int], np.ndarray] = {}
-    numbers = {video for video, _ in chosen}
-    for video in data.videos(numbers):
-        wanted = {t for v, t in chosen if v == video.number}
-        last = max(wanted) + 1
-        frames = itertools.islice(video.frames(), last)
-        for index, frame in enumerate(frames):
-            if index in wanted:
-                found[video.number, index] = frame
-    return [found[video, int(target)] for video, target in chosen]
-
-
-class Profile:
-    """Profiles a few steps, for TensorBoard's profile page.
-
-    Args:
-        folder: Folder of the events.
-        first: Step before which it begins.
-        count: Steps; 0: none.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, first: int, count: int) -> None:
-        self._folder = folder
-        self._first = first
-        self._last = first + count
-        self._runs = False
-
-    def before(self, step: int) -> None:
-        """Start or stop; called before each step, by its number."""
-        if step == self._first < self._last:
-            tf.profiler.experimental.start(str(self._folder))
-            self._runs = True
-        elif step == self._last:
-            self.close()
-
-    def close(self) -> None:
-        """Write what was profiled."""
-        if self._runs:
-            self._runs = False
-            with checkpoints.writing(self._folder):
-                tf.profiler.experimental.stop()
+    videos = {v.number: v for v in data.videos({key for key, _ in chosen})}
+    pictures: list[np.ndarray] = []
+    for key, frame in chosen:
+        jpegs = videos[key].jpegs[frame : frame + 1]
+        pictures += dataclasses.replace(videos[key], jpegs=jpegs).frames()
+    return pictures
 
 
 def environment() -> str:
@@ -229,57 +191,3 @@ def environment() -> str:
         details = tf.config.experimental.get_device_details(device)
         found.append(f"device {device.name} {details.get('device_name', '')}")
     return "\n".join(found)
-
-
-def _keep_until(folder: pathlib.Path, step: int, epoch_again: bool) -> bool:
-    """Leave of the events those up to `step`, each once, in one file.
-
-    A killed run has logged more than its last checkpoint knows, and logs it
-    again when it continues. Returns whether a graph is among them.
-    """
-    paths = sorted(folder.glob("*tfevents*"))
-    if not paths:
-        return False
-    name = f"events.out.tfevents.{int(time.time()):010d}.{os.getpid()}.{step}"
-    seen: set[Any] = set()
-    with (
-        files.replacing(folder / name, lasting=True) as temporary,
-        tf.io.TFRecordWriter(str(temporary)) as writer,
-    ):
-        for record in itertools.chain.from_iterable(
-            event_file_loader.RawEventFileLoader(str(path)).Load()
-            for path in paths
-        ):
-            event = event_pb2.Event.FromString(record)
-            what = event.WhichOneof("what")
-            tags = tuple(value.tag for value in event.summary.value)
-            if (event.step, what, tags) not in seen and not _is_logged_again(
-                event, step, epoch_again
-            ):
-                seen.add((event.step, what, tags))
-                writer.write(record)
-    for path in paths:
-        if path.name != name:
-            path.unlink()
-    return any(what == "graph_def" for _, what, _ in seen)
-
-
-def _is_logged_again(
-    event: event_pb2.Event, step: int, epoch_again: bool
-) -> bool:
-    """Whether a run that continues after `step` logs this event itself."""
-    values = event.summary.value
-    if not values or event.step < step:
-        return any(_plugin(value) == "hparams" for value in values)
-    if event.step > step or any(
-        _plugin(value) in ("text", "hparams") for value in values
-    ):
-        return True
-    return epoch_again and any(
-        value.tag not in OF_STEPS and not value.tag.startswith("speed/")
-        for value in values
-    )
-
-
-def _plugin(value: Any) -> str:
-    return value.metadata.plugin_data.plugin_name

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import experiment
+from lsts_tf import parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder
@@ -72,7 +73,7 @@ def build_model(
         feature_shape=tuple(feature_shape),
         skip_shapes=skip_shapes,
         tuned=tuned,
-        map_size=preprocess.MAP_SIZE,
+        map_size=parts.MAP_SIZE,
         synchronized=synchronized,
     )
 
@@ -95,21 +96,16 @@ def read_init(settings: experiment.Experiment, **shapes: Any) -> keras.Model:
     trained = keras.models.load_model(path, compile=False)
     wanted = build_model(settings, **shapes)
     there, here = (
-        {x.name: x.shape for x in model.inputs}
-        | {weight.path: weight.shape for weight in model.weights}
+        {x.name: tuple(x.shape) for x in model.inputs}
+        | {weight.path: tuple(weight.shape) for weight in model.weights}
         for model in (trained, wanted)
     )
-    if there != here:
-        names = sorted(
-            name
-            for name in there.keys() | here.keys()
-            if there.get(name) != here.get(name)
-        )
+    if differing := sorted(name for name, _ in there.items() ^ here.items()):
         raise ValueError(
             "--init takes a model of the network that is trained. Received: "
-            f"{path}, which differs in {len(names)} inputs and weights, the "
-            f"first of them {names[0]}. Take the settings in the "
-            f"{experiment.FLAGFILE} beside it, or leave --init out."
+            f"{path}, in which {differing[0]} and perhaps others differ. Take "
+            f"the settings in the {experiment.FLAGFILE} beside it, or leave "
+            "--init out."
         )
     return trained
 
@@ -127,8 +123,7 @@ class Trainer:
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
-            their micro-batches; XLA is asked for with several replicas; or
-            no device here has the precision (`check_precision`).
+            their micro-batches, or XLA is asked for with several replicas.
     """
 
     def __init__(
@@ -140,7 +135,6 @@ class Trainer:
         steps: int = 1,
         **model: Any,
     ) -> None:
-        check_precision(settings)
         devices.rows(strategy, settings.batch_size, settings.accumulate)
         if settings.jit and strategy.num_replicas_in_sync > 1:
             raise ValueError(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lsts_tf.features import preprocess
+from lsts_tf.media import images
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import truth as truth_lib
@@ -53,7 +53,7 @@ def validate(
         truth = np.concatenate([truth for _, truth in batches])[real]
         # Each frame is scored, of several maps of a window too.
         size = maps.shape[-2:]
-        levels = preprocess.to_uint8(maps).reshape(-1, *size)
+        levels = images.to_uint8(maps).reshape(-1, *size)
         each = [
             _scores(frame, map_, both, scorer)
             for frame, map_, both in zip(

@@ -1,10 +1,18 @@
-"""What the tests of all dataset builders share."""
+"""What the tests of all dataset builders share.
 
+A test's module names its dataset, `DATASET`; a test may name another one.
+"""
+
+import importlib
 import re
 
 import pytest
 
 from tests import clip_folders
+
+
+def builder_of(name):
+    return importlib.import_module(f"{name}.{name}_dataset_builder").Builder
 
 
 @pytest.fixture
@@ -15,10 +23,29 @@ def manual(tmp_path):
 
 
 @pytest.fixture
-def refused_by(manual, tmp_path):
+def build(manual, tmp_path, request):
+    """Builds what is in `manual`, and returns {split: {number: example}}."""
+
+    def check(name=None):
+        builder = clip_folders.build(
+            builder_of(name or request.module.DATASET),
+            manual,
+            tmp_path / "tfds",
+        )
+        return {
+            split: clip_folders.examples(builder, split)
+            for split in builder.info.splits
+        }
+
+    return check
+
+
+@pytest.fixture
+def refused(manual, tmp_path, request):
     """Asserts that a build fails and that the message says all the words."""
 
-    def check(builder, *words):
+    def check(*words, name=None):
+        builder = builder_of(name or request.module.DATASET)
         with pytest.raises(ValueError, match=r"Received: ") as caught:
             clip_folders.build(builder, manual, tmp_path / "tfds")
         for word in words:

@@ -1,53 +1,25 @@
 """OSIE, Crowd and Scene: maps by the recipe, and every refusal."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
-from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from crowd import crowd_dataset_builder
 import gaze_dataset
 from lsts_tf import windows
 from lsts_tf.features import dataset
-from osie import osie_dataset_builder
 from scene import scene_dataset_builder
-import still_dataset
 from tests import clip_folders
 from tests import still_folders
 from ucf_sports import ucf_sports_dataset_builder
 
 ROOT = pathlib.Path(__file__).parents[2]
-BUILDERS = {
-    "osie": osie_dataset_builder.Builder,
-    "crowd": crowd_dataset_builder.Builder,
-    "scene": scene_dataset_builder.Builder,
-}
-MATS = {name: builder.FIXATIONS for name, builder in BUILDERS.items()}
+DATASET = "osie"
 OSIE = (600, 800)
-
-
-class OsieTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = osie_dataset_builder.Builder
-    SPLITS: ClassVar = {"train": 2, "test": 1}
-
-
-class CrowdTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = crowd_dataset_builder.Builder
-    SPLITS: ClassVar = {"train": 2, "test": 1}
-
-
-class SceneTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = scene_dataset_builder.Builder
-    SPLITS: ClassVar = {"train": 6, "test": 1}
 
 
 def write_osie(root, paths, number=1002):
@@ -56,30 +28,6 @@ def write_osie(root, paths, number=1002):
 
 def write_scene(root, paths, size):
     return still_folders.write_scene(root, {1: paths}, {1: size})
-
-
-@pytest.fixture
-def build(manual, tmp_path):
-    """Builds what is in `manual`, and returns {split: {number: example}}."""
-
-    def build(name="osie"):
-        builder = clip_folders.build(
-            BUILDERS[name], manual, tmp_path / f"tfds_{name}"
-        )
-        return {
-            split: clip_folders.examples(builder, split)
-            for split in builder.info.splits
-        }
-
-    return build
-
-
-@pytest.fixture
-def refused(refused_by):
-    def check(*words, name="osie"):
-        refused_by(BUILDERS[name], *words)
-
-    return check
 
 
 @pytest.fixture
@@ -109,20 +57,6 @@ def reference(points, size, sigma):
     return np.floor(255 * total / total.max() + 0.5).astype(np.uint8)
 
 
-# === The contract ===
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_features_are_the_contract_and_the_name(name):
-    info = BUILDERS[name](data_dir="unused").info
-    assert set(info.features) == {*dataset.FEATURES, "name"}
-    size = BUILDERS[name].SIZE or (None, None)
-    assert info.features["frames"].shape == (None, *size, 3)
-    assert info.features["maps"].shape == (None, *size, 1)
-    assert "degree of visual" in info.description
-    assert "Zhao, Qi" in info.citation
-
-
 def test_an_example_is_a_video_of_one_frame(osie, build):
     ((split, found),) = build().items()
     (example,) = found.values()
@@ -140,97 +74,81 @@ def test_an_example_is_a_video_of_one_frame(osie, build):
         assert (header.width, header.height) == (800, 600)
 
 
-def test_multiples_of_7_are_for_testing(manual, build):
-    sizes = dict.fromkeys(range(1, 16), (20, 24))
+def test_sizes_of_scene_vary_and_multiples_of_7_are_for_testing(manual, build):
+    sizes = {n: (20 + n, 40 - n) for n in range(1, 16)}
     gaze = {n: still_folders.look(size, n) for n, size in sizes.items()}
     still_folders.write_scene(manual / "clone", gaze, sizes)
     found = build("scene")
     assert list(found["test"]) == [7, 14]
     assert list(found["train"]) == [n for n in sizes if n not in (7, 14)]
-
-
-def test_sizes_of_scene_are_of_each_photograph_its_own(manual, build):
-    sizes = {1: (30, 40), 2: (64, 32)}
-    gaze = {n: still_folders.look(size, n) for n, size in sizes.items()}
-    still_folders.write_scene(manual, gaze, sizes)
-    found = build("scene")["train"]
-    for number, size in sizes.items():
-        assert picture(found[number], "frames").shape == (*size, 3)
-        assert picture(found[number], "maps").shape == size
+    for number, example in found["train"].items():
+        assert picture(example, "frames").shape == (*sizes[number], 3)
+        assert picture(example, "maps").shape == sizes[number]
 
 
 # === Fixations and maps ===
 
 
-def test_pixels_and_the_first_fixation(manual, build):
-    paths = [
-        # The first is left out. MATLAB rounds halves up and counts from 1.
-        np.array(
-            [[400, 300], [1, 1], [420.4, 30.4], [420.5, 430.5], [799.9, 600]]
-        ),
-        np.array([[100.0, 100.0], [1.2, 0.6], [250, 40]]),
-        np.array([[77.0, 77.0]]),
-        np.zeros((0, 2)),
-    ]
-    write_osie(manual, paths)
-    (example,) = build()["train"].values()
-    points = [(0, 0), (419, 29), (420, 430), (799, 599), (0, 0), (249, 39)]
-    expected = np.zeros(OSIE, np.uint8)
-    for x, y in points:
-        expected[y, x] = 255
-    np.testing.assert_array_equal(picture(example, "fixations"), expected)
+ZERO = np.zeros((0, 2))
+# {case: (dataset, size, where each observer looked, pixels, sigma)}
+LOOKS = {
+    # Each one's first is left out. MATLAB rounds halves up and counts from 1.
     # The corner, where two looked, counts twice.
-    density = picture(example, "maps")
-    np.testing.assert_array_equal(density, reference(points, OSIE, 24))
-    assert density[0, 0] == 255
+    "osie": (
+        *("osie", OSIE),
+        [
+            [(400, 300), (1, 1), (420.4, 30.4), (420.5, 430.5), (799.9, 600)],
+            [(100, 100), (1.2, 0.6), (250, 40)],
+            [(77, 77)],
+            ZERO,
+        ],
+        [(0, 0), (419, 29), (420, 430), (799, 599), (0, 0), (249, 39)],
+        24,
+    ),
+    "outside": (
+        *("osie", OSIE),
+        [
+            [(-5, 300), (10, 20), (801, 20), (30, 0.4)],
+            [(10, 300), (800.5, 1), (800.4, 600.4), (5, 600.5), (1e300, 5)],
+        ],
+        [(9, 19), (799, 599)],
+        24,
+    ),
+    "crowd": (
+        *("crowd", (768, 1024)),
+        [[(500, 400), (900.2, 100.7), (30, 700)]],
+        [(899, 100), (29, 699)],
+        26,
+    ),
+    # Rows first, and the next whole number. Enlarged 20 times to the screen,
+    # whose degree is 33.75 pixels.
+    "scene": (
+        *("scene", (54, 96)),
+        [
+            [(48, 27), (0.2, 0.3), (10, 20), (10.1, 20.9), (96, 54)],
+            [(1, 1), (96.1, 5), (50, 0), (-0.1, 5), (70.5, 12.5)],
+        ],
+        [(0, 0), (9, 19), (10, 20), (95, 53), (70, 12)],
+        33.75 / 20,
+    ),
+}
 
 
-def test_fixations_outside_are_dropped_and_the_first_is_the_first(
-    manual, build
-):
-    paths = [
-        np.array([[-5, 300], [10, 20], [801, 20], [30, 0.4]]),
-        np.array(
-            [
-                [10, 300],
-                [800.5, 1],
-                [800.4, 600.4],
-                [5, 600.5],
-                [5, -7],
-                [1e300, 5],
-            ]
-        ),
-    ]
-    write_osie(manual, paths)
-    (example,) = build()["train"].values()
-    rows, columns = np.nonzero(picture(example, "fixations"))
-    assert list(zip(columns, rows, strict=True)) == [(9, 19), (799, 599)]
-
-
-def test_crowd_has_a_wider_degree(manual, build):
-    size = (768, 1024)
-    paths = [np.array([[500, 400], [900.2, 100.7], [30, 700]])]
-    still_folders.write_structs(manual, {7: paths}, size)
-    (example,) = build("crowd")["test"].values()
-    want = reference([(899, 100), (29, 699)], size, 26)
-    np.testing.assert_array_equal(picture(example, "maps"), want)
-
-
-def test_scene_has_rows_first_and_the_next_whole_number(manual, build):
-    size = (54, 96)
-    paths = [
-        np.array([[48, 27], [0.2, 0.3], [10, 20], [10.1, 20.9], [96, 54]]),
-        np.array([[1, 1], [96.1, 5], [50, 0], [-0.1, 5], [70.5, 12.5]]),
-    ]
-    write_scene(manual, paths, size)
-    (example,) = build("scene")["train"].values()
-    points = [(0, 0), (9, 19), (10, 20), (95, 53), (70, 12)]
+@pytest.mark.parametrize("case", LOOKS)
+def test_fixations_and_maps_follow_the_recipe(manual, build, case):
+    name, size, paths, points, sigma = LOOKS[case]
+    paths = [np.array(path, float) for path in paths]
+    if name == "scene":
+        write_scene(manual, paths, size)
+    else:
+        number = {"osie": 1002, "crowd": 1}[name]
+        still_folders.write_structs(manual, {number: paths}, size)
+    (example,) = build(name)["train"].values()
     expected = np.zeros(size, np.uint8)
     for x, y in points:
         expected[y, x] = 255
     np.testing.assert_array_equal(picture(example, "fixations"), expected)
-    # Enlarged 20 times to the screen, whose degree is 33.75 pixels.
-    want = reference(points, size, 33.75 / 20)
+    want = reference(points, size, sigma)
     np.testing.assert_array_equal(picture(example, "maps"), want)
 
 
@@ -240,18 +158,6 @@ def test_scene_has_rows_first_and_the_next_whole_number(manual, build):
 )
 def test_a_degree_follows_from_how_far_a_photograph_was_enlarged(size, sigma):
     assert scene_dataset_builder.Builder.sigma(size) == pytest.approx(sigma)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_density_of_many_fixations(seed):
-    draws = np.random.default_rng(seed)
-    size = (60, 83)
-    points = draws.integers(0, (83, 60), (150, 2))
-    points[1] = points[0]
-    np.testing.assert_array_equal(
-        still_dataset.density_map(points, size, 5.5),
-        reference(points, size, 5.5),
-    )
 
 
 # === Photographs ===
@@ -294,36 +200,50 @@ def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
     assert np.abs(decoded.astype(int) - image).mean() < 4
 
 
-@pytest.mark.parametrize(
-    ("spoil", "word"),
-    [
-        (lambda _: b"", "1002.jpg must be a whole JPEG .* 0 bytes"),
-        (lambda _: b"no picture", "1002.jpg must be a whole JPEG"),
-        (lambda data: data[: len(data) // 2], "1002.jpg must be a whole JPEG"),
-        (
-            lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256",
-            "a pointer of Git LFS .*1002.jpg.*git lfs pull",
-        ),
-    ],
-    ids=["empty", "text", "truncated", "lfs"],
-)
-def test_damaged_photographs(osie, refused, spoil, word):
-    path = osie / "data" / "stimuli" / "1002.jpg"
-    path.write_bytes(spoil(path.read_bytes()))
-    refused(word, re.escape(str(path)), "git clone https://github.com/NUS-VIP")
-
-
-@pytest.mark.parametrize("name", ["osie", "scene"])
-def test_another_size(manual, refused, name):
-    if name == "osie":
-        write_osie(manual, still_folders.look(OSIE, 1002))
-        file, want = "1002.jpg", "800x600"
-    else:
-        write_scene(manual, still_folders.look((30, 40), 1), (30, 40))
-        file, want = "001.jpg", "40x30"
-    path = manual / "data" / "stimuli" / file
+def test_another_size(scene, refused):
+    path = scene / "data" / "stimuli" / "001.jpg"
     still_folders.write_image(path, still_folders.draw((48, 64), 1))
-    refused(f"Image {file} must be {want}", "Received: 64x48", name=name)
+    refused("Image 001.jpg must be 40x30", "Received: 64x48", name="scene")
+
+
+SPOILT = {
+    "missing": (None, "no file|at least one image"),
+    "empty": (lambda _: b"", "whole JPEG .* 0 bytes|MATLAB file"),
+    "text": (lambda _: b"no picture " * 40, "whole JPEG|MATLAB file"),
+    "truncated": (lambda d: d[: len(d) // 2], "whole JPEG|MATLAB file"),
+    "damaged": (lambda d: d[:200] + bytes(60) + d[260:], "MATLAB file"),
+    "lfs": (
+        lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256",
+        "a pointer of Git LFS .*git lfs pull",
+    ),
+}
+
+
+TIDY = ("tidy/fixations.mat", "tidy/imgInfo.mat")
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [
+        (file, case)
+        for file in (
+            "stimuli/001.jpg",
+            "tidy/fixations.mat",
+            "tidy/imgInfo.mat",
+        )
+        for case in SPOILT
+        # A photograph with a few zeros in it can be decoded.
+        if (file, case) != ("stimuli/001.jpg", "damaged")
+    ],
+)
+def test_damaged_files(scene, refused, file, case):
+    spoil, words = SPOILT[case]
+    path = scene / "data" / file
+    data = path.read_bytes()
+    path.unlink()
+    if spoil:
+        path.write_bytes(spoil(data))
+    refused(words, re.escape(str(path.parent)), "[Cc]lone", name="scene")
 
 
 # === Layout ===
@@ -341,27 +261,18 @@ def test_no_data(manual, refused):
     refused("`data/stimuli/`", re.escape(str(manual)), "none")
 
 
-def test_two_clones(manual, refused):
-    for name in ("a", "b"):
-        (manual / name / "data" / "stimuli").mkdir(parents=True)
-    refused("exactly one folder", "a/data/stimuli", "b/data/stimuli")
-
-
-def test_no_photograph(osie, refused):
-    (osie / "data" / "stimuli" / "1002.jpg").unlink()
-    refused("at least one image, such as 1001.jpg")
-
-
-@pytest.mark.parametrize("name", ["1000.jpg", "1701.jpg", "01002.jpg", "a.jpg"])
-def test_other_names(osie, refused, name):
-    (osie / "data" / "stimuli" / name).touch()
-    refused("1001.jpg to 1700.jpg", re.escape(name))
-
-
-@pytest.mark.parametrize("name", ["1.jpg", "0001.jpg", "000.jpg", "001.JPG"])
-def test_other_names_of_three_digits(scene, refused, name):
-    (scene / "data" / "stimuli" / name).touch()
-    refused("001.jpg to 500.jpg", re.escape(name), name="scene")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        *(("osie", f) for f in ("1000.jpg", "1701.jpg", "01002.jpg", "a.jpg")),
+        *(("scene", f) for f in ("1.jpg", "0001.jpg", "000.jpg", "001.JPG")),
+    ],
+)
+def test_other_names(manual, refused, request, name, file):
+    root = request.getfixturevalue(name)
+    (root / "data" / "stimuli" / file).touch()
+    numbers = {"osie": "1001.jpg to 1700.jpg", "scene": "001.jpg to 500.jpg"}
+    refused(numbers[name], re.escape(file), name=name)
 
 
 def test_another_dataset_of_the_same_layout(osie, refused):
@@ -385,37 +296,7 @@ def test_nobody_looked_again(manual, refused):
     refused("Image 1002.jpg: somebody", "of 2 observers", "800x600")
 
 
-def test_nobody_looked_at_all(manual, refused):
-    write_osie(manual, [np.zeros((0, 2))])
-    refused("Image 1002.jpg: somebody", "of 1 observers")
-
-
 # === fixations.mat ===
-
-
-@pytest.mark.parametrize("name", ["osie", "scene"])
-def test_no_fixations(manual, refused, request, name):
-    root = request.getfixturevalue(name)
-    (root / MATS[name]).unlink()
-    refused("no file .*fixations.mat", "git clone", name=name)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (lambda _: b"", "MATLAB file"),
-        (lambda _: b"no matrix " * 40, "MATLAB file"),
-        (lambda data: data[: len(data) // 2], "MATLAB file"),
-        (lambda data: data[:200] + bytes(60) + data[260:], "MATLAB file"),
-        (lambda _: b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
-    ],
-    ids=["empty", "text", "truncated", "damaged", "lfs"],
-)
-@pytest.mark.parametrize("file", ["fixations.mat", "imgInfo.mat"])
-def test_damaged_mat_files(scene, refused, spoil, words, file):
-    path = scene / "data" / "tidy" / file
-    path.write_bytes(spoil(path.read_bytes()))
-    refused(words, re.escape(str(path)), "git clone", name="scene")
 
 
 def structs(change):
@@ -497,7 +378,7 @@ def test_another_variable(osie, refused):
 def test_another_structure_of_scene(scene, refused, fixations, words):
     if fixations.shape[0] == 501:
         fixations = still_folders.column([np.ones((2, 4))] * 501)
-    path = scene / MATS["scene"]
+    path = scene / "data" / "tidy" / "fixations.mat"
     still_folders.write_mat(path, fixations=fixations)
     refused(words, re.escape(str(path)), name="scene")
 
@@ -511,15 +392,14 @@ def test_other_sizes_of_scene(scene, refused, info):
     refused("imgInfo.mat must have", re.escape(str(path)), name="scene")
 
 
-# === Dummy data and the command ===
+# === Dummy data ===
 
 
-@pytest.mark.parametrize("name", BUILDERS)
-def test_dummy_data_is_small_and_drawn_by_us(name, tmp_path):
+@pytest.mark.parametrize("name", ["osie", "crowd", "scene"])
+def test_dummy_data_is_drawn_by_us(name, tmp_path):
     still_folders.dummies(tmp_path)
     new, old = tmp_path / name, ROOT / "data" / name
     files = [p for p in (old / "dummy_data").rglob("*") if p.is_file()]
-    assert sum(path.stat().st_size for path in files) < 150_000
     drawn = [p for p in new.rglob("*") if p.is_file()]
     assert {p.relative_to(old) for p in files} == {
         p.relative_to(new) for p in drawn
@@ -534,26 +414,6 @@ def test_dummy_data_is_small_and_drawn_by_us(name, tmp_path):
             assert cv2.PSNR(cv2.imread(committed), cv2.imread(path)) > 40
 
 
-@pytest.mark.parametrize(("start", "name"), [(".", "osie"), ("data", "scene")])
-def test_tfds_build(start, name, tmp_path):
-    subprocess.run(
-        [
-            pathlib.Path(sys.executable).parent / "tfds",
-            *("build", name, f"--data_dir={tmp_path}"),
-            f"--manual_dir={ROOT / 'data' / name / 'dummy_data'}",
-            '--download_config={"try_download_gcs": false}',
-        ],
-        cwd=ROOT / start,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        timeout=300,
-    )
-    builder = tfds.builder_from_directory(tmp_path / name / "1.0.0")
-    assert list(clip_folders.examples(builder, "test")) == [
-        {"osie": 1001, "scene": 7}[name]
-    ]
-
-
 # === Who reads them ===
 
 
@@ -562,7 +422,7 @@ def built(tmp_path_factory):
     """A data folder with Scene's dummy data and two clips, one of a frame."""
     folder = tmp_path_factory.mktemp("built")
     dummy = ROOT / "data" / "scene" / "dummy_data"
-    clip_folders.build(BUILDERS["scene"], dummy, folder / "tfds")
+    clip_folders.build(scene_dataset_builder.Builder, dummy, folder / "tfds")
     for name, frames in (("Lifting-003", 1), ("Lifting-004", 3)):
         clip_folders.write_clip(
             folder / "raw" / "training" / name,

@@ -418,6 +418,39 @@ def test_a_still_alone_is_a_window_that_does_not_move():
             close(found[part], want[part])
 
 
+@pytest.mark.parametrize(("stride", "chunk"), [(1, None), (3, None), (1, 8)])
+def test_a_still_start_is_a_window_of_the_first_frame(
+    rgb, frames, stride, chunk
+):
+    signal = [rgb.squeeze(frame) for frame in frames[:5]]
+    played = [signal[0]] * 15 + signal
+    want = features(rgb, played, stride=stride)
+    for length in (None, 5):
+        found = features(
+            rgb,
+            iter(signal),
+            stride=stride,
+            chunk=chunk,
+            length=length,
+            starts_still=True,
+        )
+        assert len(found) == len(want) == -(-5 // stride)
+        close(np.stack(found), np.stack(want))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_continuous_front_end_starts_still_too(continuous, stream):
+    # Longer than what is played backwards behind it.
+    signal = signal_of(stream, 50)
+    played = [signal[0]] * 150 + signal
+    want = list(continuous.features(stream, played))[135:]
+    found = list(continuous.features(stream, signal, starts_still=True))
+    assert len(found) == len(want) == 50
+    for one, other in zip(found, want, strict=True):
+        for part in one:
+            close(one[part], other[part])
+
+
 @pytest.mark.parametrize("lookahead", [0, 9, 47])
 def test_less_lookahead_gives_features_sooner(continuous, lookahead):
     stream, length = "rgb", 50

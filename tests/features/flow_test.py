@@ -59,15 +59,6 @@ def test_gray_averages_over_areas():
     np.testing.assert_allclose(got, want, atol=1.01)
 
 
-def test_gray_squeezes_the_whole_frame():
-    frame = np.zeros((360, 640, 3), np.uint8)
-    frame[:, 320:] = 255
-    got = flow.gray(frame, size=(64, 64))
-    assert got.shape == (64, 64)
-    np.testing.assert_array_equal(got[:, :32], 0)
-    np.testing.assert_array_equal(got[:, 32:], 255)
-
-
 @pytest.mark.parametrize("name", flow.METHODS)
 def test_flow_points_from_a_frame_to_the_next(name):
     """(x, y), rightwards and downwards, flow k from frame k-1 to frame k."""
@@ -85,9 +76,7 @@ def test_a_still_video_does_not_move(name):
 
 
 def test_tvl1_is_opencvs_on_moving_textures(tvl1):
-    grays = np.concatenate([moving(3, 0.6, 0.3), moving(3, -2.5, 1.0, seed=1)])[
-        [0, 1, 2, 3, 4, 5]
-    ]
+    grays = np.concatenate([moving(3, 0.6, 0.3), moving(3, -2.5, 1.0, seed=1)])
     got = compute(tvl1, grays)
     want = compute(flow.Flow("opencv"), grays)
     keep = [0, 1, 3, 4]  # Without the cut.
@@ -106,7 +95,8 @@ def test_tvl1_is_opencvs_on_real_frames(tvl1, shared):
 
 @pytest.mark.parametrize("name", flow.METHODS)
 def test_the_number_of_threads_changes_nothing(name):
-    grays = moving(6, 0.7, 0.2)
+    # Slices of larger frames, which DIS refuses as they are.
+    grays = moving(6, 0.7, 0.2)[:, 8:72, 20:90]
     serial = compute(flow.Flow(name, workers=1), grays)
     parallel = compute(flow.Flow(name, workers=3), grays)
     np.testing.assert_array_equal(serial, parallel)
@@ -124,14 +114,6 @@ def test_batches_change_nothing_but_rounding():
     assert end_point_difference(single, batched) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["opencv", "dis"])
-def test_slices_of_larger_frames_are_fine(name):
-    frames = moving(2, 0.7, 0.2)
-    part = frames[:, 8:72, 20:90]
-    got = compute(flow.Flow(name), part)
-    np.testing.assert_array_equal(got, compute(flow.Flow(name), part.copy()))
-
-
 def test_pairs_reads_no_further_than_it_must():
     read = 0
 
@@ -145,13 +127,6 @@ def test_pairs_reads_no_further_than_it_must():
     next(flows)
     assert read <= 5
     flows.close()
-
-
-def test_pairs_needs_two_frames():
-    method = flow.Flow("dis")
-    assert list(method.pairs([])) == []
-    one = np.zeros((1, 40, 50), np.uint8)
-    assert list(method.pairs(one)) == []
 
 
 def test_an_error_while_reading_comes_through():
@@ -171,27 +146,22 @@ def test_the_flag_says_how_far_a_preview_is_from_tvl1():
     assert len(found.findall(about)) == 1
 
 
-def test_wrong_frames_are_refused():
-    method = flow.Flow("dis")
-    with pytest.raises(ValueError, match="uint8"):
-        compute(method, np.zeros((3, 40, 40), np.float32))
-    with pytest.raises(ValueError, match=r"Received.*\[40, 40, 3\]"):
-        list(method.pairs([np.zeros((40, 40, 3), np.uint8)]))
-    with pytest.raises(ValueError, match="one size"):
-        list(
-            method.pairs(
-                [np.zeros((40, 40), np.uint8), np.zeros((40, 41), np.uint8)]
-            )
-        )
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([np.zeros((40, 40), np.float32)], "uint8"),
+        ([np.zeros((40, 40, 3), np.uint8)], r"Received.*\[40, 40, 3\]"),
+        ([np.zeros((40, n), np.uint8) for n in (40, 41)], "one size"),
+    ],
+)
+def test_wrong_frames_are_refused(frames, message):
+    with pytest.raises(ValueError, match=message):
+        list(flow.Flow("dis").pairs(frames))
 
 
-def test_wrong_arguments_are_refused():
+def test_another_method_is_refused():
     with pytest.raises(ValueError, match="farneback"):
         flow.method("farneback")
-    with pytest.raises(ValueError, match="workers=0"):
-        flow.Flow("dis", workers=0)
-    with pytest.raises(ValueError, match="batch=0"):
-        flow.Flow("tvl1", batch=0)
 
 
 def test_missing_contrib_is_explained(monkeypatch):
@@ -203,16 +173,19 @@ def test_missing_contrib_is_explained(monkeypatch):
 
 def test_opencv_has_the_parameters_that_ours_has():
     default = cv2.optflow.DualTVL1OpticalFlow_create()
-    about = flow.Flow("opencv").describe()
-    assert about["tau"] == default.getTau()
-    assert about["lambda_"] == default.getLambda()
-    assert about["theta"] == default.getTheta()
-    assert about["scales"] == default.getScalesNumber()
-    assert about["scale_step"] == default.getScaleStep()
-    assert about["warps"] == default.getWarpingsNumber()
-    assert about["epsilon"] == default.getEpsilon()
-    assert about["inner"] == default.getInnerIterations()
-    assert about["outer"] == default.getOuterIterations()
+    assert flow.Flow("opencv").describe() == {
+        "method": "opencv",
+        "opencv": cv2.__version__.split(".")[0],
+        "tau": default.getTau(),
+        "lambda_": default.getLambda(),
+        "theta": default.getTheta(),
+        "scales": default.getScalesNumber(),
+        "scale_step": default.getScaleStep(),
+        "warps": default.getWarpingsNumber(),
+        "epsilon": default.getEpsilon(),
+        "inner": default.getInnerIterations(),
+        "outer": default.getOuterIterations(),
+    }
     assert default.getMedianFiltering() == 5
     assert default.getGamma() == 0
 

@@ -15,8 +15,8 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf import train
 from lsts_tf.features import dataset
 from lsts_tf.features import front_end
-from lsts_tf.features import preprocess
 from lsts_tf.features import stores
+from lsts_tf.media import images
 from tests import run_folder
 
 
@@ -89,7 +89,7 @@ def test_a_toy_front_end_stores_trains_and_predicts(settings):
     straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
     scored = run_folder.scored_maps(settings, predictor)
     assert straight.shape == scored.shape == (20, 360, 640)
-    difference = preprocess.to_uint8(straight).astype(int) - scored
+    difference = images.to_uint8(straight).astype(int) - scored
     assert np.abs(difference).max() <= 2
     live = list(predictor.stream(frames, first_frames="copy", chunk=1))
     np.testing.assert_allclose(np.stack(live), straight, atol=1e-4)

@@ -35,20 +35,18 @@ def _records(count, seed=0):
     return rng.standard_normal((count, *SHAPE)).astype("float16")
 
 
-def _put(store, video, records, **kwargs):
-    with store.writer(video, count=len(records), **kwargs) as writer:
-        writer.append(records)
-
-
 @pytest.fixture
 def store(tmp_path):
     return stores.Store.create(tmp_path / "store", MANIFEST)
 
 
+FILLED = {3: range(81, 86), 12: range(90, 91), 1000: range(79, 135, 8)}
+
+
 @pytest.fixture
 def filled(store):
-    for video, count in ((3, 5), (12, 1), (1000, 7)):
-        _put(store, video, _records(count, video), first=78 + video)
+    for video, targets in FILLED.items():
+        store.write(video, targets, _records(len(targets), video))
     return store
 
 
@@ -64,12 +62,16 @@ def test_returns_what_was_written(filled):
     assert 12 in filled
     assert 4 not in filled
     for store in (filled, stores.Store.open(filled.root)):
-        for video, count in ((3, 5), (12, 1), (1000, 7)):
-            assert store.length(video) == count
-            assert store.targets(video) == range(78 + video, 78 + video + count)
+        for video, targets in FILLED.items():
+            assert store.targets(video) == targets
+            assert store.length(video) == len(targets)
             np.testing.assert_array_equal(
-                store.read(video, range(count)), _records(count, video)
+                store.read(video, range(len(targets))),
+                _records(len(targets), video),
             )
+    pairs = [(1000, 6), (3, 0), (12, 0), (3, 4), (1000, 0), (3, 0)]
+    want = [_records(len(FILLED[v]), v)[i] for v, i in pairs]
+    np.testing.assert_array_equal(filled.read_batch(pairs), want)
 
 
 def test_numpy_reads_a_data_file(filled):
@@ -79,19 +81,12 @@ def test_numpy_reads_a_data_file(filled):
     np.testing.assert_array_equal(array["target"], range(81, 86))
 
 
-def test_stride_of_targets(store):
-    _put(store, 1, _records(4), first=79, step=8)
-    again = stores.Store.open(store.root)
-    assert list(again.targets(1)) == [79, 87, 95, 103]
-
-
 @hypothesis.given(
     data=hnp.arrays(
         "float16",
         st.tuples(st.integers(1, 9), *map(st.just, SHAPE)),
         elements=st.floats(-60000, 60000, width=16),
     ),
-    cuts=st.lists(st.integers(0, 9)),
     order=st.lists(st.integers(0, 8)),
 )
 @hypothesis.settings(
@@ -99,19 +94,10 @@ def test_stride_of_targets(store):
     max_examples=30,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
-def test_any_pieces_in_any_order(store, data, cuts, order):
-    with store.writer(5, count=len(data)) as writer:
-        for part in np.split(data, sorted(min(c, len(data)) for c in cuts)):
-            writer.append(part)
+def test_any_records_in_any_order(store, data, order):
+    store.write(5, range(len(data)), data)
     order = [i % len(data) for i in order]
     np.testing.assert_array_equal(store.read(5, order), data[order])
-
-
-def test_batch_of_many_videos_in_the_order_asked(filled):
-    pairs = [(1000, 6), (3, 0), (12, 0), (3, 4), (1000, 0), (3, 0)]
-    expected = [_records({3: 5, 12: 1, 1000: 7}[v], v)[i] for v, i in pairs]
-    np.testing.assert_array_equal(filled.read_batch(pairs), expected)
-    assert filled.read_batch(pairs).shape == (6, *SHAPE)
 
 
 def test_reading_from_threads_leaves_no_file_open(store):
@@ -119,7 +105,7 @@ def test_reading_from_threads_leaves_no_file_open(store):
         return sum(1 for _ in pathlib.Path("/proc/self/fd").iterdir())
 
     for video in range(8):
-        _put(store, video, np.full((20, *SHAPE), video))
+        store.write(video, range(20), np.full((20, *SHAPE), video))
     rng = np.random.default_rng(0)
     batches = [rng.integers([8, 20], size=(16, 2)) for _ in range(40)]
     before = open_files()
@@ -135,61 +121,41 @@ def test_float16_rounding_bound(store):
     values = rng.standard_normal((50, *SHAPE)) * 10 ** rng.uniform(
         -9, 4, (50, *SHAPE)
     )
-    _put(store, 1, values)
+    store.write(1, range(50), values)
     error = np.abs(store.read(1, range(50)).astype("float64") - values)
     assert np.all(error <= np.maximum(2.0**-11 * np.abs(values), 2.0**-25))
-
-
-def test_a_stores_bytes_depend_on_nothing_else(tmp_path):
-    """Same manifest and records, same bytes, whatever the process or time."""
-    found = []
-    for name in ("a", "b"):
-        store = stores.Store.create(tmp_path / name, MANIFEST)
-        for video in (2, 1) if name == "a" else (1, 2):
-            _put(store, video, _records(3, video))
-        found.append(_bytes(store.root))
-    assert found[0] == found[1]
 
 
 # What is refused.
 
 
+def broken(records):
+    yield from records
+    raise ValueError("video broke")
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        (np.zeros((3, 2, 4)), r"\[k, 2, 3\].*\(3, 2, 4\)"),
-        (np.zeros(SHAPE), r"\[k, 2, 3\]"),
-        (np.zeros((4, *SHAPE)), "have 3 records. Received: 4"),
-        (np.zeros((2, *SHAPE)), "have 3 records. Received: 2"),
-        (np.full((3, *SHAPE), 65520.0), "video 9.*65504.*65520 at frames 7 to"),
-        (np.full((3, *SHAPE), np.nan), "video 9.*nan"),
+        (np.zeros((3, 2, 4)), r"\[2, 3\].*\[2, 4\] at frame 7"),
+        (np.zeros((4, *SHAPE)), "have 3 records.*Received: 4"),
+        (np.zeros((2, *SHAPE)), "have 3 records.*Received: 2"),
+        (np.full((3, *SHAPE), 65520.0), "65504.*65520 at frame 7"),
+        (np.full((3, *SHAPE), np.nan), "finite.*nan"),
+        (broken(_records(3)), "video broke"),
     ],
 )
 def test_bad_records_leave_nothing_behind(store, records, message):
     before = _bytes(store.root)
     with pytest.raises(ValueError, match=message):
-        _put_exactly_three(store, records)
+        store.write(9, range(7, 10), records)
     assert 9 not in store
-    assert _bytes(store.root) == before
-
-
-def _put_exactly_three(store, records):
-    with store.writer(9, count=3, first=7) as writer:
-        writer.append(records)
-
-
-def test_an_error_in_the_block_leaves_nothing_behind(store):
-    before = _bytes(store.root)
-    with pytest.raises(RuntimeError, match="video broke"):  # noqa: SIM117
-        with store.writer(9, count=3) as writer:
-            writer.append(_records(3))
-            raise RuntimeError("video broke")
     assert _bytes(store.root) == before
 
 
 @pytest.mark.parametrize("index", [5, -1])
 def test_records_outside_a_video(filled, index):
-    with pytest.raises(ValueError, match="Video 3 has records 0 to 4"):
+    with pytest.raises(ValueError, match=r"Video 3 .* has records 0 to 4"):
         filled.read(3, [0, index])
 
 
@@ -199,8 +165,8 @@ def test_a_missing_video(filled):
 
 
 def test_a_video_has_a_record(store):
-    with pytest.raises(ValueError, match="at least one record"):
-        _put(store, 1, _records(0))
+    with pytest.raises(ValueError, match=r"one at least\. Received: 0"):
+        store.write(1, range(0), [])
 
 
 # Manifests.
@@ -257,7 +223,7 @@ def _another_shape(path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_cut, r"has \d+ bytes instead of \d+"),
+        (_cut, "length is greater than file size"),
         (lambda p: p.write_bytes(p.read_bytes() + b"x"), "bytes instead of"),
         (lambda p: p.write_bytes(b""), "EOF"),
         (lambda p: p.write_bytes(b"x" * 300), "magic string"),
@@ -276,7 +242,7 @@ def test_damage_is_named_and_mended(filled, damage, reason, caplog):
     assert 3 not in again
     assert "Video 3" in caplog.text
     again.read_batch([(12, 0), (1000, 3)])
-    _put(again, 3, _records(5, 3))
+    again.write(3, range(5), _records(5, 3))
     assert 3 in again
     np.testing.assert_array_equal(again.read(3, [4]), _records(5, 3)[4:])
 
@@ -284,7 +250,7 @@ def test_damage_is_named_and_mended(filled, damage, reason, caplog):
 def test_a_file_cut_off_while_open(filled):
     filled.read(3, [4])
     os.truncate(filled.root / "0003.npy", 150)
-    with pytest.raises(stores.StoreError, match=r"0003\.npy was cut off"):
+    with pytest.raises(stores.StoreError, match=r"0003\.npy: cut off"):
         filled.read(3, [4])
 
 
@@ -299,28 +265,19 @@ _WORKER = """
         if video in store:
             continue
         rng = np.random.default_rng(video)
-        with store.writer(video, count=40) as writer:
-            for n in range(40):
-                writer.append(
-                    rng.standard_normal((1, 2, 3)).astype("float16"))
+        store.write(video, range(40), rng.standard_normal((40, 2, 3)))
         print(video, flush=True)
 """
 
 
-def _worker(root, videos, code=_WORKER, **kwargs):
+def _worker(root, videos):
+    numbers = ",".join(map(str, videos))
+    code = textwrap.dedent(_WORKER)
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(code),
-            str(root),
-            MANIFEST.text(),
-            ",".join(map(str, videos)),
-        ],
+        [sys.executable, "-c", code, str(root), MANIFEST.text(), numbers],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         text=True,
-        **kwargs,
     )
 
 
@@ -346,25 +303,26 @@ def test_killed_at_any_moment_goes_on(tmp_path):
     assert len(done) == len(set(done)), "a video was computed twice"
 
 
-def test_leftovers_of_the_dead_go_and_of_the_living_stay(tmp_path):
-    code = _WORKER.replace(
-        "for n in range(40):",
-        "print('writing', flush=True); input()\n"
-        "            for n in range(40):",
-    )
-    root = tmp_path / "store"
-    with _worker(root, [7], code, stdin=subprocess.PIPE) as process:
-        assert process.stdout.readline() == "writing\n"
-        (temporary,) = root.glob(".*")
-        (root / ".0001.12345.npy").write_bytes(b"abc")
-        store = stores.Store.create(root, MANIFEST)
-        assert list(root.glob(".*")) == [temporary]
-        process.kill()
-        process.wait()
-        assert temporary.exists()
-        stores.Store.create(root, MANIFEST)
-        assert not temporary.exists()
-        assert 7 not in store
+def test_who_stores_a_video_removes_what_others_left_of_it(store):
+    (store.root / ".0007.12345.npy").write_bytes(b"of a process that died")
+    (store.root / ".0008.12345.npy").write_bytes(b"of another video")
+    store.write(7, range(2), _records(2))
+    assert {path.name for path in store.root.glob(".*")} == {".0008.12345.npy"}
+
+
+def test_two_processes_may_store_a_video_at_a_time(store):
+    other = stores.Store.open(store.root)
+
+    def records(video):
+        """As another process does that ends first; of video 8 it dies."""
+        yield from _records(2)
+        next(store.root.glob(f".{video:04d}.*")).unlink()
+        if video == 7:
+            other.path(7).write_bytes(b"")
+
+    store.write(7, range(2), records(7))
+    with pytest.raises(FileNotFoundError):
+        store.write(8, range(2), records(8))
 
 
 @pytest.mark.skipif(
@@ -372,23 +330,12 @@ def test_leftovers_of_the_dead_go_and_of_the_living_stay(tmp_path):
 )
 def test_full_disk_while_writing(store):
     before = _bytes(store.root)
-    with pytest.raises(OSError, match=r"No space.*0004\.npy") as error:  # noqa: SIM117
-        with store.writer(4, count=2000) as writer:
-            full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, writer._file.fileno())
-            os.close(full)
-            writer.append(_records(2000))
+    temporary = store.root / f".0004.{os.getpid()}.npy"
+    temporary.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space.*0004\.npy") as error:
+        store.write(4, range(2), _records(2))
     assert error.value.errno == errno.ENOSPC
     assert _bytes(store.root) == before
-
-
-def test_require_free(tmp_path):
-    stores.require_free(tmp_path / "not" / "yet", 1, "features")
-    with pytest.raises(
-        OSError,
-        match=r"features of 3 videos need 1000000000\.00 GB, and \d+\.\d\d GB",
-    ):
-        stores.require_free(tmp_path, 10**18, "features of 3 videos")
 
 
 # Truth.
@@ -422,7 +369,7 @@ def test_truth_returns_what_was_written(truth):
 
 @pytest.mark.parametrize("frames", [[4], [-1]])
 def test_truth_outside_the_video(truth, frames):
-    with pytest.raises(ValueError, match="Video 5 has frames 0 to 3"):
+    with pytest.raises(ValueError, match=r"Video 5 .* has frames 0 to 3"):
         truth[0].maps(5, frames)
 
 
@@ -441,7 +388,7 @@ def test_truth_that_is_no_image(truth):
     store.write(6, maps=[good, b"no png", other], fixations=[good] * 3)
     with pytest.raises(stores.StoreError, match=r"Video 6.*PNG.* at frame 1"):
         store.maps(6, [0, 1])
-    with pytest.raises(stores.StoreError, match=r"\(35, 64\) at frame 2"):
+    with pytest.raises(stores.StoreError, match="at frame 2, or one of"):
         store.maps(6, [0, 2])
 
 
@@ -450,24 +397,5 @@ def test_truth_that_was_cut_off(truth):
     _cut(store.root / "0005.bin")
     again = stores.TruthStore.open(store.root)
     assert 5 not in again
-    with pytest.raises(stores.StoreError, match=r"0005\.bin has \d+ bytes"):
+    with pytest.raises(stores.StoreError, match=r"0005\.bin: \d+ bytes"):
         again.maps(5, [0])
-
-
-def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
-    tmp_path, monkeypatch
-):
-    path = tmp_path / ".0001.1.npy"
-    lock, removed = stores.fcntl.flock, []
-
-    def flock(file, how):
-        if not removed:
-            removed.append(path)
-            path.unlink()
-        lock(file, how)
-
-    monkeypatch.setattr(stores.fcntl, "flock", flock)
-    with stores._claimed(path) as file:
-        file.write(b"values")
-    assert removed == [path]
-    assert path.read_bytes() == b"values"

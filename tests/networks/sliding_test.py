@@ -1,3 +1,4 @@
+import functools
 import importlib
 
 import hypothesis
@@ -570,6 +571,42 @@ def test_live_continuous_does_not_wait(networks):
     expected = _of_labels(dense, range(49), [last - 8, last])
     _assert_exact(found, expected)
     assert len(sliding.finish()) == 0
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "lookahead", "sizes"),
+    [(79, 1, None, (8,)), (16, 4, None, (3, 5)), (33, 3, 7, (30,))],
+)
+def test_a_still_start_is_the_frame_before_it_for_ever(
+    networks, window, stride, lookahead, sizes
+):
+    make = functools.partial(
+        sliding_i3d.SlidingI3D,
+        networks[2],
+        window=window,
+        stride=stride,
+        front_end="continuous",
+        lookahead=lookahead,
+    )
+    video = _video(25, 2)
+    played, still = make(), make()
+    # Longer than anything looks back, by whole strides.
+    lead = 200 * stride
+    before = np.repeat(video[:1], lead + window - 1, axis=0)
+    want = [played.push(np.concatenate([before, video])), played.finish()]
+    for _ in range(2):
+        still.stand_still(video[0])
+        found = [_push(still, video, sizes), still.finish()]
+        assert len(np.concatenate(found)) == -(-25 // stride)
+        _assert_exact(
+            np.concatenate(found), np.concatenate(want)[lead // stride :]
+        )
+
+
+def test_windows_alone_do_not_start_still(networks):
+    sliding = sliding_i3d.SlidingI3D(networks[2], window=16)
+    with pytest.raises(ValueError, match='Received: front_end="window"'):
+        sliding.stand_still(_video(1, 2)[0])
 
 
 def test_continuous_of_a_video_shorter_than_a_window_is_empty(networks):

@@ -1,9 +1,7 @@
 """Strategies, parts of a batch, and workers that wait for each other."""
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -13,6 +11,7 @@ import tensorflow as tf
 
 from lsts_tf.training import devices
 from tests import pages
+from tests import tiny_training
 
 
 def test_each_replica_gets_its_own(mirrored):
@@ -41,40 +40,31 @@ def test_one_device_takes_all():
     assert devices.gathered(strategy, [3, 4]).tolist() == [[3, 4]]
 
 
-def test_several_workers_need_to_know_each_other(monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "TF_CONFIG"),
+        ({"task": {}}, "'cluster'"),
+        (
+            {
+                "cluster": {"worker": ["a:5000", "b:5000"]},
+                "task": {"type": "worker", "index": 2},
+            },
+            "names its task",
+        ),
+    ],
+)
+def test_workers_need_to_know_each_other(monkeypatch, config, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="TF_CONFIG"):
+    if config:
+        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match=message):
         devices.choose_strategy.__wrapped__("multi_worker")
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"task": {}}))
-    with pytest.raises(ValueError, match="'cluster'"):
-        devices.choose_strategy.__wrapped__("multi_worker")
-
-
-def test_a_worker_needs_a_place_in_the_cluster(monkeypatch):
-    config = {
-        "cluster": {"worker": ["a:5000", "b:5000"]},
-        "task": {"type": "worker", "index": 2},
-    }
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    with pytest.raises(ValueError, match="names its task"):
-        devices.choose_strategy.__wrapped__("multi_worker")
-
-
-def free_addresses(count):
-    """Addresses of workers on this machine, by name."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("localhost", 0))
-        return {
-            f"worker {number}": f"localhost:{free.getsockname()[1]}"
-            for number, free in enumerate(sockets)
-        }
 
 
 def test_workers_do_not_wait_without_end():
     """The watchdog ends a process whose other worker does not start."""
-    here, other = free_addresses(2).values()
+    here, other = tiny_training.free_addresses(2)
     code = (
         "from absl import logging\n"
         "logging.set_verbosity('info')\n"

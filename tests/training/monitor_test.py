@@ -4,31 +4,23 @@ import resource
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 import tensorflow as tf
 
 from lsts_tf.training import checkpoints
 from lsts_tf.training import monitor
-
-
-def load(folder):
-    events = event_accumulator.EventAccumulator(
-        str(folder), size_guidance={"tensors": 0}
-    )
-    events.Reload()
-    return events
+from tests import run_folder
 
 
 def steps(folder, tag):
-    return [point.step for point in load(folder).Tensors(tag)]
+    return [point.step for point in run_folder.events(folder).Tensors(tag)]
 
 
 def log(folder, first, last, note=""):
     watch = monitor.Monitor(folder, first_step=first, note=note)
     watch.text(first, "experiment", "--a=1")
     for step in range(first + 1, last + 1):
-        watch.scalars(step, {"train/loss": step + first / 100})
+        watch.scalars(step, "train", {"loss": step + first / 100})
     watch.flush()
     return watch
 
@@ -40,26 +32,11 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     assert steps(tmp_path, "train/loss") == list(range(1, 10))
     values = [
         float(tf.make_ndarray(p.tensor_proto))
-        for p in load(tmp_path).Tensors("train/loss")
+        for p in run_folder.events(tmp_path).Tensors("train/loss")
     ]
     # Up to step 4 those of the first run, from there on of the last one.
     want = [1, 2, 3, 4, 5.04, 6.04, 7.04, 8.04, 9.04]
     np.testing.assert_allclose(values, want, rtol=1e-6)
-    # Said again by each start, kept once a step.
-    assert steps(tmp_path, "experiment") == [0, 4]
-
-
-def test_an_epoch_that_is_validated_again_has_each_point_once(tmp_path):
-    watch = log(tmp_path, 0, 5)
-    watch.scalars(5, {"train/cc": 0.2, "validation/cc": 0.2})
-    watch.close()  # Killed before the scores were written.
-    watch = monitor.Monitor(tmp_path, first_step=5, epoch_again=True)
-    watch.scalars(5, {"train/cc": 0.1, "validation/cc": 0.1})
-    watch.close()
-    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5]
-    assert steps(tmp_path, "train/cc") == [5]
-    (point,) = load(tmp_path).Tensors("validation/cc")
-    assert float(tf.make_ndarray(point.tensor_proto)) == pytest.approx(0.1)
 
 
 def test_what_is_flushed_is_on_disk(tmp_path, monkeypatch):
@@ -69,37 +46,14 @@ def test_what_is_flushed_is_on_disk(tmp_path, monkeypatch):
     assert synced == [*tmp_path.glob("*tfevents*"), tmp_path]
 
 
-def test_a_torn_last_record_does_not_matter(tmp_path):
-    log(tmp_path, 0, 5).close()
-    (path,) = tmp_path.glob("*tfevents*")
-    path.write_bytes(path.read_bytes()[:-7])
-    log(tmp_path, 4, 5).close()
-    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5]
-
-
-def test_copies_left_by_a_kill_do_not_matter(tmp_path):
-    log(tmp_path, 0, 5).close()
-    (path,) = tmp_path.glob("*tfevents*")
-    path.with_name(path.name + ".copy").write_bytes(path.read_bytes())
-    log(tmp_path, 5, 6).close()
-    assert steps(tmp_path, "train/loss") == [1, 2, 3, 4, 5, 6]
-
-
-def test_settings_and_histograms(tmp_path):
-    watch = monitor.Monitor(tmp_path, first_step=0)
-    watch.settings(0, {"loss": "mse", "streams": ("rgb", "flow"), "jit": True})
-    watch.histograms(3, {"d1/kernel": np.arange(9.0)})
-    watch.close()
-    assert steps(tmp_path, "d1/kernel") == [3]
-    assert "_hparams_/session_start_info" in load(tmp_path).Tags()["tensors"]
-
-
 def trial(folder):
     """What TensorBoard takes this run for a repetition of."""
     watch = monitor.Monitor(folder, first_step=0)
     watch.settings(0, {"loss": "mse"})
     watch.close()
-    content = load(folder).SummaryMetadata("_hparams_/session_start_info")
+    content = run_folder.events(folder).SummaryMetadata(
+        "_hparams_/session_start_info"
+    )
     plugin = plugin_data_pb2.HParamsPluginData.FromString(
         content.plugin_data.content
     )
@@ -112,15 +66,6 @@ def test_each_run_is_a_trial_of_its_own(tmp_path, monkeypatch):
     # The same one when it goes on, from another folder, too.
     monkeypatch.chdir(tmp_path)
     assert trial(pathlib.Path("a")) == first
-
-
-def test_a_graph_is_known_to_be_there(tmp_path):
-    for has in (False, True):
-        watch = monitor.Monitor(tmp_path, first_step=0)
-        assert watch.has_graph is has
-        watch.graph(tf.Graph())
-        assert watch.has_graph
-        watch.close()
 
 
 @contextlib.contextmanager
@@ -138,7 +83,9 @@ def full_disk(size=2000):
     "write",
     [
         lambda watch: [watch.text(k, "a", "b" * 3000) for k in range(99)],
-        lambda watch: [watch.scalars(k, {"loss": 1.0}) for k in range(9999)],
+        lambda watch: [
+            watch.scalars(k, "train", {"loss": 1.0}) for k in range(9999)
+        ],
         lambda watch: (watch.text(1, "a", "b" * 3000), watch.flush()),
     ],
 )
@@ -151,36 +98,9 @@ def test_a_full_disk_ends_clearly(tmp_path, write):
         watch.close()
 
 
-def test_a_full_disk_when_a_run_goes_on(tmp_path):
-    log(tmp_path, 0, 99).close()
-    with full_disk(), pytest.raises(checkpoints.StoppedError):
-        monitor.Monitor(tmp_path, first_step=90)
-
-
 def test_nothing_is_written_without_a_folder(tmp_path):
     watch = monitor.Monitor(None, first_step=0)
-    watch.scalars(1, {"train/loss": 1.0})
+    watch.scalars(1, "train", {"loss": 1.0})
     watch.flush()
     watch.close()
     assert not list(tmp_path.iterdir())
-
-
-def test_a_profile_covers_its_steps(tmp_path, monkeypatch):
-    calls = []
-    experimental = monitor.tf.profiler.experimental
-    monkeypatch.setattr(experimental, "start", lambda _: calls.append("start"))
-    monkeypatch.setattr(experimental, "stop", lambda: calls.append("stop"))
-    profile = monitor.Profile(tmp_path, first=2, count=2)
-    for step in range(6):
-        calls.append(step)
-        profile.before(step)
-    profile.close()
-    assert calls == [0, 1, 2, "start", 3, 4, "stop", 5]
-    monitor.Profile(tmp_path, first=2, count=0).before(2)
-    assert calls[-1] == 5
-
-
-def test_the_environment_names_the_devices():
-    text = monitor.environment()
-    assert "tensorflow 2." in text
-    assert "CPU" in text

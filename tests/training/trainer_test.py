@@ -159,14 +159,6 @@ def test_a_checkpoint_holds_which_channels_dropout_takes(
     assert not np.allclose(train(again, settings, 2), want, rtol=1e-5)
 
 
-def test_no_average_by_default(small):
-    trainer = make(small)
-    before = weights(trainer)
-    with trainer.averaged():
-        assert largest_difference(before, weights(trainer)) == 0
-    assert not trainer.averages
-
-
 def test_replicas_have_the_same_average(small, mirrored):
     settings = dataclasses.replace(small, ema=0.9)
     one, two = make(settings), make(settings, mirrored)
@@ -247,6 +239,6 @@ def test_batches_that_cannot_be_shared(small, mirrored, changes, message):
 
 def test_the_paper_is_what_one_gets_without_flags():
     optimizer = trainer_lib.make_optimizer(experiment.Experiment(), steps=9)
-    assert optimizer.get_config()["name"] == "rmsprop"
+    assert optimizer.name == "rmsprop"
     assert float(optimizer.learning_rate) == pytest.approx(1e-4)
     assert optimizer.l2 == 5e-5

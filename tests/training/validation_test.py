@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import experiment
-from lsts_tf.features import preprocess
+from lsts_tf.media import images
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import truth as truth_lib
@@ -65,7 +65,7 @@ def test_validation_scores_the_saved_maps(monkeypatch, mirrored):
         maps = tf.function(trainer.model, autograph=False)(
             {"rgb": windows.features}, training=False
         )
-        levels = preprocess.to_uint8(maps.numpy()[..., 0])
+        levels = images.to_uint8(maps.numpy()[..., 0])
         assert len(np.unique(levels)) > 10
         few, every = (
             validation.validate(trainer, windows, 4, scorer=given)

@@ -66,6 +66,8 @@ class Run:
       start: start of the chunk's last window where labels outside of the video
         must be zero, else None.
       end: last frame of the video, likewise.
+      is_still: whether the video stood still until here: all that is
+        remembered equals what is new, and `state` is not read.
       left_behind: the state for the next chunk, by place in `Plan.histories`.
     """
 
@@ -75,6 +77,7 @@ class Run:
     emits: bool
     start: Any = None
     end: Any = None
+    is_still: bool = False
     left_behind: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     def inside(self, x: Any, head: int, grid: int) -> Any:
@@ -167,7 +170,11 @@ class _History:
         """Returns old and new entries, in order."""
         if not self._length:
             return new
-        whole = ops.concatenate([run.state[self._index], new])
+        if run.is_still:
+            old = ops.repeat(new[-1:], self._length, axis=0)
+        else:
+            old = run.state[self._index]
+        whole = ops.concatenate([old, new])
         run.left_behind[self._index] = whole[-self._length :]
         return whole
 

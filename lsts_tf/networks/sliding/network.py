@@ -42,7 +42,7 @@ class SlidingI3D:
     ...     features = sliding.push(frames)           # doctest: +SKIP
     >>> features = sliding.finish()                   # doctest: +SKIP
 
-    The front end "window" gives what `i3d.build(..., pooled=True)` gives for
+    The front end "window" gives what `i3d.pool` gives behind `i3d.build` for
     each window alone, up to rounding.
 
     "continuous" is another front end: it computes dense values only, as if
@@ -221,6 +221,37 @@ class SlidingI3D:
         self._state = [
             ops.zeros(shape, self._dtype) for shape in self._histories
         ]
+
+    def stand_still(self, frame: np.ndarray) -> None:
+        """Begins a video that stood still before the first frame pushed.
+
+        That frame then ends the first window, and each `stride`-th after it
+        another one. One frame is computed for all before it.
+
+        Args:
+          frame: float32 [height, width, channels] in [-1, 1].
+
+        Raises:
+          ValueError: the front end is "window", whose windows have borders.
+        """
+        if not self._is_continuous:
+            raise ValueError(
+                'Only "continuous" computes a still start from one frame. '
+                'Received: front_end="window"; push the frame repeatedly.'
+            )
+        self.reset()
+        frames = np.repeat(frame[None], self._stride, axis=0)
+        run = layers.Run(1, self._weights, (), emits=True, is_still=True)
+        # Once a video, so not worth a compiled function.
+        _, self._state = self._step(
+            run, ops.convert_to_tensor(frames, self._dtype)
+        )
+        self._pending = frames[1:]
+        # Counted as if so many windows had come that no label lies before the
+        # video.
+        self._emitted = -(-self._oldest // self._stride)
+        self._seen = self._early + self._window
+        self._seen += (self._emitted - 1) * self._stride
 
     def push(self, frames: np.ndarray) -> np.ndarray:
         """Takes the next frames; returns features alone, see `push_parts`."""
