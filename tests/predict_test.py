@@ -467,6 +467,14 @@ def test_uneven_times_are_kept(model, folder):
         np.testing.assert_allclose(found, times, atol=2e-3)
 
 
+def test_names_that_are_not_utf8(model, folder):
+    path = clip_of(folder, 3, name="caf\udce9.mp4")
+    out = folder / "out\udce9"
+    predict.predict(model, path, out, outputs=["overlay", "json", "report"])
+    assert record_of(out)["video"] == str(path)
+    assert r"caf\udce9.mp4" in (out / "report.html").read_text("utf-8")
+
+
 def test_a_phones_video_stands_upright(model, folder):
     path = clip_of(folder, 3)
     one, minus = 0x10000, -0x10000

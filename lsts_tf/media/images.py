@@ -39,11 +39,9 @@ class MapError(files.FileError):
 
 
 class File(NamedTuple):
-    """A file, and what tells it from an older one of the same name."""
+    """A file or folder in a folder."""
 
     path: str
-    size: int
-    mtime: int
 
 
 class Numbered(NamedTuple):
@@ -93,7 +91,7 @@ def numbered(
         stem, suffix = name.stem, name.suffix
         try:
             # Of what a link points to; one in a loop points to nothing.
-            about = entry.stat()
+            entry.stat()
             is_folder = entry.is_dir()
         except OSError as error:
             strays.append(f"{entry.path}: cannot be read ({error.strerror})")
@@ -111,9 +109,7 @@ def numbered(
             other = pathlib.PurePath(entries[int(stem)].path).name
             clashes.append(f"{entry.path}: has the number of {other}")
         else:
-            entries[int(stem)] = File(
-                entry.path, about.st_size, about.st_mtime_ns
-            )
+            entries[int(stem)] = File(entry.path)
     return Numbered(dict(sorted(entries.items())), strays, clashes)
 
 

@@ -342,9 +342,10 @@ def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _natural(path: pathlib.Path) -> list[str | decimal.Decimal]:
+def _natural(path: pathlib.Path) -> list[Any]:
     """A key that orders names by the numbers in them: 2, 10; 0.04, 0.2."""
     parts = _NUMBER.split(path.stem.lower())
+    # Every second part is a number.
     return [
         decimal.Decimal(part) if place % 2 else part
         for place, part in enumerate(parts)
@@ -354,21 +355,21 @@ def _natural(path: pathlib.Path) -> list[str | decimal.Decimal]:
 def _disorder(paths: Sequence[pathlib.Path]) -> str:
     """What the numbers of pictures say against their order, or "".
 
-    A number is missing where two neighbours differ in one number alone, by more
-    than others do: more than 1, or where none differ by 1, more than usual.
+    Pictures are missing where neighbours, which differ in one number alone, are
+    further apart than others: by more than 1, or, where none differ by 1, than
+    usual.
     """
     steps = {}
     for one, other in itertools.pairwise(paths):
         first, second = _natural(one), _natural(other)
         if first > second:
             return f"the number of {other.name} is less than of {one.name}"
-        apart = [(a, b) for a, b in zip(first, second, strict=False) if a != b]
-        if len(apart) == 1 and len(first) == len(second):
-            ((a, b),) = apart
-            if isinstance(a, decimal.Decimal) and isinstance(
-                b, decimal.Decimal
-            ):
-                steps[one, other] = b - a
+        if first[::2] == second[::2]:
+            apart = [
+                b - a for a, b in zip(first, second, strict=True) if a != b
+            ]
+            if len(apart) == 1:
+                steps[one, other] = apart[0]
     if not steps:
         return ""
     usual = 1 if min(steps.values()) == 1 else statistics.median(steps.values())

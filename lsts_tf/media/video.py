@@ -390,7 +390,8 @@ class _Pass:
     """One reading of a film, from its start to its end.
 
     A packet holds one frame, which has the packet's time: so it is known
-    whether a frame has come of each packet.
+    whether a frame has come of each packet. Of interlaced H.264 it may hold one
+    field: there only the decoder's errors tell.
 
     Attributes:
         stream: What FFmpeg takes for the film.
@@ -436,6 +437,7 @@ class _Pass:
                 "does not know.",
             )
         self.stream = max(films, key=_rank)
+        self._codec = self.stream.codec_context.name
         self.rgb = _Rgb()
         # Decoding takes a millisecond a frame, and the workers that call this
         # are as many as there are cores.
@@ -455,8 +457,9 @@ class _Pass:
         # Before the key frame that a film begins with, frames may stand that
         # need others in front of it: cut off there, it does not show them.
         self._leading = -math.inf
-        # False if the decoder gives frames other times than packets have: then
-        # packets that cannot be decoded count, by the next frame's number.
+        # False if the decoder gives frames other times than packets have, or
+        # packets may hold fields: then packets that cannot be decoded count, by
+        # the next frame's number.
         self._is_timed = True
         self._failed: list[int] = []
         # Where the last packet ends in the file.
@@ -488,8 +491,11 @@ class _Pass:
         self._container.close()
 
     def listed(self) -> int:
-        """How many frames MP4 lists, without those that an edit leaves out."""
-        if not self.is_mp4 or not self.stream.frames:
+        """How many frames MP4 lists, without those that an edit leaves out.
+
+        0 if it lists none, or fields.
+        """
+        if not (self.is_mp4 and self.stream.frames and self._is_timed):
             return 0
         return sum(not e.is_discard for e in self.stream.index_entries)
 
@@ -601,13 +607,14 @@ class _Pass:
 
     def _is_to_be_shown(self, packet: Any) -> bool:
         """Whether a frame should come of a packet."""
-        codec = self.stream.codec_context.name
         if packet.is_discard:  # By an edit list.
             return False
-        return not (codec == "mpeg4" and packet.size <= _NOT_CODED)
+        return not (self._codec == "mpeg4" and packet.size <= _NOT_CODED)
 
     def _note(self, frame: Any) -> None:
         """Compares a frame to be shown with the packets."""
+        if frame.interlaced_frame and self._codec == "h264":
+            self._is_timed = False
         if frame.pts in self._waiting:
             del self._waiting[frame.pts]
             for time, place in self._waiting.items():

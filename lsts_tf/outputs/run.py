@@ -130,7 +130,10 @@ def predict(
             }
             text = json.dumps(about, indent=2, ensure_ascii=False, default=str)
             with files.naming(job.record_path):
-                record.write_text(text + "\n", encoding="utf-8")
+                # JSON writes what is no UTF-8 in a name as Python does.
+                record.write_text(
+                    text + "\n", encoding="utf-8", errors="backslashreplace"
+                )
     return source.damage
 
 

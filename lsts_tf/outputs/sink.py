@@ -227,7 +227,13 @@ class Sink:
     def text(self, path: pathlib.Path) -> IO[str]:
         """A text file to write to, which becomes `path` at the end."""
         return self.enter(
-            self.hidden(path).open("w", encoding="utf-8", newline="\n")
+            self.hidden(path).open(
+                "w",
+                encoding="utf-8",
+                # Names of files need not be UTF-8.
+                errors="backslashreplace",
+                newline="\n",
+            )
         )
 
     def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import PIL.Image
 
 from tests import pages
+from tests.media import field_pictures
 
 PAGE = pages.ROOT / "docs" / "formats.md"
 # Arguments of `ffmpeg` for each codec.
@@ -76,7 +77,7 @@ CONTAINERS = {
     "WebM": Container(".webm", "VP9, VP8, AV1", "libopus"),
     "AVI": Container(
         ".avi",
-        "MPEG-4, H.264, VP8, MPEG-2, MPEG-1, Motion JPEG, FFV1, DV",
+        "Motion JPEG, MPEG-4, H.264, VP8, MPEG-2, MPEG-1, FFV1, DV",
         "mp3",
     ),
     "TS": Container(".ts", "H.264, HEVC, MPEG-4, MPEG-2, MPEG-1"),
@@ -130,7 +131,7 @@ class Film(NamedTuple):
         arguments: Of `ffmpeg`, behind the source of its pictures.
         change: Changes the file that was made.
         damage: What is said to be wrong with it, if anything is.
-        differs: Why it is not read as `ffmpeg` decodes it, if it is not.
+        differs: Why not all is read that `ffmpeg` decodes, if it is not.
     """
 
     container: str
@@ -252,6 +253,13 @@ def _without_start(path: pathlib.Path) -> None:
     path.write_bytes(data[len(data) // 4 // 188 * 188 :])
 
 
+def _of_fields(path: pathlib.Path) -> None:
+    """Puts a stream whose fields are pictures in its place."""
+    source = path.with_name("source.h264")
+    source.write_bytes(field_pictures.stream(12))
+    ffmpeg(f"-fflags +genpts -r 25 -i {source} -c copy", path)
+
+
 def _grown(path: pathlib.Path) -> None:
     """Appends the same film of another size."""
     first = path.read_bytes()
@@ -310,14 +318,6 @@ def _special() -> Iterator[Film]:
         damage="frames at its start cannot be decoded",
     )
     yield Film(
-        "PS",
-        "H.264",
-        "two frames at one time",
-        ".mpg",
-        SPECIAL["a variable rate"][0].format(h264) + " -f vob",
-        differs="The second one is shown 1 / rate later.",
-    )
-    yield Film(
         "TS",
         "MPEG-2",
         "a size that changes",
@@ -327,6 +327,15 @@ def _special() -> Iterator[Film]:
         damage="has another size than the first",
         differs="It ends there: frames of one film have one size.",
     )
+    for container in ("TS", "MP4", "MKV"):
+        yield Film(
+            container,
+            "H.264",
+            "fields that are pictures of their own",
+            CONTAINERS[container].suffix,
+            h264,
+            _of_fields,
+        )
     yield Film(
         "AVI",
         "XviD",
@@ -357,14 +366,6 @@ def _special() -> Iterator[Film]:
             ".mkv",
             f"{h264} -colorspace {matrix}",
         )
-    yield Film(
-        *mkv,
-        "colours by ycgco",
-        ".mkv",
-        f"{h264} -colorspace ycgco",
-        damage="cannot be converted to RGB",
-        differs="FFmpeg cannot convert YCgCo; old versions take it for BT.601.",
-    )
     yield Film(
         "MKV",
         "HEVC",
@@ -475,9 +476,9 @@ _SHOWN = (
     "the cover of some sound",
     "a start between key frames",
     "a size that changes",
-    "colours by ycgco",
     "a second film that is larger",
     "a cover",
+    "fields that are pictures of their own",
 )
 
 
@@ -595,6 +596,15 @@ REFUSED = [
         _holding(b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"),
         "not a video",
         "Nothing is read from a network.",
+    ),
+    Refused(
+        "colours by YCgCo",
+        _film(
+            f"{_SOURCE} {CODECS['H.264']} "
+            "-bsf:v h264_metadata=matrix_coefficients=8"
+        ),
+        "cannot be converted to RGB",
+        "FFmpeg cannot either; its versions before 7.1 take them for BT.601.",
     ),
     Refused(
         "a device such as `/dev/null`",
