@@ -4,7 +4,6 @@ import json
 import pathlib
 import subprocess
 import sys
-from typing import ClassVar
 
 import av
 import cv2
@@ -18,39 +17,14 @@ from dhf1k import dhf1k_dataset_builder
 import film_dataset
 from lsts_tf.features import dataset
 from lsts_tf.media import msu_files
-from ntire2026 import ntire2026_dataset_builder
 from tests import clip_folders
 from tests import msu_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
+DATASET = "crowdsal"
 AVIMOS = avimos_dataset_builder.Builder
 CROWDSAL = crowdsal_dataset_builder.Builder
 DHF1K = dhf1k_dataset_builder.Builder
-
-
-class AvimosTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = AVIMOS
-    SPLITS: ClassVar = {"train": 2, "public_test": 1, "private_test": 1}
-    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
-
-
-class Ntire2026Test(tfds.testing.DatasetBuilderTestCase):
-    """Its dummy data are archives."""
-
-    DATASET_CLASS = ntire2026_dataset_builder.Builder
-    SPLITS: ClassVar = {"train": 2, "public_test": 1, "private_test": 1}
-    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
-
-
-class CrowdsalTest(tfds.testing.DatasetBuilderTestCase):
-    DATASET_CLASS = CROWDSAL
-    SPLITS: ClassVar = {"train": 2, "test": 1}
-    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch):
-    monkeypatch.setattr(film_dataset, "PROCESSES", 1)
 
 
 def pixels(images):
@@ -192,34 +166,32 @@ def clips(manual):
     )
 
 
-def test_numbers_of_frames_differ(clips, refused_by):
+def test_numbers_of_frames_differ(clips, refused):
     path = clips / "Train" / "Fixations" / "0002.json"
     path.write_text(json.dumps(json.loads(path.read_text())[:2]))
-    refused_by(
-        CROWDSAL, "Video 0002:", "3 frames, 3 maps, fixations of 2 frames"
-    )
+    refused("Video 0002:", "3 frames, 3 maps, fixations of 2 frames")
 
 
-def test_a_film_without_its_gaze(clips, refused_by):
+def test_a_film_without_its_gaze(clips, refused):
     (clips / "Train" / "Fixations" / "0002.json").unlink()
-    refused_by(CROWDSAL, "Video 0002 needs", "1 of 2 films of train have both")
+    refused("Video 0002 needs", "1 of 2 films of train have both")
 
 
-def test_a_fixation_outside(clips, refused_by):
+def test_a_fixation_outside(clips, refused):
     path = clips / "Train" / "Fixations" / "0001.json"
     path.write_text(json.dumps([[[54, 0]]] * 3))
-    refused_by(CROWDSAL, "Video 0001: ", r"inside of 96x54.*\[54  0\]")
+    refused("Video 0001: ", r"inside of 96x54.*\[54  0\]")
 
 
-def test_a_number_of_no_split(manual, refused_by):
+def test_a_number_of_no_split(manual, refused):
     (manual / "Videos").mkdir()
     msu_folders.film(manual / "Videos" / "5001.mp4", msu_folders.clip(1, 2)[0])
-    refused_by(CROWDSAL, r"a split \(train, test\)", "5001 and 0 more")
+    refused(r"a split \(train, test\)", "5001 and 0 more")
 
 
-def test_names_without_a_list(manual, refused_by):
+def test_names_without_a_list(manual, refused):
     msu_folders.film(manual / "Videos" / "a.mp4", msu_folders.clip(1, 2)[0])
-    refused_by(AVIMOS, "must stand in TrainTestSplit.json", "a and 0 more")
+    refused("must stand in TrainTestSplit.json", "a and 0 more", name="avimos")
 
 
 def test_a_cut_film(clips):
@@ -245,19 +217,3 @@ def test_a_killed_build_goes_on_to_the_same_bytes(tmp_path, kills):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{kills} kills" in done.stdout
-
-
-@pytest.mark.slow
-def test_tfds_build_in_several_processes(tmp_path):
-    subprocess.run(
-        [
-            pathlib.Path(sys.executable).parent / "tfds",
-            *("build", "crowdsal", f"--data_dir={tmp_path}"),
-            f"--manual_dir={ROOT / 'data' / 'crowdsal' / 'dummy_data'}",
-        ],
-        cwd=ROOT,
-        check=True,
-        timeout=600,
-    )
-    builder = tfds.builder_from_directory(tmp_path / "crowdsal" / "1.0.0")
-    assert list(clip_folders.examples(builder, "train")) == [1, 2]
