@@ -49,8 +49,7 @@ _TEXTS = {
     "output": "File for the scores; by default scores.json, in the run's "
     "folder if a run is scored.",
     "predictions": "Folder of maps of any model.",
-    "videos": "Videos to score, as 601-700, or of --protocol=msu a split, as "
-    "public_test; all annotated by default.",
+    "videos": "Videos to score, as 601-700, or a split; all by default.",
     "sauc_map": "A map (PNG or NPY) whose pixels above 0 are the negatives of "
     "shuffled AUC; by default they are drawn as officially.",
     "baseline": "A map (PNG or NPY) for information gain; by default the "

@@ -9,9 +9,6 @@ from lsts_tf import evaluate
 from lsts_tf import experiment
 from lsts_tf import predict
 from lsts_tf import train
-from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import preprocess
-from lsts_tf.networks import decoder
 from tests import clip_folders
 from tests import flag_scope
 from tests import msu_folders
@@ -23,13 +20,12 @@ FRAMES = 24
 @pytest.fixture
 def tiny(monkeypatch):
     """As `tiny_training.install`, but for the dataset."""
-    for module, name, value in (
-        (decoder, "TEMPORAL_FILTERS", 8),
-        (decoder, "DECONVOLUTIONS", tiny_training.TABLE),
-        (preprocess, "MAP_SIZE", tiny_training.MAP_SIZE),
-        (extractor_lib, "Extractor", tiny_training.Extractor),
-    ):
-        monkeypatch.setattr(module, name, value)
+
+    def patch(target, name, value):
+        if name != "Dataset":
+            monkeypatch.setattr(target, name, value)
+
+    tiny_training.install(patch)
 
 
 def run(program, *arguments):

@@ -109,7 +109,7 @@ def test_what_is_done_is_not_done_again(program, folder, tmp_path, predicted):
     assert program(*arguments) == 0
     assert predicted == ["a.mp4", "b 1.mp4"]
     predicted.clear()
-    assert program(*arguments, "--first_frames=repeat") == 0
+    assert program(*arguments, "--first_frames=mirror") == 0
     assert len(predicted) == 3
 
 
