@@ -33,7 +33,7 @@ import numpy as np
 
 from lsts_tf.media import files
 from lsts_tf.media import images
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import video
 
 STDIN = "-"
 CAMERA = "camera:"
@@ -146,9 +146,9 @@ class File:
         self,
         path: str | os.PathLike,
         *,
-        film: video_lib.Video | None = None,
+        film: video.Video | None = None,
     ) -> None:
-        self._film = film = video_lib.Video(path) if film is None else film
+        self._film = film = video.Video(path) if film is None else film
         self.name = os.fspath(path)
         self.stem = film.path.stem
         self.fps = film.fps
@@ -160,7 +160,7 @@ class File:
         if not film.is_pipe:
             self.paths = (film.path,)
             self.identity = _identity(self.paths)
-        self._error: video_lib.VideoError | None = None
+        self._error: video.VideoError | None = None
 
     @property
     def damage(self) -> str:
@@ -173,7 +173,7 @@ class File:
     def __iter__(self) -> Iterator[_Timed]:
         try:
             yield from self._film.timed()
-        except video_lib.VideoError as error:
+        except video.VideoError as error:
             self._error = error
 
 
@@ -217,16 +217,16 @@ class Stream(File):
                 "pixel_format": pixel_format,
             }
         try:
-            film = video_lib.Video(
+            film = video.Video(
                 name,
                 pipe=_Pipe(stream),
                 form="rawvideo" if is_raw else None,
                 options=options,
             )
-        except video_lib.VideoError as error:
+        except video.VideoError as error:
             if is_raw:
                 raise
-            raise video_lib.VideoError(
+            raise video.VideoError(
                 name,
                 f"{error.reason} Raw video needs --size=WIDTHxHEIGHT and "
                 "--rate; Y4M says both itself (`ffmpeg -f yuv4mpegpipe`).",
@@ -247,7 +247,7 @@ class Images:
         damage: What is wrong with them before they are read, or "".
     """
 
-    pixel_aspect = video_lib.SQUARE
+    pixel_aspect = video.SQUARE
 
     def __init__(
         self,
@@ -259,9 +259,9 @@ class Images:
         self.paths: Sequence[pathlib.Path] = tuple(paths)
         for path in self.paths:
             if not path.is_file():
-                raise video_lib.VideoError(path, "no such picture.")
+                raise video.VideoError(path, "no such picture.")
             if path.suffix.lower() not in IMAGE_SUFFIXES:
-                raise video_lib.VideoError(
+                raise video.VideoError(
                     path,
                     "not a picture; several files make a clip only if they "
                     f"are pictures ({', '.join(IMAGE_SUFFIXES)}).",
@@ -270,7 +270,7 @@ class Images:
         first = self.paths[0]
         self.name = os.fspath(first if one else first.parent)
         self.stem = first.stem if one else first.parent.name or "images"
-        self.fps = video_lib.FPS_IF_UNKNOWN if rate is None else rate
+        self.fps = video.FPS_IF_UNKNOWN if rate is None else rate
         self.num_frames: int | None = len(self.paths)
         self.identity = _identity(self.paths)
         self._reasons = [damage] if damage else []
@@ -328,13 +328,13 @@ def _images_of(folder: pathlib.Path) -> list[pathlib.Path]:
         and not path.name.startswith(".")
     ]
     if not found:
-        raise video_lib.VideoError(
+        raise video.VideoError(
             folder, f"no picture in it ({', '.join(IMAGE_SUFFIXES)})."
         )
     found.sort(key=lambda path: (_natural(path), path.name))
     for one, other in itertools.pairwise(found):
         if _natural(one) == _natural(other):
-            raise video_lib.VideoError(
+            raise video.VideoError(
                 folder,
                 f"{one.name} and {other.name} have the same number, or name: "
                 "keep one of them.",
@@ -413,7 +413,7 @@ class Frames:
         identity: Changes if the frames do.
     """
 
-    pixel_aspect = video_lib.SQUARE
+    pixel_aspect = video.SQUARE
     paths: Sequence[pathlib.Path] = ()
     damage = ""
 
@@ -476,7 +476,7 @@ class Camera:
     is then written; a second one breaks off.
     """
 
-    pixel_aspect = video_lib.SQUARE
+    pixel_aspect = video.SQUARE
     identity = ""
     paths: Sequence[pathlib.Path] = ()
 
@@ -496,10 +496,10 @@ class Camera:
         taken, frame = self._capture.read()
         if not taken:
             self._capture.release()
-            raise video_lib.VideoError(name, "no such camera, or it is busy.")
+            raise video.VideoError(name, "no such camera, or it is busy.")
         found = self._capture.get(cv2.CAP_PROP_FPS)
         if not (math.isfinite(found) and found > 0):
-            found = video_lib.FPS_IF_UNKNOWN
+            found = video.FPS_IF_UNKNOWN
         self.fps = found if rate is None else rate
         self.size = frame.shape[1], frame.shape[0]
 

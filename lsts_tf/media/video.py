@@ -462,6 +462,8 @@ class _Pass:
         # the next frame's number.
         self._is_timed = True
         self._failed: list[int] = []
+        # Frames that should come of the packets; none, if they hold fields.
+        self._owed = 0.0
         # Where the last packet ends in the file.
         self._tail = 0
         # Numbers of frames before which others are lost for other reasons.
@@ -585,10 +587,12 @@ class _Pass:
         last = av.Packet()
         last.stream, last.time_base = self.stream, self.stream.time_base
         for packet in itertools.chain(self._film(), [last]):
-            if packet.pts is not None and self._is_to_be_shown(packet):
-                self._waiting[packet.pts] = None
-                if self._came == 1 and packet.is_keyframe:
-                    self._leading = packet.pts
+            if packet.size and self._is_to_be_shown(packet):
+                self._owed += 1
+                if packet.pts is not None:
+                    self._waiting[packet.pts] = None
+                    if self._came == 1 and packet.is_keyframe:
+                        self._leading = packet.pts
             if packet.is_corrupt:
                 broken.add(packet.pts)
             try:
@@ -615,6 +619,7 @@ class _Pass:
         """Compares a frame to be shown with the packets."""
         if frame.interlaced_frame and self._codec == "h264":
             self._is_timed = False
+            self._owed = -math.inf
         if frame.pts in self._waiting:
             del self._waiting[frame.pts]
             for time, place in self._waiting.items():
@@ -654,11 +659,22 @@ class _Pass:
             missing = size > self._tail
         if self._is_timed and None in self._waiting.values():
             missing = True
+        lost = self._owed - self._shown - len(self._failed)
+        if not (self._is_timed or missing or self._missing) and lost > 0:
+            self._missing = f"frames that cannot be decoded: {lost:.0f}"
         if missing and not self._missing:
             self._missing = (
                 f"read {self._shown}{listed} frames; its end is missing or "
                 f"damaged, from frame {self._shown} (counted from 0) on"
             )
+
+    def _head(self) -> str:
+        """How long its start is that cannot be decoded, if it has times."""
+        if not self._is_timed or 0 not in self._waiting.values():
+            return ""
+        first = min(t for t, place in self._waiting.items() if place == 0)
+        seconds = self._begin - float(first * self.stream.time_base)
+        return f" ({seconds:.2f} s)"
 
     def told(self) -> str:
         """What is wrong with the frames that were read so far, or ""."""
@@ -673,8 +689,9 @@ class _Pass:
         reasons = []
         if early := lost.count(0):
             reasons.append(
-                f"frames at its start cannot be decoded: {early}, so all "
-                "others have other numbers than they should"
+                f"frames at its start cannot be decoded: {early}"
+                f"{self._head()}, so all others have other numbers than they "
+                "should"
             )
         if lost[early:]:
             reasons.append(

@@ -53,7 +53,7 @@ def decoded(path):
         for film in matrix.FILMS
     ],
 )
-def test_frames_and_times_are_those_of_ffmpeg(tmp_path, film):
+def test_frames_and_times_are_those_of_ffmpeg(tmp_path, film, caplog):
     try:
         path = film.make(tmp_path)
     except subprocess.CalledProcessError as error:
@@ -67,6 +67,8 @@ def test_frames_and_times_are_those_of_ffmpeg(tmp_path, film):
             times.append(time)
     except video.VideoError as error:
         damage = error.reason
+    is_aside = "left aside" in caplog.text
+    assert is_aside == film.special.startswith("a second film")
     assert film.damage in damage
     assert bool(film.damage) == bool(damage)
     if film.differs:
