@@ -10,15 +10,18 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import logging
 
-from lsts_tf import predictor as predictor_lib
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import run
 from lsts_tf.outputs import sink
+
+if TYPE_CHECKING:
+    from lsts_tf import predictor as predictor_lib
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
@@ -37,7 +40,7 @@ def found(names: Sequence[str]) -> list[pathlib.Path]:
 
 
 def predict(
-    predictor: predictor_lib.Predictor,
+    predictor: "predictor_lib.Predictor",
     films: Sequence[pathlib.Path],
     output: str | os.PathLike | None,
     *,
@@ -88,7 +91,7 @@ def predict(
 
 
 def _is_done(
-    predictor: predictor_lib.Predictor,
+    predictor: "predictor_lib.Predictor",
     path: pathlib.Path,
     folder: pathlib.Path,
     names: Sequence[str],
