@@ -27,6 +27,7 @@ from lsts_tf import program
 from lsts_tf import windows
 from lsts_tf.media import cores
 from lsts_tf.media import images
+from lsts_tf.scoring import films
 from lsts_tf.scoring import folders as folders_lib
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer
@@ -48,7 +49,7 @@ _TEXTS = {
     "output": "File for the scores; by default scores.json, in the run's "
     "folder if a run is scored.",
     "predictions": "Folder of maps of any model.",
-    "videos": "Videos to score, as 601-700; all annotated by default.",
+    "videos": "Videos to score, as 601-700, or a split; all by default.",
     "sauc_map": "A map (PNG or NPY) whose pixels above 0 are the negatives of "
     "shuffled AUC; by default they are drawn as officially.",
     "baseline": "A map (PNG or NPY) for information gain; by default the "
@@ -62,7 +63,7 @@ _CHOICES: Mapping[str, tuple[Sequence[str], str]] = {
         "Model of a run: after the last epoch, or the best in validation.",
     ),
     "protocol": (
-        list(metrics.PROTOCOLS),
+        [*metrics.PROTOCOLS, films.PROTOCOL],
         "Definitions to score by; see lsts_tf.scoring.metrics.",
     ),
 }
@@ -179,6 +180,8 @@ def evaluate_folders(
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """The same of folders of maps, each by its name."""
     values = flags.FLAGS
+    if scoring.protocol == films.PROTOCOL:
+        return films.from_flags(values, folders_lib.named(models))
     videos = windows.parse_ranges(values.videos)
     return folders_lib.evaluate(
         folders_lib.named(models),
@@ -222,6 +225,7 @@ def main(arguments: Sequence[str]) -> None:
             result, scores = evaluate_folders(folders, _scoring(values.seed))
         else:
             _refuse(_OF_FOLDERS, "A run is scored on all of --test_videos.")
+            films.refuse_run(values.protocol)
             run = experiment.chosen_run(values)
             is_given = values["seed"].present
             scoring = _scoring(values.seed if is_given else run.settings.seed)

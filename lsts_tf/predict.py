@@ -5,13 +5,13 @@ r"""Where people look in any video: an overlay to watch, maps, and more.
         --video=in.mp4 --output=out
 
 predicts by the starter, the trained model that comes with the package, or by
-the model of a run. It reads a video file, pictures (`--video=FOLDER`, or
-several names behind the flags), a camera (`--video=camera:0`), a pipe
-(`--video=-`) or a video of the run's dataset (`--video=dataset:601`), and
-writes what `--outputs` names, all in one pass, and `prediction.json`, which
-says what it was made with. See docs/predict.md. The program leaves with 0; with
-1 when nothing could be done; with 3 when frames of the video are missing, after
-writing all that could be decoded.
+the model of a run. It reads a video file, a folder of films or of pictures
+(`--video=FOLDER`), several pictures behind the flags, a camera
+(`--video=camera:0`), a pipe (`--video=-`) or a video of the run's dataset
+(`--video=dataset:601`), and writes what `--outputs` names, all in one pass, and
+`prediction.json`, which says what it was made with. See docs/predict.md. The
+program leaves with 0; with 1 when nothing could be done; with 3 when frames of
+the video are missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection
@@ -28,6 +28,7 @@ from lsts_tf import experiment
 from lsts_tf import program
 from lsts_tf import windows
 from lsts_tf.media import sources
+from lsts_tf.outputs import films
 from lsts_tf.outputs import pictures
 from lsts_tf.outputs import run
 from lsts_tf.outputs import sink
@@ -48,7 +49,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "video",
         [],
-        "Video file, folder of pictures, camera:0, - for standard input, or "
+        "Video file, folder of films or of pictures, camera:0, - for standard "
+        "input, or "
         "dataset:601, a video of the run's dataset. Several pictures may also "
         "stand behind the flags",
     )
@@ -152,14 +154,16 @@ _OF_SOURCES: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 
 def unused_flags(
-    given: Collection[str], outputs: Sequence[str], source: sources.Source
+    given: Collection[str],
+    outputs: Sequence[str],
+    source: sources.Source | None,
 ) -> list[str]:
     """Which flags nothing uses, and what would: "--view (overlay)".
 
     Args:
         given: Names of the flags that somebody gave.
         outputs: What is written.
-        source: What is read.
+        source: What is read; None of several films.
     """
     written = {run.ALIASES.get(n, n) for n in outputs}
     found = [
@@ -187,10 +191,11 @@ def _run(names: Sequence[str]) -> str:
     if STDOUT in outputs:
         options["stream"] = pictures.claim_stdout()
     names = [*values.video, *names]
-    source: sources.Source
+    source: sources.Source | None = None
+    paths = films.found(names)
     if len(names) == 1 and names[0].startswith(DATASET):
         source = of_dataset(chosen.settings, names[0].removeprefix(DATASET))
-    else:
+    elif not paths:
         source = sources.open_source(
             names,
             size=values.size,
@@ -209,19 +214,19 @@ def _run(names: Sequence[str]) -> str:
         chosen.folder, model=values.model, sources=chosen.sources
     )
     model.batch = values.batch
-    return predict(
-        model,
-        source,
-        values.output,
-        outputs=outputs,
-        options=options,
-        report=values.report,
-        first_frames=values.first_frames,
-        start=values.start,
-        end=values.end,
-        every=values.every,
-        about=_about(chosen, values.model),
-    )
+    settings = {
+        "outputs": outputs,
+        "options": options,
+        "report": values.report,
+        "first_frames": values.first_frames,
+        "start": values.start,
+        "end": values.end,
+        "every": values.every,
+        "about": _about(chosen, values.model),
+    }
+    if source is None:
+        return films.predict(model, paths, values.output, **settings)
+    return predict(model, source, values.output, **settings)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -139,7 +139,16 @@ class Dataset:
 
     @functools.cached_property
     def splits(self) -> dict[str, dict[int, int]]:
-        """{split: {number: frames}}, in the order of reading."""
+        """{split: {number: frames}}, in the order of reading.
+
+        They are in `metadata.json` of datasets that take long to read.
+        """
+        known = (self._builder.info.metadata or {}).get("num_frames")
+        if known:
+            return {
+                split: {int(number): frames for number, frames in of.items()}
+                for split, of in known.items()
+            }
         decoders = tfds.decode.PartialDecoding(
             {"video": True, "num_frames": True}
         )

@@ -24,6 +24,8 @@ from typing import Any
 
 from absl import logging
 import av
+from av.sidedata.sidedata import SideDataContainer
+import cv2
 import numpy as np
 
 from lsts_tf.media import files
@@ -48,6 +50,9 @@ _NOT_CODED = 8
 _ROUNDED = 0.002
 # How many damaged frames a message names.
 _NAMED = 3
+# Pixel formats whose first plane is grey; FFmpeg's number of the full range.
+_LUMA = re.compile(r"(gray|yuvj?4\d\dp)(\d+le)?")
+_FULL_RANGE = 2
 
 
 class VideoError(files.FileError):
@@ -81,6 +86,7 @@ class Video:
         pipe: Any = None,
         form: str | None = None,
         options: Mapping[str, str] | None = None,
+        grey: bool = False,
     ):
         """Opens a film.
 
@@ -89,6 +95,8 @@ class Video:
             pipe: An object with `read`, instead of the file.
             form: FFmpeg's name of the format; by default it is recognised.
             options: FFmpeg's options of that format.
+            grey: Whether frames are grey levels [H, W], uint8 or uint16 in the
+                film's own bits, instead of RGB; of colours their sum.
 
         Raises:
             VideoError: The file is missing, empty, not a film, or none of
@@ -103,6 +111,7 @@ class Video:
         self._open = functools.partial(
             _Pass, self.path, source, form, options or {}
         )
+        self._is_grey = grey
         self._pass = self._open()
         first = next(self._pass.frames, None)
         if first is None:
@@ -151,7 +160,8 @@ class Video:
         """Yields the frames with their times.
 
         Yields:
-            uint8 [H, W, 3], RGB, a new array each time; and seconds from the
+            uint8 [H, W, 3], RGB (or grey), a new array each time; and seconds
+            from the
             first frame, greater each time. Where the file says none, a frame
             comes 1 / fps after the one before.
 
@@ -195,14 +205,18 @@ class Video:
             )
 
     def _image(self, frame: Any, number: int) -> np.ndarray:
+        levels = _luma(frame) if self._is_grey else None
+        if levels is not None:
+            return levels
         try:
-            return self._pass.rgb(frame)
+            image = self._pass.rgb(frame)
         except av.error.FFmpegError as error:
             raise VideoError(
                 self.path,
                 f"frame {number} (counted from 0) cannot be converted to RGB "
                 f"({error.strerror}): re-encode it by `ffmpeg`.",
             ) from error
+        return image.sum(axis=2, dtype=np.uint16) if self._is_grey else image
 
 
 def frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
@@ -272,7 +286,9 @@ def _described(stream: Any) -> str:
 
 def _turning(frame: Any) -> list[tuple[str, str]]:
     """FFmpeg's filters that show an `av.VideoFrame` as its file says."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # Not `frame.side_data`, a cycle that keeps the frame until it is collected.
+    side = SideDataContainer(frame)  # type: ignore[call-arg]
+    matrix = side.get("DISPLAYMATRIX")
     if matrix is None:
         return []
     # A pixel at (x, y) is shown at (ax + cy, bx + dy).
@@ -326,6 +342,48 @@ class _Rgb:
             self._graph.link_nodes(source, *nodes).configure()
         self._graph.vpush(frame)
         return self._graph.vpull().to_ndarray()
+
+
+def _luma(frame: Any) -> np.ndarray | None:
+    """Grey levels [H, W] of an `av.VideoFrame`; None if it has more than grey.
+
+    They are those that FFmpeg would write into a picture: a film of 8 bits that
+    counts black as 16 and white as 235 is stretched to 0 … 255. One of more
+    bits is cut to that range and not stretched.
+    """
+    bits = frame.format.components[0].bits
+    if not _LUMA.fullmatch(frame.format.name) or _turning(frame):
+        return None
+    dtype = np.dtype(np.uint8 if bits == 8 else np.uint16)
+    image, *colours = (
+        np.frombuffer(plane, dtype).reshape(
+            plane.height, plane.line_size // dtype.itemsize
+        )[:, : plane.width]
+        for plane in frame.planes
+    )
+    neutral = 1 << (bits - 1)
+    if any((colour != neutral).any() for colour in colours):
+        return None
+    image = np.ascontiguousarray(image)
+    is_full = frame.color_range == _FULL_RANGE or "yuvj" in frame.format.name
+    if not colours or is_full:
+        return image
+    if bits == 8:
+        return cv2.LUT(image, _stretched())
+    return np.clip(image, 16 << (bits - 8), (943 << bits) >> 10)
+
+
+@functools.cache
+def _stretched() -> np.ndarray:
+    """What FFmpeg makes of grey levels of a film with black at 16: [256]."""
+    ramp = av.VideoFrame(256, 2, "yuv420p")
+    ramp.pts, ramp.time_base = 0, fractions.Fraction(1, 25)
+    for plane, levels in zip(
+        ramp.planes, (np.arange(256), np.array(128), np.array(128)), strict=True
+    ):
+        found = np.frombuffer(plane, np.uint8)
+        found.reshape(plane.height, -1)[:, : plane.width] = levels
+    return np.ascontiguousarray(_Rgb()(ramp)[0, :, 0])
 
 
 class _Pass:

@@ -38,6 +38,12 @@ def _gray(frame: np.ndarray) -> Any:
     return picture
 
 
+def _gray10(frame: np.ndarray) -> Any:
+    picture = av.VideoFrame.from_ndarray(frame, format="gray10le")
+    picture.color_range = 2
+    return picture
+
+
 def _gray16(frame: np.ndarray) -> Any:
     return av.VideoFrame.from_ndarray(frame, format="gray16le")
 
@@ -50,6 +56,7 @@ class _Kind(NamedTuple):
         channels: Its shape behind [H, W].
         suffix: Of the file.
         codec: FFmpeg's name of the encoder.
+        pix_fmt: FFmpeg's name of what is stored.
         crf: Its quality, less is better; "" for one without loss.
         picture: Makes an `av.VideoFrame` of a frame.
         tags: Of the colours, by FFmpeg's numbers.
@@ -59,21 +66,27 @@ class _Kind(NamedTuple):
     channels: tuple[int, ...]
     suffix: str
     codec: str
+    pix_fmt: str
     crf: str
     picture: Callable[[np.ndarray], Any]
     tags: dict[str, int]
 
 
 _BT709 = ("colorspace", "color_primaries", "color_trc", "color_range")
+_H264 = (".mp4", "libx264")
 PIXELS = {
     "rgb": _Kind(
-        np.uint8, (3,), ".mp4", "libx264", "20", _rgb, dict.fromkeys(_BT709, 1)
+        np.uint8, (3,), *_H264, "yuv420p", "20", _rgb, dict.fromkeys(_BT709, 1)
     ),
     # Maps are smooth, so that a finer step costs little.
     "gray": _Kind(
-        np.uint8, (), ".mp4", "libx264", "12", _gray, {"color_range": 2}
+        np.uint8, (), *_H264, "yuv420p", "12", _gray, {"color_range": 2}
     ),
-    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "", _gray16, {}),
+    # As the films of AViMoS and CrowdSAL are.
+    "gray10": _Kind(
+        np.uint16, (), *_H264, "gray10le", "0", _gray10, {"color_range": 2}
+    ),
+    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "gray16le", "", _gray16, {}),
 }
 
 
@@ -81,15 +94,16 @@ class Writer:
     """Writes a film, whole or not at all.
 
     Of pixels "rgb" and "gray" one that a browser plays, H.264 in MP4: colours
-    by BT.709, greys at full range. Of "gray16" one without loss, FFV1 in
-    Matroska. The file gets its name when it is complete:
+    by BT.709, greys at full range. Of "gray10" (levels 0 … 1023) one that loses
+    almost nothing; of "gray16" one without loss, FFV1 in Matroska. The file
+    gets its name when it is complete:
 
         with writer.Writer("overlay.mp4", fps=30, size=(640, 360)) as film:
             for frame in frames:
                 film.write(frame)
 
-    Frames of odd width or height get their last column or row twice in H.264:
-    with shared colour samples it has even sizes only.
+    "rgb" and "gray" of odd width or height get their last column or row twice:
+    with shared colour samples H.264 has even sizes only.
 
     Attributes:
         path: The file that is made.
@@ -138,7 +152,8 @@ class Writer:
             )
         width, height = size
         self._shape = (height, width, *self._kind.channels)
-        self._pad = (height % 2, width % 2) if self._kind.crf else (0, 0)
+        shared = self._kind.pix_fmt == "yuv420p"
+        self._pad = (height % 2, width % 2) if shared else (0, 0)
         self._ticks = Ticks(fps)
         self._pixel_aspect = pixel_aspect
         self._encoder = encoder or self._kind.codec
@@ -177,7 +192,7 @@ class Writer:
             length + pad
             for length, pad in zip(self._shape, self._pad, strict=False)
         )
-        stream.pix_fmt = "yuv420p" if kind.crf else "gray16le"
+        stream.pix_fmt = kind.pix_fmt
         if self._options is not None:
             stream.options = dict(self._options)
         elif kind.crf:

@@ -210,7 +210,8 @@ class _Pass:
             return self.report
         if self.folder is None:
             raise ValueError("--output is needed: a folder to write to.")
-        return self.folder / KINDS[name].file.format(video=self._video_name)
+        video = self._video_name if name == "dhf1k" else self.source.stem
+        return self.folder / KINDS[name].file.format(video=video)
 
     @property
     def _video_name(self) -> str:
@@ -223,7 +224,7 @@ class _Pass:
         """Where the record goes; without an output folder nowhere."""
         # A submission holds one video beside the other, and nothing else that
         # is not hidden.
-        alone = list(self.made) == ["dhf1k"]
+        alone = list(self.made) in (["dhf1k"], ["msu"])
         name = f".{self._video_name}.json" if alone else RECORD
         return (self.folder or pathlib.Path()) / name
 

@@ -86,7 +86,7 @@ def evaluate(
         _Job(video=video, frames=clip.frames, truth=clip, clips={})
         for video, clip in annotations.clips.items()
     ]
-    rows, unreadable = _results("fixations", _collect, jobs, workers)
+    rows, unreadable = results("fixations", _collect, jobs, workers)
     _refuse_or_warn({"unreadable": unreadable}, allow_missing)
     readable = {(video, frame) for video, frame, *_ in rows}
     jobs = [
@@ -360,7 +360,7 @@ def _scores(
     jobs: Sequence[_Job], scorer: scorer_lib.Scorer, workers: int
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """{name: scores}, and what cannot be read."""
-    tables, problems = _results("scoring", _score, jobs, workers, scorer)
+    tables, problems = results("scoring", _score, jobs, workers, scorer)
     table = pd.concat(tables)
     if not len(table):
         return {}, problems
@@ -371,14 +371,22 @@ def _scores(
     }, problems
 
 
-def _results(
+def results(
     title: str,
-    function: Callable[[_Job], tuple[list, list[str]]],
-    jobs: Sequence[_Job],
+    function: Callable[[Any], tuple[list, list[str]]],
+    jobs: Sequence[Any],
     workers: int,
     scorer: scorer_lib.Scorer | None = None,
 ) -> tuple[list, list[str]]:
-    """All that a function returns, in processes that have `scorer`."""
+    """All that a function returns, in processes that have `scorer`.
+
+    Args:
+        title: What the bar shows.
+        function: Takes a job; returns what it found, and what is wrong.
+        jobs: At least one; each has `frames`, which the bar counts.
+        workers: Number of processes.
+        scorer: For `_score`.
+    """
     # The longest first, so that all cores end together.
     jobs = sorted(jobs, key=lambda job: len(job.frames), reverse=True)
     total = sum(len(job.frames) for job in jobs)

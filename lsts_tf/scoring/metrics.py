@@ -398,7 +398,9 @@ METRICS = tuple(PROTOCOLS["dhf1k"])
 
 def uses(truth: str, protocol: str) -> bool:
     """Whether a metric of a protocol needs an argument of `score`."""
-    return any(truth in row.needs for row in PROTOCOLS[protocol].values())
+    return any(
+        truth in row.needs for row in PROTOCOLS.get(protocol, {}).values()
+    )
 
 
 def score(

@@ -482,7 +482,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "annotations",
         "",
-        "DHF1K's annotation folder, or a JSON or CSV file of points.",
+        "DHF1K's annotation folder, a JSON or CSV file of points, or of "
+        "--protocol=msu the folder of the dataset.",
     )
     flags.DEFINE_enum(
         "fixations",

@@ -8,11 +8,18 @@ import re
 
 import pytest
 
+import film_dataset
 from tests import clip_folders
 
 
 def builder_of(name):
     return importlib.import_module(f"{name}.{name}_dataset_builder").Builder
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Each other one would import TensorFlow."""
+    monkeypatch.setattr(film_dataset, "PROCESSES", 1)
 
 
 @pytest.fixture

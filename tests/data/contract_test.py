@@ -27,7 +27,20 @@ DATASETS = {
     "osie": ({"train": 2, "test": 1}, (600, 800), "Zhao, Qi"),
     "crowd": ({"train": 2, "test": 1}, (768, 1024), "Zhao, Qi"),
     "scene": ({"train": 6, "test": 1}, (None, None), "Zhao, Qi"),
+    "avimos": (
+        {"train": 2, "public_test": 1, "private_test": 1},
+        (None, None),
+        "AIM 2024 Challenge",
+    ),
+    # Of archives.
+    "ntire2026": (
+        {"train": 2, "public_test": 1, "private_test": 1},
+        (None, None),
+        "NTIRE 2026 Challenge",
+    ),
+    "crowdsal": ({"train": 2, "test": 1}, (None, None), "CrowdSAL"),
 }
+FILMS = ("avimos", "ntire2026", "crowdsal")
 
 
 # TFDS' own test of a builder, for each.
@@ -36,7 +49,12 @@ globals().update(
         f"{name.title()}Test": type(
             f"{name.title()}Test",
             (tfds.testing.DatasetBuilderTestCase,),
-            {"DATASET_CLASS": conftest.builder_of(name), "SPLITS": splits},
+            {
+                "DATASET_CLASS": conftest.builder_of(name),
+                "SPLITS": splits,
+                # Films and archives are no files of TensorFlow's.
+                "MOCK_OUT_FORBIDDEN_OS_FUNCTIONS": name not in FILMS,
+            },
         )
         for name, (splits, *_) in DATASETS.items()
     }
@@ -69,7 +87,13 @@ def test_dummy_data_is_small(name):
 
 
 @pytest.mark.parametrize(
-    ("start", "name"), [(".", "dhf1k"), (".", "ucf_sports"), ("data", "scene")]
+    ("start", "name"),
+    [
+        (".", "dhf1k"),
+        (".", "ucf_sports"),
+        ("data", "scene"),
+        pytest.param(".", "crowdsal", marks=pytest.mark.slow),
+    ],
 )
 def test_tfds_build(start, name, tmp_path):
     subprocess.run(

@@ -1,5 +1,6 @@
 import contextlib
 import fractions
+import gc
 import io
 import itertools
 import os
@@ -17,6 +18,7 @@ import PIL.Image
 import pytest
 
 from lsts_tf.media import video
+from lsts_tf.media import writer
 
 # Frame numbers are burnt in as bits: eight black or white squares, large
 # enough to survive any codec.
@@ -500,3 +502,20 @@ def test_dhf1k(shared):
     assert (source.size, source.fps) == ((640, 360), 30)
     assert source.num_frames == 180
     assert sum(1 for _ in source) == 180
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_frames_are_freed_at_once(tmp_path, grey):
+    """And not when the collector of cycles comes by: one is megabytes."""
+    path = tmp_path / "long.mp4"
+    with writer.Writer(path, fps=30, size=SIZE) as film:
+        for k in range(50):
+            film.write(numbered(k))
+    film = video.Video(path, grey=grey)
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for _ in film) == 50
+        assert gc.collect() < 50
+    finally:
+        gc.enable()

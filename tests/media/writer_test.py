@@ -13,7 +13,12 @@ from tests.media import video_test
 SIZE = video_test.SIZE
 numbered = video_test.numbered
 # A kind of pixels in the file that they are written to.
-KINDS = [("rgb", ".mp4"), ("gray", ".mp4"), ("gray16", ".mkv")]
+KINDS = [
+    ("rgb", ".mp4"),
+    ("gray", ".mp4"),
+    ("gray10", ".mp4"),
+    ("gray16", ".mkv"),
+]
 
 
 @pytest.fixture

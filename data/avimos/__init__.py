@@ -1,0 +1,1 @@
+"""AViMoS, the dataset of AIM 2024, for TensorFlow Datasets."""

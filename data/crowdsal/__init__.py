@@ -1,0 +1,1 @@
+"""CrowdSAL for TensorFlow Datasets."""

@@ -1,0 +1,1 @@
+"""The dataset of NTIRE 2026 for TensorFlow Datasets."""

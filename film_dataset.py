@@ -1,0 +1,1 @@
+data/film_dataset.py

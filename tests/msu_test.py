@@ -1,0 +1,95 @@
+"""The whole way: films of gaze, a dataset, a model, a submission, scores."""
+
+import json
+
+import pytest
+
+from crowdsal import crowdsal_dataset_builder
+from lsts_tf import evaluate
+from lsts_tf import experiment
+from lsts_tf import predict
+from lsts_tf import train
+from tests import clip_folders
+from tests import flag_scope
+from tests import msu_folders
+from tests import tiny_training
+
+FRAMES = 24
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """As `tiny_training.install`, but for the dataset."""
+
+    def patch(target, name, value):
+        if name != "Dataset":
+            monkeypatch.setattr(target, name, value)
+
+    tiny_training.install(patch)
+
+
+def run(program, *arguments):
+    with flag_scope.defined(
+        experiment.define_flags, program.define_flags
+    ) as values:
+        program.main(values([program.__name__, *map(str, arguments)]))
+
+
+def test_from_films_to_scores(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("film_dataset.PROCESSES", 1)
+    numbers = (*range(1, 5), 3001, 3002)
+    root = msu_folders.crowdsal(
+        tmp_path / "CrowdSAL",
+        {n: msu_folders.clip(n, FRAMES) for n in numbers},
+    )
+    clip_folders.build(
+        crowdsal_dataset_builder.Builder, root, tmp_path / "tfds"
+    )
+    settings = experiment.Experiment(
+        run_dir=str(tmp_path / "run"),
+        data_dir=str(tmp_path / "tfds"),
+        store_dir=str(tmp_path / "stores"),
+        dataset="crowdsal",
+        train_videos="1-3",
+        val_videos="4",
+        test_videos="3001-3002",
+        window=4,
+        rgb_weights=("random",),
+        loss="kld-cc",
+        learning_rate=3e-3,
+        batch_size=8,
+        epochs=12,
+        image_windows=0,
+        strategy="one",
+    )
+    assert train.run(settings) == 0
+    # The run on its own dataset, with DHF1K's measures.
+    of_run = evaluate.evaluate(settings, model="last")
+    assert of_run["frames"] == 2 * FRAMES
+    # Films that it has learnt by heart: so few do not teach it others.
+    run(
+        predict,
+        f"--flagfile={tmp_path / 'run' / experiment.FLAGFILE}",
+        f"--video={root / 'Train' / 'Videos'}",
+        "--outputs=msu",
+        # The tiny front end cannot begin with a still.
+        "--first_frames=mirror",
+        f"--output={tmp_path / 'submission'}",
+    )
+    run(
+        evaluate,
+        "--protocol=msu",
+        f"--predictions={tmp_path / 'submission'}",
+        f"--annotations={root}",
+        "--videos=1-3",
+        f"--output={tmp_path / 'scores.json'}",
+        "--workers=1",
+    )
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["frames"] == 3 * FRAMES
+    assert set(scores["by_video"]) == {"0001", "0002", "0003"}
+    ours, centre = (
+        scores[who]["cc"]["mean_of_videos"]
+        for who in ("overall", "centre_prior")
+    )
+    assert ours > centre + 0.1

@@ -1,0 +1,289 @@
+"""Films scored by `evaluate --protocol=msu`, without unpacking them."""
+
+import csv
+import json
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from lsts_tf import evaluate
+from lsts_tf import experiment
+from lsts_tf.media import images
+from lsts_tf.media import msu_files
+from lsts_tf.scoring import films
+from lsts_tf.scoring import folders
+from lsts_tf.scoring import msu
+from tests import flag_scope
+from tests import msu_folders
+
+NAMES = ("clip_9", "clip_10", "upright")
+
+
+def clips(seed, names=NAMES):
+    return {
+        name: msu_folders.clip(
+            seed + k,
+            4 + k,
+            msu_folders.UPRIGHT if name == "upright" else msu_folders.SIZE,
+        )
+        for k, name in enumerate(names)
+    }
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """The three clips of a test split, and one to train on."""
+    return msu_folders.avimos(
+        tmp_path_factory.mktemp("avimos"),
+        clips(0, (*NAMES, "other")),
+        {
+            "train": ["other.mp4"],
+            "public_test": ["clip_10.mp4", "clip_9.mp4"],
+            "private_test": ["upright.mp4"],
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Films, films of 8 bits at half the size, and folders of pictures."""
+    root = tmp_path_factory.mktemp("models")
+    for name, (_, maps, _) in clips(0).items():
+        noise = [np.roll(map_, (3, 4), (0, 1)) for map_ in maps]
+        msu_folders.film(root / "ten" / f"{name}.mp4", noise, "gray10")
+        small = [
+            cv2.resize(m, None, fx=0.5, fy=0.5).astype(np.float32) / 4
+            for m in maps
+        ]
+        msu_folders.film(
+            root / "eight" / f"{name}.mp4",
+            [
+                np.rint(m[..., None].repeat(3, 2)).astype(np.uint8)
+                for m in small
+            ],
+        )
+        (root / "pictures" / name).mkdir(parents=True)
+        for frame, map_ in enumerate(maps):
+            colours = np.stack([map_, map_[::-1], map_[:, ::-1]], axis=2)
+            path = root / "pictures" / name / images.file_name(frame)
+            images.write_png(path, (colours * 64).astype(np.uint16))
+    return root
+
+
+@pytest.fixture
+def program(tmp_path, capsys):
+    """The program, which returns scores.json."""
+
+    def run(*arguments):
+        with flag_scope.defined(
+            experiment.define_flags, evaluate.define_flags
+        ) as values:
+            output = f"--output={tmp_path / 'scores.json'}"
+            rest = values(
+                ["evaluate", "--protocol=msu", output, *map(str, arguments)]
+            )
+            evaluate.main(rest)
+        run.text = capsys.readouterr().out
+        return json.loads((tmp_path / "scores.json").read_text())
+
+    return run
+
+
+def decoded(path, pixels):
+    """FFmpeg's own pictures of a film's frames."""
+    with av.open(str(path)) as container:
+        return [f.to_ndarray(format=pixels) for f in container.decode(video=0)]
+
+
+def pictures(folder):
+    return [
+        cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        for path in sorted(folder.iterdir())
+    ]
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+READERS = {
+    "ten": lambda root, name: decoded(root / f"{name}.mp4", "gray16le"),
+    "eight": lambda root, name: decoded(root / f"{name}.mp4", "rgb24"),
+    "pictures": lambda root, name: pictures(root / name),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
+    """What films hold after their own decoding, by the definitions."""
+    scores = program(
+        "--compare",
+        models / "ten",
+        f"--annotations={truth}",
+        f"--workers={workers}",
+        "--videos=2-4",
+        "--",
+        models / "eight",
+        models / "pictures",
+    )
+    assert list(scores["models"]) == list(READERS)
+    assert set(scores["comparison"]) == set(msu.MEASURES)
+    number = {"clip_10": 2, "clip_9": 3, "upright": 4}
+    for model, read in READERS.items():
+        rows = table(tmp_path / f"scores.{model}.csv")
+        assert len(rows) == 4 + 5 + 6
+        means = scores["models"][model]["by_video"]
+        assert set(means) == set(NAMES)
+        for name, (_, _, points) in clips(0).items():
+            truths = decoded(
+                truth / "SaliencyTest" / "Test" / f"{name}.mp4", "gray16le"
+            )
+            want = [
+                msu.score(pred, true, np.array(seen))
+                for pred, true, seen in zip(
+                    read(models / model, name), truths, points, strict=True
+                )
+            ]
+            found = [r for r in rows if int(r["video"]) == number[name]]
+            for measure in msu.MEASURES:
+                np.testing.assert_allclose(
+                    [float(row[measure]) for row in found],
+                    [values[measure] for values in want],
+                    # FFmpeg rounds 10 bits to 16 on its way to a picture.
+                    rtol=1e-5,
+                    atol=1e-5,
+                )
+                assert means[name][measure] == pytest.approx(
+                    np.mean([values[measure] for values in want]), abs=5e-5
+                )
+        # A model's score is the mean of the videos.
+        overall = scores["models"][model]["overall"]["cc"]
+        assert overall["mean_of_videos"] == pytest.approx(
+            np.mean([means[name]["cc"] for name in NAMES])
+        )
+    assert scores["statistic"] == "mean_of_videos"
+    assert program.text.startswith("mean of videos")
+    assert scores["best"] in READERS and "centre_prior" in scores
+
+
+def test_a_split_out_of_archives(truth, models, program, tmp_path):
+    packed = tmp_path / "packed"
+    msu_folders.avimos(
+        packed,
+        clips(0, (*NAMES, "other")),
+        json.loads((truth / "TrainTestSplit.json").read_text()),
+    )
+    msu_folders.pack(packed)
+    assert not [p for p in packed.iterdir() if p.is_dir()]
+    arguments = [f"--predictions={models / 'ten'}", "--videos=public_test"]
+    want = program(*arguments, f"--annotations={truth}")
+    assert set(want["by_video"]) == {"clip_9", "clip_10"}
+    got = program(*arguments, f"--annotations={packed}")
+    assert got["overall"] == want["overall"]
+
+
+def test_crowdsal_by_number(tmp_path, program):
+    made = {n: msu_folders.clip(n, 3) for n in (3000, 3001, 5000)}
+    root = msu_folders.crowdsal(tmp_path / "CrowdSAL", made)
+    scores = program(
+        f"--predictions={root / 'Test' / 'Saliency'}",
+        f"--annotations={root}",
+        "--videos=3001-5000",
+    )
+    assert set(scores["by_video"]) == {"3001", "5000"}
+    assert scores["overall"]["cc"]["mean"] == pytest.approx(1, abs=1e-6)
+    assert scores["first_frames"]["first"]["sim"]["n_valid"] == 6
+
+
+# === Refusals ===
+
+
+def evaluated(truth, *models, **options):
+    named = {f"model {k}": folder for k, folder in enumerate(models)}
+    return films.evaluate(named, truth, **options)
+
+
+def test_another_number_of_frames(truth, models, tmp_path):
+    for name, (_, maps, _) in clips(0).items():
+        left = maps[:-1] if name == "clip_9" else maps
+        msu_folders.film(tmp_path / "short" / f"{name}.mp4", left, "gray10")
+    with pytest.raises(folders.FilesError) as caught:
+        evaluated(truth, models / "ten", tmp_path / "short", videos="2-4")
+    assert (
+        "clip_9: the numbers of frames differ: saliency 4, fixations 4, "
+        in (message := str(caught.value))
+    )
+    assert "model 0 4, model 1 3" in message
+    assert "clip_10" not in message
+    result, _ = evaluated(
+        truth, tmp_path / "short", videos="2-4", allow_missing=True
+    )
+    assert set(result["by_video"]) == {"clip_10", "upright"}
+    assert result["missing"] == {"allowed": True, "videos": 1}
+
+
+def test_missing_and_superfluous(truth, models, tmp_path):
+    with pytest.raises(folders.FilesError, match="other: no film of model 0"):
+        evaluated(truth, models / "ten")
+    with pytest.raises(ValueError, match=r"public_test, private_test\. Rec"):
+        evaluated(truth, models / "ten", videos="final_test")
+    with pytest.raises(ValueError, match="no such folder"):
+        evaluated(truth, tmp_path / "nowhere", videos="public_test")
+    (tmp_path / "clip_9").mkdir()
+    (tmp_path / "clip_9.mp4").touch()
+    with pytest.raises(ValueError, match="clip_9 has the same name"):
+        evaluated(truth, tmp_path, videos="public_test")
+    with pytest.raises(ValueError, match="holds no clip"):
+        evaluated(models, models / "ten")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[[1, 2]], [[99, 1]], [[1, 1]]]", r"3001, frame 1 .*inside of a map"),
+        ("[[[1, 2]], [[1.5, 1]], [[1, 1]]]", "frame 1: float64"),
+        ("[[[1, 2]], [[1, 2, 3]], [[1, 1]]]", r"frame 1: int64 \[1, 3\]"),
+        ("[[[1, 2]]", "delimiter"),
+        ("[[[1, 2]], [[1, 1]]]", "saliency 3, fixations 2"),
+    ],
+)
+def test_fixations_that_are_none(tmp_path, text, message):
+    root = msu_folders.crowdsal(tmp_path, {3001: msu_folders.clip(1, 3)})
+    (root / "Test" / "Fixations" / "3001.json").write_text(text)
+    with pytest.raises(folders.FilesError, match=message):
+        evaluated(root, root / "Test" / "Saliency")
+
+
+def test_a_damaged_film(tmp_path):
+    root = msu_folders.crowdsal(tmp_path, {3001: msu_folders.clip(1, 30)})
+    path = root / "Test" / "Saliency" / "3001.mp4"
+    (tmp_path / "cut").mkdir()
+    data = path.read_bytes()
+    half = len(data) // 2
+    (tmp_path / "cut" / "3001.mp4").write_bytes(data[:half] + bytes(half))
+    with pytest.raises(folders.FilesError, match=r"3001.*cut/3001\.mp4"):
+        evaluated(root, tmp_path / "cut")
+
+
+def test_names_need_a_list(tmp_path):
+    root = msu_folders.avimos(
+        tmp_path, {"a": msu_folders.clip(1, 2)}, {"train": []}
+    )
+    with pytest.raises(ValueError, match="must stand in TrainTestSplit"):
+        msu_files.find(root)
+
+
+@pytest.mark.parametrize("flag", ["--sigma=5", "--sauc_map=x.png"])
+def test_flags_that_nothing_reads(truth, models, program, flag, caplog):
+    with pytest.raises(SystemExit):
+        program(
+            f"--predictions={models / 'ten'}", f"--annotations={truth}", flag
+        )
+
+
+def test_a_run_is_predicted_first(program):
+    with pytest.raises(SystemExit):
+        program()
