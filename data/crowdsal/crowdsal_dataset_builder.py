@@ -4,8 +4,9 @@
 moved a mouse to where they looked. Videos 1 to 3000 are for training.
 """
 
-import film_dataset
 import tensorflow_datasets as tfds
+
+import film_dataset
 
 
 class Builder(film_dataset.FilmBuilder):

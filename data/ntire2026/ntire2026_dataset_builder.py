@@ -4,8 +4,9 @@
 people moved a mouse to where they looked.
 """
 
-import film_dataset
 import tensorflow_datasets as tfds
+
+import film_dataset
 
 
 class Builder(film_dataset.FilmBuilder):

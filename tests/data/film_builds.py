@@ -12,7 +12,6 @@ import time
 
 from crowdsal import crowdsal_dataset_builder
 import film_dataset
-
 from tests import clip_folders
 from tests import msu_folders
 
