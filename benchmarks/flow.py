@@ -64,7 +64,7 @@ def _read() -> np.ndarray:
 
 def _turns(grays: np.ndarray) -> dict[str, np.ndarray]:
     """Measures CPU time a pair, one pair of each method after the other."""
-    methods = {name: flow.method(name) for name in flow.METHODS}
+    methods = {name: flow.METHODS[name]() for name in flow.METHODS}
     start = time.process_time()
     methods["tvl1"](grays[0], grays[1])
     print(f"compiling tvl1: {time.process_time() - start:.1f} CPU-s\n")
@@ -113,7 +113,7 @@ def _known_motion() -> None:
     """Prints the error on warped textures whose motion is known."""
     print("\nknown motion: mean end-point error in px, 10 px from the border")
     print("motion            " + "".join(f"{m:>9s}" for m in flow.METHODS))
-    methods = {name: flow.method(name) for name in flow.METHODS}
+    methods = {name: flow.METHODS[name]() for name in flow.METHODS}
     for label, matrix in {
         "shift 0.5, 0.25": [[1, 0, 0.5], [0, 1, 0.25]],
         "shift 2, -1": [[1, 0, 2], [0, 1, -1]],

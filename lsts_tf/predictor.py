@@ -207,41 +207,41 @@ class Predictor:
         prepared: Iterator[Mapping[str, np.ndarray]] = map(
             self.extractor.prepare, frames
         )
-        copy = first_frames == "copy"
-        length = None
-        is_still = starts_still = False
-        if not copy:
+        # With one map a window only windows that are wanted are computed.
+        step = stride if self.hop == 1 else 1
+        if first_frames == "copy":
+            maps = self._of_clip(prepared, step)
+            first = next(maps, None)
+            if first is None:
+                raise ValueError(
+                    "--first_frames=copy and skip need a frame that has a "
+                    "whole window, so a clip of more than "
+                    f"{self.geometry.first_target} frames. Received: a shorter "
+                    "one; use --first_frames=mirror."
+                )
+            copies = itertools.repeat(first, missing // step + 1)
+            maps = itertools.chain(copies, maps)
+        else:
             window = self.geometry.first_target + 1
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
             if not head:
                 return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
+            starts_still = len(head) == 1 or (
+                first_frames == "repeat" and self.hop == 1
+            )
             before: Sequence[int] = ()
-            starts_still = first_frames == "repeat" and self.hop == 1
             if not starts_still:
                 before = windows.prefix(missing, len(head), first_frames)
-            if len(head) <= missing:
-                length = len(before) + len(head)
-                is_still = len(head) == 1
+            length = len(before) + len(head) if len(head) <= missing else None
             played = (head[index] for index in before)
-            prepared = itertools.chain(played, head, prepared)
-        # With one map a window only windows that are wanted are computed.
-        step = stride if self.hop == 1 else 1
-        maps = self._each_map(
-            prepared,
-            length,
-            step,
-            is_still=is_still,
-            starts_still=starts_still,
-        )
-        if copy:
-            first = next(maps, None)
-            if first is None:
-                raise ValueError(_too_short(self.geometry.first_target))
-            copies = itertools.repeat(first, missing // step + 1)
-            maps = itertools.chain(copies, maps)
-        else:
+            maps = self._of_clip(
+                itertools.chain(played, head, prepared),
+                step,
+                length=length,
+                starts_still=starts_still,
+            )
             maps = itertools.islice(maps, missing - self.first_map, None)
         if self.hop > 1:
             start = windows.first_map(missing, first_frames, stride)
@@ -249,27 +249,21 @@ class Predictor:
         yield from maps
 
     def stream(
-        self,
-        frames: Iterable[np.ndarray],
-        *,
-        first_frames: str = "repeat",
-        chunk: int = BATCH,
+        self, frames: Iterable[np.ndarray], *, chunk: int = BATCH
     ) -> Iterator[np.ndarray]:
         """The same for frames that are still being made, with little delay.
 
-        The map of frame n comes before frame n + `delay(chunk)` + 1 is asked
-        for. "mirror" and "copy" have to wait for frame 78 (79) first: that
-        of frame n < 78 comes when that of frame 78 would. One clip at a time.
+        The first frame is held, as by "repeat". The map of frame n comes
+        before frame n + `delay(chunk)` + 1 is asked for. One clip at a time.
 
         Args:
             frames: See `maps`.
-            first_frames: See `maps`.
             chunk: Frames that are computed together. 8 is the fastest; 1 has
                 no delay and costs more arithmetic for each frame.
 
         Raises:
-            ValueError: As `maps`; `chunk` is below 1; or the model gives the
-                maps of several frames at once.
+            ValueError: `chunk` is below 1; something else than frames; or the
+                model gives the maps of several frames at once.
             RuntimeError: Another clip was begun before this one was over.
         """
         if chunk < 1:
@@ -281,7 +275,10 @@ class Predictor:
                 f"This model gives {self.hop} maps at once, so none of them "
                 "comes in time. Use `maps`."
             )
-        return self._live(frames, first_frames, chunk)
+        found = self.extractor.of_clip(
+            map(self.extractor.prepare, frames), chunk=chunk, starts_still=True
+        )
+        return self.of_features((each for _, each in found), batch=chunk)
 
     def delay(self, chunk: int = BATCH) -> int:
         """How many frames `stream` may ask for before it gives the map of one.
@@ -292,67 +289,15 @@ class Predictor:
         ahead = self.extractor.delay
         return ahead + (chunk - 1) * (2 if ahead else 1)
 
-    def _live(
-        self, frames: Iterable[np.ndarray], first_frames: str, chunk: int
-    ) -> Iterator[np.ndarray]:
-        missing = self.geometry.first_target
-        prepared: Iterator[Mapping[str, np.ndarray]] = map(
-            self.extractor.prepare, frames
-        )
-        if first_frames == "repeat":
-            found = self.extractor.of_clip(
-                prepared, chunk=chunk, starts_still=True
-            )
-            yield from self.of_features((f for _, f in found), batch=chunk)
-            return
-        copy = first_frames == "copy"
-        head = list(itertools.islice(prepared, missing + 1))
-        if copy and len(head) <= missing:
-            raise ValueError(_too_short(missing))
-        if not head:
-            return
-        before = (
-            () if copy else windows.prefix(missing, len(head), first_frames)
-        )
-        # Played before all others, with maps that nobody gets, so that each
-        # chunk ends with a frame whose map is due.
-        idle = -(self.geometry.length - 1) % chunk
-        played = itertools.chain(
-            itertools.repeat(head[0], idle),
-            (head[index] for index in before),
-            head,
-            prepared,
-        )
-        found = self.extractor.of_clip(played, chunk=chunk)
-        maps = self.of_features(
-            (features for _, features in itertools.islice(found, idle, None)),
-            batch=chunk,
-        )
-        if copy:
-            first = next(maps)
-            maps = itertools.chain(itertools.repeat(first, missing + 1), maps)
-        yield from maps
-
-    def _each_map(
+    def _of_clip(
         self,
         prepared: Iterable[Mapping[str, np.ndarray]],
-        length: int | None,
         step: int,
         *,
-        is_still: bool,
-        starts_still: bool,
+        length: int | None = None,
+        starts_still: bool = False,
     ) -> Iterator[np.ndarray]:
         """Maps of a clip's windows in order, each `step`-th."""
-        if self.hop == 1:
-            found = self.extractor.of_clip(
-                prepared,
-                stride=step,
-                length=length,
-                is_still=is_still,
-                starts_still=starts_still,
-            )
-            yield from self.of_features(features for _, features in found)
-            return
         # The last window: hops do not end with every clip.
         recent: collections.deque[Mapping[str, np.ndarray]] = collections.deque(
             maxlen=self.geometry.first_target + 1
@@ -367,7 +312,10 @@ class Predictor:
                 yield element
 
         found = self.extractor.of_clip(
-            counted(), stride=self.hop, length=length, is_still=is_still
+            prepared if self.hop == 1 else counted(),
+            stride=step * self.hop,
+            length=length,
+            starts_still=starts_still,
         )
         given = self.first_map
         for maps in self.of_windows(features for _, features in found):
@@ -406,14 +354,6 @@ class Predictor:
         ):
             found.extend(images.to_uint8(maps[-len(frames) :]))
         return np.stack([found[0]] * hops[0][1].start + found)
-
-
-def _too_short(missing: int) -> str:
-    return (
-        "--first_frames=copy and skip need a frame that has a whole window, "
-        f"so a clip of more than {missing} frames. Received: a shorter one; "
-        "use --first_frames=mirror."
-    )
 
 
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:

@@ -27,27 +27,14 @@ from lsts_tf import experiment
 from lsts_tf import extract
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from lsts_tf.features import front_end
+from tests import fake_front_end
 
-SHAPE = (1, 2, 2, 16)
 # Seconds between two kills, at most.
 LONGEST = 2.0
 
 
-class Extractor(front_end.FrontEnd):
-    """A mean of pixels; flow is pixels, too."""
-
-    def __init__(self, streams, *, window, **_):
-        super().__init__(streams, window=window, name="window", flow="dis")
-
-    def describe(self):
-        return {"streams": {stream: {} for stream in self.streams}}
-
-    def part_shapes(self, stream):
-        return {stream: SHAPE}
-
-    def encode_parts(self, stream, clip):
-        raise NotImplementedError
+class Extractor(fake_front_end.Extractor):
+    """A mean of pixels, and so is flow: TensorFlow would not survive a fork."""
 
     def flows(self, frames):
         for frame in itertools.islice(frames, 1, None):
@@ -56,7 +43,8 @@ class Extractor(front_end.FrontEnd):
     def features(self, stream, signal, *, stride=1, **_):
         recent = []
         for index, element in enumerate(signal):
-            recent.append(element[:8, :8, 0].astype(np.float32).reshape(SHAPE))
+            pixels = element[:8, :8, 0].astype(np.float32)
+            recent.append(pixels.reshape(self.feature_shape))
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
                 yield {stream: np.mean(recent[-self.window :], axis=0)}

@@ -160,8 +160,8 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
     )
     assert store.manifest.details["front_end"] == "continuous"
     assert store.videos() == (1, 501, 601)
-    # A live stream of the same video sees what is stored.
-    seen, of_features = [], predictor.of_features
+    # The frames of the same video give what is stored.
+    seen, of_windows = [], predictor.of_windows
 
     def watched(features, **keywords):
         def each():
@@ -169,13 +169,12 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
                 seen.append(found["rgb"])
                 yield found
 
-        return of_features(each(), **keywords)
+        return of_windows(each(), **keywords)
 
-    monkeypatch.setattr(predictor, "of_features", watched)
+    monkeypatch.setattr(predictor, "of_windows", watched)
     data = dataset.Dataset(settings.dataset, settings.data_dir)
     (video,) = data.videos([601])
-    # No idle frame before a window of 17.
-    streamed = list(predictor.stream(video.frames(), first_frames="copy"))
+    straight = list(predictor.maps(video.frames(), first_frames="copy"))
     stored = store.read(601, range(store.length(601))).astype(np.float32)
     assert len(stored) == 4
     np.testing.assert_allclose(
@@ -190,7 +189,21 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
         first_frames="copy",
     )
     served = np.load(tmp_path / "out" / "maps.npy")
-    np.testing.assert_allclose(served, streamed, atol=1e-4)
+    np.testing.assert_allclose(served, straight, atol=1e-4)
+    # It looks ahead, as far as it says.
+    clip = tiny_run.frames(predictor.delay() + 8)
+    taken, delays = [], []
+
+    def camera():
+        for frame in clip:
+            taken.append(1)
+            yield frame
+
+    for n, _ in enumerate(predictor.stream(camera())):
+        delays.append(len(taken) - 1 - n)
+    assert len(delays) == len(clip)
+    ahead = predictor.extractor.delay
+    assert 0 < ahead <= max(delays) <= predictor.delay()
 
 
 def test_a_run_without_a_model_says_how_to_train(trained, tmp_path):

@@ -44,7 +44,6 @@ class Extractor(extractor_lib.Extractor):
         self.name = name
         self.dtype = "float32"
         self.flow = flow_lib.Flow("dis")
-        self.windows_seen = 0
 
     @property
     def feature_shape(self):
@@ -84,17 +83,8 @@ class Extractor(extractor_lib.Extractor):
             found[name] = y if time else y[0]
         return found
 
-    def features(self, stream, signal, *, stride=1, starts_still=False, **_):
-        if starts_still:
-            signal = front_end.held(signal, self.window - 1)
-        recent = []
-        for index, element in enumerate(signal):
-            recent = [*recent, element][-self.window :]
-            since = index - self.window + 1
-            if since >= 0 and since % stride == 0:
-                self.windows_seen += 1
-                found = self.encode_parts(stream, np.stack(recent))
-                yield {name: np.asarray(part) for name, part in found.items()}
+    # Each window alone, as any front end may have it.
+    features = front_end.FrontEnd.features
 
 
 @functools.cache

@@ -286,8 +286,8 @@ class FakeExtractor:
     def prepare(self, frame):
         return {"rgb": frame}
 
-    def of_clip(self, prepared, *, stride=1, **_):
-        first = 15 + ("flow" in self.streams)
+    def of_clip(self, prepared, *, stride=1, starts_still=False, **_):
+        first = 0 if starts_still else 15 + ("flow" in self.streams)
         for index, frame in enumerate(prepared):
             if index >= first and (index - first) % stride == 0:
                 self.computed += 1

@@ -31,16 +31,6 @@ def test_dhf1k_frame_counts():
     assert sum(COUNTS[600:700]) == 60_273
 
 
-def test_windows_of_a_clip_by_hand():
-    rgb = windows.Geometry(length=4, stride=2)
-    assert list(rgb.targets(9)) == [3, 5, 7]
-    assert list(rgb.window(5)) == [2, 3, 4, 5]
-    flow = windows.Geometry.of(("flow",), length=4)
-    assert list(flow.targets(6)) == [4, 5]
-    # Flow 0 does not exist.
-    assert list(flow.window(4)) == [1, 2, 3, 4]
-
-
 def test_short_clips_by_hand():
     rgb = windows.Geometry(length=4, short="mirror")
     assert list(rgb.targets(3)) == [0, 1, 2]

@@ -45,7 +45,7 @@ class Extractor(front_end.FrontEnd):
             preference; see `i3d_weights.load`.
         name: "window" or "continuous"; see `sliding_i3d`.
         dtype: "float32" or "bfloat16", the arithmetic of I3D.
-        flow: How flow is computed; see `flow.method`.
+        flow: How flow is computed; see `flow.Flow`.
         size: Rows and columns of a frame as I3D sees it.
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
@@ -209,7 +209,6 @@ class Extractor(front_end.FrontEnd):
         stride: int = 1,
         length: int | None = None,
         chunk: int | None = None,
-        is_still: bool = False,
         starts_still: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one signal; see `FrontEnd.features`.
@@ -221,7 +220,7 @@ class Extractor(front_end.FrontEnd):
         Raises:
             RuntimeError: Another signal was begun meanwhile.
         """
-        if is_still:
+        if starts_still and length == 1:
             yield self.of_still(stream, next(iter(signal)))
             return
         if starts_still and self.name == "window":
@@ -253,34 +252,31 @@ class Extractor(front_end.FrontEnd):
                 whole = np.asarray(self._in_range(stream, first[None]))
                 sliding.stand_still(whole[0])
                 elements = itertools.chain([first], elements)
+        names = list(self.part_shapes(stream))
         given = 0
-        while some := list(itertools.islice(elements, chunk or CHUNK)):
+        while True:
+            some = list(itertools.islice(elements, chunk or CHUNK))
             if self._turns[stream, stride] is not turn:
                 raise RuntimeError(
                     "Another clip was begun before this one was over. One "
                     "model takes one clip at a time; load another one."
                 )
-            prepared = np.asarray(self._in_range(stream, np.stack(some)))
-            found = sliding.push_parts(prepared, wait=chunk is None)
-            new = list(self._each(stream, found))
+            if some:
+                prepared = np.asarray(self._in_range(stream, np.stack(some)))
+                found = sliding.push_parts(prepared, wait=chunk is None)
+            else:
+                found = sliding.finish_parts()
+            rows = list(zip(*found.values(), strict=True))
+            total = None
             if played.length is not None and sliding.delay:
                 more = max(played.length - 1 - first_end, -1)
                 total = more // stride + 1
-                yield from new[: total - given]
-                if given + len(new) >= total:
-                    return
-            else:
-                yield from new
-            given += len(new)
-        yield from self._each(stream, sliding.finish_parts())
-
-    def _each(
-        self, stream: str, found: Mapping[str, np.ndarray]
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Windows one by one, out of {end point: [windows, ...]}."""
-        names = list(self.part_shapes(stream))
-        for row in zip(*found.values(), strict=True):
-            yield dict(zip(names, row, strict=True))
+                rows = rows[: total - given]
+            for row in rows:
+                yield dict(zip(names, row, strict=True))
+            given += len(rows)
+            if not some or given == total:
+                return
 
     def _is_short(
         self, stream: str, shared_cost: float, length: int, stride: int

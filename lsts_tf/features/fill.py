@@ -334,14 +334,20 @@ def _fill_video(
                 f"the {geometry.first_target + 1} that one window needs. "
                 "Lower --window, leave it out, or use --short_clips=mirror."
             )
-        lead = geometry.lead(video.num_frames)
+        is_still = video.num_frames == 1
+        # Whoever encodes a still holds it; its flow needs a frame before.
+        lead = (
+            (0,) * geometry.first
+            if is_still
+            else geometry.lead(video.num_frames)
+        )
         played = video.after(lead)
         found = front_end.features(
             stream,
             _signal(stream, played, front_end, kept, is_led=bool(lead)),
             stride=geometry.stride,
             length=played.num_frames - geometry.first,
-            is_still=bool(lead) and video.num_frames == 1,
+            starts_still=is_still,
         )
         stores.write(absent, number, targets, found)
 
@@ -361,7 +367,8 @@ def _signal(
     if stream == "rgb":
         first = kept.geometry[stream].first
         for frame in itertools.islice(video.frames(), first, None):
-            yield front_end.squeeze(kept.view.of(video.number, frame))
+            seen = kept.view.of(video.number, frame)
+            yield preprocess.squeeze(seen, front_end.size)
         return
     flows: Iterable[np.ndarray] = ()
     if is_led:

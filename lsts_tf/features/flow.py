@@ -56,28 +56,6 @@ def gray(
     )
 
 
-def method(name: str) -> Method:
-    """Returns a function that computes the flow of one pair of frames.
-
-    Args:
-        name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
-            follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
-
-    Returns:
-        A function of two uint8 arrays [h, w] to float32 [h, w, 2], that many
-        threads may call at a time.
-
-    Raises:
-        ValueError: Another name.
-        ImportError: "opencv", and the installed OpenCV has no DualTVL1.
-    """
-    if name not in METHODS:
-        raise ValueError(
-            f"A flow method is one of {', '.join(METHODS)}. Received: {name!r}"
-        )
-    return METHODS[name]()
-
-
 class Flow:
     """Flows of successive frames, by a bounded pool of threads.
 
@@ -102,16 +80,24 @@ class Flow:
         """Chooses a method.
 
         Args:
-            name: One of `METHODS`; see `method`.
+            name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that
+                "tvl1" follows) or "dis" (fast, for previews only: see
+                `DIS_WARNING`).
             workers: How many calls are under way at a time; one a core and
                 one more by default.
             batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
                 64 on an accelerator by default. The other methods have 1.
 
         Raises:
-            Exception: As `method`.
+            ValueError: Another name.
+            ImportError: "opencv", and the installed OpenCV has no DualTVL1.
         """
-        self._method = method(name)
+        if name not in METHODS:
+            raise ValueError(
+                f"A flow method is one of {', '.join(METHODS)}. "
+                f"Received: {name!r}"
+            )
+        self._method = METHODS[name]()
         self.name = name
         # One caller more than cores: while one is between two pairs, every
         # core still has a call that has begun.
@@ -288,6 +274,7 @@ def _per_thread(create: Callable[[], Any]) -> Method:
     return compute
 
 
+# Each gives a function that many threads may call at a time.
 METHODS: dict[str, Callable[[], Method]] = {
     "tvl1": _tvl1,
     "opencv": _opencv,

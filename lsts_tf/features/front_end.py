@@ -64,7 +64,7 @@ class FrontEnd(abc.ABC):
         window: Elements of a signal in a window.
         name: What --front_end calls it.
         size: Rows and columns of a frame as the network sees it.
-        flow: How flow is computed; see `flow.method`.
+        flow: How flow is computed; see `flow.Flow`.
 
     Attributes:
         networks: {stream: network} of which training may change the last
@@ -177,19 +177,17 @@ class FrontEnd(abc.ABC):
                 "A frame is uint8 RGB [H, W, 3]. "
                 f"Received: {frame.dtype} {list(frame.shape)}"
             )
-        each = {"rgb": self.squeeze, "flow": self._gray}
-        return {stream: each[stream](frame) for stream in self.streams}
-
-    def squeeze(self, frame: np.ndarray) -> np.ndarray:
-        """A frame at the size of the network's input."""
-        return preprocess.squeeze(frame, self.size)
-
-    def _gray(self, frame: np.ndarray) -> np.ndarray:
-        return flow_lib.gray(frame, size=parts.half(self.size))
+        found = {}
+        if "rgb" in self.streams:
+            found["rgb"] = preprocess.squeeze(frame, self.size)
+        if "flow" in self.streams:
+            found["flow"] = flow_lib.gray(frame, size=parts.half(self.size))
+        return found
 
     def flows(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Flows 1 … T - 1 of T frames: float16 [112, 112, 2], as stored."""
-        yield from self._flows(map(self._gray, frames))
+        size = parts.half(self.size)
+        return self._flows(flow_lib.gray(frame, size=size) for frame in frames)
 
     def _flows(
         self, grays: Iterable[np.ndarray], chunk: int | None = None
@@ -205,7 +203,6 @@ class FrontEnd(abc.ABC):
         stride: int = 1,
         length: int | None = None,
         chunk: int | None = None,
-        is_still: bool = False,
         starts_still: bool = False,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one stream's signal.
@@ -218,17 +215,16 @@ class FrontEnd(abc.ABC):
                 may choose by it how it computes.
             chunk: For live use: how many elements are taken at a time;
                 windows that end within them come before another is taken.
-            is_still: Whether the signal is one window of equal elements,
-                which may cost less.
             starts_still: Whether the first element stands still before the
-                signal, so that a window ends with it.
+                signal, so that a window ends with it. A signal that starts
+                so and has the length 1 is a still, which may cost less.
 
         Yields:
             {name of a part: float32 of its shape}: first of the window that
             ends with the signal's element number `window` - 1 (0 after a
             still start), then each `stride` on.
         """
-        del length, chunk, is_still  # each window is encoded alone
+        del length, chunk  # each window is encoded alone
         if starts_still:
             signal = held(signal, self.window - 1)
         recent: collections.deque[np.ndarray] = collections.deque(
@@ -258,7 +254,6 @@ class FrontEnd(abc.ABC):
         stride: int = 1,
         length: int | None = None,
         chunk: int | None = None,
-        is_still: bool = False,
         starts_still: bool = False,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
@@ -270,7 +265,6 @@ class FrontEnd(abc.ABC):
             length: Number of frames, if known; see `features`.
             chunk: For live use: windows that end within each so many elements
                 of the signals come before another frame is taken.
-            is_still: Whether the clip is one window of equal frames.
             starts_still: Whether frame 0 stands still before the clip, so that
                 it is a target, and each `stride`-th frame after it.
 
@@ -302,7 +296,6 @@ class FrontEnd(abc.ABC):
                     if length is None or starts_still
                     else length - geometry.first,
                     chunk=chunk,
-                    is_still=is_still,
                     starts_still=starts_still,
                 )
             )

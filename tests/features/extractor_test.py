@@ -12,6 +12,7 @@ from lsts_tf.features import flow
 from lsts_tf.features import front_end
 from lsts_tf.features import preprocess
 from lsts_tf.features import stores
+from lsts_tf.media import images
 from lsts_tf.networks import i3d
 
 STREAMS = ("rgb", "flow")
@@ -108,16 +109,6 @@ def test_short_signals_have_the_windows_that_fit(rgb, frames, length):
     assert len(found) == len(range(15, length, 2))
 
 
-def test_sharing_pays_for_long_signals_only(rgb):
-    """By count: 79 frames for one window, less for the next ones."""
-    cost = sum(rgb._slide("rgb", 1).costs.values())
-    short = [rgb._is_short("rgb", cost, n, 1) for n in range(1, 400)]
-    # Short signals first, then never again.
-    assert short[16]
-    assert not short[-1]
-    assert sorted(short, reverse=True) == short
-
-
 def test_what_failed_before_leaves_no_trace(rgb, frames):
     squeezed = [preprocess.squeeze(f) for f in frames]
 
@@ -173,7 +164,7 @@ def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):
         # Half precision keeps eleven bits.
         np.testing.assert_allclose(got, want, atol=2e-3 * want.max())
     (video,) = data.videos([2])
-    want = [preprocess_png(png) for png in video.maps]
+    want = [images.decode(png) for png in video.maps]
     np.testing.assert_array_equal(kept.truth.maps(2, range(20)), want)
 
 
@@ -185,24 +176,6 @@ def test_the_same_bytes_each_time(data, extractor, tmp_path):
         roots = [kept.flow.root, *(s.root for s in kept.features.values())]
         found.append([(r / "0002.npy").read_bytes() for r in roots])
     assert found[0] == found[1]
-
-
-def preprocess_png(png):
-    import cv2
-
-    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
-
-
-def test_filling_again_computes_nothing(data, extractor, kept, monkeypatch):
-    filled(data, [3], extractor, kept)
-    begun = []
-    monkeypatch.setattr(
-        fill, "_fill_video", lambda video, *_: begun.append(video.number)
-    )
-    filled(data, [3], extractor, kept)
-    assert begun == []
-    filled(data, [3, 4], extractor, kept)
-    assert begun == [4]
 
 
 def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
@@ -238,8 +211,12 @@ def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
 def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
     there = json.loads(json.dumps(extractor.describe()))
     assert front_end.differences(there, extractor.describe()) == ""
+    # Where the weights came from is told, and not compared.
+    there["streams"]["rgb"]["weights"] = "another/place"
+    assert front_end.differences(there, extractor.describe()) == ""
     there["streams"]["rgb"]["weights_sha256"] = "abc"
     text = front_end.differences(there, extractor.describe())
+    assert "another/place" not in text
     sha256 = extractor.weights["rgb"].checksum
     assert f"rgb.weights_sha256: 'abc' then, '{sha256}' now" in text
     assert "--rgb_weights" in text
@@ -262,7 +239,7 @@ def test_stores_of_other_weights_are_refused(tmp_path, extractor):
         open_stores(tmp_path, other)
 
 
-def moved(extractor, place="another/place"):
+def moved(extractor, place):
     """The same front end with its weights from another place."""
     other = copy.copy(extractor)
     other.weights = {
@@ -272,44 +249,18 @@ def moved(extractor, place="another/place"):
     return other
 
 
-def test_the_place_of_the_weights_is_told_and_not_compared(extractor):
-    first = moved(extractor, "a/place")
-    there = json.loads(json.dumps(first.describe()))
-    assert there["streams"]["rgb"]["weights"] == "a/place"
-    here = moved(extractor).describe()
-    assert here["streams"]["rgb"]["weights"] == "another/place"
-    assert front_end.differences(there, here) == ""
-    # Nor is it named where something else differs.
-    here["streams"]["rgb"]["weights_sha256"] = "abc"
-    text = front_end.differences(there, here)
-    assert text.count(" then, ") == 1
-    assert "another/place" not in text
-
-
 def test_stores_are_opened_with_the_same_weights_from_elsewhere(
     data, extractor, tmp_path
 ):
     first = moved(extractor, "a/place")
     filled(data, [2], first, open_stores(tmp_path, first))
-    again = open_stores(tmp_path, moved(extractor))
+    again = open_stores(tmp_path, moved(extractor, "another/place"))
     for stream, store in again.features.items():
         assert 2 in store
         assert store.read(2, [0]).shape[1:] == extractor.feature_shape
         assert "weights" not in store.manifest.details
         checksum = extractor.weights[stream].checksum
         assert store.manifest.details["weights_sha256"] == checksum
-
-
-def test_a_full_disk_is_said_before_the_work(
-    data, extractor, kept, monkeypatch
-):
-    import shutil
-
-    usage = shutil.disk_usage("/")._replace(free=10_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="flows and features of 1 videos"):
-        filled(data, [6], extractor, kept)
-    assert 6 not in kept.truth
 
 
 @pytest.mark.slow
@@ -411,7 +362,9 @@ def test_a_still_alone_is_a_window_that_does_not_move():
     )
     for stream in STREAMS:
         (element,) = signal_of(stream, 1)
-        (found,) = extractor.features(stream, iter([element]), is_still=True)
+        (found,) = extractor.features(
+            stream, iter([element]), length=1, starts_still=True
+        )
         want = extractor.encode_parts(stream, np.stack([element] * 21))
         assert list(found) == list(extractor.part_shapes(stream)) == list(want)
         for part in found:
@@ -422,7 +375,7 @@ def test_a_still_alone_is_a_window_that_does_not_move():
 def test_a_still_start_is_a_window_of_the_first_frame(
     rgb, frames, stride, chunk
 ):
-    signal = [rgb.squeeze(frame) for frame in frames[:5]]
+    signal = [preprocess.squeeze(frame) for frame in frames[:5]]
     played = [signal[0]] * 15 + signal
     want = features(rgb, played, stride=stride)
     for length in (None, 5):
@@ -449,6 +402,18 @@ def test_the_continuous_front_end_starts_still_too(continuous, stream):
     for one, other in zip(found, want, strict=True):
         for part in one:
             close(one[part], other[part])
+
+
+def test_a_second_clip_does_not_spoil_the_first_unnoticed(continuous):
+    signal = signal_of("rgb", 70)
+    first, second = (
+        continuous.features("rgb", signal, chunk=1) for _ in range(2)
+    )
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="Another clip was begun"):
+        next(first)
+    assert len(list(second)) == 70 - 15 - 1
 
 
 @pytest.mark.parametrize("lookahead", [0, 9, 47])

@@ -69,12 +69,6 @@ def test_flow_points_from_a_frame_to_the_next(name):
     np.testing.assert_allclose(inner.mean((1, 2)), [[1.5, -0.75]] * 2, atol=0.1)
 
 
-@pytest.mark.parametrize("name", flow.METHODS)
-def test_a_still_video_does_not_move(name):
-    grays = np.stack([texture()[:112, :112]] * 3)
-    np.testing.assert_array_equal(compute(flow.Flow(name), grays), 0)
-
-
 def test_tvl1_is_opencvs_on_moving_textures(tvl1):
     grays = np.concatenate([moving(3, 0.6, 0.3), moving(3, -2.5, 1.0, seed=1)])
     got = compute(tvl1, grays)
@@ -100,8 +94,6 @@ def test_the_number_of_threads_changes_nothing(name):
     serial = compute(flow.Flow(name, workers=1), grays)
     parallel = compute(flow.Flow(name, workers=3), grays)
     np.testing.assert_array_equal(serial, parallel)
-    one = flow.method(name)(grays[2], grays[3])
-    np.testing.assert_array_equal(one, serial[2])
 
 
 def test_batches_change_nothing_but_rounding():
@@ -161,7 +153,7 @@ def test_wrong_frames_are_refused(frames, message):
 
 def test_another_method_is_refused():
     with pytest.raises(ValueError, match="farneback"):
-        flow.method("farneback")
+        flow.Flow("farneback")
 
 
 def test_missing_contrib_is_explained(monkeypatch):
@@ -188,13 +180,6 @@ def test_opencv_has_the_parameters_that_ours_has():
     }
     assert default.getMedianFiltering() == 5
     assert default.getGamma() == 0
-
-
-def test_descriptions_tell_methods_apart():
-    abouts = [flow.Flow(name).describe() for name in flow.METHODS]
-    assert [about["method"] for about in abouts] == list(flow.METHODS)
-    assert "opencv" not in abouts[0]
-    assert abouts[1]["opencv"] == abouts[2]["opencv"]
 
 
 def test_importing_flow_imports_no_tensorflow():

@@ -4,10 +4,6 @@ import concurrent.futures
 import errno
 import os
 import pathlib
-import signal
-import subprocess
-import sys
-import textwrap
 
 import cv2
 import hypothesis
@@ -27,7 +23,6 @@ MANIFEST = stores.Manifest(
     details={"weights": {"sha256": "abc", "random": False}, "first": (1, 2)},
 )
 TRUTH = stores.Manifest(kind="truth", dataset="d:1", shape=(), dtype="uint8")
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _records(count, seed=0):
@@ -255,52 +250,6 @@ def test_a_file_cut_off_while_open(filled):
 
 
 # Processes that die, compete or find the disk full.
-
-_WORKER = """
-    import sys
-    import numpy as np
-    from lsts_tf.features import stores
-    store = stores.Store.create(sys.argv[1], stores.Manifest.parse(sys.argv[2]))
-    for video in map(int, sys.argv[3].split(",")):
-        if video in store:
-            continue
-        rng = np.random.default_rng(video)
-        store.write(video, range(40), rng.standard_normal((40, 2, 3)))
-        print(video, flush=True)
-"""
-
-
-def _worker(root, videos):
-    numbers = ",".join(map(str, videos))
-    code = textwrap.dedent(_WORKER)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(root), MANIFEST.text(), numbers],
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_goes_on(tmp_path):
-    videos = range(1, 200)
-    with _worker(tmp_path / "whole", videos) as whole:
-        whole.communicate()
-    expected = _bytes(tmp_path / "whole")
-    assert len(expected) == len(videos) + 1
-    done, kills = [], 0
-    for kill_after in (1, 50, 93, 10**6):
-        with _worker(tmp_path / "killed", videos) as process:
-            for line in process.stdout:
-                done.append(int(line))
-                if len(done) >= kill_after:
-                    process.kill()
-                    break
-            done += [int(line) for line in process.stdout if line.strip()]
-        kills += process.returncode == -signal.SIGKILL
-    assert kills == 3
-    assert _bytes(tmp_path / "killed") == expected
-    assert len(done) == len(set(done)), "a video was computed twice"
 
 
 def test_who_stores_a_video_removes_what_others_left_of_it(store):

@@ -1,9 +1,6 @@
 import functools
 
 import cv2
-from hypothesis import given
-from hypothesis import settings
-from hypothesis import strategies as st
 import keras
 from keras import ops
 import numpy as np
@@ -54,25 +51,6 @@ def compiled(burst=1):
     return tf.function(kernel, jit_compile=True, autograph=False)
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 100))
-def test_rows_hold_the_plane_and_zeros(height, width, seed):
-    plane = random_plane(height, width, seed)
-    rows = rows_of(plane)
-    np.testing.assert_array_equal(plane_of(rows, width), plane)
-    outside = ops.convert_to_numpy(rows) * (1 - tvl1._inside(rows, width))
-    assert not outside.any()
-
-
-@pytest.mark.parametrize("size", [(16, 24), (21, 17), (5, 3)])
-def test_median_is_opencvs(size):
-    plane = random_plane(*size)
-    got = tvl1._median5(rows_of(plane), size[1])
-    want = cv2.medianBlur(plane, 5)
-    np.testing.assert_array_equal(plane_of(got, size[1]), want)
-    np.testing.assert_array_equal(got, rows_of(want))
-
-
 def test_the_network_finds_every_median():
     """By the 0-1 principle, zeros and ones in sorted columns are enough."""
     ones = np.stack(np.meshgrid(*[np.arange(6)] * 5)).reshape(5, -1)
@@ -83,24 +61,6 @@ def test_the_network_finds_every_median():
         a, b = places[low], places[high]
         places[low], places[high] = a & b, a | b
     np.testing.assert_array_equal(places[12], median)
-
-
-@pytest.mark.parametrize(
-    ("size", "wanted", "step"),
-    [
-        ((112, 112), (90, 90), 1.25),
-        ((360, 640), (288, 512), 1.25),
-        ((17, 31), (14, 25), 1.25),
-        ((46, 57), (58, 72), None),
-    ],
-)
-def test_resizing_is_opencvs(size, wanted, step):
-    plane = random_plane(*size)
-    scale = 1 / step if step else 0
-    dsize = None if step else wanted[::-1]
-    want = cv2.resize(plane, dsize, fx=scale, fy=scale)
-    got = tvl1._resize(plane[None], *wanted, step=step)
-    np.testing.assert_allclose(got[0], want, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.7, 5.0, 300.0])
@@ -233,13 +193,3 @@ def test_identical_and_constant_images_do_not_move():
     for still in (image, flat):
         flow = np.asarray(compiled()(still[None], still[None]))
         np.testing.assert_array_equal(flow, 0)
-
-
-def test_small_images_have_fewer_levels():
-    def sizes(height, width):
-        image = np.zeros((1, height, width), np.float32)
-        return [a.shape[1:] for a, _ in tvl1._pyramid(image, image)]
-
-    assert sizes(112, 112) == [(n, n) for n in (112, 90, 72, 58, 46)]
-    assert sizes(20, 60) == [(20, 60), (16, 48)]
-    assert sizes(7, 9) == [(7, 9)]
