@@ -24,6 +24,7 @@ from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
 from lsts_tf.training import validation
 from tests import run_folder
+from tests import tiny_run
 
 
 @pytest.fixture(scope="module")
