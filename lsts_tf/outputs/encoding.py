@@ -174,7 +174,7 @@ class Offsets(Blocks):
         self._sum = np.zeros(self._shape, np.int64)
         array_path, *others = self.paths()
         self._array = pictures.GrowingArray(
-            self.enter(self.hidden(array_path).open("w+b")), self._shape, "i1"
+            self.enter(self.hidden(array_path).open("wb")), self._shape, "i1"
         )
         self._about, self._text, self._filter = map(self.text, others)
 
