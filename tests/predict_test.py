@@ -643,10 +643,7 @@ def test_a_report_beside_other_outputs(model, folder):
     predict.predict(model, path, out, outputs=("npy", "report"), report=page)
     assert "</html>" in page.read_text("utf-8")
     assert listed(out) == ["maps.npy", "prediction.json"]
-    assert record_of(out)["outputs"] == {
-        "npy": "maps.npy",
-        "report": str(page),
-    }
+    assert record_of(out)["outputs"] == {"npy": "maps.npy", "report": str(page)}
     with pytest.raises(ValueError, match="--output is needed"):
         predict.predict(
             model, path, None, outputs=("npy", "report"), report=page
@@ -710,13 +707,11 @@ class Stopped(sources.File):
     def __init__(self, path, frame):
         super().__init__(path)
         self.frame = frame
-        self.count = 0
 
     def __iter__(self):
         for number, timed in enumerate(super().__iter__()):
             if number == self.frame:
                 signal.raise_signal(signal.SIGINT)
-            self.count += 1
             yield timed
 
 

@@ -65,8 +65,6 @@ def test_normalisations(tmp_path):
 
 
 def test_what_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match="Received: map_size='half'"):
-        made(pictures.Array, tmp_path / "a.npy", map_size="half")
     with pytest.raises(ValueError, match="millionths"):
         made(pictures.Pictures, tmp_path / "maps", normalize="sum")
 

@@ -1,4 +1,3 @@
-import base64
 import html.parser
 import http.server
 import json
@@ -12,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf.media import video
 from lsts_tf.outputs import report
 
 SIZE = (320, 180)
@@ -112,15 +110,6 @@ def test_a_page_needs_nothing_but_itself(tmp_path):
     left, right = data["areas"]
     assert left[0] > 0.99 and right[-1] > 0.99
     np.testing.assert_allclose(np.add(left, right), 1, atol=1e-4)
-
-
-def test_the_video_in_the_page_has_all_frames(tmp_path):
-    text = reported(tmp_path).read_text("utf-8")
-    (data,) = re.findall(r'src="data:video/mp4;base64,([^"]+)"', text)
-    path = tmp_path / "found.mp4"
-    path.write_bytes(base64.b64decode(data))
-    found = video.Video(path)
-    assert found.size == SIZE and len(list(found)) == 30
 
 
 def test_stills_take_the_place_of_a_large_video(tmp_path, monkeypatch):
