@@ -311,7 +311,7 @@ class _Pass:
         return json.dumps(what, indent=1, default=str)
 
     def write(self) -> dict[str, Any]:
-        """Predicts and writes; what the record says of the frames."""
+        """Predicts and writes; returns what the record says of the frames."""
         # All outputs have more than that from before, so that there is always
         # something to predict.
         done = max(0, min(made.count for made in self.made.values()) - 1)

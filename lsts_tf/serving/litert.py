@@ -5,9 +5,7 @@ images, over space and over time, which gives the same numbers.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import functools
 import itertools
 import pathlib
@@ -98,7 +96,10 @@ def convert(function: Any, path: pathlib.Path) -> None:
 
 def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Answers of a LiteRT file, [N, 360, 640], to inputs of N, one by one."""
-    with deprecated_interpreter():
+    with warnings.catch_warnings():
+        # TensorFlow 2.21 still brings it. Its successor, ai_edge_litert, reads
+        # the same files, and would be another dependency for one check.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
         interpreter = tf.lite.Interpreter(str(path))
     call = interpreter.get_signature_runner("serving_default")
     count = len(next(iter(inputs.values())))
@@ -107,18 +108,6 @@ def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         for k in range(count)
     ]
     return np.concatenate([answer["saliency"] for answer in found])
-
-
-@contextlib.contextmanager
-def deprecated_interpreter() -> Iterator[None]:
-    """TensorFlow 2.21 still brings the interpreter, and warns of its end.
-
-    Its successor, ai_edge_litert, reads the same files; it would be another
-    dependency for one check.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
-        yield
 
 
 # === Pooling over time without operations of three dimensions ===
