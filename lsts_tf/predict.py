@@ -129,16 +129,12 @@ def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
             f"Dataset {data.name} has no video {text}. It has {len(have)}, "
             f"from {have[0]} to {have[-1]}."
         )
-    digest = hashlib.sha256()
-    for jpeg in video.jpegs:
-        digest.update(jpeg)
     return sources.Frames(
         video.frames,
         name=f"{DATASET}{text}",
         stem=str(local),
         fps=video.fps,
         num_frames=video.num_frames,
-        identity=f"{data.name} {number} {digest.hexdigest()}",
     )
 
 

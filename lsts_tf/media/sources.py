@@ -410,12 +410,11 @@ class Frames:
         stem: The name without what is around it.
         fps: Frames a second.
         num_frames: How many there are.
-        identity: Changes if the frames do.
     """
 
     pixel_aspect = video.SQUARE
     paths: Sequence[pathlib.Path] = ()
-    damage = ""
+    identity = damage = ""
 
     def __init__(
         self,
@@ -425,14 +424,12 @@ class Frames:
         stem: str,
         fps: float,
         num_frames: int,
-        identity: str,
     ) -> None:
         self._read = read
         self.name = name
         self.stem = stem
         self.fps = fps
         self.num_frames: int | None = num_frames
-        self.identity = identity
         height, width = next(read()).shape[:2]
         self.size = width, height
 

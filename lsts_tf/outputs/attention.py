@@ -26,6 +26,7 @@ entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
 jump         How far the strongest point is from that of the frame before.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -75,18 +76,6 @@ class Region(NamedTuple):
     peak: float
 
 
-class Area(NamedTuple):
-    """An area of interest.
-
-    Attributes:
-        name: As its author called it.
-        polygon: float64 [corners, 2], (x, y) in pixels of the source.
-    """
-
-    name: str
-    polygon: np.ndarray
-
-
 class Measures(NamedTuple):
     """All that is known of one frame; the words are those of the module.
 
@@ -117,7 +106,8 @@ class Measurer:
     Args:
         size: (width, height) of the source.
         fps: Frames a second.
-        areas: Areas of interest.
+        areas: Polygons of the areas of interest by name: float [corners, 2],
+            (x, y) in pixels of the source.
     """
 
     def __init__(
@@ -125,15 +115,13 @@ class Measurer:
         *,
         size: tuple[int, int],
         fps: float = 25.0,
-        areas: Sequence[Area] = (),
+        areas: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self._size = size
         self._fps = fps
-        self._areas = areas
+        self._areas = areas or {}
         self._covered: dict[str, np.ndarray] = {}
-        self._before: Place | None = None
-        self._rows: list[tuple[float | None, ...]] = []
-        self._path = GazePath(fps=fps, size=size)
+        self._rows: list[Measures] = []
 
     def __call__(self, map_: np.ndarray, time: float) -> Measures:
         """Measures of the next frame.
@@ -146,40 +134,38 @@ class Measurer:
             ValueError: No map.
         """
         measures = self._measures(map_, time)
-        numbers = [getattr(measures, name) for name in _NUMBERS]
-        shares = [v for pair in measures.areas.values() for v in pair]
-        self._rows.append((time, *numbers, *shares))
-        self._path.add(time, measures.strongest)
+        # Nobody asks for its regions again.
+        self._rows.append(measures._replace(regions=()))
         return measures
 
     def _measures(self, map_: np.ndarray, time: float) -> Measures:
         total = _total(map_)
         if not self._covered:
             self._covered = {
-                area.name: coverage(area, map_.shape, self._size)
-                for area in self._areas
+                name: coverage(polygon, map_.shape, self._size)
+                for name, polygon in self._areas.items()
             }
-        before, self._before = self._before, None
         if not total:
             nothing = dict.fromkeys(self._covered, (None, False))
             return Measures(time, areas=nothing)
         height, width = map_.shape
         scale = self._size[0] / width, self._size[1] / height
         row, column = np.unravel_index(int(map_.argmax()), map_.shape)
-        self._before = (column + 0.5) * scale[0], (row + 0.5) * scale[1]
+        strongest = (column + 0.5) * scale[0], (row + 0.5) * scale[1]
+        before = self._rows[-1].strongest if self._rows else None
         found = _regions(map_, total, scale)
         centroid, deviation = _moments(map_, scale)
         spread = _entropy(map_, total)
         return Measures(
             time=time,
             regions=found,
-            strongest=self._before,
+            strongest=strongest,
             centroid=centroid,
             dispersion=deviation / math.hypot(*self._size),
             entropy=spread,
             focus=1 - spread,
             hot_spots=len(found),
-            jump=before and distance(before, self._before, self._size),
+            jump=before and distance(before, strongest, self._size),
             areas={
                 name: (
                     min(float(np.vdot(map_, covered)) / total, 1.0),
@@ -196,16 +182,15 @@ class Measurer:
             "time" and numbers by their names; and of the areas by theirs: the
             shares of attention, and whether they hold the strongest point.
         """
-        names = [area.name for area in self._areas]
-        columns = ["time", *_NUMBERS]
-        count = len(columns)
-        values = np.array(self._rows, np.float64)
-        values = values.reshape(-1, count + 2 * len(names))
-        return (
-            pd.DataFrame(values[:, :count], columns=columns),
-            pd.DataFrame(values[:, count::2], columns=names),
-            pd.DataFrame(values[:, count + 1 :: 2], columns=names),
-        )
+        rows = pd.DataFrame(self._rows, columns=Measures._fields)
+
+        def of_areas(item: int) -> pd.DataFrame:
+            pairs = [row.areas.values() for row in self._rows]
+            values = [[pair[item] for pair in some] for some in pairs]
+            return pd.DataFrame(values, columns=[*self._areas], dtype=float)
+
+        numbers = rows[["time", *_NUMBERS]].astype(float)
+        return numbers, of_areas(0), of_areas(1)
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds; see docs/attention.md."""
@@ -225,16 +210,17 @@ class Measurer:
             "focus_consistency": max(0.0, 1 - ratio) if focus.size else None,
             "large_jumps": int((table["jump"] > _LARGE_JUMP).sum()),
             "areas": {
-                area.name: {
-                    "mean_share": shares[area.name].mean(),
+                name: {
+                    "mean_share": shares[name].mean(),
                     "share_of_frame": float(
-                        coverage(area, (360, 640), self._size).mean()
+                        coverage(polygon, (360, 640), self._size).mean()
                     ),
-                    "strongest_inside": inside[area.name].mean(),
+                    "strongest_inside": inside[name].mean(),
                 }
-                for area in self._areas
+                for name, polygon in self._areas.items()
             },
         }
+        points = ((row.time, row.strongest) for row in self._rows)
         return {
             "frames": len(table),
             "fps": self._fps,
@@ -246,7 +232,7 @@ class Measurer:
                     "end": round(stop.end, 6),
                     "place": _plain(stop.place),
                 }
-                for stop in self._path.stops
+                for stop in gaze_path(points, fps=self._fps, size=self._size)
             ],
         }
 
@@ -332,12 +318,13 @@ def distance(one: Place, other: Place, size: tuple[int, int]) -> float:
 
 
 def coverage(
-    area: Area, shape: tuple[int, ...], size: tuple[int, int]
+    polygon: np.ndarray, shape: tuple[int, ...], size: tuple[int, int]
 ) -> np.ndarray:
     """Which part of each pixel of a map lies in an area.
 
     Args:
-        area: The area. Where its outline crosses itself, even-odd.
+        polygon: float [corners, 2]: (x, y) in pixels of the source. Where the
+            outline crosses itself, even-odd.
         shape: (h, w) of the map.
         size: (width, height) of the source.
 
@@ -346,7 +333,7 @@ def coverage(
         a pixel along y.
     """
     height, width = shape
-    starts = area.polygon * (width / size[0], height / size[1])
+    starts = polygon * (width / size[0], height / size[1])
     ends = np.roll(starts, -1, axis=0)
     y = (np.arange(height * _LINES)[:, None] + 0.5) / _LINES
     # Half open, so that a corner between two edges counts once.
@@ -365,7 +352,9 @@ def coverage(
     return mean.astype(np.float32)
 
 
-def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
+def read_areas(
+    path: str | os.PathLike, size: tuple[int, int]
+) -> dict[str, np.ndarray]:
     """Areas of interest from a JSON file.
 
         {"unit": "pixels",
@@ -375,6 +364,9 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
         path: The file. `unit` is "pixels" of the source, or "fractions" of
             its width and height. A polygon has at least three corners.
         size: (width, height) of the source.
+
+    Returns:
+        Polygons by name, float64 [corners, 2] in pixels of the source.
 
     Raises:
         files.FileError: It is something else.
@@ -396,7 +388,7 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
             'areas are {"unit": "pixels", "areas": {NAME: [[x, y], ...]}}, of '
             'one area or more; the unit is "pixels" or "fractions".',
         )
-    found = []
+    found = {}
     for name, corners in areas.items():
         try:
             polygon = np.array(corners, np.float64)
@@ -410,8 +402,8 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
             raise files.FileError(
                 path, f"area {name!r} is not three or more corners [x, y]."
             )
-        found.append(Area(name, polygon * scales[unit]))
-        if not coverage(found[-1], (64, 64), size).any():
+        found[name] = polygon * scales[unit]
+        if not coverage(found[name], (64, 64), size).any():
             raise files.FileError(
                 path,
                 f"area {name!r} covers nothing of a frame of {size[0]} x "
@@ -423,34 +415,28 @@ def read_areas(path: str | os.PathLike, size: tuple[int, int]) -> list[Area]:
 # === Of a whole clip ===
 
 
-@dataclasses.dataclass
-class Stop:
+class Stop(NamedTuple):
     """A stop of the gaze path.
 
     Attributes:
         start: Seconds.
         end: Seconds.
         place: Mean of the strongest points.
-        count: Frames in which the strongest point was there.
+        frames: In how many the strongest point was there.
     """
 
     start: float
     end: float
     place: Place
-    count: int = 1
-
-    def add(self, end: float, point: Place) -> None:
-        """Takes another frame."""
-        self.end = end
-        self.count += 1
-        x, y = self.place
-        self.place = (
-            x + (point[0] - x) / self.count,
-            y + (point[1] - y) / self.count,
-        )
+    frames: int = 1
 
 
-class GazePath:
+def gaze_path(
+    points: Iterable[tuple[float, Place | None]],
+    *,
+    fps: float,
+    size: tuple[int, int],
+) -> list[Stop]:
     """Where the strongest point rests, one stop after the other.
 
     A stop lasts while the strongest point stays within a tenth of the diagonal
@@ -458,41 +444,38 @@ class GazePath:
     Frames without attention end nothing.
 
     Args:
+        points: Seconds and strongest point of each frame.
         fps: Frames a second.
         size: (width, height) of the source.
-
-    Attributes:
-        stops: All of them so far.
     """
 
-    def __init__(self, *, fps: float, size: tuple[int, int]) -> None:
-        self._frame = 1 / fps
-        self._size = size
-        self.stops: list[Stop] = []
-        self._next: Stop | None = None
+    def longer(stop: Stop, end: float, point: Place) -> Stop | None:
+        """The stop with one more frame, or None if the point is not near."""
+        if distance(stop.place, point, size) > _STOP_RADIUS:
+            return None
+        frames = stop.frames + 1
+        (x, y), (to_x, to_y) = stop.place, point
+        place = x + (to_x - x) / frames, y + (to_y - y) / frames
+        return Stop(stop.start, end, place, frames)
 
-    def add(self, time: float, point: Place | None) -> None:
-        """Takes the strongest point of the next frame."""
+    stops: list[Stop] = []
+    new: Stop | None = None
+    for time, point in points:
         if point is None:
-            return
-        end = time + self._frame
-        if not self.stops:
-            self.stops.append(Stop(time, end, point))
-        elif self._near(self.stops[-1], point):
-            self.stops[-1].add(end, point)
-            self._next = None
-        elif self._next and self._near(self._next, point):
-            self._next.add(end, point)
+            continue
+        end = time + 1 / fps
+        if not stops:
+            stops.append(Stop(time, end, point))
+        elif same := longer(stops[-1], end, point):
+            stops[-1], new = same, None
         else:
-            self._next = Stop(time, end, point)
-        new = self._next
-        if new and new.end - new.start >= _STOP_SECONDS - _ROUNDING:
-            self.stops[-1].end = new.start
-            self.stops.append(new)
-            self._next = None
-
-    def _near(self, stop: Stop, point: Place) -> bool:
-        return distance(stop.place, point, self._size) <= _STOP_RADIUS
+            more = new and longer(new, end, point)
+            new = more or Stop(time, end, point)
+            if new.end - new.start >= _STOP_SECONDS - _ROUNDING:
+                stops[-1] = stops[-1]._replace(end=new.start)
+                stops.append(new)
+                new = None
+    return stops
 
 
 # === Outputs ===
@@ -508,7 +491,7 @@ class Measuring(sink.Sink):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        areas = read_areas(self.areas, self.size) if self.areas else []
+        areas = read_areas(self.areas, self.size) if self.areas else {}
         self.measure = Measurer(size=self.size, fps=self.fps, areas=areas)
 
     def reads(self) -> Mapping[pathlib.Path, str]:

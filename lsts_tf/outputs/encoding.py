@@ -6,16 +6,9 @@ the size of a quantiser's step. A grid of offsets is int8 [rows, columns], for
 blocks of `block` x `block` pixels from the upper left corner; those at the
 right and lower edge may reach beyond the frame.
 
-What encoders take (docs/encoding.md says what was tried):
-
-libx264, libx265         Through FFmpeg: regions of interest that travel with
-                         each frame; adaptive quantisation has to be on.
-                         `Encoder` does it.
-`addroi` of FFmpeg       The same, but for a whole input: the filter takes no
-                         commands and has no timeline. `Offsets` writes the
-                         clip's mean grid as such a filter.
-x264 and x265 programs   `--qpfile` sets the type and QP of whole frames,
-                         `--zones` of stretches of frames; nothing for blocks.
+`Encoder` hands libx264 and libx265 regions of interest that travel with each
+frame; adaptive quantisation has to be on. `Offsets` writes files for other
+ways; docs/encoding.md says which there are, and what was tried.
 """
 
 from collections.abc import Iterator
@@ -174,7 +167,7 @@ class Offsets(Blocks):
         self._sum = np.zeros(self._shape, np.int64)
         array_path, *others = self.paths()
         self._array = pictures.GrowingArray(
-            self.enter(self.hidden(array_path).open("w+b")), self._shape, "i1"
+            self.enter(self.hidden(array_path).open("wb")), self._shape, "i1"
         )
         self._about, self._text, self._filter = map(self.text, others)
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import io
-import math
 import os
 import pathlib
 import re
@@ -27,7 +25,6 @@ MAP_SIZES = ("source", "model")
 
 # Between a frame and its overlay.
 _GAP = 4
-_HEADER_BYTES = 128
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
@@ -129,11 +126,6 @@ class Maps(sink.Sink):
     #: Bits of a pixel; 32 for floats.
     bits: int = 8
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.RESUMES and self.normalize != "clip"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.normalize == "sum" and self.bits < 32:
@@ -146,8 +138,8 @@ class Maps(sink.Sink):
         self.written_size = (width, height) if of_model else self.size
         self._low, self._high = np.inf, -np.inf
 
-    def _put(self, map_: np.ndarray, time: float) -> None:
-        """Takes the next map: float32 of `written_size`, normalised."""
+    def _put(self, map_: np.ndarray, place: int, time: float) -> None:
+        """Takes the map of a place: float32 of `written_size`, normalised."""
         raise NotImplementedError
 
     def _open(self) -> None:
@@ -157,7 +149,7 @@ class Maps(sink.Sink):
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self.normalize != "clip":
-            self._put(self._scaled(map_), time)
+            self._put(self._scaled(map_), self.count, time)
             return
         self._low = min(self._low, float(map_.min()))
         self._high = max(self._high, float(map_.max()))
@@ -166,12 +158,11 @@ class Maps(sink.Sink):
 
     def _finish(self) -> None:
         if self.normalize == "clip":
-            end = self._waiting.tell()
             self._waiting.seek(0)
-            while self._waiting.tell() < end:
+            for place in range(self.count):
                 time = float(np.load(self._waiting))
                 map_ = stretch(np.load(self._waiting), self._low, self._high)
-                self._put(self._scaled(map_), time)
+                self._put(self._scaled(map_), place, time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
         size = self.written_size
@@ -205,7 +196,7 @@ class Saliency(Maps):
             pixel_aspect=self.pixel_aspect if of_source else video_lib.SQUARE,
         )
 
-    def _put(self, map_: np.ndarray, time: float) -> None:
+    def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         self._film.write(_LEVELS[self.bits](map_), time)
 
 
@@ -220,7 +211,10 @@ class Pictures(Maps):
     replaced; one with anything else in it is refused.
     """
 
-    RESUMES = True
+    @property
+    def resumes(self) -> bool:
+        """See `sink.Sink`."""
+        return self.normalize != "clip"
 
     def _open(self) -> None:
         super()._open()
@@ -231,21 +225,13 @@ class Pictures(Maps):
             path.unlink()
         while self._file(self.count).exists():
             self.count += 1
-        self._number = self.count
-
-    def keep(self, count: int) -> None:
-        """See `sink.Sink`."""
-        for place in range(count, self.count):
-            self._file(place).unlink()
-        self.count = self._number = count
 
     def _file(self, place: int) -> pathlib.Path:
         name = images.file_name(self.first + place * self.step)
         return self.hidden(self.path) / name
 
-    def _put(self, map_: np.ndarray, time: float) -> None:
-        images.write_png(self._file(self._number), _LEVELS[self.bits](map_))
-        self._number += 1
+    def _put(self, map_: np.ndarray, place: int, time: float) -> None:
+        images.write_png(self._file(place), _LEVELS[self.bits](map_))
 
     def refuse_others(self) -> None:
         """See `sink.Sink`."""
@@ -264,15 +250,12 @@ class Pictures(Maps):
 
 
 class GrowingArray:
-    """A file of NumPy whose first axis grows, and its whole items so far.
+    """A file of NumPy whose first axis grows.
 
     Args:
-        file: Open for reading and writing.
+        file: Open for writing, and empty.
         shape: Of an item.
         dtype: Of a number.
-
-    Attributes:
-        count: Number of items.
     """
 
     def __init__(
@@ -281,35 +264,24 @@ class GrowingArray:
         self._file = file
         self._shape = shape
         self._dtype = np.dtype(dtype)
-        self._bytes = self._dtype.itemsize * math.prod(shape)
-        size = file.seek(0, os.SEEK_END)
-        self.keep(max(0, size - _HEADER_BYTES) // self._bytes)
-
-    def keep(self, count: int) -> None:
-        """Drops all but the first `count` items."""
-        self.count = count
-        end = _HEADER_BYTES + count * self._bytes
-        self._file.truncate(end)
-        self._file.seek(end)
+        self._count = 0
+        self.finish()
 
     def append(self, item: np.ndarray) -> None:
         """Writes an item behind the others."""
         self._file.write(item.astype(self._dtype).tobytes())
-        self._file.flush()
-        self.count += 1
+        self._count += 1
 
     def finish(self) -> None:
         """Makes it a file that NumPy reads."""
         about = {
             "descr": self._dtype.str,
             "fortran_order": False,
-            "shape": (self.count, *self._shape),
+            "shape": (self._count, *self._shape),
         }
         # NumPy leaves room in a header for the first axis to grow.
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, about)
         self._file.seek(0)
-        self._file.write(header.getvalue())
+        np.lib.format.write_array_header_1_0(self._file, about)
 
 
 @sink.output("npy", "maps.npy")
@@ -320,25 +292,14 @@ class Array(Maps):
     `np.load(path, mmap_mode="r")` reads it without loading it.
     """
 
-    RESUMES = True
-
     bits: int = 32
 
     def _open(self) -> None:
         super()._open()
-        path = self.hidden(self.path)
-        path.touch()
-        self._array = GrowingArray(
-            self.enter(path.open("r+b")), self.written_size[::-1], "<f4"
-        )
-        self.count = self._array.count
+        file = self.enter(self.hidden(self.path).open("wb"))
+        self._array = GrowingArray(file, self.written_size[::-1], "<f4")
 
-    def keep(self, count: int) -> None:
-        """See `sink.Sink`."""
-        self._array.keep(count)
-        self.count = count
-
-    def _put(self, map_: np.ndarray, time: float) -> None:
+    def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         self._array.append(map_)
 
     def _finish(self) -> None:
@@ -360,7 +321,7 @@ class Raw(Maps):
         """See `sink.Sink`."""
         return []
 
-    def _put(self, map_: np.ndarray, time: float) -> None:
+    def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         stream = self.stream or sys.stdout.buffer
         stream.write(images.to_uint8(map_).tobytes())
         stream.flush()

@@ -35,7 +35,6 @@ import itertools
 import math
 import re
 import tempfile
-from typing import IO
 
 import cv2
 import numpy as np
@@ -301,8 +300,9 @@ class Reframe(sink.Sink):
     def _open(self) -> None:
         self._texts = [self.text(path) for path in self.paths()[1:]]
         self._film = self.film(self.crop)
-        file = self.enter(tempfile.TemporaryFile(dir=self._hidden))
-        self._frames = _Queue(file, self.size, self._search.delay + 1)
+        # Seconds of frames are large.
+        self._bytes = 3 * math.prod(self.size)
+        self._frames = self.enter(tempfile.TemporaryFile(dir=self._hidden))
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         if self._is_cut(frame):
@@ -316,7 +316,8 @@ class Reframe(sink.Sink):
             on_grid = np.interp(self._positions, places, shares)
             costs = costs + (1 - on_grid) / self.fps
         self._waiting.append((time, shares))
-        self._frames.put(frame)
+        self._seek(self.count)
+        self._frames.write(frame.tobytes())
         self._write_at(self._search.add(costs))
 
     def _write_at(self, positions: Iterable[float]) -> None:
@@ -329,9 +330,17 @@ class Reframe(sink.Sink):
             share = None
             if shares is not None:
                 share = round(float(shares[even // 2]), 5)
-            self._rows.append((len(self._rows), round(time, 6), x, y, share))
-            picture = self._frames.get()[y : y + height, x : x + width]
-            self._film.write(self.noted(picture), time)
+            number = len(self._rows)
+            self._rows.append((number, round(time, 6), x, y, share))
+            self._seek(number)
+            data = self._frames.read(self._bytes)
+            frame = np.frombuffer(data, np.uint8).reshape(*self.size[::-1], 3)
+            crop = frame[y : y + height, x : x + width]
+            self._film.write(self.noted(crop), time)
+
+    def _seek(self, number: int) -> None:
+        """Goes to where a frame waits, in a ring of as many as may wait."""
+        self._frames.seek(number % (self._search.delay + 1) * self._bytes)
 
     def _finish(self) -> None:
         self._write_at(self._search.end())
@@ -378,33 +387,3 @@ class Reframe(sink.Sink):
                 # Between the two frames, so that rounding moves no frame.
                 at = (before + time) / 2 - start
                 yield "{:.6f} crop x {}, crop y {};\n".format(at, *new)
-
-
-class _Queue:
-    """Frames in the order they came, on disk: seconds of them are large.
-
-    Args:
-        file: Open for reading and writing.
-        size: (width, height) of the frames.
-        room: Frames that it holds at most.
-    """
-
-    def __init__(self, file: IO[bytes], size: tuple[int, int], room: int):
-        self._file = file
-        self._shape = (size[1], size[0], 3)
-        self._bytes = math.prod(self._shape)
-        self._room = room
-        self._put = self._got = 0
-
-    def put(self, frame: np.ndarray) -> None:
-        """Takes a frame."""
-        self._file.seek(self._put % self._room * self._bytes)
-        self._file.write(frame.tobytes())
-        self._put += 1
-
-    def get(self) -> np.ndarray:
-        """The oldest frame."""
-        self._file.seek(self._got % self._room * self._bytes)
-        self._got += 1
-        data = self._file.read(self._bytes)
-        return np.frombuffer(data, np.uint8).reshape(self._shape)

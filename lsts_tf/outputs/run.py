@@ -114,24 +114,33 @@ def predict(
         dict(about or {}),
     )
     job.make(outputs, options or {})
+    record = job.record()
     started = datetime.datetime.now(datetime.UTC)
     begin = clock.perf_counter()
     with contextlib.ExitStack() as stack:
-        record = job.open(stack)
-        about = job.write()
+        for made in job.made.values():
+            made.job = job.identity(record)
+            if made.paths():
+                made.path.parent.mkdir(parents=True, exist_ok=True)
+        if job.folder is not None:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(files.replacing(job.record_path))
+        for made in job.made.values():
+            stack.enter_context(made)
+        record |= job.write()
         for made in job.made.values():
             made.damage = source.damage
             made.complete()
-        if record is not None:
-            about |= {
+        if job.folder is not None:
+            record |= {
                 "damage": source.damage,
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(clock.perf_counter() - begin, 3),
             }
-            text = json.dumps(about, indent=2, ensure_ascii=False, default=str)
+            text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
             with files.naming(job.record_path):
                 # JSON writes what is no UTF-8 in a name as Python does.
-                record.write_text(
+                file.write_text(
                     text + "\n", encoding="utf-8", errors="backslashreplace"
                 )
     return source.damage
@@ -238,45 +247,56 @@ class _Pass:
             for path, what in read.items()
             for place in (path.resolve(), *path.resolve().parents)
         }
-        written = {name: made.paths() for name, made in self.made.items()}
+        written = [
+            (name, path.resolve())
+            for name, made in self.made.items()
+            for path in made.paths()
+        ]
         if self.folder is not None:
-            written = {"the record": [self.record_path], **written}
-        taken: dict[pathlib.Path, str] = {}
-        for name, paths in written.items():
-            places = [path.resolve() for path in paths]
-            for place in places:
-                if place in inputs:
-                    raise ValueError(
-                        f"{name} would replace {inputs[place]} that is read, "
-                        "or the folder it lies in: choose another --output. "
-                        f"Received: {place}"
-                    )
-            for place, other in itertools.product(places, taken):
-                if place.is_relative_to(other) or other.is_relative_to(place):
-                    raise ValueError(
-                        f"{taken[other]} and {name} cannot both be written: "
-                        "they have one place. Leave one out, or give the video "
-                        f"or the report another name. Received: {other}, "
-                        f"{place}"
-                    )
-            taken |= dict.fromkeys(places, name)
+            written.insert(0, ("the record", self.record_path.resolve()))
+        for name, place in written:
+            if place in inputs:
+                raise ValueError(
+                    f"{name} would replace {inputs[place]} that is read, or "
+                    "the folder it lies in: choose another --output. "
+                    f"Received: {place}"
+                )
+        for (name, place), (other, taken) in itertools.combinations(written, 2):
+            if name != other and (
+                place.is_relative_to(taken) or taken.is_relative_to(place)
+            ):
+                raise ValueError(
+                    f"{name} and {other} cannot both be written: they have one "
+                    "place. Leave one out, or give the video or the report "
+                    f"another name. Received: {place}, {taken}"
+                )
 
-    def open(self, stack: contextlib.ExitStack) -> pathlib.Path | None:
-        """Opens the outputs; returns where to write the record, if at all."""
-        job = self._identity()
-        for made in self.made.values():
-            made.job = job
-            if made.paths():
-                made.path.parent.mkdir(parents=True, exist_ok=True)
-        record = None
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            record = stack.enter_context(files.replacing(self.record_path))
-        for made in self.made.values():
-            stack.enter_context(made)
-        return record
+    def record(self) -> dict[str, Any]:
+        """What is made, of what and how, before any frame is read."""
+        outputs = {}
+        options: dict[str, Any] = {}
+        for name, made in self.made.items():
+            place = made.path
+            if self.folder and place.is_relative_to(self.folder):
+                place = place.relative_to(self.folder)
+            outputs[name] = str(place) if made.paths() else "-"
+            options |= made.settings()
+        return {
+            "video": self.source.name,
+            "fps": self.source.fps / self.every,
+            "size": list(self.source.size),
+            "pixel_aspect": list(self.source.pixel_aspect.as_integer_ratio()),
+            "first_map": self._first,
+            "every": self.every,
+            "first_frames": self.first_frames,
+            "outputs": outputs,
+            "options": options,
+            "model": self.about,
+            "front_end": self._front_end,
+            "note": self.predictor.note,
+        }
 
-    def _identity(self) -> str:
+    def identity(self, record: Mapping[str, Any]) -> str:
         """A text that says what is made; "" if it cannot be resumed.
 
         Only where every output can, and where a map needs no frames but those
@@ -291,20 +311,18 @@ class _Pass:
             and all(made.resumes for made in self.made.values())
         ):
             return ""
-        from lsts_tf.features import front_end  # imports TensorFlow
-
-        what = {
-            "source": self.source.identity,
-            "clip": [self.start, self.end, self.every, self.first_frames],
-            "outputs": {n: made.settings() for n, made in self.made.items()},
-            "front_end": front_end.deciding(self._front_end),
-            "about": self.about,
-        }
-        return json.dumps(what, indent=1, sort_keys=True)
+        what = [record, self.source.identity, self.start, self.end]
+        return json.dumps(what, indent=1, default=str)
 
     def write(self) -> dict[str, Any]:
-        """Predicts and writes; what the maps were made with, and where."""
-        done = self._agree()
+        """Predicts and writes; returns what the record says of the frames."""
+        # All outputs have more than that from before, so that there is always
+        # something to predict.
+        done = max(0, min(made.count for made in self.made.values()) - 1)
+        if self._first + done * self.every < self._missing:
+            done = 0
+        for made in self.made.values():
+            made.count = done
         first = self._first + done * self.every
         # What is read again is the window of the first map to come.
         skip = first - self._missing if done else 0
@@ -339,19 +357,11 @@ class _Pass:
                 reason
                 or f"no frame from --start={self.start} to --end={self.end}.",
             )
-        return self._record(clip, done, last)
-
-    def _agree(self) -> int:
-        """How many maps all outputs have from before; they keep no more.
-
-        One less than they have, so that there is always something to predict.
-        """
-        done = max(0, min(made.count for made in self.made.values()) - 1)
-        if self._first + done * self.every < self._missing:
-            done = 0
-        for made in self.made.values():
-            made.keep(done)
-        return done
+        return {
+            "frames": done,
+            "start": {"frame": clip.first_frame, "seconds": clip.first_time},
+            "last_map_seconds": last,
+        }
 
     def _maps(
         self, frames: Iterator[np.ndarray], mode: str
@@ -365,32 +375,3 @@ class _Pass:
         )
         copies = self._missing // self.every if is_skip else 0
         return itertools.islice(maps, copies, None)
-
-    def _record(
-        self, clip: sources.Clip, done: int, last: float
-    ) -> dict[str, Any]:
-        outputs = {}
-        options: dict[str, Any] = {}
-        for name, made in self.made.items():
-            place = made.path
-            if self.folder and place.is_relative_to(self.folder):
-                place = place.relative_to(self.folder)
-            outputs[name] = str(place) if made.paths() else "-"
-            options |= made.settings()
-        return {
-            "video": self.source.name,
-            "frames": done,
-            "fps": self.source.fps / self.every,
-            "size": list(self.source.size),
-            "pixel_aspect": list(self.source.pixel_aspect.as_integer_ratio()),
-            "start": {"frame": clip.first_frame, "seconds": clip.first_time},
-            "last_map_seconds": last,
-            "first_map": self._first,
-            "every": self.every,
-            "first_frames": self.first_frames,
-            "outputs": outputs,
-            "options": options,
-            "model": self.about,
-            "front_end": self._front_end,
-            "note": self.predictor.note,
-        }

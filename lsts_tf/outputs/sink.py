@@ -128,7 +128,8 @@ class Sink:
                 output.write(frame, map_, time)
 
     A subclass says what happens in `_open`, `_write` and `_finish`. One that
-    `resumes` finds in `_open` what an interrupted block of the same `job` left.
+    `resumes` counts in `_open` what an interrupted block of the same `job`
+    left; frames that then come again replace it.
 
     Attributes:
         path: The main file, or the folder of pictures.
@@ -151,8 +152,6 @@ class Sink:
     #: Files beside the main one: endings that take the place of its own, or
     #: names.
     BESIDE: ClassVar[tuple[str, ...]] = ()
-    #: Whether it can go on where an interrupted block stopped.
-    RESUMES: ClassVar[bool] = False
 
     path: pathlib.Path
     fps: float
@@ -181,8 +180,8 @@ class Sink:
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on with its options."""
-        return self.RESUMES
+        """Whether it can go on where an interrupted block stopped."""
+        return False
 
     def _open(self) -> None:
         """Called when the block begins."""
@@ -193,10 +192,6 @@ class Sink:
 
     def _finish(self) -> None:
         """Called once when all frames came, before files are closed."""
-
-    def keep(self, count: int) -> None:
-        """Drops all but the first `count` frames of an interrupted block."""
-        self.count = count
 
     def reads(self) -> Mapping[pathlib.Path, str]:
         """Files that it reads beside the video, and what they hold."""

@@ -1,13 +1,11 @@
 """A model in LiteRT's format, of operations that LiteRT has built in.
 
-LiteRT has no pooling over time, so that of I3D is written as maxima and means
-of slices, which gives the same numbers.
+LiteRT has no pooling over time, so that of I3D is written as two poolings of
+images, over space and over time, which gives the same numbers.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
-import contextlib
 import functools
 import itertools
 import pathlib
@@ -52,7 +50,10 @@ def window(graph: graph_lib.Graph, path: pathlib.Path) -> Any:
             ready = preprocess.rgb(signal)
         else:
             ready = preprocess.flow(signal, extractor.size)
-        return {stream: _pool(networks[stream](ready[None]))}
+        mixed = networks[stream](ready[None])
+        kernel = i3d.pooling_kernel(*mixed.shape[1:4])
+        pool = keras.ops.average_pool
+        return {stream: _pooled(pool, mixed, kernel=kernel)}
 
     def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
         features: dict[str, tf.Tensor] = {}
@@ -95,7 +96,10 @@ def convert(function: Any, path: pathlib.Path) -> None:
 
 def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Answers of a LiteRT file, [N, 360, 640], to inputs of N, one by one."""
-    with deprecated_interpreter():
+    with warnings.catch_warnings():
+        # TensorFlow 2.21 still brings it. Its successor, ai_edge_litert, reads
+        # the same files, and would be another dependency for one check.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
         interpreter = tf.lite.Interpreter(str(path))
     call = interpreter.get_signature_runner("serving_default")
     count = len(next(iter(inputs.values())))
@@ -106,18 +110,6 @@ def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([answer["saliency"] for answer in found])
 
 
-@contextlib.contextmanager
-def deprecated_interpreter() -> Iterator[None]:
-    """TensorFlow 2.21 still brings the interpreter, and warns of its end.
-
-    Its successor, ai_edge_litert, reads the same files; it would be another
-    dependency for one check.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
-        yield
-
-
 # === Pooling over time without operations of three dimensions ===
 
 
@@ -126,9 +118,14 @@ def _without_pooling_in_time(network: keras.Model, frames: int) -> keras.Model:
 
     def copied(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.layers.MaxPooling3D):
-            return _MaxPooling(
-                layer.pool_size,
-                layer.strides,
+            return keras.layers.Lambda(
+                functools.partial(
+                    _pooled,
+                    keras.ops.max_pool,
+                    kernel=layer.pool_size,
+                    stride=layer.strides,
+                    padding=layer.padding,
+                ),
                 name=layer.name,
                 dtype=layer.dtype_policy,
             )
@@ -136,62 +133,28 @@ def _without_pooling_in_time(network: keras.Model, frames: int) -> keras.Model:
 
     copy = keras.models.clone_model(
         network,
-        input_tensors=keras.Input((frames, *network.input_shape[2:])),
+        input_tensors=keras.Input(
+            batch_shape=(1, frames, *network.input_shape[2:])
+        ),
         clone_function=copied,
     )
     copy.set_weights(network.get_weights())
     return copy
 
 
-class _MaxPooling(keras.layers.Layer):
-    """I3D's max pooling, SAME, of values that are not negative."""
-
-    def __init__(
-        self, kernel: i3d.Triple, stride: i3d.Triple, **keywords: Any
-    ) -> None:
-        super().__init__(**keywords)
-        self._kernel, self._stride = kernel, stride
-
-    def call(self, x: Any) -> Any:
-        size = self._kernel[0], self._stride[0]
-        x = _in_space(
-            lambda images: keras.ops.max_pool(
-                images, self._kernel[1:], self._stride[1:], padding="same"
-            ),
-            x,
-        )
-        steps = x.shape[1]
-        out = -(-steps // size[1])
-        total = max((out - 1) * size[1] + size[0] - steps, 0)
-        before = total // 2
-        # Behind a ReLU, zeros are as good as nothing.
-        x = keras.ops.pad(
-            x, ((0, 0), (before, total - before), (0, 0), (0, 0), (0, 0))
-        )
-        return functools.reduce(keras.ops.maximum, _slices(x, out, *size))
-
-
-def _pool(mixed: Any) -> Any:
-    """As `i3d.pool`."""
-    _, steps, rows, columns, _ = mixed.shape
-    kernel = i3d.pooling_kernel(steps, rows, columns)
-    x = _in_space(
-        lambda images: keras.ops.average_pool(
-            images, kernel[1:], 1, padding="valid"
-        ),
-        mixed,
-    )
-    return sum(_slices(x, steps - kernel[0] + 1, kernel[0], 1)) / kernel[0]
-
-
-def _in_space(call: Callable[[Any], Any], x: Any) -> Any:
-    steps = x.shape[1]
-    found = call(keras.ops.reshape(x, (-1, *x.shape[2:])))
-    return keras.ops.reshape(found, (-1, steps, *found.shape[1:]))
-
-
-def _slices(x: Any, out: int, kernel: int, stride: int) -> list[Any]:
-    return [
-        x[:, tap : tap + (out - 1) * stride + 1 : stride]
-        for tap in range(kernel)
-    ]
+def _pooled(
+    pool: Callable[..., Any],
+    x: Any,
+    *,
+    kernel: i3d.Triple,
+    stride: i3d.Triple = (1, 1, 1),
+    padding: str = "valid",
+) -> Any:
+    """Pools [1, T, H, W, C] over space, and then over time."""
+    _, steps, rows, columns, channels = x.shape
+    x = keras.ops.reshape(x, (steps, rows, columns, channels))
+    x = pool(x, kernel[1:], stride[1:], padding=padding)
+    _, rows, columns, _ = x.shape
+    x = keras.ops.reshape(x, (1, steps, rows * columns, channels))
+    x = pool(x, (kernel[0], 1), (stride[0], 1), padding=padding)
+    return keras.ops.reshape(x, (1, -1, rows, columns, channels))

@@ -97,7 +97,7 @@ def test_a_single_pixel_and_a_uniform_map_are_the_ends_of_the_scale():
 
 
 def test_a_map_of_zeros_has_no_attention():
-    areas = [attention.Area("a", square(0, 0, 10, 10))]
+    areas = {"a": square(0, 0, 10, 10)}
     found = measured(np.zeros((36, 64), np.float32), areas=areas)
     assert found == attention.Measures(0.0, areas={"a": (None, False)})
 
@@ -168,8 +168,7 @@ def square(left, top, right, bottom):
 
 
 def share(map_, polygon):
-    area = attention.Area("a", polygon)
-    return measured(map_, areas=[area]).areas["a"][0]
+    return measured(map_, areas={"a": polygon}).areas["a"][0]
 
 
 @pytest.mark.parametrize("turn", [0, 1])
@@ -194,8 +193,7 @@ def test_a_hole_is_even_odd_and_what_lies_outside_counts_nothing():
     star = np.insert(star, 4, star[0], axis=0)
     star = np.append(star, [star[5]], axis=0)
     for polygon, want in ((star, 64 - 16), (square(-100, -100, 4, 200), 32)):
-        area = attention.Area("a", polygon)
-        covered = attention.coverage(area, (8, 8), (8, 8))
+        covered = attention.coverage(polygon, (8, 8), (8, 8))
         assert covered.sum() == pytest.approx(want)
 
 
@@ -210,9 +208,7 @@ def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
     read = []
     for unit, areas in (("pixels", pixels), ("fractions", fractions)):
         path = write(tmp_path / unit, {"unit": unit, "areas": areas})
-        (area,) = attention.read_areas(path, SIZE)
-        assert area.name == "logo"
-        read.append(area.polygon)
+        read.append(attention.read_areas(path, SIZE)["logo"])
     np.testing.assert_allclose(*read)
 
 
@@ -246,10 +242,9 @@ def test_what_are_no_areas_is_refused(tmp_path, data, message):
 
 
 def path_of(points, fps=10.0):
-    path = attention.GazePath(fps=fps, size=SIZE)
-    for i, point in enumerate(points):
-        path.add(i / fps, point)
-    return [(round(s.start, 3), round(s.end, 3), s.place) for s in path.stops]
+    timed = [(i / fps, point) for i, point in enumerate(points)]
+    stops = attention.gaze_path(timed, fps=fps, size=SIZE)
+    return [(round(s.start, 3), round(s.end, 3), s.place) for s in stops]
 
 
 def test_a_gaze_path_has_a_stop_for_each_place():
@@ -267,7 +262,7 @@ def test_a_gaze_path_has_a_stop_for_each_place():
     assert place == pytest.approx((107.5, 100))
 
 
-def summarised(maps, fps, areas=()):
+def summarised(maps, fps, areas=None):
     measure = attention.Measurer(size=SIZE, fps=fps, areas=areas)
     rows = [measure(map_, i / fps) for i, map_ in enumerate(maps)]
     return rows, measure.summary()
@@ -275,7 +270,7 @@ def summarised(maps, fps, areas=()):
 
 def test_a_summary_averages_the_clip_and_its_ends():
     maps = [gaussian(10 * i + 5, 100, 3 + i % 7) for i in range(60)]
-    areas = [attention.Area("left", square(0, 0, 640, 720))]
+    areas = {"left": square(0, 0, 640, 720)}
     rows, result = summarised(maps, 12.0, areas)
     focus = np.array([row.focus for row in rows])
     assert result["frames"] == 60
@@ -359,7 +354,7 @@ def test_the_page(tmp_path):
     line, areas = map(json.loads, pages.blocks(page)[1:])
     path = write(tmp_path / "areas.json", areas)
     read = attention.read_areas(path, SIZE)
-    assert [area.name for area in read] == ["logo", "face"]
+    assert [*read] == ["logo", "face"]
     with attention.JsonLines(
         path=tmp_path / "a.jsonl", fps=25, size=SIZE, areas=str(path)
     ) as output:

@@ -65,8 +65,6 @@ def test_normalisations(tmp_path):
 
 
 def test_what_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match="Received: map_size='half'"):
-        made(pictures.Array, tmp_path / "a.npy", map_size="half")
     with pytest.raises(ValueError, match="millionths"):
         made(pictures.Pictures, tmp_path / "maps", normalize="sum")
 
@@ -134,57 +132,21 @@ def test_what_comes_into_a_folder_while_maps_are_made_stays(tmp_path, job):
 
 # === Going on ===
 
-RESUMABLE = {"maps": pictures.Pictures, "maps.npy": pictures.Array}
-
-
-def stopped(output, maps):
-    with pytest.raises(KeyboardInterrupt), output:
-        for map_ in maps:
-            output.write(FRAME, map_, 0.0)
-        raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("name", RESUMABLE)
-def test_the_same_job_goes_on(tmp_path, name):
-    kind, found = RESUMABLE[name], maps_of(5)
-    path = tmp_path / name
-    write(made(kind, tmp_path / f"whole{name}"), found)
-    stopped(made(kind, path, job="one"), found[:3])
-    assert not path.exists()
-    with made(kind, path, job="one") as output:
-        assert output.count == 3 and output.resumes
-        output.keep(2)
-        for map_ in found[2:]:
-            output.write(FRAME, map_, 0.0)
-    assert listed(tmp_path) == sorted([name, f"whole{name}"])
-    if path.is_dir():
-        for one in path.iterdir():
-            other = tmp_path / f"whole{name}" / one.name
-            assert one.read_bytes() == other.read_bytes()
-        assert len(listed(path)) == 5
-    else:
-        np.testing.assert_array_equal(
-            np.load(path), np.load(tmp_path / f"whole{name}")
-        )
-
-
-def test_an_array_that_was_cut_off_within_a_map(tmp_path):
-    path = tmp_path / "maps.npy"
-    stopped(made(pictures.Array, path, job="one"), maps_of(3))
-    part = tmp_path / ".maps.npy.part" / "maps.npy"
-    part.write_bytes(part.read_bytes()[:-5])
-    with made(pictures.Array, path, job="one") as output:
-        assert output.count == 2
-
 
 def test_a_picture_that_was_cut_off(tmp_path):
-    path = tmp_path / "maps"
-    stopped(made(pictures.Pictures, path, job="one"), maps_of(3))
+    path, found = tmp_path / "maps", maps_of(3)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        made(pictures.Pictures, path, job="one") as output,
+    ):
+        for map_ in found:
+            output.write(FRAME, map_, 0.0)
+        raise KeyboardInterrupt
     part = tmp_path / ".maps.part" / "maps"
     (part / ".0004.123.png").write_bytes(b"half")
     (part / "0002.png").unlink()
     with made(pictures.Pictures, path, job="one") as output:
         assert output.count == 1
-        for map_ in maps_of(3)[1:]:
+        for map_ in found[1:]:
             output.write(FRAME, map_, 0.0)
     assert listed(path) == ["0001.png", "0002.png", "0003.png"]

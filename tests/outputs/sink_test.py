@@ -49,20 +49,6 @@ def test_all_files_appear_at_the_end(tmp_path):
     assert (tmp_path / "b.txt").read_text() == 99 * "-"
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_no_file_appears_if_one_cannot_be_flushed(tmp_path, early):
-    (tmp_path / "c.txt").write_text("before")
-    with (
-        pytest.raises(OSError, match="File too large"),
-        video_test.limited(50),
-        Words(path=tmp_path / "a.txt", fps=25, size=(4, 4)) as output,
-    ):
-        if early:
-            output.complete()
-    assert listed(tmp_path) == ["c.txt"]
-    assert (tmp_path / "c.txt").read_text() == "before"
-
-
 def test_the_first_error_is_the_one_that_is_seen(tmp_path):
     with (
         pytest.raises(KeyError),
