@@ -571,21 +571,16 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     }
     for field in dataclasses.fields(Experiment):
         default, choices = field.default, field.metadata["choices"]
-        help_text = field.metadata["help"]
-        if choices:
-            flags.DEFINE_enum(
-                field.name,
-                default,
-                list(choices),
-                help_text,
-                flag_values=flag_values,
-            )
-        else:
-            # absl's lists are lists.
-            start = list(default) if isinstance(default, tuple) else default
-            define[type(default)](
-                field.name, start, help_text, flag_values=flag_values
-            )
+        # absl's lists are lists.
+        start = list(default) if isinstance(default, tuple) else default
+        kind = flags.DEFINE_enum if choices else define[type(default)]
+        kind(
+            field.name,
+            start,
+            *([list(choices)] if choices else []),
+            field.metadata["help"],
+            flag_values=flag_values,
+        )
 
 
 class Run(NamedTuple):

@@ -1,4 +1,4 @@
-"""One run of training, from its last checkpoint to its last epoch.
+"""One run of training, from its settings to its last epoch.
 
     resume · (train a step · log · save) · at an epoch's end: validate · save
 
