@@ -312,7 +312,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def _kept(cache):
-    return [path for path in cache.rglob("*") if path.is_file()]
+    files = [path for path in cache.rglob("*") if path.is_file()]
+    # TF-Hub's Keras writes its settings there when it is first imported.
+    return [path for path in files if path.name != "keras.json"]
 
 
 def test_released_checkpoint_is_fetched_once(
