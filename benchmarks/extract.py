@@ -8,7 +8,6 @@ ratios of CPU time hold on a busy machine too.
     python -m benchmarks.extract --video=clip.avi --dtypes=float32,bfloat16
     python -m benchmarks.extract --pytorch             # see pytorch.py
     python -m benchmarks.extract --folding             # what kernels bring
-    python -m benchmarks.extract --layers              # cost of each layer
     python -m benchmarks.extract --table               # Markdown, by count
     python -m benchmarks.extract --stream=20000        # memory over time
 """
@@ -59,7 +58,6 @@ def parse() -> argparse.Namespace:
         "--pytorch", action="store_true", help="beside the same in PyTorch"
     )
     parser.add_argument("--folding", action="store_true")
-    parser.add_argument("--layers", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--stream", type=int, default=0)
     return parser.parse_args()
@@ -385,76 +383,6 @@ def table(args: argparse.Namespace) -> None:
     print(f"| times less |  |  |  |  |  |  | {ratios} |")
 
 
-def layers(args: argparse.Namespace) -> None:
-    """Prints predicted and measured costs of each layer."""
-    model = network(args)
-    frames = frames_of(args, args.window + 3 * args.frames)
-    alone = measure_alone(args, model, frames)
-    predicted = i3d.multiply_adds(
-        args.window, args.channels, args.size, args.size
-    )
-    sliding = sliding_i3d.SlidingI3D(
-        model, window=args.window, stride=args.stride
-    )
-    exact = measure_sliding(args, sliding, frames)
-    print(
-        f"{'':18s} {'alone':>8s} {'alone':>8s} {'GMAC':>7s} "
-        f"{'exact':>8s} {'exact':>8s} {'GMAC':>7s}"
-    )
-    print(
-        f"{'layer':18s} {'GMAC':>8s} {'ms':>8s} {'/s':>7s} "
-        f"{'GMAC':>8s} {'ms':>8s} {'/s':>7s}"
-    )
-    names = [*alone, *(name for name in exact if name not in alone)]
-    for name in names:
-        cells = []
-        for counts, seconds in ((predicted, alone), (sliding.costs, exact)):
-            count = counts.get(name, 0.0) / GIGA
-            spent = seconds.get(name, 0.0)
-            rate = count / spent if spent else 0.0
-            cells.append(f"{count:8.2f} {spent * 1e3:8.1f} {rate:7.1f}")
-        print(f"{name:18s} {' '.join(cells)}")
-    sums = [sum(seconds.values()) for seconds in (alone, exact)]
-    print(f"sum: alone {sums[0]:.3f} s, exact {sums[1]:.3f} s a window")
-
-
-def measure_alone(
-    args: argparse.Namespace, model: keras.Model, frames: np.ndarray
-) -> dict[str, float]:
-    """Returns CPU seconds a window by layer of the Keras model."""
-    x = tf.constant(frames[None, : args.window])
-    source = model.input
-    found = {}
-    for layer in i3d.layers("Mixed_5c"):
-        target = model.get_layer(layer.name).output
-        part = tf.function(keras.Model(source, target))
-        y = part(x)
-        found[layer.name] = min(cpu(lambda: part(x)) for _ in range(2))  # noqa: B023
-        x, source = y, target
-    return found
-
-
-def measure_sliding(
-    args: argparse.Namespace,
-    sliding: sliding_i3d.SlidingI3D,
-    frames: np.ndarray,
-) -> dict[str, float]:
-    """Returns CPU seconds a window by layer, operation by operation."""
-    found: dict[str, float] = {}
-
-    def watch(name: str, layer: Callable[[], object]) -> object:
-        start = time.process_time()
-        y = layer()
-        found[name] = found.get(name, 0.0) + time.process_time() - start
-        return y
-
-    sliding.push(frames[: args.window - 1 + args.frames])
-    sliding.watch = watch
-    new = frames[-2 * args.frames :]
-    windows = len(sliding.push(new))
-    return {name: seconds / windows for name, seconds in found.items()}
-
-
 # === Memory ===
 
 
@@ -493,8 +421,6 @@ def main() -> None:
         table(args)
     elif args.folding:
         folding(args)
-    elif args.layers:
-        layers(args)
     elif args.stream:
         stream(args)
     else:

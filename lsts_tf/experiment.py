@@ -518,25 +518,15 @@ class Experiment:
     def command(self, program: str) -> str:
         """What to type to run a program on this experiment, for messages.
 
-        By the flagfile of the run folder, if there is one, and whatever else
-        was said besides; all of it if there is none.
-
         Args:
             program: A verb, such as "extract".
         """
-        path = pathlib.Path(self.run_dir) / FLAGFILE
-        flagfile, known = [f"--flagfile={path}"], Experiment()
-        try:
-            known = load(path)
-        except (OSError, flags.Error):
-            flagfile = []
-        more = [
+        flags_ = [
             self.flag(field.name)
             for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(known, field.name)
+            if getattr(self, field.name) != field.default
         ]
-        words = ["python", "-m", f"lsts_tf.{program}", *flagfile, *more]
-        return shlex.join(words)
+        return shlex.join(["python", "-m", f"lsts_tf.{program}", *flags_])
 
     def save(self, path: pathlib.Path) -> None:
         """Write the record to `path` as a flagfile, whole or not at all."""
@@ -581,21 +571,16 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     }
     for field in dataclasses.fields(Experiment):
         default, choices = field.default, field.metadata["choices"]
-        help_text = field.metadata["help"]
-        if choices:
-            flags.DEFINE_enum(
-                field.name,
-                default,
-                list(choices),
-                help_text,
-                flag_values=flag_values,
-            )
-        else:
-            # absl's lists are lists.
-            start = list(default) if isinstance(default, tuple) else default
-            define[type(default)](
-                field.name, start, help_text, flag_values=flag_values
-            )
+        # absl's lists are lists.
+        start = list(default) if isinstance(default, tuple) else default
+        kind = flags.DEFINE_enum if choices else define[type(default)]
+        kind(
+            field.name,
+            start,
+            *([list(choices)] if choices else []),
+            field.metadata["help"],
+            flag_values=flag_values,
+        )
 
 
 class Run(NamedTuple):

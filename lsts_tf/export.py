@@ -23,27 +23,28 @@ from collections.abc import Sequence
 import hashlib
 import json
 import pathlib
+from typing import TYPE_CHECKING
 from typing import Any
 
 from absl import app
 from absl import flags
 from absl import logging
-import keras
-import tensorflow as tf
 
 import lsts_tf
 from lsts_tf import experiment
-from lsts_tf import predictor as predictor_lib
 from lsts_tf import program
 from lsts_tf.media import files
-from lsts_tf.serving import formats
-from lsts_tf.serving import graph as graph_lib
 
+if TYPE_CHECKING:
+    from lsts_tf import predictor as predictor_lib
+
+# Those of `serving.formats`.
+FORMATS = ("saved_model", "tflite")
 METADATA = "metadata.json"
 
 
 def export(
-    predictor: predictor_lib.Predictor,
+    predictor: "predictor_lib.Predictor",
     output: pathlib.Path,
     *,
     file_format: str = "saved_model",
@@ -65,11 +66,18 @@ def export(
         RuntimeError: What was written answers something else than the model.
         ValueError: Another format.
     """
-    if file_format not in formats.FORMATS:
+    if file_format not in FORMATS:
         raise ValueError(
-            f"A format is one of {', '.join(formats.FORMATS)}. "
+            f"A format is one of {', '.join(FORMATS)}. "
             f"Received: {file_format!r}"
         )
+    # TensorFlow takes seconds: help and errors above do not wait for it.
+    import keras
+    import tensorflow as tf
+
+    from lsts_tf.serving import formats
+    from lsts_tf.serving import graph as graph_lib
+
     graph = graph_lib.Graph(predictor)
     if graph.stops:
         logging.warning("Only features can be taken: %s.", graph.stops)
@@ -109,9 +117,7 @@ def _checksums(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 def define_flags() -> None:
     """Flags of this program."""
-    flags.DEFINE_enum(
-        "format", "saved_model", list(formats.FORMATS), "Format to write"
-    )
+    flags.DEFINE_enum("format", "saved_model", list(FORMATS), "Format to write")
     flags.DEFINE_string("output", None, "Folder to make", required=True)
     flags.DEFINE_enum(
         "model",
@@ -126,6 +132,9 @@ def main(_: Sequence[str]) -> None:
     values = flags.FLAGS
     with program.terminable(), program.exit_codes():
         run = experiment.chosen_run()
+        # As in `export`.
+        from lsts_tf import predictor as predictor_lib
+
         predictor = predictor_lib.Predictor.load(
             run.folder, model=values.model, sources=run.sources
         )

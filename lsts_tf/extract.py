@@ -15,18 +15,20 @@ import contextlib
 import functools
 import pathlib
 import shlex
+from typing import TYPE_CHECKING
 from typing import NamedTuple
 
 from absl import app
 from absl import flags
-import tensorflow as tf
 
 from lsts_tf import experiment
 from lsts_tf import program
-from lsts_tf.features import dataset
-from lsts_tf.features import fill
-from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import views
+
+if TYPE_CHECKING:
+    from lsts_tf.features import dataset
+    from lsts_tf.features import fill
+    from lsts_tf.features import front_end as front_end_lib
 
 SPLITS = ("train", "val", "test")
 RUNNERS = ("local", "beam")
@@ -36,9 +38,9 @@ class _Share(NamedTuple):
     """Videos of a split of a dataset, and their stores in one view."""
 
     title: str
-    data: dataset.Dataset
+    data: "dataset.Dataset"
     numbers: Sequence[int]
-    kept: fill.Stores
+    kept: "fill.Stores"
 
 
 def extract(
@@ -71,6 +73,13 @@ def extract(
             "--workers is for --runner=local; Beam's own are chosen by "
             f"--beam_args. Received: --workers={workers}"
         )
+    # TensorFlow takes seconds: help and errors above do not wait for it.
+    import tensorflow as tf
+
+    from lsts_tf.features import dataset
+    from lsts_tf.features import fill
+    from lsts_tf.features import front_end as front_end_lib
+
     if workers and tf.config.list_physical_devices("GPU"):
         # This process only hands out videos, and must not take the memory.
         tf.config.set_visible_devices([], "GPU")
@@ -130,9 +139,11 @@ def _stores(
     settings: experiment.Experiment,
     split: str,
     dataset_name: str,
-    front_end: front_end_lib.FrontEnd,
-) -> Iterator[fill.Stores]:
+    front_end: "front_end_lib.FrontEnd",
+) -> "Iterator[fill.Stores]":
     """The stores of a split of a dataset, of each view that it is seen in."""
+    from lsts_tf.features import fill
+
     strides = {
         "train": settings.train_stride,
         "val": settings.val_stride,

@@ -4,11 +4,10 @@ A decoder of two layers, maps of 16 x 16, features that are pixels, a dataset
 that is computed. As a program it trains, or is killed until it is done:
 
     python -m tests.tiny_training run FLAGFILE
-    python -m tests.tiny_training ask FLAGFILE CALLS
-    python -m tests.tiny_training kill FLAGFILE KILLS [kill|term|truncate]
+    python -m tests.tiny_training kill FLAGFILE KILLS [kill|term]
 
-`ask` asks itself to stop while it validates. `kill` compares each survivor with
-a run that nobody killed: weights, optimiser, scores and curves, bit for bit.
+`kill` compares each survivor with a run that nobody killed: weights, optimiser,
+scores and curves, bit for bit.
 """
 
 import collections
@@ -37,7 +36,6 @@ from lsts_tf.features import front_end
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
-from lsts_tf.training import trainer
 
 SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)
@@ -238,23 +236,6 @@ def wait(pid, seconds):
         time.sleep(0.005)
 
 
-def cut_newest(folder):
-    """Damage the newest of several checkpoints; whether it was whole."""
-    data = [
-        path.with_suffix(".data-00000-of-00001")
-        for path in checkpoints.found(folder / "checkpoints")
-    ]
-    if len(data) < 2:
-        return False
-    # All have one size.
-    size = max(path.stat().st_size for path in data)
-    content = data[-1].read_bytes()
-    if len(content) < size:
-        return False
-    data[-1].write_bytes(content[: size // 2])
-    return True
-
-
 def under_fire(settings, log, kills, longest, how, rng):
     """One training to its end; what happened to it, and how often."""
     done = collections.Counter()
@@ -270,10 +251,6 @@ def under_fire(settings, log, kills, longest, how, rng):
             done["saved"] += code == 143
             allowed = (0, 143, -15) if how == "term" else (0, -9)
             assert code in allowed, f"{code}: {log.read_text()[-3000:]}"
-            # One that was done before it was killed reads nothing any more.
-            if how == "truncate" and code:
-                cut = cut_newest(pathlib.Path(settings.run_dir))
-                done["cuts"] += cut
         else:
             assert code == 0, log.read_text()[-3000:]
         if code == 0:
@@ -308,32 +285,13 @@ def kill(path, kills, how="kill"):
         ]
         assert not left_behind, left_behind
         rounds += 1
-    done["fallbacks"] = log.read_text().count("trying the one before it")
     sys.stdout.write(f"{rounds} trainings, {dict(done)}, all identical\n")
-    # Other moments are before there are two checkpoints, or at the end.
-    for what in {"term": ["saved"], "truncate": ["cuts", "fallbacks"]}.get(
-        how, []
-    ):
-        assert done[what] >= kills // 5, f"{what}: {done}"
-
-
-def ask_while_validating(calls):
-    """Ask this process to stop when it predicts this batch of all."""
-    predict = trainer.Trainer.predict
-    count = itertools.count(1)
-
-    def counted(*arguments):
-        if next(count) == calls:
-            signal.raise_signal(signal.SIGTERM)
-        return predict(*arguments)
-
-    trainer.Trainer.predict = counted
+    # Other moments are before the first step, or at the end.
+    assert how != "term" or done["saved"] >= kills // 5, done
 
 
 def main(what, path, count="0", how="kill"):
     install()
-    if what == "ask":
-        ask_while_validating(int(count))
     if what == "kill":
         kill(path, int(count), how)
         return

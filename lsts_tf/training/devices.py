@@ -27,8 +27,6 @@ import tensorflow as tf
 
 # Seconds that workers wait for each other at the start.
 START = 600.0
-# What TensorFlow says where workers add up tensors of several shapes.
-_DIFFERS = "Shape mismatch in the collective"
 
 
 class WorkerLostError(RuntimeError):
@@ -210,13 +208,11 @@ def _adder(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], Any]:
     return tf.function(add, autograph=False)
 
 
-def gathered(
-    strategy: tf.distribute.Strategy, values: Sequence[float]
-) -> np.ndarray:
-    """What each worker has: float64 [workers, values], the chief's first."""
-    each = np.zeros((worker_count(strategy), len(values)))
-    each[worker_number(strategy)] = values
-    return total(strategy, each)
+def gathered(strategy: tf.distribute.Strategy, value: float) -> list[float]:
+    """A number of each worker, the chief's first."""
+    each = np.zeros(worker_count(strategy))
+    each[worker_number(strategy)] = value
+    return total(strategy, each).tolist()
 
 
 @contextlib.contextmanager
@@ -234,20 +230,10 @@ def together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """What is computed in the block needs all workers.
 
     Raises:
-        WorkerLostError: Another one ended, or computes something else.
+        WorkerLostError: Another one ended.
     """
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
-        if worker_count(strategy) == 1 or _DIFFERS not in str(error):
-            raise
-        raise WorkerLostError(
-            "All workers must train the same model on the same data, and "
-            "another one computes something of another shape: "
-            f"{str(error).splitlines()[0]} Give all of them the same flags, "
-            "the same data and the same version of this program, and start "
-            "all of them again."
-        ) from error
     except (
         tf.errors.UnavailableError,
         tf.errors.AbortedError,

@@ -192,23 +192,22 @@ class TrainingWindows:
             The blocks of each step.
         """
         in_epoch = steps_per_epoch(len(self), batch_size)
-
-        def blocks(step: int) -> Blocks:
-            chosen, seen = self.step(step, batch_size=batch_size, seed=seed)
-            return [(chosen[r], seen[r]) for r in rows]
-
-        epochs = [
-            range(max(first_step, k), min(last_step, k + in_epoch))
-            for k in range(
-                first_step - first_step % in_epoch, last_step, in_epoch
+        while first_step < last_step:
+            next_epoch = (first_step // in_epoch + 1) * in_epoch
+            stop = min(next_epoch, last_step)
+            each = (
+                self.step(step, batch_size=batch_size, seed=seed)
+                for step in range(first_step, stop)
             )
-        ]
-        return self._read_epochs(blocks, epochs)
+            yield from self._epoch(
+                [[(chosen[r], seen[r]) for r in rows] for chosen, seen in each]
+            )
+            first_step = stop
 
-    def _read_epochs(
-        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    def _epoch(
+        self, steps: Sequence[Blocks]
     ) -> Generator[list[Batch], None, None]:
-        """Read the blocks of all steps of these epochs."""
+        """Read the blocks of steps of one epoch."""
         raise NotImplementedError
 
 
@@ -324,13 +323,13 @@ class StoredWindows(TrainingWindows):
             for place, frame in sorted(set(self.frames(self.windows)))
         )
 
-    def _read_epochs(
-        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    def _epoch(
+        self, steps: Sequence[Blocks]
     ) -> Generator[list[Batch], None, None]:
-        def read(step: int) -> list[Batch]:
-            return [self.read(*block) for block in blocks(step)]
+        def read(step: Blocks) -> list[Batch]:
+            return [self.read(*block) for block in step]
 
-        return read_ahead(read, itertools.chain(*epochs), THREADS)
+        return read_ahead(read, steps, THREADS)
 
     def in_order(
         self, rows: Sequence[slice], batch_size: int
@@ -366,14 +365,24 @@ def read_truth(
     view: views.View = views.WHOLE,
 ) -> np.ndarray:
     """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
-    batch = np.empty((len(pairs), *parts.MAP_SIZE, 2), np.uint8)
-    for row, (video, frame) in enumerate(pairs):
-        number = dataset.number_of(video)
-        map_ = view.of(number, truth.maps(video, [frame])[0])
-        fixated = view.of(number, truth.fixations(video, [frame])[0])
-        batch[row, ..., 0] = preprocess.density(map_)
-        batch[row, ..., 1] = preprocess.fixations(fixated)
-    return batch
+    return np.stack(
+        [
+            _truth(
+                *(
+                    view.of(dataset.number_of(video), read(video, [frame])[0])
+                    for read in (truth.maps, truth.fixations)
+                )
+            )
+            for video, frame in pairs
+        ]
+    )
+
+
+def _truth(map_: np.ndarray, fixated: np.ndarray) -> np.ndarray:
+    """Density and fixation map, at the size of the maps: uint8 [H, W, 2]."""
+    return np.stack(
+        [preprocess.density(map_), preprocess.fixations(fixated)], axis=-1
+    )
 
 
 def label(videos: Sequence[dataset.Key], window: Sequence[int]) -> str:
@@ -471,25 +480,22 @@ class LiveWindows(TrainingWindows):
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
         return live_order(self._counts, self._geometry, seed=seed, epoch=epoch)
 
-    def _read_epochs(
-        self, blocks: Callable[[int], Blocks], epochs: Sequence[range]
+    def _epoch(
+        self, steps: Sequence[Blocks]
     ) -> Generator[list[Batch], None, None]:
-        def read() -> Iterator[list[Batch]]:
-            for epoch in epochs:
-                steps = [blocks(step) for step in epoch]
-                chosen, seen = (
-                    np.concatenate(each)
-                    for each in zip(*itertools.chain(*steps), strict=True)
-                )
-                found = self._windows(chosen, seen)
-                for step in steps:
-                    yield [
-                        _batch(list(itertools.islice(found, len(block))))
-                        for block, _ in step
-                    ]
+        chosen, seen = (
+            np.concatenate(each)
+            for each in zip(*itertools.chain(*steps), strict=True)
+        )
+        found = self._windows(chosen, seen)
 
-        found = read()
-        return read_ahead(lambda _: next(found), itertools.chain(*epochs), 1)
+        def read(step: Blocks) -> list[Batch]:
+            return [
+                _batch(list(itertools.islice(found, len(block))))
+                for block, _ in step
+            ]
+
+        return read_ahead(read, steps, 1)
 
     def _windows(self, chosen: Windows, seen: np.ndarray) -> Iterator[Batch]:
         """Decode each video when it is first needed; drop it after its last."""
@@ -535,17 +541,10 @@ class LiveWindows(TrainingWindows):
         lead = len(self._geometry.lead(video.num_frames))
         place = slice(frames.start + lead, frames.stop + lead)
         found = {stream: all_[place] for stream, all_ in signals.items()}
+        kinds = (video.maps, video.fixations)
         truth = np.stack(
             [
-                np.stack(
-                    [
-                        preprocess.density(decode_map(video.maps[frame])),
-                        preprocess.fixations(
-                            decode_map(video.fixations[frame])
-                        ),
-                    ],
-                    axis=-1,
-                )
+                _truth(*(decode_map(m[frame]) for m in kinds))
                 for frame in frames[-self._maps :]
             ]
         )

@@ -1,4 +1,4 @@
-"""One run of training, from its last checkpoint to its last epoch.
+"""One run of training, from its settings to its last epoch.
 
     resume · (train a step · log · save) · at an epoch's end: validate · save
 
@@ -27,7 +27,10 @@ import tqdm
 
 from lsts_tf import experiment
 from lsts_tf.features import dataset
+from lsts_tf.features import fill
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
+from lsts_tf.features import views
 from lsts_tf.media import files
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.training import checkpoints
@@ -151,10 +154,17 @@ class Run:
         with devices.chief_first(self._strategy):
             self._checkpoints.restore()
         step = int(self._trainer.step.numpy())
-        restored = (step, self._trainer.checksum())
-        require_agreement(
-            self._folder, devices.gathered(self._strategy, restored)
-        )
+        restored = devices.gathered(self._strategy, step)
+        if len(set(restored)) > 1:
+            steps = ", ".join(f"{each:g}" for each in restored)
+            raise checkpoints.StoppedError(
+                "All workers must continue from one checkpoint, so --run_dir "
+                "must be a folder that all of them share. Received: "
+                f"checkpoints of the steps {steps}, worker by worker; the "
+                f"folder of this one is {self._folder.resolve()}. Give all of "
+                "them the same folder on a file system that all machines see, "
+                "and start all of them again."
+            )
         logging.info(
             "Training on %d windows, %d steps of %d an epoch, from step %d to "
             "%d; validating on %d windows.",
@@ -392,31 +402,6 @@ class Run:
         self._watch.pictures(step, self._frames, target, maps)
 
 
-def require_agreement(folder: pathlib.Path, restored: np.ndarray) -> None:
-    """Stop where workers do not continue from the same checkpoint.
-
-    Args:
-        folder: This worker's run folder.
-        restored: Step and checksum of each worker, float64 [workers, 2].
-
-    Raises:
-        StoppedError: They differ.
-    """
-    each = [(int(step), int(checksum)) for step, checksum in restored]
-    if len(set(each)) == 1:
-        return
-    told = "; ".join(
-        f"worker {number}: step {step}, checksum {checksum:08x}"
-        for number, (step, checksum) in enumerate(each)
-    )
-    raise checkpoints.StoppedError(
-        "All workers must continue from one checkpoint, so --run_dir must be a "
-        f"folder that all of them share. Restored by {told}. This worker's is "
-        f"{folder.resolve()}. Give all of them the same folder on a file "
-        "system that all machines see, and start all of them again."
-    )
-
-
 def is_best(score: float, before: Sequence[float]) -> bool:
     """Whether a score is above all before it that are numbers.
 
@@ -430,3 +415,180 @@ def save_model(model: keras.Model, path: pathlib.Path) -> None:
     """Write a `.keras` file, whole or not at all."""
     with files.replacing(path, lasting=True) as temporary:
         model.save(temporary)
+
+
+# === From settings to a run ===
+
+
+def run(settings: experiment.Experiment) -> int:
+    """Train as `settings` say; returns the exit code."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    trainer_lib.check_precision(settings)
+    # Several workers find each other before anything else.
+    strategy = devices.choose_strategy(settings.strategy)
+    with devices.together(strategy), contextlib.ExitStack() as stack:
+        if devices.is_chief(strategy):
+            # Before anything there is taken for a dead run's and removed.
+            stack.enter_context(files.alone(pathlib.Path(settings.run_dir)))
+        return _run(settings, strategy)
+
+
+def _run(
+    settings: experiment.Experiment, strategy: tf.distribute.Strategy
+) -> int:
+    is_chief = devices.is_chief(strategy)
+    with devices.chief_first(strategy):
+        folder = claim_run_folder(settings, writes=is_chief)
+    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
+    train_videos, val_videos = input_pipeline.choose_videos(data, settings)
+    live = settings.features == "live"
+    # Only live features are computed by the replicas.
+    with strategy.scope() if live else contextlib.nullcontext():
+        extractor = front_end_lib.load(**settings.front_end_arguments())
+    shapes: dict[str, Any] = {
+        "feature_shape": extractor.decoder_shape,
+        "skip_shapes": extractor.skip_shapes,
+    }
+    init = None
+    if settings.init and not (folder / "checkpoints").exists():
+        # Before days of extraction; a run that continues needs it no more.
+        init = trainer_lib.read_init(settings, **shapes)
+    with devices.chief_first(strategy):
+        _describe_front_end(folder, extractor, writes=is_chief)
+        validation = _stored(
+            settings, data, extractor, val_videos, purpose="validation"
+        )
+        training: input_pipeline.TrainingWindows
+        if live:
+            training = _live(settings, data, extractor, train_videos)
+        else:
+            training = _stored(
+                settings, data, extractor, train_videos, purpose="training"
+            )
+    trainer = trainer_lib.Trainer(
+        settings,
+        strategy,
+        **shapes,
+        networks=extractor.networks,
+        encode=trainer_lib.live_encoder(extractor) if live else None,
+        steps=settings.epochs
+        * input_pipeline.steps_per_epoch(len(training), settings.batch_size),
+    )
+    if init:
+        trainer.start_from(init)
+    return Run(
+        settings,
+        folder,
+        trainer,
+        training=training,
+        validation=validation,
+        data=data,
+        note=extractor.note,
+    ).train()
+
+
+def claim_run_folder(
+    settings: experiment.Experiment, *, writes: bool = True
+) -> pathlib.Path:
+    """The run folder, with this experiment's flagfile in it.
+
+    Args:
+        settings: The experiment.
+        writes: Whether this process writes into it.
+
+    Raises:
+        ValueError: Another experiment lives there.
+    """
+    folder = pathlib.Path(settings.run_dir)
+    flagfile = folder / experiment.FLAGFILE
+    if flagfile.exists():
+        there = experiment.load(flagfile)
+        if differences := settings.differences(there):
+            raise ValueError(
+                f"Run folder {folder} belongs to another experiment: "
+                + "; ".join(differences)
+                + ". Choose another --run_dir, or remove the folder."
+            )
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What `files.replacing` leaves of a process that was killed.
+        for path in folder.glob(".*.[0-9]*.*"):
+            path.unlink()
+        settings.save(flagfile)
+    return folder
+
+
+def _describe_front_end(
+    folder: pathlib.Path, extractor: front_end_lib.FrontEnd, *, writes: bool
+) -> None:
+    """Keep in the run folder what its features come from."""
+    path = folder / front_end_lib.DESCRIPTION
+    described = extractor.describe()
+    if path.exists():
+        there = json.loads(path.read_text())
+        if differences := front_end_lib.differences(there, described):
+            raise ValueError(
+                f"{path} says that this run was trained on other features: "
+                f"{differences} Or choose another --run_dir."
+            )
+    if writes:
+        files.write_text(path, json.dumps(described, indent=2) + "\n")
+
+
+def _stored(
+    settings: experiment.Experiment,
+    data: dataset.Dataset,
+    extractor: front_end_lib.FrontEnd,
+    videos: Sequence[dataset.Key],
+    *,
+    purpose: str,
+) -> input_pipeline.StoredWindows:
+    """Windows whose features are stored; made where they are missing."""
+    stride = settings.val_stride
+    others: Sequence[views.View] = ()
+    if purpose == "training":
+        stride = settings.train_stride
+        others = views.chosen(flip=settings.flip, crops=settings.views)
+    kept, *more = (
+        fill.ready_stores(
+            pathlib.Path(settings.store_dir),
+            data,
+            videos,
+            extractor,
+            stride=stride,
+            purpose=purpose,
+            short=settings.short_clips,
+            view=view,
+            command=settings.command("extract"),
+        )
+        for view in (views.WHOLE, *others)
+    )
+    return input_pipeline.StoredWindows(
+        kept.features,
+        kept.truth,
+        videos=videos,
+        geometry=settings.geometry(stride),
+        others={found.view: found.features for found in more},
+        maps=settings.targets,
+    )
+
+
+def _live(
+    settings: experiment.Experiment,
+    data: dataset.Dataset,
+    extractor: front_end_lib.FrontEnd,
+    videos: Sequence[dataset.Key],
+) -> input_pipeline.LiveWindows:
+    """Windows of frames and flows, computed as they stream."""
+    return input_pipeline.LiveWindows(
+        data,
+        videos=videos,
+        streams=settings.streams,
+        geometry=settings.geometry(settings.train_stride),
+        flows=lambda video: extractor.flows(video.frames()),
+        flip=settings.flip,
+        size=extractor.size,
+        maps=settings.targets,
+    )

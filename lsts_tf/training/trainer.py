@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import contextlib
 import math
 from typing import Any
-import zlib
 
 import keras
 import numpy as np
@@ -217,18 +216,6 @@ class Trainer:
             step=self.step,
             **({"averages": self.averages} if self.averages else {}),
         )
-
-    def checksum(self) -> int:
-        """CRC-32 of the weights, of the optimiser's state and of averages."""
-        variables = (
-            *self.model.variables,
-            *self.optimizer.variables,
-            *self.averages,
-        )
-        found = 0
-        for variable in variables:
-            found = zlib.crc32(np.asarray(variable.numpy()).tobytes(), found)
-        return found
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

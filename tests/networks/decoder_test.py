@@ -107,7 +107,7 @@ def _formula_maps(channels):
     return np.asarray(model(formula_input(channels), training=False))
 
 
-def _transposed_convolution(x, kernel, bias, strides, *, cut_start=True):
+def _transposed_convolution(x, kernel, bias, strides):
     """Each input pixel stamps its kernel on the output, in float64."""
     kh, kw, cout, _ = kernel.shape
     n, h, w, _ = x.shape
@@ -117,9 +117,19 @@ def _transposed_convolution(x, kernel, bias, strides, *, cut_start=True):
         for j in range(w):
             stamp = np.einsum("nc,abdc->nabd", x[:, i, j], kernel)
             full[:, i * sh : i * sh + kh, j * sw : j * sw + kw] += stamp
-    if cut_start:
-        full = full[:, kh - sh :, kw - sw :]
-    return full[:, : h * sh, : w * sw] + bias
+    return full[:, kh - sh :, kw - sw :] + bias
+
+
+def _convolution(x, kernel):
+    """Of the same size, by an odd kernel, pixel by pixel."""
+    reach = len(kernel) // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    found = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for i in range(x.shape[1]):
+        for j in range(x.shape[2]):
+            patch = padded[:, i : i + len(kernel), j : j + len(kernel)]
+            found[:, i, j] = np.einsum("nabc,abcd->nd", patch, kernel)
+    return found
 
 
 def _oracle(model, inputs, head):
@@ -406,23 +416,13 @@ def test_one_level_in_numpy():
         gamma, beta, mean, variance = model.get_layer(
             f"{name}_bn"
         ).get_weights()
-        kernel = kernel.reshape(kernel.shape[-4:])
-        pad = kernel.shape[0] // 2
-        padded = np.pad(y, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        n, h, w, _ = y.shape
-        out = np.zeros((n, h, w, kernel.shape[-1]))
-        for i in range(h):
-            for j in range(w):
-                patch = padded[:, i : i + 2 * pad + 1, j : j + 2 * pad + 1]
-                out[:, i, j] = np.einsum("nabc,abcd->nd", patch, kernel)
+        out = _convolution(y, kernel.reshape(kernel.shape[-4:]))
         out = (out - mean) / np.sqrt(variance + 1e-5) * gamma + beta
         return np.maximum(out, 0)
 
     deep = output("deep_relu")
     skip = unit(x["rgb_Mixed_4f"].astype(np.float64), "Mixed_4f_skip")
-    # Twice as large, by the pixels' centres.
-    along = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    large = np.einsum("ih,jw,nhwc->nijc", along, along, deep)
+    large = _enlarged(deep, (4, 4))
     want = unit(np.concatenate([large, skip], -1), "Mixed_4f")
     # TensorFlow resizes in float32.
     np.testing.assert_allclose(output("Mixed_4f_relu"), want, atol=1e-6)
@@ -521,12 +521,7 @@ def test_readout_in_numpy(skips):
         total += _enlarged(y @ kernel[0, 0] + bias, (2, 3))
     y = _norm(_gelu(total), weights("sum_norm"))
     kernel, bias = weights("places")
-    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    y = np.zeros((*y.shape[:3], decoder.PLACE_FILTERS)) + bias
-    for i in range(2):
-        for j in range(3):
-            patch = padded[:, i : i + 3, j : j + 3]
-            y[:, i, j] += np.einsum("nabc,abcd->nd", patch, kernel)
+    y = _convolution(y, kernel) + bias
     kernel, bias = weights("map")
     odds = _enlarged(_gelu(y) @ kernel[0, 0] + bias, (16, 24))
     want = 1 / (1 + np.exp(-odds))

@@ -1,5 +1,5 @@
 import functools
-import importlib
+import itertools
 
 import hypothesis
 import hypothesis.strategies as st
@@ -46,21 +46,30 @@ def _alone(network, video, window, ends):
     return np.asarray(i3d.pool(network.predict_on_batch(clips)))
 
 
-def _compile(function):
-    if keras.backend.backend() == "jax":
-        return importlib.import_module("jax").jit(function)
-    return importlib.import_module("tensorflow").function(function)
-
-
 def _push(sliding, video, sizes):
     """Pushes a video in pieces of the given sizes, again and again."""
-    found = []
-    first = k = 0
-    while first < len(video):
-        size = sizes[k % len(sizes)]
-        found.append(sliding.push(video[first : first + size]))
-        first, k = first + size, k + 1
-    return np.concatenate(found)
+    return np.concatenate(
+        [sliding.push(piece) for piece in _pieces(video, sizes)]
+    )
+
+
+def _pieces(video, sizes):
+    first = 0
+    for size in itertools.cycle(sizes):
+        yield video[first : first + size]
+        first += size
+        if first >= len(video):
+            return
+
+
+def _push_parts(sliding, video, sizes):
+    """All parts of a whole video that is pushed in pieces."""
+    found = [sliding.push_parts(piece) for piece in _pieces(video, sizes)]
+    found.append(sliding.finish_parts())
+    return {
+        name: np.concatenate([some[name] for some in found])
+        for name in sliding.part_shapes
+    }
 
 
 def _assert_exact(found, expected):
@@ -123,44 +132,6 @@ def test_any_window_stride_and_chunk(
     _assert_exact(_push(sliding, video, sizes), expected)
 
 
-@pytest.mark.slow
-@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
-@hypothesis.given(
-    window=st.sampled_from((16, 63, 79, 80)),
-    stride=st.sampled_from((1, 2, 3, 4, 8)),
-    more=st.integers(0, 40),
-    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=3),
-    channels=st.sampled_from((2, 3)),
-)
-def test_long_windows_of_any_length_and_chunk(
-    networks, window, stride, more, sizes, channels
-):
-    network = networks[channels]
-    video = _video(window + more, channels, seed=more)
-    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
-    ends = list(range(window - 1, len(video), stride))
-    found = _push(sliding, video, sizes)
-    assert len(found) == len(ends)
-    some = sorted({0, len(ends) // 2, len(ends) - 1})
-    expected = _alone(network, video, window, [ends[k] for k in some])
-    _assert_exact(found[some], expected)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("channels", [3, 2])
-def test_whole_size_windows_share_exactly(channels):
-    network = i3d.build(channels)
-    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
-    rng = np.random.default_rng(0)
-    shape = (82, 224, 224, channels)
-    video = rng.uniform(-1, 1, shape).astype(np.float32)
-    found = _push(sliding_i3d.SlidingI3D(network, window=79), video, (32,))
-    assert found.shape == (4, 5, 5, 5, 1024)
-    for place, end in enumerate([78, 79, 80, 81]):
-        expected = _alone(network, video, 79, [end])
-        _assert_exact(found[[place]], expected)
-
-
 SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
 
 
@@ -192,20 +163,6 @@ def test_skips_equal_those_of_each_window_alone(
         _assert_exact(found[skip], want.astype(np.float32))
 
 
-def _push_parts(sliding, video, sizes):
-    found = []
-    first = k = 0
-    while first < len(video):
-        size = sizes[k % len(sizes)]
-        found.append(sliding.push_parts(video[first : first + size]))
-        first, k = first + size, k + 1
-    found.append(sliding.finish_parts())
-    return {
-        name: np.concatenate([some[name] for some in found])
-        for name in sliding.part_shapes
-    }
-
-
 @pytest.mark.parametrize("end_point", ["MaxPool3d_5a_2x2", "MaxPool3d_3a_3x3"])
 @pytest.mark.parametrize("window", [40, 16])
 def test_another_end_point_is_not_pooled(networks, window, end_point):
@@ -227,58 +184,28 @@ def test_windows_come_with_their_last_frame(networks):
     assert len(sliding.push(video[:0])) == 0
 
 
-@pytest.mark.parametrize("front_end", sliding_i3d.FRONT_ENDS)
-@pytest.mark.parametrize(("frames", "stride", "size"), [(21, 2, 7)])
-def test_a_recorded_video_may_wait_for_whole_chunks(
-    networks, front_end, frames, stride, size
-):
-    video = _video(frames, 2)
+@pytest.mark.parametrize(
+    ("front_end", "chunk"), [("window", 8), ("window", 24), ("continuous", 8)]
+)
+def test_a_recorded_video_may_wait_for_whole_chunks(networks, front_end, chunk):
+    """Of any size; and another video in between is forgotten."""
+    video = _video(45, 2)
     sliding = sliding_i3d.SlidingI3D(
-        networks[2], window=16, stride=stride, front_end=front_end
+        networks[2], window=16, stride=2, front_end=front_end, chunk=chunk
     )
     expected = np.concatenate([sliding.push(video), sliding.finish()])
-    assert len(expected) == (frames - 16) // stride + 1
+    assert len(expected) == (45 - 16) // 2 + 1
     sliding.reset()
-    pieces = np.split(video, range(size, frames, size))
-    found = [sliding.push_parts(x, wait=True)["Mixed_5c"] for x in pieces]
+    sliding.push(_video(21, 2, seed=1))
+    sliding.reset()
+    found = [
+        sliding.push_parts(piece, wait=True)["Mixed_5c"]
+        for piece in _pieces(video, (9,))
+    ]
+    # Frames that fill no chunk wait for the end.
+    assert sum(map(len, found)) < len(expected)
     found.append(sliding.finish())
     _assert_exact(np.concatenate(found), expected)
-
-
-def test_a_step_may_have_more_frames(networks):
-    video = _video(45, 3)
-    usual = sliding_i3d.SlidingI3D(networks[3], window=16)
-    large = sliding_i3d.SlidingI3D(networks[3], window=16, chunk=24)
-    expected = usual.push(video)
-    _assert_exact(_push(large, video, (24, 8, 7)), expected)
-    large.reset()
-    waiting = [
-        large.push_parts(video[k : k + 9], wait=True)["Mixed_5c"]
-        for k in range(0, 45, 9)
-    ]
-    assert [len(part) for part in waiting] == [0, 0, 9, 0, 0]
-    found = np.concatenate([*waiting, large.finish()])
-    _assert_exact(found, expected)
-
-
-def test_reset_forgets_the_video(networks):
-    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
-    video = _video(18, 3)
-    first = sliding.push(video)
-    sliding.reset()
-    sliding.push(_video(21, 3, seed=1))
-    sliding.reset()
-    np.testing.assert_array_equal(sliding.push(video), first)
-
-
-def test_compiled_functions_give_the_same(networks):
-    video = _video(34, 2)
-    plain = sliding_i3d.SlidingI3D(networks[2], window=16, stride=2)
-    compiled = sliding_i3d.SlidingI3D(
-        networks[2], window=16, stride=2, compile=_compile
-    )
-    expected = plain.push(video)
-    _assert_exact(_push(compiled, video, (8, 9)), expected)
 
 
 @pytest.mark.parametrize(
@@ -353,18 +280,6 @@ def test_a_still_equals_a_window_of_it_alone(networks, window, channels):
         assert window == 1 or np.abs(ends).max() > 1e-2
 
 
-@hypothesis.settings(deadline=None, max_examples=8, derandomize=True)
-@hypothesis.given(
-    window=st.integers(2, 130),
-    end_point=st.sampled_from(i3d.END_POINTS[:-1]),
-)
-def test_a_still_of_any_window_up_to_any_layer(networks, window, end_point):
-    frame = _video(1, 2, seed=window)[None]
-    want = _whole_still(networks[2], frame, [end_point], window)
-    found = sliding_i3d.of_still(networks[2], [end_point], window=window)
-    _assert_exact(np.asarray(found(frame)[end_point]), want[end_point])
-
-
 @pytest.mark.parametrize(("channels", "left"), [(3, 39.77), (2, 38.39)])
 def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
     computed = [5, 5, 5, 7, 7, 9, 11, 7, 9, 11, 13, 15, 17, 9, 10, 10]
@@ -378,48 +293,6 @@ def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
 
 
 # === Geometry ===
-
-
-def _range(first, count):
-    return range(first, first + count)
-
-
-def _steps_by_hand(start, window):
-    """What each step of a window computes, as nested tuples of frames.
-
-    Padding is None. Yields (kernel, stride, steps) behind each layer.
-    """
-    steps = [start + k for k in range(window)]
-    for layer in i3d.layers():
-        kernel, stride = geometry.in_time(layer)
-        before, _ = i3d.same_padding(len(steps), kernel, stride)
-        seen = dict(enumerate(steps))
-        steps = [
-            hash(
-                tuple(seen.get(stride * j - before + t) for t in range(kernel))
-            )
-            for j in range(-(-len(steps) // stride))
-        ]
-        yield kernel, stride, steps
-
-
-@hypothesis.settings(deadline=None, max_examples=60)
-@hypothesis.given(window=st.integers(1, 130), stride=st.integers(1, 9))
-def test_borders_are_the_steps_that_see_padding(window, stride):
-    start = 1000
-    layers = _steps_by_hand(start, window)
-    long = list(_steps_by_hand(start - 400 * 8, window + 800 * 8))
-    tracks = geometry.tracks(window, stride)
-    for depth, (_, _, steps) in enumerate(layers):
-        _, _, track = next(tracks)
-        assert track.steps == len(steps)
-        # The same steps inside a video that is longer by a multiple of 8, and
-        # so has the same padding.
-        middle = long[depth][2]
-        first = 400 * 8 // track.spacing
-        shared = [j for j in range(len(steps)) if steps[j] == middle[first + j]]
-        inner = range(track.left, track.steps - track.right)
-        assert shared == list(inner)
 
 
 def test_borders_of_the_published_window_are_those_counted_by_hand():

@@ -70,27 +70,14 @@ def gradients(model, x):
     return [np.asarray(g) for g in found]
 
 
-def test_rematerialising_changes_no_gradient(network, ends):
-    x = ends["MaxPool3d_5a_2x2"]
-    plain = gradients(build(network, "Mixed_5b", rematerialise=False), x)
-    again = gradients(build(network, "Mixed_5b"), x)
-    assert len(plain) == len(again) == 12
-    for one, two in zip(plain, again, strict=True):
-        assert np.abs(one).max() > 0
-        np.testing.assert_allclose(two, one, atol=1e-5 * np.abs(one).max())
-
-
 def test_rematerialising_convolves_once_more_on_the_way_back(network):
     """Each of the 12 convolutions; otherwise all activations were kept."""
 
-    def convolutions(**arguments):
-        model = build(network, "Mixed_5b", **arguments)
-        spec = tf.TensorSpec((2, *model.input_shape[1:]))
-        graph = gradient_function(model).get_concrete_function(spec).graph
-        return sum(o.type == "Conv3D" for o in graph.get_operations())
-
-    assert convolutions(rematerialise=False) == 12
-    assert convolutions() == 24
+    model = build(network, "Mixed_5b")
+    spec = tf.TensorSpec((2, *model.input_shape[1:]))
+    graph = gradient_function(model).get_concrete_function(spec).graph
+    found = sum(o.type == "Conv3D" for o in graph.get_operations())
+    assert found == 24
 
 
 # Gradients of 3 x 3 x 3 kernels there have 0.7 to 0.8 of their norm, and others

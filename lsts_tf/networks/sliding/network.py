@@ -6,7 +6,6 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import functools
 import math
 from typing import Any
 
@@ -66,8 +65,6 @@ class SlidingI3D:
       delay: frames behind a window's last one that must arrive before its
         features come; 0 for "window".
       costs: multiply-adds for one window, by layer of i3d's table.
-      watch: called for each layer with its name and a function that runs it;
-        returns what that returns. For measuring.
     """
 
     def __init__(
@@ -125,8 +122,6 @@ class SlidingI3D:
         self._stride = stride
         self._dtype = dtype
         self._compile = compile or (lambda function: function)
-        self.watch: Callable[[str, Callable[[], Any]], Any]
-        self.watch = lambda _, layer: layer()
         self._functions: dict[tuple[int, bool], Callable] = {}
         self._is_continuous = front_end == "continuous"
         self._end_point = end_point
@@ -396,7 +391,7 @@ class SlidingI3D:
         x: Any = layers.Signal(frames, None, None)
         taken = {}
         for name, layer in self._layers:
-            x = self.watch(name, functools.partial(layer, run, x))
+            x = layer(run, x)
             if x is None:
                 break
             if name in self._taps:
