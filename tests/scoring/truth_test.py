@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import scipy.io
+import scipy.sparse
 
 from lsts_tf.media import images
 from lsts_tf.scoring import truth
@@ -56,7 +58,26 @@ def test_of_maps_of_several_sizes():
     assert found.size(2) == (3, 7)
 
 
-# === Lists of points ===
+@pytest.mark.parametrize("kind", ["csc_matrix", "coo_array", "csr_matrix"])
+def test_a_sparse_matrix_is_read_like_a_full_one(tmp_path, kind):
+    full = np.zeros((4, 6))
+    full[1, 5] = full[3, 0] = 1
+    folder = tmp_path / "0601"
+    (folder / "fixation" / "maps").mkdir(parents=True)
+    (folder / "maps").mkdir()
+    images.write_png(folder / "maps" / "0001.png", np.ones((4, 6), np.uint8))
+    path = folder / "fixation" / "maps" / "0001.mat"
+    scipy.io.savemat(path, {"I": getattr(scipy.sparse, kind)(full)})
+    clip = truth.Folder(tmp_path, fixations="mat").clips[601]
+    points, size = clip.fixations(0)
+    assert (points.tolist(), size) == ([[1, 5], [3, 0]], (4, 6))
+    # One that says it is larger than any film is not unfolded.
+    scipy.io.savemat(path, {"I": scipy.sparse.csc_matrix((2**20, 2**20))})
+    with pytest.raises(images.MapError, match=r"0001.mat: I is a matrix"):
+        clip.fixations(0)
+
+
+# === Tables of points ===
 
 HEAD = "video,frame,x,y,observer\n"
 
@@ -69,7 +90,8 @@ HEAD = "video,frame,x,y,observer\n"
         ("video,frame,x,y\n1,1,2,\n", "line 2"),
         ("video,frame,x,y\n1,1,2,2\n1,1,nan,2\n", "line 3"),
         ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
-        ("video,frame,x,y\n", "no frame"),
+        ("video,frame,x,y\n", "no point"),
+        ("video,frame,x,y\n1,1,,\n", "no point"),
         ("\0\0", "damaged|Missing"),
         (HEAD + "1,1,2,2,a\n1,1,3,3,\n", "line 3: all points"),
         (HEAD + "1,1,2,2,\n1,1,3,3,a\n", "line 2: all points"),
