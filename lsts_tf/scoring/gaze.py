@@ -480,16 +480,16 @@ class Table:
                 "Give width and height of the film alone, and where it begins, "
                 "as 1280x720+320+180.",
             )
+        across, down = width / wide, height / high
         if units == "degrees":
             # From the middle, x to the right and y upwards.
             scale = settings.pixels_per_degree
             x, y = wide / 2 + x * scale, high / 2 - y * scale
-        else:
-            # A pixel's middle.
-            x, y = x - left + 0.5, y - top + 0.5
+            return {"x": np.floor(x * across), "y": np.floor(y * down)}
+        # To where the middle of a pixel falls.
         return {
-            "x": np.floor(x * (width / wide)),
-            "y": np.floor(y * (height / high)),
+            "x": np.rint((x - left + 0.5) * across - 0.5),
+            "y": np.rint((y - top + 0.5) * down - 0.5),
         }
 
 

@@ -92,7 +92,7 @@ TABLES = {
         "csv",
         "frame,x,y,observer,video,else\n1,2.5,3.4,a,9,z\n\n3,,,,9,z\n",
         {},
-        [("9", 0, 3, 3, "a"), ("9", 2, np.nan, np.nan, "")],
+        [("9", 0, 2, 3, "a"), ("9", 2, np.nan, np.nan, "")],
     ),
     "frames, lines end in a semicolon, UTF-16": (
         "csv",
