@@ -391,14 +391,18 @@ class Table:
             return first, last - self.format.first
         tick = self.format.tick or self._ticks.get("time", settings.time_unit)
         if not tick or (times is None and not settings.rate):
+            lacks, give = (
+                ("frames a second", "--rate")
+                if tick
+                else (
+                    "unit of times",
+                    f"--time_unit, one of {', '.join(TICKS)}",
+                )
+            )
             raise maps.MapError(
                 self.path,
-                f"is {self.format.name} and has times. Give "
-                + (
-                    f"--time_unit, one of {', '.join(TICKS)}."
-                    if not tick
-                    else "--rate, the film's frames a second."
-                ),
+                f"is {self.format.name} and has times. Received: no {lacks}. "
+                f"Give {give}.",
             )
         start = (rows["time"] / TICKS[tick]).to_numpy()
         of = self._ticks.get("duration", tick)
@@ -441,13 +445,14 @@ class Table:
         if units == "screen" and not settings.screen:
             raise maps.MapError(
                 self.path,
-                f"is {self.format.name}, in pixels of a screen. Give --screen, "
-                "width x height of the film on it, as 1920x1080 or "
-                "1280x720+320+180.",
+                f"is {self.format.name}, in pixels of a screen. Received: no "
+                "--screen. Give width x height of the film on it, as "
+                "1920x1080 or 1280x720+320+180.",
             )
         if units == "degrees" and not settings.pixels_per_degree:
             raise maps.MapError(
-                self.path, "needs --pixels_per_degree for degrees."
+                self.path,
+                "has degrees. Received: no --pixels_per_degree. Give it.",
             )
         is_fraction = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
         some = ~np.isnan(x)

@@ -27,6 +27,7 @@ DATASETS = {
     "osie": ({"train": 2, "test": 1}, (600, 800), "Zhao, Qi"),
     "crowd": ({"train": 2, "test": 1}, (768, 1024), "Zhao, Qi"),
     "scene": ({"train": 6, "test": 1}, (None, None), "Zhao, Qi"),
+    "gaze_folder": ({"train": 2}, (None, None), ""),
 }
 
 
@@ -90,7 +91,7 @@ def test_tfds_build(start, name, tmp_path):
         assert len(clip_folders.examples(builder, split)) == count
 
 
-def test_builders_know_of_the_package_only_files_and_films():
+def test_builders_know_of_the_package_only_files_films_and_gaze():
     for path in (ROOT / "data").rglob("*.py"):
         found = re.findall(r"(?:from|import) (lsts_tf\S*)", path.read_text())
-        assert set(found) <= {"lsts_tf.media"}, path
+        assert set(found) <= {"lsts_tf.media", "lsts_tf.scoring"}, path
