@@ -9,6 +9,7 @@ import pytest
 
 from lsts_tf.media import images
 from lsts_tf.scoring import gaze
+from tests import pages
 
 # 100 x 50 pixels.
 SIZE = (50, 100)
@@ -168,6 +169,17 @@ def test_frames_that_are_not_equally_spaced(written):
     )
     found = table.points(SIZE, gaze.Settings(), [0, 0.1, 0.4, 0.5, 1.0])
     assert found["frame"].tolist() == [0, 1, 2, 4]
+
+
+def test_examples_of_the_documentation_are_read(written):
+    (page,) = (page for page in pages.PAGES if page.name == "annotations.md")
+    found = [
+        gaze.Table(written(suffix, text)).format
+        for suffix in ("csv", "tsv")
+        for text in pages.blocks(page, suffix)
+    ]
+    # Tobii's names are too long for an example.
+    assert len({format_.name for format_ in found}) == len(gaze.FORMATS) - 2
 
 
 FRAMES = "frame,x,y\n"
