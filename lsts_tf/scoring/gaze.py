@@ -40,7 +40,7 @@ _LONGEST = 10_000
 _CONFIDENT = 0.6
 # Times are sums of rounded numbers: a frame may begin so much earlier.
 _ROUNDED = 1e-6
-_TICK = re.compile(r"(?:[ _(\[])(s|ms|us|µs|μs|ns)[)\]]?")
+_TICK = re.compile(r"(?:[ _(\[])(s|ms|us|µs|μs|ns)[)\]]?$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,6 @@ class Format:
         is_up: Whether y counts from the bottom.
         tick: Unit of time; "" if a column's name or a setting says.
         first: Number of the first frame.
-        is_strict: Whether each row has a number in each column; a tracker
-            leaves a cell empty where it saw no eye.
     """
 
     name: str
@@ -69,7 +67,6 @@ class Format:
     is_up: bool = False
     tick: str = ""
     first: int = 0
-    is_strict: bool = False
 
 
 _TOBII = {
@@ -80,7 +77,11 @@ _TOBII = {
     "video": r"presented (media|stimulus) name",
     "observer": r"participant name",
 }
-_NAMED = {"video": "video", "observer": "observer"}
+_NAMED = {
+    "video": "video",
+    "observer": "observer",
+    "duration": r"duration([ _(\[].*)?",
+}
 FORMATS = (
     Format(
         name="Pupil Labs' fixations.csv",
@@ -113,6 +114,7 @@ FORMATS = (
             "x": r"fixation point x.*mcs ?norm.*",
             "y": r"fixation point y.*mcs ?norm.*",
         },
+        perhaps={"recording": "recording name"},
         units="fractions",
     ),
     Format(
@@ -122,6 +124,7 @@ FORMATS = (
             "x": r"fixation point x( ?[\[(](dacs ?)?px[\])])?",
             "y": r"fixation point y( ?[\[(](dacs ?)?px[\])])?",
         },
+        perhaps={"recording": "recording name"},
         units="screen",
     ),
     Format(
@@ -145,7 +148,6 @@ FORMATS = (
         columns={"frame": "frame", "x": "x", "y": "y"},
         perhaps=_NAMED,
         first=1,
-        is_strict=True,
     ),
     Format(
         name="a table of times",
@@ -154,8 +156,7 @@ FORMATS = (
             "x": "x",
             "y": "y",
         },
-        perhaps={"duration": r"duration.*", **_NAMED},
-        is_strict=True,
+        perhaps=_NAMED,
     ),
 )
 
@@ -238,10 +239,13 @@ class Table:
         import pandas as pd
 
         self.path = pathlib.Path(path)
-        self._unit = "fixation" if self._is("json") else "line"
+        # How a row is called, and the number of the first.
+        self._row = {".json": ("fixation", 1), ".parquet": ("row", 1)}.get(
+            self.path.suffix.lower(), ("line", 2)
+        )
         text = _text(self.path)
         self.format, columns = _recognised(self.path, text)
-        self._text = text
+        self._text, self._columns = text, [*columns.values()]
         rows = pd.DataFrame(
             {ours: text[theirs] for ours, theirs in columns.items()}
         )
@@ -255,22 +259,38 @@ class Table:
             # of a film count from when it was shown first.
             rows = rows[rows["video"] != ""]
             rows["time"] = pd.to_numeric(rows["time"], errors="coerce")
-            shown = rows.groupby(["observer", "video"])["time"]
-            rows["time"] -= shown.transform("min")
+            keys = ["observer", "video", *({"recording"} & {*rows})]
+            rows["time"] -= rows.groupby(keys)["time"].transform("min")
             rows = rows[rows["kind"].str.lower() == "fixation"]
-            keys = ["observer", "video", "fixation"]
-            rows = rows[~rows.duplicated(keys)]
+            rows = rows[~rows.duplicated([*keys, "fixation"])]
             self._ticks.setdefault("duration", "ms")
+        lasts = columns.get("duration", "duration")
+        if "frame" in rows and "duration" in rows:
+            raise maps.MapError(
+                path,
+                f"has frames and {lasts}. Give times in the place of frames, "
+                "or one row for each frame and no durations.",
+            )
+        if not (
+            "duration" in self._ticks or lasts.lower().endswith("duration")
+        ):
+            raise maps.MapError(
+                path,
+                "durations are in the unit of times, or the column is named "
+                f"as duration_ms. Received: {lasts!r}",
+            )
         self.rows = self._numbers(rows)
         self.skipped = 0
         if "confidence" in rows:
             is_sure = self.rows["confidence"] >= _CONFIDENT
             self.skipped = int((~is_sure).sum())
             self.rows = self.rows[is_sure]
-        self._check_observers()
-
-    def _is(self, suffix: str) -> bool:
-        return self.path.suffix.lower() == f".{suffix}"
+        is_named = self.rows["observer"] != ""
+        self.refuse(
+            ~is_named & self.rows["x"].notna() & bool(is_named.any()),
+            "all points say who looked, or none does; name all, or remove the "
+            "observers.",
+        )
 
     def refuse(self, is_bad: Any, rule: str) -> None:
         """Raises `maps.MapError` if a row is bad, which names the first.
@@ -281,13 +301,10 @@ class Table:
         """
         if is_bad.any():
             at = is_bad.index[int(np.argmax(is_bad))]
-            row = self._text.loc[at]
-            if len(row) > 8:
-                row = row[row != ""][:8]
+            row = self._text.loc[at, self._columns].to_dict()
+            name, first = self._row
             raise maps.MapError(
-                self.path,
-                f"{self._unit} {at + 1 if self._is('json') else at + 2}: "
-                f"{rule} Received: {row.to_dict()}",
+                self.path, f"{name} {at + first}: {rule} Received: {row}"
             )
 
     def _numbers(self, rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -295,8 +312,7 @@ class Table:
 
         names = ("frame", "last", "time", "duration", "x", "y", "confidence")
         given = rows[[name for name in names if name in rows]]
-        if not self.format.is_strict:
-            given = given.replace(".", "")  # What EyeLink writes for none.
+        given = given.replace(".", "")  # What EyeLink writes for none.
         table = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
         table = table.replace([np.inf, -np.inf], np.nan)
         is_bad = (table.isna() & (given != "")).any(axis=1)
@@ -325,14 +341,6 @@ class Table:
             video=rows.get("video", ""),
             observer=rows.get("observer", ""),
             trial=rows.get("trial", ""),
-        )
-
-    def _check_observers(self) -> None:
-        is_named = self.rows["observer"] != ""
-        self.refuse(
-            ~is_named & self.rows["x"].notna() & bool(is_named.any()),
-            "all points say who looked, or none does; name all, or remove the "
-            "observers.",
         )
 
     # What overflows is refused, or lies outside.
@@ -454,20 +462,19 @@ class Table:
                 self.path,
                 "has degrees. Received: no --pixels_per_degree. Give it.",
             )
-        is_fraction = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
-        some = ~np.isnan(x)
-        if some.any() and not settings.gaze_units and units != "fractions":
+        has_point = self.rows["x"].notna()
+        is_fraction = (self.rows[["x", "y"]].abs() <= 1).all(axis=1)
+        if units == "fractions":
             self.refuse(
-                self.rows["x"].notna() & bool(is_fraction[some].all()),
-                "x and y of all points lie within 0…1, as fractions do; "
-                "pixels are taken. Give --gaze_units=fractions, or "
+                has_point & (int(is_fraction.sum()) < has_point.sum() / 2),
+                "fractions lie within 0…1, and most of these do not. Give "
                 "--gaze_units=pixels if they are pixels.",
             )
-        if units == "fractions" and some.any():
+        elif not settings.gaze_units:
             self.refuse(
-                self.rows["x"].notna()
-                & bool(np.median(np.abs([x[some], y[some]])) > 2),
-                "fractions lie within 0…1, and most of these do not. Give "
+                has_point & bool(is_fraction[has_point].all()),
+                "x and y of all points lie within 0…1, as fractions do; "
+                "pixels are taken. Give --gaze_units=fractions, or "
                 "--gaze_units=pixels if they are pixels.",
             )
         if units == "fractions":

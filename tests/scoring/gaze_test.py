@@ -214,6 +214,8 @@ TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
         ("time,x,y\n1,9,9\n", {"rate": 30}, "--time_unit"),
         ("time_ms,x,y\n1,9,9\n", {}, "--rate"),
         ("time_ms,x,y\n1,9,9\n", {"time_unit": "s", "rate": 9}, "nothing"),
+        ("frame,x,y,duration\n1,9,9,2\n", {}, "has frames and duration"),
+        ("time_s,x,y,duration_h\n1,9,9,2\n", {"rate": 1}, "'duration_h'"),
         (FRAMES + "1,9,9\n", {"rate": 30}, "--rate, which would do"),
         (FRAMES + "1,9,9\n", {"time_unit": "s"}, "--time_unit, which"),
         (FRAMES + "1,9,9\n", {"pixels_per_degree": 30}, "which would do"),
@@ -278,6 +280,37 @@ def test_numbers_of_videos(written, names, videos, expected):
         return
     with pytest.raises(images.MapError, match=r"line .: .*--videos"):
         gaze.numbered(table, points, frozenset(videos))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FRAMES,
+        PUPIL + "0,1,1,4,6,.2,.9,.5,.1\n",
+        TOBII_PIXELS.replace("\tFixation\t", "\tSaccade\t"),
+    ],
+)
+def test_a_table_without_a_point(written, text):
+    table = gaze.Table(written("tsv" if "\t" in text else "csv", text))
+    tobii = {"screen": "100x50", "rate": 9, "time_unit": "ms"}
+    settings = gaze.Settings(**(tobii if "\t" in text else {}))
+    points = table.points(SIZE, settings)
+    assert not len(gaze.numbered(table, points, frozenset()))
+
+
+def test_recordings_of_one_observer_are_told_apart(written):
+    """Each begins with a time, and a number of fixations, of its own."""
+    head, row = TOBII.format(" [ms]", "", ""), "{}\tP\t7.avi\tFixation\t40"
+    rows = [
+        (row.format(time) + "\t1\t9\t9", f"R{n}")
+        for n, time in enumerate((500, 700))
+    ]
+    text = head.replace("\n", "\tRecording name\n")
+    text += "".join(f"{one}\t{name}\n" for one, name in rows)
+    points = gaze.Table(written("tsv", text)).points(
+        SIZE, gaze.Settings(screen="100x50", rate=25)
+    )
+    assert points["frame"].tolist() == [0, 0]
 
 
 def test_several_trials_without_a_name_are_of_no_video(written):
