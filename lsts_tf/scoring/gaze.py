@@ -375,7 +375,8 @@ class Table:
                 | (first < 0)
                 | (last > MOST_FRAMES),
                 f"a fixation lasts 1 to {_LONGEST:,} frames between 0 and "
-                f"{MOST_FRAMES:,}. See to the unit of its times.",
+                f"{MOST_FRAMES:,}. Times count from the start of the film, in "
+                "the unit that is given.",
             )
             count = length.to_numpy(np.int64)
             rows = rows.loc[rows.index.repeat(count)]
@@ -464,18 +465,20 @@ class Table:
             )
         has_point = self.rows["x"].notna()
         is_fraction = (self.rows[["x", "y"]].abs() <= 1).all(axis=1)
+        most = has_point.sum() / 2
         if units == "fractions":
             self.refuse(
-                has_point & (int(is_fraction.sum()) < has_point.sum() / 2),
+                has_point & (int(is_fraction.sum()) < most),
                 "fractions lie within 0…1, and most of these do not. Give "
                 "--gaze_units=pixels if they are pixels.",
             )
         elif not settings.gaze_units:
             self.refuse(
-                has_point & bool(is_fraction[has_point].all()),
-                "x and y of all points lie within 0…1, as fractions do; "
-                "pixels are taken. Give --gaze_units=fractions, or "
-                "--gaze_units=pixels if they are pixels.",
+                is_fraction & (int(is_fraction.sum()) > most),
+                "x and y of most points lie within 0…1, as fractions do, and "
+                "zeros for lost gaze; pixels are taken. Give "
+                "--gaze_units=fractions, or --gaze_units=pixels if they are "
+                "pixels.",
             )
         if units == "fractions":
             y = 1 - y if self.format.is_up else y

@@ -193,7 +193,7 @@ TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
     [
         # A guess that is wrong.
         (
-            FRAMES + "1,.2,.7\n2,1,0\n",
+            FRAMES + "1,.2,.7\n2,1,0\n3,1.2,-9\n",
             {},
             "line 2: .*pixels are taken.*gaze_units=fractions.*'x': '.2'",
         ),
