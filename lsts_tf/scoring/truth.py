@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import io
 import math
 import os
 import pathlib
 import re
+import struct
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 RECIPES = ("dhf1k", "gaussian")
 # A sparse matrix takes no more memory than a frame of 8K.
 _MOST_PIXELS = 2**26
+# Types of parts of MATLAB files.
+_FLAGS, _MATRIX, _COMPRESSED = 6, 14, 15
+_NUMBERS = frozenset([*range(1, 8), 9, 12, 13, 16, 17, 18])
 
 
 def coordinates(fixated: np.ndarray) -> np.ndarray:
@@ -254,7 +259,12 @@ def _read_fixations(path: str) -> np.ndarray:
     import scipy.sparse
 
     try:
-        matrix = scipy.io.loadmat(path, variable_names=["I"])["I"]
+        data = pathlib.Path(path).read_bytes()
+        _check_types(data)
+        matrix = scipy.io.loadmat(io.BytesIO(data), variable_names=["I"])["I"]
+        is_sparse = scipy.sparse.issparse(matrix)
+        if is_sparse:  # Or places outside of it are written to.
+            matrix.check_format(full_check=True)
     except Exception as error:  # Damaged files raise all kinds of errors.
         raise maps.MapError(
             path, f"holds no variable I that can be read ({error!r})."
@@ -268,10 +278,35 @@ def _read_fixations(path: str) -> np.ndarray:
         raise maps.MapError(
             path, f"I is a matrix, not {matrix.dtype} {list(matrix.shape)}."
         )
-    return matrix.toarray() if scipy.sparse.issparse(matrix) else matrix
+    return matrix.toarray() if is_sparse else matrix
 
 
-# === Lists of points ===
+def _check_types(data: bytes) -> None:
+    """Raises ValueError for a part of a type of which SciPy would crash."""
+    if data[126:128] not in (b"IM", b"MI") or 0 in data[:4]:
+        return  # Of another version.
+    order = "<II" if data[126:128] == b"IM" else ">II"
+    place, end = 128, 128
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(order, data, place)
+        is_small = kind >> 16 > 0  # Type, size and values are in 8 bytes.
+        kind &= 0xFFFF
+        is_outer = place >= end
+        place += 8
+        if is_outer and kind == _COMPRESSED:  # It has a checksum.
+            place += size
+        elif kind == _MATRIX:  # Its parts follow; the first are its flags.
+            end = max(end, place + size)
+            head = data[place : place + 8]
+            if size and head != struct.pack(order, _FLAGS, 8):
+                raise ValueError("a matrix has no flags")
+        elif is_outer or kind not in _NUMBERS:
+            raise ValueError(f"a part has the type {kind}")
+        elif not is_small:
+            place += size + -size % 8
+
+
+# === Tables of points ===
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

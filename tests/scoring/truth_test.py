@@ -58,23 +58,64 @@ def test_of_maps_of_several_sizes():
     assert found.size(2) == (3, 7)
 
 
-@pytest.mark.parametrize("kind", ["csc_matrix", "coo_array", "csr_matrix"])
-def test_a_sparse_matrix_is_read_like_a_full_one(tmp_path, kind):
-    full = np.zeros((4, 6))
-    full[1, 5] = full[3, 0] = 1
+@pytest.fixture
+def matlab(tmp_path):
+    """The file of a frame's fixations, and the clip that it is of."""
     folder = tmp_path / "0601"
     (folder / "fixation" / "maps").mkdir(parents=True)
     (folder / "maps").mkdir()
     images.write_png(folder / "maps" / "0001.png", np.ones((4, 6), np.uint8))
     path = folder / "fixation" / "maps" / "0001.mat"
-    scipy.io.savemat(path, {"I": getattr(scipy.sparse, kind)(full)})
-    clip = truth.Folder(tmp_path, fixations="mat").clips[601]
+    path.touch()
+    return path, truth.Folder(tmp_path, fixations="mat").clips[601]
+
+
+FULL = np.zeros((4, 6))
+FULL[1, 5] = FULL[3, 0] = 1
+
+
+@pytest.mark.parametrize("kind", ["csc_matrix", "coo_array", "csr_matrix"])
+def test_a_sparse_matrix_is_read_like_a_full_one(matlab, kind):
+    path, clip = matlab
+    scipy.io.savemat(path, {"I": getattr(scipy.sparse, kind)(FULL)})
     points, size = clip.fixations(0)
     assert (points.tolist(), size) == ([[1, 5], [3, 0]], (4, 6))
-    # One that says it is larger than any film is not unfolded.
-    scipy.io.savemat(path, {"I": scipy.sparse.csc_matrix((2**20, 2**20))})
-    with pytest.raises(images.MapError, match=r"0001.mat: I is a matrix"):
-        clip.fixations(0)
+
+
+def test_a_sparse_matrix_that_is_none(matlab):
+    """One larger than any film, and one with a place outside of it."""
+    path, clip = matlab
+    outside = scipy.sparse.csc_matrix(FULL)
+    outside.indices[0] = 10**6
+    for matrix in (scipy.sparse.csc_matrix((2**20, 2**20)), outside):
+        scipy.io.savemat(path, {"I": matrix})
+        with pytest.raises(images.MapError, match=r"0001\.mat: .*I "):
+            clip.fixations(0)
+
+
+@pytest.mark.parametrize(
+    "tries", [50, pytest.param(2000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("kind", [scipy.sparse.csc_matrix, np.uint8])
+def test_damaged_matlab_files_are_refused_or_read(matlab, kind, tries):
+    path, clip = matlab
+    scipy.io.savemat(path, {"I": kind(FULL)})
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(tries):
+        # What comes before is a text that nothing depends on.
+        data = whole.copy()
+        places = rng.integers(124, len(data), rng.integers(1, 5))
+        data[places] = rng.integers(256, size=len(places))
+        path.write_bytes(data[: rng.choice([len(data), places[0]])].tobytes())
+        try:
+            points, size = clip.fixations(0)
+        except images.MapError:
+            refused += 1
+        else:
+            assert (points < size).all()
+    assert refused > tries / 10
 
 
 # === Tables of points ===
