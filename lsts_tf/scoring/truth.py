@@ -2,9 +2,8 @@
 
 There are two kinds of files. DHF1K's folders have, for each frame, a density
 map and fixated pixels: `0601/maps/0001.png`, `0601/fixation/0001.png` and the
-same fixations in `0601/fixation/maps/0001.mat` (variable `I`). A list of
-points, JSON or CSV, has the columns video, frame, x, y and perhaps observer;
-density maps are made from the points.
+same fixations in `0601/fixation/maps/0001.mat` (variable `I`, full or sparse).
+A table of gaze (see `gaze`) has points; density maps are made from them.
 
 Frames are numbered from 0 here and from 1 in files. Fixations are int16
 [N, 2], (row, column), each pixel once; densities are [H, W]. A file that cannot
@@ -15,10 +14,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import json
+import io
+import math
 import os
 import pathlib
 import re
+import struct
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from lsts_tf.media import images as maps
 from lsts_tf.scoring import density as density_lib
+from lsts_tf.scoring import gaze
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
 # How density maps are made from points: with DHF1K's own sigma and shift, or
 # as plain Gaussians of any sigma.
 RECIPES = ("dhf1k", "gaussian")
-_COLUMNS = ("video", "frame", "x", "y")
+# A sparse matrix takes no more memory than a frame of 8K.
+_MOST_PIXELS = 2**26
+# Types of parts of MATLAB files.
+_FLAGS, _MATRIX, _COMPRESSED = 6, 14, 15
+_NUMBERS = frozenset([*range(1, 8), 9, 12, 13, 16, 17, 18])
 
 
 def coordinates(fixated: np.ndarray) -> np.ndarray:
@@ -250,21 +256,57 @@ def _read_fixations(path: str) -> np.ndarray:
     if not path.endswith(".mat"):
         return maps.read(path)
     import scipy.io
+    import scipy.sparse
 
     try:
-        matrix = scipy.io.loadmat(path, variable_names=["I"])["I"]
+        data = pathlib.Path(path).read_bytes()
+        _check_types(data)
+        matrix = scipy.io.loadmat(io.BytesIO(data), variable_names=["I"])["I"]
+        is_sparse = scipy.sparse.issparse(matrix)
+        if is_sparse:  # Or places outside of it are written to.
+            matrix.check_format(full_check=True)
     except Exception as error:  # Damaged files raise all kinds of errors.
         raise maps.MapError(
             path, f"holds no variable I that can be read ({error!r})."
         ) from error
-    if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "buif":
+    pixels = math.prod(matrix.shape)  # Of a sparse one `size` is another.
+    if (
+        matrix.ndim != 2
+        or not 0 < pixels <= _MOST_PIXELS
+        or matrix.dtype.kind not in "buif"
+    ):
         raise maps.MapError(
             path, f"I is a matrix, not {matrix.dtype} {list(matrix.shape)}."
         )
-    return matrix
+    return matrix.toarray() if is_sparse else matrix
 
 
-# === Lists of points ===
+def _check_types(data: bytes) -> None:
+    """Raises ValueError for a part of a type of which SciPy would crash."""
+    if data[126:128] not in (b"IM", b"MI") or 0 in data[:4]:
+        return  # Of another version.
+    order = "<II" if data[126:128] == b"IM" else ">II"
+    place, end = 128, 128
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(order, data, place)
+        is_small = kind >> 16 > 0  # Type, size and values are in 8 bytes.
+        kind &= 0xFFFF
+        is_outer = place >= end
+        place += 8
+        if is_outer and kind == _COMPRESSED:  # It has a checksum.
+            place += size
+        elif kind == _MATRIX:  # Its parts follow; the first are its flags.
+            end = max(end, place + size)
+            head = data[place : place + 8]
+            if size and head != struct.pack(order, _FLAGS, 8):
+                raise ValueError("a matrix has no flags")
+        elif is_outer or kind not in _NUMBERS:
+            raise ValueError(f"a part has the type {kind}")
+        elif not is_small:
+            place += size + -size % 8
+
+
+# === Tables of points ===
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -320,7 +362,7 @@ def _pixels(looks: "pd.DataFrame") -> np.ndarray:
 
 
 class Points:
-    """A list of fixation points, JSON or CSV.
+    """A table of fixation points.
 
     Attributes:
         clips: {video: its annotation}.
@@ -339,20 +381,19 @@ class Points:
         recipe: str = "dhf1k",
         sigma: float = density_lib.SIGMA,
         videos: frozenset[int] = frozenset(),
+        settings: gaze.Settings = gaze.Settings(),  # noqa: B008 - frozen
     ):
         """Reads all points.
 
         Args:
-            path: CSV with a head line, or JSON: a list of objects, or an
-                object with that list as "fixations". Both have video, frame
-                (from 1), x and y (pixels; 0, 0 is the upper left one) and
-                perhaps observer, all points or none. A frame without x and y
-                is one that nobody looked at; so are those between that are
-                not mentioned.
+            path: A table of one of `gaze.FORMATS`. A frame without x and y is
+                one that nobody looked at; so are those between that are not
+                mentioned.
             size: (H, W) of the maps.
             recipe: "dhf1k" or "gaussian"; see `density.density_map`.
             sigma: Of "gaussian", in pixels.
             videos: Those to keep; all, if none is named.
+            settings: What the table does not say.
 
         Raises:
             maps.MapError: It cannot be read; the message names the line.
@@ -367,18 +408,17 @@ class Points:
             "sigma": sigma,
             "map_size": list(size),
         }
-        table = _read_points(pathlib.Path(path))
+        table = gaze.Table(path)
+        points = table.points(size, settings)
+        points["video"] = gaze.numbered(table, points, videos)
         if videos:
-            table = table[table["video"].isin(videos)]
-        if not len(table):
-            raise maps.MapError(path, "has no frame of a video asked for.")
-        is_inside = table["x"].between(0, size[1] - 1)
-        is_inside &= table["y"].between(0, size[0] - 1)
-        self.outside = int((table["x"].notna() & ~is_inside).sum())
-        inside = table[["x", "y"]].where(is_inside)
-        observers = bool((table["observer"] >= 0).any())
+            points = points[points["video"].isin(videos)]
+        if not points["x"].notna().any():
+            raise maps.MapError(path, "has no point in a video asked for.")
+        points, self.outside = gaze.inside(table, points, size, settings)
+        observers = bool((points["observer"] != "").any())
         shift = density_lib.SHIFT if recipe == "dhf1k" else 0
-        groups: Any = table.assign(**inside).groupby("video")
+        groups: Any = points.groupby("video")
         self.clips = {
             int(video): AnnotatedPoints(
                 looks=looks,
@@ -408,73 +448,10 @@ def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
         )
 
 
-def _read_points(path: pathlib.Path) -> "pd.DataFrame":
-    """Video, frame (from 0), x and y (NaN for none), observer (-1 for none)."""
-    # Half a second, which programs that read no list need not spend.
-    import pandas as pd
-
-    is_json = path.suffix.lower() == ".json"
-    try:
-        if is_json:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            found = found["fixations"] if isinstance(found, dict) else found
-            # As text, or pandas takes `true` for a 1.
-            text = pd.DataFrame(found, dtype=object).fillna("").astype(str)
-        else:
-            text = pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-    except OSError as error:
-        raise maps.MapError(
-            path, f"cannot be read ({error.strerror})."
-        ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise maps.MapError(path, f"is damaged ({error}).") from error
-    if lacking := sorted(set(_COLUMNS) - set(text.columns)):
-        raise maps.MapError(
-            path,
-            f"needs the columns {', '.join(_COLUMNS)} (observer). "
-            f"Missing: {', '.join(lacking)}",
-        )
-
-    def check(is_bad: "pd.Series", rule: str) -> None:
-        if is_bad.any():
-            at = int(np.argmax(is_bad))
-            where = f"fixation {at + 1}" if is_json else f"line {at + 2}"
-            raise maps.MapError(
-                path, f"{where}: {rule} Received: {text.iloc[at].to_dict()}"
-            )
-
-    given = text[list(_COLUMNS)]
-    table = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    table = table.replace([np.inf, -np.inf], np.nan)
-    check(
-        (table.isna() & (given != "")).any(axis=1)
-        | (table[["video", "frame"]] % 1 != 0).any(axis=1)
-        | (table["video"] < 0)
-        | (table["frame"] < 1)
-        | (table["x"].isna() != table["y"].isna()),
-        "a point has a video, a frame from 1 and x and y; the first two are "
-        "whole numbers.",
-    )
-    names = text.get("observer", pd.Series("", index=text.index))
-    is_named = names != ""
-    check(
-        ~is_named & table["x"].notna() & is_named.any(),
-        "all points say who looked, or none does; name all, or remove the "
-        "observers.",
-    )
-    return table.assign(
-        observer=np.where(is_named, pd.factorize(names)[0], -1),
-        x=table["x"].round(),
-        y=table["y"].round(),
-        frame=table["frame"] - 1,
-    )
-
-
 # === Flags ===
 
-FLAGS = ("annotations", "fixations", "density", "sigma", "map_size")
+_GAZE = tuple(field.name for field in dataclasses.fields(gaze.Settings))
+FLAGS = ("annotations", "fixations", "density", "sigma", "map_size", *_GAZE)
 
 
 def define_flags() -> None:
@@ -482,7 +459,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "annotations",
         "",
-        "DHF1K's annotation folder, a JSON or CSV file of points, or of "
+        "DHF1K's annotation folder, a table of gaze (docs/annotations.md), or of "
         "--protocol=msu the folder of the dataset.",
     )
     flags.DEFINE_enum(
@@ -502,6 +479,26 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "map_size", "640x360", "Width x height of the maps that points lie in."
     )
+    for name, allowed, text in (
+        ("gaze_units", gaze.UNITS, "Unit of x and y in a table of gaze."),
+        ("time_unit", [*gaze.TICKS], "Unit of times in a table of gaze."),
+    ):
+        flags.DEFINE_enum(name, "", ["", *allowed], text)
+    flags.DEFINE_string(
+        "screen",
+        "",
+        "Width x height of the film on the screen, in pixels, and where it "
+        "began, as 1280x720+320+180.",
+    )
+    flags.DEFINE_float(
+        "pixels_per_degree",
+        0.0,
+        "Pixels of the screen in a degree of visual angle.",
+        0,
+    )
+    flags.DEFINE_float(
+        "rate", 0.0, "Frames a second of films whose gaze has times.", 0
+    )
 
 
 def from_flags(
@@ -514,14 +511,15 @@ def from_flags(
             "Maps in folders are scored against --annotations, a folder of "
             "DHF1K's layout or a file of points. Received: none."
         )
-    is_list = path.lower().endswith((".json", ".csv"))
+    is_list = path.lower().endswith(gaze.SUFFIXES)
     idle = FLAGS[1:2] if is_list else FLAGS[2:]
     given = [f"--{name}" for name in idle if values[name].present]
     if given:
         raise ValueError(
-            "--fixations is of folders in DHF1K's layout; --density, --sigma "
-            f"and --map_size are of points. Received: {', '.join(given)} with "
-            f"--annotations={path}. Leave them out."
+            "--fixations is of folders in DHF1K's layout; --density, --sigma, "
+            "--map_size and what says how gaze was measured are of tables. "
+            f"Received: {', '.join(given)} with --annotations={path}. Leave "
+            "them out."
         )
     if not is_list:
         return Folder(path, fixations=values.fixations, videos=videos)
@@ -537,4 +535,5 @@ def from_flags(
         recipe=values.density,
         sigma=values.sigma,
         videos=videos,
+        settings=gaze.Settings(**{name: values[name].value for name in _GAZE}),
     )

@@ -39,6 +39,7 @@ DATASETS = {
         "NTIRE 2026 Challenge",
     ),
     "crowdsal": ({"train": 2, "test": 1}, (None, None), "CrowdSAL"),
+    "gaze_folder": ({"train": 2}, (None, None), ""),
 }
 FILMS = ("avimos", "ntire2026", "crowdsal")
 
@@ -114,7 +115,7 @@ def test_tfds_build(start, name, tmp_path):
         assert len(clip_folders.examples(builder, split)) == count
 
 
-def test_builders_know_of_the_package_only_files_and_films():
+def test_builders_know_of_the_package_only_files_films_and_gaze():
     for path in (ROOT / "data").rglob("*.py"):
         found = re.findall(r"(?:from|import) (lsts_tf\S*)", path.read_text())
-        assert set(found) <= {"lsts_tf.media"}, path
+        assert set(found) <= {"lsts_tf.media", "lsts_tf.scoring"}, path

@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import scipy.io
+import scipy.sparse
 
 from lsts_tf.media import images
 from lsts_tf.scoring import truth
@@ -56,7 +58,67 @@ def test_of_maps_of_several_sizes():
     assert found.size(2) == (3, 7)
 
 
-# === Lists of points ===
+@pytest.fixture
+def matlab(tmp_path):
+    """The file of a frame's fixations, and the clip that it is of."""
+    folder = tmp_path / "0601"
+    (folder / "fixation" / "maps").mkdir(parents=True)
+    (folder / "maps").mkdir()
+    images.write_png(folder / "maps" / "0001.png", np.ones((4, 6), np.uint8))
+    path = folder / "fixation" / "maps" / "0001.mat"
+    path.touch()
+    return path, truth.Folder(tmp_path, fixations="mat").clips[601]
+
+
+FULL = np.zeros((4, 6))
+FULL[1, 5] = FULL[3, 0] = 1
+
+
+@pytest.mark.parametrize("kind", ["csc_matrix", "coo_array", "csr_matrix"])
+def test_a_sparse_matrix_is_read_like_a_full_one(matlab, kind):
+    path, clip = matlab
+    scipy.io.savemat(path, {"I": getattr(scipy.sparse, kind)(FULL)})
+    points, size = clip.fixations(0)
+    assert (points.tolist(), size) == ([[1, 5], [3, 0]], (4, 6))
+
+
+def test_a_sparse_matrix_that_is_none(matlab):
+    """One larger than any film, and one with a place outside of it."""
+    path, clip = matlab
+    outside = scipy.sparse.csc_matrix(FULL)
+    outside.indices[0] = 10**6
+    for matrix in (scipy.sparse.csc_matrix((2**20, 2**20)), outside):
+        scipy.io.savemat(path, {"I": matrix})
+        with pytest.raises(images.MapError, match=r"0001\.mat: .*I "):
+            clip.fixations(0)
+
+
+@pytest.mark.parametrize(
+    "tries", [50, pytest.param(2000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("kind", [scipy.sparse.csc_matrix, np.uint8])
+def test_damaged_matlab_files_are_refused_or_read(matlab, kind, tries):
+    path, clip = matlab
+    scipy.io.savemat(path, {"I": kind(FULL)})
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(tries):
+        # What comes before is a text that nothing depends on.
+        data = whole.copy()
+        places = rng.integers(124, len(data), rng.integers(1, 5))
+        data[places] = rng.integers(256, size=len(places))
+        path.write_bytes(data[: rng.choice([len(data), places[0]])].tobytes())
+        try:
+            points, size = clip.fixations(0)
+        except images.MapError:
+            refused += 1
+        else:
+            assert (points < size).all()
+    assert refused > tries / 10
+
+
+# === Tables of points ===
 
 HEAD = "video,frame,x,y,observer\n"
 
@@ -69,7 +131,8 @@ HEAD = "video,frame,x,y,observer\n"
         ("video,frame,x,y\n1,1,2,\n", "line 2"),
         ("video,frame,x,y\n1,1,2,2\n1,1,nan,2\n", "line 3"),
         ("video,frame,x,y\n1,1,inf,2\n", "line 2"),
-        ("video,frame,x,y\n", "no frame"),
+        ("video,frame,x,y\n", "no point"),
+        ("video,frame,x,y\n1,1,,\n", "no point"),
         ("\0\0", "damaged|Missing"),
         (HEAD + "1,1,2,2,a\n1,1,3,3,\n", "line 3: all points"),
         (HEAD + "1,1,2,2,\n1,1,3,3,a\n", "line 2: all points"),
