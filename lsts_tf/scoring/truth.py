@@ -459,8 +459,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "annotations",
         "",
-        "DHF1K's annotation folder, a table of gaze (docs/annotations.md), or of "
-        "--protocol=msu the folder of the dataset.",
+        "DHF1K's annotation folder, a table of gaze (docs/annotations.md), or, "
+        "for --protocol=msu, the folder of the dataset.",
     )
     flags.DEFINE_enum(
         "fixations",
