@@ -596,6 +596,16 @@ def loop_of_itself(path):
     path.symlink_to(path.name)
 
 
+def broken_link(path):
+    path.unlink()
+    path.symlink_to("nowhere.png")
+
+
+def garbage_array(path):
+    path.unlink()
+    path.with_suffix(".npy").write_bytes(b"hello")
+
+
 def loop_of_folders(path):
     (path.parent / "0009").symlink_to(path.parent.parent)
 
@@ -658,6 +668,8 @@ SMALL = np.ones((90, 160), np.uint8)
         (MAP, np.zeros((320, 180), np.uint8), "rows and columns are swapped"),
         (MAP, SMALL, "frame 0002: has the size [90, 160]"),
         (MAP, loop_of_itself, "0002.png: cannot be read"),
+        (MAP, broken_link, "0002.png: cannot be read"),
+        (MAP, garbage_array, "0002.npy: no array of NumPy"),
         (MAP, loop_of_folders, "0009: a folder"),
         (MAP, lambda p: (p.unlink(), p.mkdir()), "0002.png: a folder"),
         (FIXATIONS, pathlib.Path.unlink, "0002.png: the frame has no fix"),
