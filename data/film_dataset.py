@@ -323,7 +323,9 @@ def _read(
     maps, fixations = [], []
     if annotated:
         looked_at = clip.saliency.film(grey=True)
-        maps = [_png(_levels(_shrunk(map_, size))) for map_ in looked_at]
+        maps = [
+            gaze_dataset.png(_levels(_shrunk(map_, size))) for map_ in looked_at
+        ]
         points = clip.points()
         if not len(frames) == len(maps) == len(points):
             raise ValueError(
@@ -332,7 +334,8 @@ def _read(
                 f"of {len(points)} frames. Get its files again."
             )
         fixations = [
-            _png(counts(seen, looked_at.size, size)) for seen in points
+            gaze_dataset.png(counts(seen, looked_at.size, size))
+            for seen in points
         ]
     return {
         "video": clip.number,
@@ -395,7 +398,3 @@ def _levels(map_: np.ndarray) -> np.ndarray:
     low, high = int(map_.min()), int(map_.max())
     scale = 255.0 / max(high - low, 1)
     return np.rint((map_.astype(np.float32) - low) * scale).astype(np.uint8)
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()

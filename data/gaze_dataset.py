@@ -115,6 +115,11 @@ def jpeg(frame: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def png(image: np.ndarray) -> bytes:
+    """Compresses a grey image without loss."""
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
 class PngHeader(NamedTuple):
     """What a PNG file says of itself; a decoder would hide some of it."""
 
@@ -182,7 +187,7 @@ def read_grey(path: epath.Path) -> tuple[bytes, tuple[int, int]]:
         grey = _as_grey(pixels)
         if grey is not None:
             if not header.grey:
-                data = cv2.imencode(".png", grey)[1].tobytes()
+                data = png(grey)
             return data, grey.shape
         received = str(header)
     raise ValueError(

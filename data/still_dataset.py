@@ -174,8 +174,10 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "fps": FPS,
             "num_frames": 1,
             "frames": [frame],
-            "maps": [_png(density_map(points, size, self.sigma(size)))],
-            "fixations": [_png(fixation_map(points, size))],
+            "maps": [
+                gaze_dataset.png(density_map(points, size, self.sigma(size)))
+            ],
+            "fixations": [gaze_dataset.png(fixation_map(points, size))],
         }
 
 
@@ -220,10 +222,6 @@ def density_map(
     total *= 255 / total.max()
     total += 0.5
     return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()
 
 
 # === Photographs ===

@@ -218,8 +218,10 @@ def _example(
     for frame in range(len(frames)):
         fixated = np.zeros(size, np.uint8)
         fixated[tuple(seen[seen[:, 0] == frame, 1:].T)] = 255
-        fixations.append(_png(fixated))
-        maps.append(_png(density.density_map(fixated, sigma=sigma, shift=0)))
+        fixations.append(gaze_dataset.png(fixated))
+        maps.append(
+            gaze_dataset.png(density.density_map(fixated, sigma=sigma, shift=0))
+        )
     return {
         "video": number,
         "name": recording.film.name,
@@ -229,7 +231,3 @@ def _example(
         "maps": maps,
         "fixations": fixations,
     }
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()

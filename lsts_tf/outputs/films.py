@@ -100,8 +100,8 @@ def _is_done(
     """Whether an earlier call made the same; a record is written last."""
     if settings["start"] or settings["end"]:
         return False
-    stem = f"{int(path.stem):04d}" if path.stem.isdecimal() else path.stem
-    for record in (folder / f".{stem}.json", folder / run.RECORD):
+    hidden = folder / f".{run.numbered(path.stem)}.json"
+    for record in (hidden, folder / run.RECORD):
         if record.is_file():
             break
     else:

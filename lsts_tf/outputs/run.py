@@ -47,6 +47,11 @@ REPORT = "report"
 ALIASES = {"maps": "png8"}
 
 
+def numbered(stem: str) -> str:
+    """A film's name as DHF1K's folders have it: numbers have four digits."""
+    return f"{int(stem):04d}" if stem.isdecimal() else stem
+
+
 def users(option: str) -> list[str]:
     """Names of the outputs that have an option."""
     return [
@@ -219,14 +224,9 @@ class _Pass:
             return self.report
         if self.folder is None:
             raise ValueError("--output is needed: a folder to write to.")
-        video = self._video_name if name == "dhf1k" else self.source.stem
-        return self.folder / KINDS[name].file.format(video=video)
-
-    @property
-    def _video_name(self) -> str:
-        """As DHF1K's folders are called: four digits where it is a number."""
         stem = self.source.stem
-        return f"{int(stem):04d}" if stem.isdecimal() else stem
+        video = numbered(stem) if name == "dhf1k" else stem
+        return self.folder / KINDS[name].file.format(video=video)
 
     @property
     def record_path(self) -> pathlib.Path:
@@ -234,7 +234,7 @@ class _Pass:
         # A submission holds one video beside the other, and nothing else that
         # is not hidden.
         alone = list(self.made) in (["dhf1k"], ["msu"])
-        name = f".{self._video_name}.json" if alone else RECORD
+        name = f".{numbered(self.source.stem)}.json" if alone else RECORD
         return (self.folder or pathlib.Path()) / name
 
     def _refuse_overlaps(self) -> None:
