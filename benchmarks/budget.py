@@ -9,8 +9,7 @@ Hours follow from the seconds a frame that `benchmarks.extract` and
 
 import pathlib
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
 from lsts_tf import windows
 

@@ -17,8 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import parts
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
+from lsts_tf.networks import decoder, i3d
 
 FRAMES = 79
 # Arguments of `decoder.build`, and of the skips' shapes.

@@ -13,8 +13,7 @@ ratios of CPU time hold on a busy machine too.
 """
 
 import argparse
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import os
 import pathlib
 import statistics
@@ -27,8 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import benchmarks
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import i3d, i3d_weights
 from lsts_tf.networks.sliding import geometry
 from lsts_tf.networks.sliding import network as sliding_i3d
 

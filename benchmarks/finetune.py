@@ -23,8 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import benchmarks
-from lsts_tf.networks import i3d
-from lsts_tf.networks import tuned_i3d
+from lsts_tf.networks import i3d, tuned_i3d
 
 GIGA = 1e9
 

@@ -15,8 +15,7 @@ import os
 import pathlib
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import cv2
 import numpy as np
 

@@ -14,14 +14,12 @@ window, as for live use, beside continuous with all that it sees. With
 against gaze: means over the frames that have a whole window.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
 import pathlib
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import keras
 import numpy as np
 
@@ -31,8 +29,7 @@ from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import images
 from lsts_tf.media import video as video_lib
 from lsts_tf.networks import decoder
-from lsts_tf.scoring import metrics
-from lsts_tf.scoring import truth
+from lsts_tf.scoring import metrics, truth
 
 VIDEO = flags.DEFINE_string("video", None, "A video file.", required=True)
 FRAMES = flags.DEFINE_integer("frames", 100, "Frames of it that are used.")

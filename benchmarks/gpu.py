@@ -15,8 +15,7 @@ mantissa and is what JAX does on such a GPU unless told otherwise; "bfloat16"
 computes and stores activations in 8 bits of mantissa.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import functools
 import itertools
@@ -27,8 +26,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import keras
 import numpy as np
 
@@ -38,14 +36,9 @@ except ImportError:  # `main` says so.
     jax = None
 
 from lsts_tf import parts
-from lsts_tf.features import flow
-from lsts_tf.features import preprocess
+from lsts_tf.features import flow, preprocess
 from lsts_tf.media import video
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import losses
-from lsts_tf.networks import optimizers
+from lsts_tf.networks import decoder, i3d, i3d_weights, losses, optimizers
 from lsts_tf.networks.sliding import network as sliding_i3d
 
 _PARTS = flags.DEFINE_list(

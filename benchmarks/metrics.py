@@ -20,13 +20,11 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 import statistics
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import cv2
 import numpy as np
 
-from lsts_tf.scoring import density
-from lsts_tf.scoring import metrics
+from lsts_tf.scoring import density, metrics
 
 _FRAMES = flags.DEFINE_integer("frames", 32, "Frames to score", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of all contenders", 1)

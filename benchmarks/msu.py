@@ -23,8 +23,7 @@ import sys
 import tempfile
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import av
 import cv2
 import numpy as np

@@ -22,11 +22,7 @@ frame, after a short first run of each.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
 import os
 import pathlib
@@ -35,15 +31,13 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import cv2
 import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import experiment
-from lsts_tf import predict
+from lsts_tf import experiment, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import front_end

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from lsts_tf import experiment
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
+from lsts_tf.networks import decoder, i3d
 
 
 class Unit(torch.nn.Module):

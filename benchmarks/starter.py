@@ -9,23 +9,16 @@ OpenCV's spectral residual. Scores are those of `evaluate`, means over videos of
 their means over frames.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import cv2
 import numpy as np
 import tqdm
 
-from lsts_tf import experiment
-from lsts_tf import parts
+from lsts_tf import experiment, parts, windows
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import windows
-from lsts_tf.features import dataset
-from lsts_tf.features import preprocess
+from lsts_tf.features import dataset, preprocess
 from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import scorer as scorer_lib

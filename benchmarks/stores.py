@@ -9,8 +9,7 @@ at a time, in the same process on the same windows in turns. "cold" asks the
 system to forget the files before each round; disks keep caches of their own.
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import os
 import pathlib
@@ -18,8 +17,7 @@ import shutil
 import tempfile
 import time
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import numpy as np
 
 from lsts_tf.features import stores

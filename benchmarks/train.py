@@ -33,9 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 import benchmarks
-from lsts_tf import experiment
-from lsts_tf import parts
-from lsts_tf import windows
+from lsts_tf import experiment, parts, windows
 from lsts_tf.features import stores
 from lsts_tf.training import input_pipeline
 from lsts_tf.training import trainer as trainer_lib

@@ -13,9 +13,7 @@ file a video, whole or not at all, into a hidden folder beside the dataset. The
 same command goes on with those that are missing.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -42,9 +40,7 @@ for _folder in pathlib.Path(__file__).resolve().parents[:2]:
         sys.path.append(str(_folder))
 
 import gaze_dataset  # noqa: E402
-from lsts_tf.media import cores  # noqa: E402
-from lsts_tf.media import files  # noqa: E402
-from lsts_tf.media import msu_files  # noqa: E402
+from lsts_tf.media import cores, files, msu_files  # noqa: E402
 
 # (width, height) that frames fit.
 WITHIN = (640, 360)

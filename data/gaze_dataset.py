@@ -19,16 +19,12 @@ gap; they need not begin with 1. Maps and fixation maps have the numbers of the
 images, or count from 1.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import os
 import re
 import struct
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 from etils import epath

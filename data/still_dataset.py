@@ -16,15 +16,12 @@ are not among them; they are made here:
 Photographs whose number is a multiple of 7 are for testing.
 """
 
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import io
 import os
 import re
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 from etils import epath

@@ -11,28 +11,18 @@ are `scores.json` (see `summary.report`), a table of all frames beside it, and
 pictures where `--plots` says.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import sys
 from typing import Any
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import pandas as pd
 
-from lsts_tf import experiment
-from lsts_tf import program
-from lsts_tf import windows
-from lsts_tf.media import cores
-from lsts_tf.media import images
-from lsts_tf.scoring import films
+from lsts_tf import experiment, program, windows
+from lsts_tf.media import cores, images
+from lsts_tf.scoring import films, metrics, scorer, summary, truth
 from lsts_tf.scoring import folders as folders_lib
-from lsts_tf.scoring import metrics
-from lsts_tf.scoring import scorer
-from lsts_tf.scoring import summary
-from lsts_tf.scoring import truth
 
 # Flags that only one of the ways to score reads. With another one they would
 # silently do nothing, so they are refused.
@@ -121,8 +111,7 @@ def evaluate_run(
     """
     # TensorFlow takes seconds to import, and folders need none of it.
     from lsts_tf import predictor as predictor_lib
-    from lsts_tf.features import dataset
-    from lsts_tf.features import fill
+    from lsts_tf.features import dataset, fill
 
     settings = run.settings
     named = settings.videos("test_videos")

@@ -11,19 +11,15 @@ that the same file goes to every program:
 Only programs import this module; libraries take plain arguments.
 """
 
-from collections.abc import Collection
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import dataclasses
 import pathlib
 import shlex
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from absl import flags
-from absl import logging
+from absl import flags, logging
 
-from lsts_tf import parts
-from lsts_tf import windows
+from lsts_tf import parts, windows
 from lsts_tf.media import files
 
 FLAGFILE = "experiment.flags"

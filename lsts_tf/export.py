@@ -17,22 +17,16 @@ What was written is loaded again and compared with the model before the folder
 gets its name. The program leaves with 0, or with 1 and nothing written.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import hashlib
 import json
 import pathlib
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 
 import lsts_tf
-from lsts_tf import experiment
-from lsts_tf import program
+from lsts_tf import experiment, program
 from lsts_tf.media import files
 
 if TYPE_CHECKING:

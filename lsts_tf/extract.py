@@ -8,26 +8,20 @@ in several processes, or on a cluster (docs/extract.md). Killed at any moment
 and started again, it does only what is missing.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
 import pathlib
 import shlex
-from typing import TYPE_CHECKING
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from lsts_tf import experiment
-from lsts_tf import program
+from lsts_tf import experiment, program
 from lsts_tf.features import views
 
 if TYPE_CHECKING:
-    from lsts_tf.features import dataset
-    from lsts_tf.features import fill
+    from lsts_tf.features import dataset, fill
     from lsts_tf.features import front_end as front_end_lib
 
 SPLITS = ("train", "val", "test")
@@ -76,8 +70,7 @@ def extract(
     # TensorFlow takes seconds: help and errors above do not wait for it.
     import tensorflow as tf
 
-    from lsts_tf.features import dataset
-    from lsts_tf.features import fill
+    from lsts_tf.features import dataset, fill
     from lsts_tf.features import front_end as front_end_lib
 
     if workers and tf.config.list_physical_devices("GPU"):

@@ -14,24 +14,15 @@ program leaves with 0; with 1 when nothing could be done; with 3 when frames of
 the video are missing, after writing all that could be decoded.
 """
 
-from collections.abc import Collection
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 import hashlib
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 
-from lsts_tf import experiment
-from lsts_tf import program
-from lsts_tf import windows
+from lsts_tf import experiment, program, windows
 from lsts_tf.media import sources
-from lsts_tf.outputs import films
-from lsts_tf.outputs import pictures
-from lsts_tf.outputs import run
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import films, pictures, run, sink
 
 INCOMPLETE = 3
 DATASET = "dataset:"

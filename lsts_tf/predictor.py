@@ -9,10 +9,7 @@ window's last `hop` frames at once, and sees a window each `hop` frames.
 """
 
 import collections
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import json
@@ -23,15 +20,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import experiment
-from lsts_tf import windows
+from lsts_tf import experiment, windows
 from lsts_tf.features import fill
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import images
 
 # Registered so that saved models load.
-from lsts_tf.networks import decoder  # noqa: F401
-from lsts_tf.networks import tuned_i3d  # noqa: F401
+from lsts_tf.networks import decoder, tuned_i3d  # noqa: F401
 
 BATCH = 8
 

@@ -13,8 +13,7 @@ import sys
 import threading
 import types
 
-from absl import flags
-from absl import logging
+from absl import flags, logging
 
 FAILED = 1
 INTERRUPTED = 130

@@ -20,16 +20,13 @@ import json
 import os
 import pathlib
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 import av
 import cv2
 import numpy as np
 
 from lsts_tf import program
-from lsts_tf.media import files
-from lsts_tf.media import images
+from lsts_tf.media import files, images
 from lsts_tf.scoring import density
 
 HEIGHT = 360

@@ -14,11 +14,9 @@ several machines the same command runs on each, and the first one writes.
 from collections.abc import Sequence
 import sys
 
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from lsts_tf import experiment
-from lsts_tf import program
+from lsts_tf import experiment, program
 
 
 def run(settings: experiment.Experiment) -> int:

@@ -19,8 +19,7 @@ its start, so that each of its frames has one (`Geometry.short`). Frames below
     range(0, 79)
 """
 
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import re
 

@@ -23,8 +23,7 @@ import time
 import cv2
 import numpy as np
 
-from lsts_tf import experiment
-from lsts_tf import extract
+from lsts_tf import experiment, extract
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
 from tests import fake_front_end

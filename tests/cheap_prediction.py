@@ -12,8 +12,7 @@ import cv2
 import keras
 import numpy as np
 
-from lsts_tf import experiment
-from lsts_tf import predict
+from lsts_tf import experiment, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import front_end as front_end_lib
 

@@ -7,13 +7,11 @@ import re
 import runpy
 from unittest import mock
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import pytest
 
 from lsts_tf import experiment
-from tests import flag_scope
-from tests import pages
+from tests import flag_scope, pages
 
 PYTHON = ".venv/bin/python"
 WIDTH = 120

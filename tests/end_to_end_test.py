@@ -11,20 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf import predict
+from lsts_tf import evaluate, experiment, predict, train
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import train
-from lsts_tf.features import dataset
+from lsts_tf.features import dataset, stores
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import stores
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
 from lsts_tf.training import validation
-from tests import run_folder
-from tests import tiny_run
+from tests import run_folder, tiny_run
 
 
 @pytest.fixture(scope="module")

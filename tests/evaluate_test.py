@@ -16,16 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
+from lsts_tf import evaluate, experiment
 from lsts_tf.media import images as maps
 from lsts_tf.media import video as video_lib
 from lsts_tf.media import writer as writer_lib
-from lsts_tf.scoring import density
+from lsts_tf.scoring import density, metrics, page, predictions
 from lsts_tf.scoring import folders as folders_lib
-from lsts_tf.scoring import metrics
-from lsts_tf.scoring import page
-from lsts_tf.scoring import predictions
 from tests import flag_scope
 
 GOLDEN = pathlib.Path(__file__).parent / "metrics_golden"
@@ -329,9 +325,7 @@ def test_a_run_scores_what_the_folder_of_its_maps_scores(
     run, written, golden, tmp_path, monkeypatch
 ):
     from lsts_tf import predictor
-    from lsts_tf.features import dataset
-    from lsts_tf.features import fill
-    from lsts_tf.features import stores
+    from lsts_tf.features import dataset, fill, stores
 
     found = {}
     truth = stores.TruthStore.create(

@@ -20,18 +20,13 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 import lsts_tf
-from lsts_tf import experiment
-from lsts_tf import export
+from lsts_tf import experiment, export
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import preprocess
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
+from lsts_tf.networks import decoder, i3d
 from lsts_tf.serving import graph as graph_lib
-from lsts_tf.serving import litert
-from lsts_tf.serving import parity
-from tests import fake_front_end
-from tests import pages
-from tests import tiny_run
+from lsts_tf.serving import litert, parity
+from tests import fake_front_end, pages, tiny_run
 from tests.features import front_end_test
 
 ROOT = pathlib.Path(__file__).parents[1]

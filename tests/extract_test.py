@@ -14,15 +14,10 @@ import threading
 import pytest
 import tqdm
 
-from lsts_tf import experiment
-from lsts_tf import extract
-from lsts_tf.features import beam
-from lsts_tf.features import dataset
+from lsts_tf import experiment, extract
+from lsts_tf.features import beam, dataset, fill, stores
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import fill
-from lsts_tf.features import stores
-from tests import cheap_extraction
-from tests import flag_scope
+from tests import cheap_extraction, flag_scope
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 4)

@@ -5,14 +5,8 @@ import json
 import pytest
 
 from crowdsal import crowdsal_dataset_builder
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf import predict
-from lsts_tf import train
-from tests import clip_folders
-from tests import flag_scope
-from tests import msu_folders
-from tests import tiny_training
+from lsts_tf import evaluate, experiment, predict, train
+from tests import clip_folders, flag_scope, msu_folders, tiny_training
 
 FRAMES = 24
 

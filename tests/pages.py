@@ -4,8 +4,7 @@ from collections.abc import Iterator
 import pathlib
 import re
 import shlex
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(

@@ -19,20 +19,14 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import experiment
-from lsts_tf import predict
-from lsts_tf import program
+from lsts_tf import experiment, predict, program
 from lsts_tf.media import images as maps_lib
-from lsts_tf.media import sources
-from lsts_tf.media import video
+from lsts_tf.media import sources, video
 from lsts_tf.media import writer as writer_lib
-from lsts_tf.outputs import pictures
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import pictures, sink
 from lsts_tf.scoring import predictions
-from tests import cheap_prediction
-from tests import flag_scope
-from tests.media import matrix
-from tests.media import sources_test
+from tests import cheap_prediction, flag_scope
+from tests.media import matrix, sources_test
 
 SIZE = (64, 36)
 # What leaves no trace if it fails.

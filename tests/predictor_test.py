@@ -17,9 +17,7 @@ import lsts_tf
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.media import video
 from lsts_tf.media import writer as writer_lib
-from tests import fake_front_end
-from tests import pages
-from tests import tiny_run
+from tests import fake_front_end, pages, tiny_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 WINDOW = 9

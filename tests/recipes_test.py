@@ -9,24 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf import extract
-from lsts_tf import parts
-from lsts_tf import predict
+from lsts_tf import evaluate, experiment, extract, parts, predict, train
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import train
-from lsts_tf.features import dataset
+from lsts_tf.features import dataset, fill
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import fill
 from lsts_tf.media import images as maps
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
-from lsts_tf.networks import optimizers
-from lsts_tf.networks import tuned_i3d
-from tests import fake_front_end
-from tests import flag_scope
-from tests import run_folder
+from lsts_tf.networks import decoder, i3d, optimizers, tuned_i3d
+from tests import fake_front_end, flag_scope, run_folder
 
 RECIPES = {
     "plus_skip": {

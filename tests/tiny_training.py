@@ -27,12 +27,9 @@ import traceback
 import cv2
 import numpy as np
 
-from lsts_tf import experiment
-from lsts_tf import parts
-from lsts_tf import train
-from lsts_tf.features import dataset
+from lsts_tf import experiment, parts, train
+from lsts_tf.features import dataset, front_end
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import front_end
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints

@@ -16,17 +16,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import program
-from lsts_tf import train
+from lsts_tf import program, train
 from lsts_tf.media import files
 from lsts_tf.networks import i3d
-from lsts_tf.training import checkpoints
-from lsts_tf.training import dry_run
-from lsts_tf.training import input_pipeline
-from lsts_tf.training import loop
+from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
 from lsts_tf.training import trainer as trainer_lib
-from tests import run_folder
-from tests import tiny_training
+from tests import run_folder, tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
 

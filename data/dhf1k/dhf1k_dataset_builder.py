@@ -6,8 +6,7 @@ Everything is 640 pixels wide and 360 high.
 """
 
 import collections
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 import os
 import re

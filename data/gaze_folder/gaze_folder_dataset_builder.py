@@ -6,8 +6,7 @@ looked at it; a density map is a sum of Gaussians whose standard deviation is a
 degree of visual angle.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import os
@@ -22,8 +21,7 @@ import tensorflow_datasets as tfds
 
 import gaze_dataset
 from lsts_tf.media import video
-from lsts_tf.scoring import density
-from lsts_tf.scoring import gaze
+from lsts_tf.scoring import density, gaze
 
 SETTINGS = "settings.json"
 FILMS = (

@@ -6,9 +6,7 @@ loads the front end, opens the dataset and does them as one process would
 stored is not computed again. Needs `apache-beam`, which the lock file has.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import functools
 import json
@@ -18,8 +16,7 @@ import secrets
 import apache_beam as beam
 from apache_beam.options import pipeline_options
 
-from lsts_tf.features import dataset
-from lsts_tf.features import fill
+from lsts_tf.features import dataset, fill
 from lsts_tf.features import front_end as front_end_lib
 
 # Videos that are one element of a pipeline. Each element reads the dataset

@@ -16,10 +16,7 @@ Several datasets are read as one (`Joint`), whose videos have keys in the place
 of numbers: (dataset's name, number).
 """
 
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import pathlib

@@ -8,11 +8,7 @@ points, see `parts`. Sizes below are those of 224 x 224.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import itertools
 from typing import Any
@@ -23,10 +19,8 @@ import tensorflow as tf
 
 from lsts_tf import parts
 from lsts_tf.features import flow as flow_lib
-from lsts_tf.features import front_end
-from lsts_tf.features import preprocess
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
+from lsts_tf.features import front_end, preprocess
+from lsts_tf.networks import i3d, i3d_weights
 from lsts_tf.networks.sliding import network as sliding_i3d
 
 # Elements of a signal that are prepared and pushed at a time.

@@ -7,12 +7,14 @@ whole or not at all (`stores`), so a run that is killed goes on by the same
 command, and any of them may do a video again.
 """
 
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -26,21 +28,16 @@ import pathlib
 import shutil
 import sys
 import threading
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from lsts_tf import parts
-from lsts_tf import windows
-from lsts_tf.features import dataset
+from lsts_tf import parts, windows
+from lsts_tf.features import dataset, preprocess, stores, views
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
-from lsts_tf.features import views
 
 # What no other video changes: a full disk, a store that cannot be written.
 _STOPPING = frozenset(

@@ -8,9 +8,7 @@ a forward flow: what is at (x, y) in frame k-1 is at (x, y) + flow in frame k.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import functools
 import itertools

@@ -14,11 +14,7 @@ it. I3D (`extractor`) is the first one.
 
 import abc
 import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import importlib
 import itertools
@@ -30,11 +26,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import parts
-from lsts_tf import windows
+from lsts_tf import parts, windows
 from lsts_tf.features import flow as flow_lib
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
+from lsts_tf.features import preprocess, stores
 
 # File of a run folder: what its features come from.
 DESCRIPTION = "front_end.json"

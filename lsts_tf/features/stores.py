@@ -14,19 +14,13 @@ the same.
 Stores of several datasets are read as one by videos (dataset, number).
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
-from typing import BinaryIO
-from typing import ClassVar
-from typing import Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 from absl import logging
 import numpy as np

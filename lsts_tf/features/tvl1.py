@@ -22,8 +22,7 @@ How it is written is decided by what XLA makes of it on a CPU:
 """
 
 from collections.abc import Sequence
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 import numpy as np

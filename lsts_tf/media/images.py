@@ -6,8 +6,7 @@ numbers for names, from 1, with any number of leading zeros: `601/0001.png` is
 frame 0 of video 601.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import os
 import pathlib

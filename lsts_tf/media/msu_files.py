@@ -12,9 +12,7 @@ with any folders between. An archive counts as a folder called as it is without
 numbers for names.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import io

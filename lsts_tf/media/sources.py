@@ -7,9 +7,7 @@ from 0, and nothing holds more than a few of them.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import decimal
 import fractions
@@ -23,17 +21,13 @@ import statistics
 import sys
 import threading
 import time as clock
-from typing import Any
-from typing import Protocol
-from typing import runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from absl import logging
 import cv2
 import numpy as np
 
-from lsts_tf.media import files
-from lsts_tf.media import images
-from lsts_tf.media import video
+from lsts_tf.media import files, images, video
 
 STDIN = "-"
 CAMERA = "camera:"

@@ -10,8 +10,7 @@ with it is learnt on the way: what decoder and container mark as damaged, what
 fails to decode, and whether all frames came that the container lists.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import fractions
 import functools

@@ -1,22 +1,18 @@
 """A film of frames, written by PyAV; whole or not at all."""
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import fractions
 import math
 import os
 import pathlib
 import types
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
-from lsts_tf.media import files
-from lsts_tf.media import video
+from lsts_tf.media import files, video
 
 # Times are kept to a 64th of the distance between two frames. Some containers
 # round them to milliseconds: so close to an even rate, it is even.

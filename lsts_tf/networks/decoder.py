@@ -52,20 +52,15 @@ transposed convolution, so that the costly early ones are computed once for
 all maps. For 8 maps these are D4, D5 and D6.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import math
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
-from lsts_tf import parts
-from lsts_tf import windows
+from lsts_tf import parts, windows
 from lsts_tf.networks import layers
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend

@@ -14,13 +14,11 @@ Sources: "Quo Vadis, Action Recognition?" (arXiv 1705.07750) and the network
 that its authors published as google-deepmind/kinetics-i3d.
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import functools
 import itertools
 import math
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np

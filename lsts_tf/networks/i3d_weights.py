@@ -25,9 +25,7 @@ BatchNorm variables are [C] or [1, 1, 1, 1, C]; the classifier's variables and
 optimizer slots are ignored.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import hashlib

@@ -26,21 +26,17 @@ entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
 jump         How far the strongest point is from that of the frame before.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
-from scipy import special
+from scipy import ndimage, special
 
 from lsts_tf.media import files
 from lsts_tf.outputs import sink

@@ -11,8 +11,7 @@ frame; adaptive quantisation has to be on. `Offsets` writes files for other
 ways; docs/encoding.md says which there are, and what was tried.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
 import math
@@ -22,8 +21,7 @@ import av
 import numpy as np
 from scipy import sparse
 
-from lsts_tf.outputs import pictures
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import pictures, sink
 
 _QP_RANGE = 51
 # What the text format holds.

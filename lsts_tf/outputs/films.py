@@ -5,20 +5,17 @@ there if that bears its name (`msu`, `dhf1k`). What an earlier call has finished
 is not predicted again.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
 from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
-from lsts_tf.outputs import run
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import run, sink
 
 if TYPE_CHECKING:
     from lsts_tf import predictor as predictor_lib

@@ -5,8 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from lsts_tf.outputs import pictures
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import pictures, sink
 
 
 @sink.output("msu", "{video}.mp4")

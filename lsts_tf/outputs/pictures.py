@@ -13,9 +13,7 @@ import cv2
 import numpy as np
 
 from lsts_tf import parts
-from lsts_tf.media import draw
-from lsts_tf.media import files
-from lsts_tf.media import images
+from lsts_tf.media import draw, files, images
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import sink
 

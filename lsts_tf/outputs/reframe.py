@@ -28,8 +28,7 @@ the one nearer to the middle is taken.
 """
 
 import collections
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import dataclasses
 import itertools
 import math

@@ -7,9 +7,7 @@ user named is escaped. The page itself is `templates/report.html`.
 """
 
 import base64
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -25,9 +23,7 @@ import pandas as pd
 import PIL.Image
 
 from lsts_tf.media import writer
-from lsts_tf.outputs import attention
-from lsts_tf.outputs import pictures
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import attention, pictures, sink
 
 LIMIT = 48 * 2**20
 WIDTH = 640

@@ -5,9 +5,7 @@ stopped if it can, and writes a record beside the files. docs/predict.md says
 what a user sees of it.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -18,8 +16,7 @@ import os
 import pathlib
 import pkgutil
 import time as clock
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 import numpy as np
@@ -27,8 +24,7 @@ import tqdm
 
 from lsts_tf import outputs as outputs_package
 from lsts_tf import windows
-from lsts_tf.media import files
-from lsts_tf.media import sources
+from lsts_tf.media import files, sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import sink
 

@@ -12,11 +12,7 @@ class, a keyword in Python and a flag of the same name; the base checks its
 range. `run` finds the classes of every module of this package.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fractions
@@ -26,20 +22,12 @@ import os
 import pathlib
 import shutil
 import types
-from typing import IO
-from typing import Any
-from typing import ClassVar
-from typing import NamedTuple
-from typing import Self
-from typing import TypeVar
+from typing import IO, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from absl import flags
 import numpy as np
 
-from lsts_tf.media import draw
-from lsts_tf.media import files
-from lsts_tf.media import video
-from lsts_tf.media import writer
+from lsts_tf.media import draw, files, video, writer
 
 # What an unfinished output belongs to.
 _JOB = ".job"

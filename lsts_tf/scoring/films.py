@@ -5,34 +5,24 @@ Films are decoded side by side, a frame at a time, and each process takes one
 video at a time: nothing is unpacked, and memory holds a frame of each.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
 import pathlib
 from typing import Any
 
-from absl import flags
-from absl import logging
+from absl import flags, logging
 import cv2
 import numpy as np
 import pandas as pd
 
 from lsts_tf import windows
-from lsts_tf.media import cores
-from lsts_tf.media import files
-from lsts_tf.media import images
-from lsts_tf.media import msu_files
+from lsts_tf.media import cores, files, images, msu_files
 from lsts_tf.media import video as video_lib
 from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import folders
-from lsts_tf.scoring import msu
-from lsts_tf.scoring import predictions
+from lsts_tf.scoring import folders, msu, predictions, summary, truth
 from lsts_tf.scoring import scorer as scorer_lib
-from lsts_tf.scoring import summary
-from lsts_tf.scoring import truth
 
 PROTOCOL = "msu"
 # How many problems a message names.

@@ -5,10 +5,7 @@ of shuffled AUC are drawn from all of them; then the scores. Memory holds a
 frame and the fixations for each process.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
 import contextlib

@@ -17,8 +17,7 @@ import math
 import os
 import pathlib
 import re
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 import numpy as np

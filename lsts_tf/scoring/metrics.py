@@ -19,10 +19,7 @@ module computes the expectation exactly. Other protocols:
 The differentiable forms are in `lsts_tf.networks.losses`.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 from typing import NamedTuple
 

@@ -13,8 +13,7 @@ Maps are [H, W] or [H, W, channels] of any real type; fixations are integers
 [N, 2], (row, column) in pixels of the truth.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import functools
 
 import cv2

@@ -5,8 +5,7 @@ file: pictures are inside it, and it loads nothing.
 """
 
 import base64
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 import pathlib
 from typing import Any

@@ -7,9 +7,7 @@ Nothing is decoded before it is asked for.
 """
 
 import collections
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import os
 import pathlib

@@ -10,8 +10,7 @@ Maps are [H, W], of any size and type; densities are [H, W] of the size of the
 fixations; fixations are int16 [N, 2], (row, column).
 """
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,8 +18,7 @@ import numpy as np
 import tqdm
 
 from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import metrics
-from lsts_tf.scoring import truth
+from lsts_tf.scoring import metrics, truth
 
 # Where the negatives of shuffled AUC come from.
 _NEGATIVES = {

@@ -10,8 +10,7 @@ the tests of whether one model is better than another, on the same frames and
 the same draws.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import itertools
 import json

@@ -10,9 +10,7 @@ Frames are numbered from 0 here and from 1 in files. Fixations are int16
 be read is a `maps.MapError`.
 """
 
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import io
 import math
@@ -20,8 +18,7 @@ import os
 import pathlib
 import re
 import struct
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 import cv2

@@ -4,11 +4,9 @@ A format is a function that writes a model into a folder, loads it again, and
 returns what it answers beside what the model answers.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import pathlib
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -16,8 +14,7 @@ import tensorflow as tf
 
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.serving import graph as graph_lib
-from lsts_tf.serving import litert
-from lsts_tf.serving import parity
+from lsts_tf.serving import litert, parity
 
 DECODER = "decoder.tflite"
 WINDOW = "window.tflite"

@@ -4,8 +4,7 @@ LiteRT has no pooling over time, so that of I3D is written as two poolings of
 images, over space and over time, which gives the same numbers.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import itertools
 import pathlib

@@ -11,9 +11,7 @@ The environment variable TF_CONFIG tells a worker of the others:
      "task": {"type": "worker", "index": 0}}
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import faulthandler
 import functools

@@ -4,21 +4,15 @@ All of it is counted, from the dataset's lengths and the shapes of layers.
 Nothing is computed, and nothing is written.
 """
 
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import math
 import pathlib
 import shutil
 
-from lsts_tf import experiment
-from lsts_tf import parts
-from lsts_tf import windows
+from lsts_tf import experiment, parts, windows
 from lsts_tf.features import dataset
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
-from lsts_tf.training import input_pipeline
-from lsts_tf.training import trainer
+from lsts_tf.networks import i3d, i3d_weights
+from lsts_tf.training import input_pipeline, trainer
 
 GIGA = 1e9
 # Bytes of a stored number, a float16, and of a record's target.

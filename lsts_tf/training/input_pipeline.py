@@ -18,28 +18,24 @@ threads that are a few steps ahead.
 """
 
 import collections
-from collections.abc import Callable
-from collections.abc import Generator
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent import futures
 import copy
 import functools
 import itertools
-from typing import Any
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lsts_tf import experiment
-from lsts_tf import parts
-from lsts_tf import windows
-from lsts_tf.features import dataset
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
-from lsts_tf.features import views
+from lsts_tf import experiment, parts, windows
+from lsts_tf.features import dataset, preprocess, stores, views
 from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import truth as truth_lib
 

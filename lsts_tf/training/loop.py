@@ -8,8 +8,7 @@ end of an epoch whose line is missing validates again, so a kill at any moment
 costs repeated work and nothing else.
 """
 
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -26,17 +25,11 @@ import tensorflow as tf
 import tqdm
 
 from lsts_tf import experiment
-from lsts_tf.features import dataset
-from lsts_tf.features import fill
+from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.features import preprocess
-from lsts_tf.features import views
 from lsts_tf.media import files
 from lsts_tf.scoring import scorer as scorer_lib
-from lsts_tf.training import checkpoints
-from lsts_tf.training import devices
-from lsts_tf.training import input_pipeline
-from lsts_tf.training import monitor
+from lsts_tf.training import checkpoints, devices, input_pipeline, monitor
 from lsts_tf.training import trainer as trainer_lib
 from lsts_tf.training import validation as validation_lib
 

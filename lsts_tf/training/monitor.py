@@ -5,10 +5,7 @@ model says they look, and that drawn over the frame. Frames are uint8 RGB
 [H, W, 3]; maps are [360, 640] in [0, 1].
 """
 
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import os

@@ -5,10 +5,7 @@ shares. With --accumulate a step's gradient is summed over micro-batches;
 BatchNorm then takes its statistics over each micro-batch, on all replicas.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import math
 from typing import Any
@@ -17,14 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import experiment
-from lsts_tf import parts
+from lsts_tf import experiment, parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
-from lsts_tf.networks import decoder
-from lsts_tf.networks import losses
-from lsts_tf.networks import optimizers
-from lsts_tf.networks import tuned_i3d
+from lsts_tf.networks import decoder, losses, optimizers, tuned_i3d
 from lsts_tf.training import devices
 
 Batch = tuple[Mapping[str, Any], Any]  # inputs by name, truth

@@ -12,8 +12,7 @@ from lsts_tf.media import images
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import truth as truth_lib
-from lsts_tf.training import devices
-from lsts_tf.training import input_pipeline
+from lsts_tf.training import devices, input_pipeline
 from lsts_tf.training import trainer as trainer_lib
 
 # What is scored besides the loss where no other frames' fixations are known.

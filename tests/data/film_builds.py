@@ -12,8 +12,7 @@ import time
 
 from crowdsal import crowdsal_dataset_builder
 import film_dataset
-from tests import clip_folders
-from tests import msu_folders
+from tests import clip_folders, msu_folders
 
 CLIPS = {n: (n, 12) for n in (1, 2, 3, 4, 3001, 3002)}
 

@@ -17,8 +17,7 @@ from dhf1k import dhf1k_dataset_builder
 import film_dataset
 from lsts_tf.features import dataset
 from lsts_tf.media import msu_files
-from tests import clip_folders
-from tests import msu_folders
+from tests import clip_folders, msu_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATASET = "crowdsal"

@@ -13,8 +13,7 @@ import gaze_dataset
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from scene import scene_dataset_builder
-from tests import clip_folders
-from tests import still_folders
+from tests import clip_folders, still_folders
 from ucf_sports import ucf_sports_dataset_builder
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -5,13 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lsts_tf.features import dataset
+from lsts_tf.features import dataset, fill, flow, front_end, preprocess, stores
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import fill
-from lsts_tf.features import flow
-from lsts_tf.features import front_end
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
 from lsts_tf.media import images
 from lsts_tf.networks import i3d
 

@@ -8,14 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate
-from lsts_tf import extract
-from lsts_tf import parts
+from lsts_tf import evaluate, extract, parts, train
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import train
-from lsts_tf.features import dataset
-from lsts_tf.features import front_end
-from lsts_tf.features import stores
+from lsts_tf.features import dataset, front_end, stores
 from lsts_tf.media import images
 from tests import run_folder
 

@@ -10,22 +10,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf import extract
+from lsts_tf import evaluate, experiment, extract, train, windows
 from lsts_tf import predictor as predictor_lib
-from lsts_tf import train
-from lsts_tf import windows
-from lsts_tf.features import dataset
+from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.features import fill
-from lsts_tf.features import preprocess
-from lsts_tf.features import views
-from lsts_tf.training import dry_run
-from lsts_tf.training import input_pipeline
-from lsts_tf.training import monitor
-from tests import clip_folders
-from tests import fake_front_end
+from lsts_tf.training import dry_run, input_pipeline, monitor
+from tests import clip_folders, fake_front_end
 from ucf_sports import ucf_sports_dataset_builder
 
 WINDOW = 16

@@ -18,10 +18,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lsts_tf.media import files
-from lsts_tf.media import images
-from lsts_tf.media import sources
-from lsts_tf.media import video
+from lsts_tf.media import files, images, sources, video
 from tests import pages
 from tests.media import video_test
 

@@ -10,8 +10,7 @@ import PIL.ExifTags
 import PIL.Image
 import pytest
 
-from lsts_tf.media import files
-from lsts_tf.media import images
+from lsts_tf.media import files, images
 
 
 def test_frame_0_is_file_1():

@@ -6,16 +6,14 @@ page docs/formats.md is made of the tables here:
     .venv/bin/python -m tests.media.matrix
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import itertools
 import pathlib
 import re
 import struct
 import subprocess
 import textwrap
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL.Image
 

@@ -7,9 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from lsts_tf.media import files
-from lsts_tf.media import sources
-from lsts_tf.media import video
+from lsts_tf.media import files, sources, video
 from tests.media import matrix
 
 # Grey levels by which versions of FFmpeg may differ. With 5.1 and 9.0 it is 0.

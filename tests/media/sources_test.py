@@ -13,10 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf.media import files
-from lsts_tf.media import sources
-from lsts_tf.media import video
-from lsts_tf.media import writer
+from lsts_tf.media import files, sources, video, writer
 from tests.media import video_test
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lsts_tf.media import video
-from lsts_tf.media import writer
+from lsts_tf.media import video, writer
 
 # Frame numbers are burnt in as bits: eight black or white squares, large
 # enough to survive any codec.

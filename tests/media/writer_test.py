@@ -5,10 +5,8 @@ import av
 import numpy as np
 import pytest
 
-from lsts_tf.media import video
-from lsts_tf.media import writer
-from tests.media import matrix
-from tests.media import video_test
+from lsts_tf.media import video, writer
+from tests.media import matrix, video_test
 
 SIZE = video_test.SIZE
 numbered = video_test.numbered

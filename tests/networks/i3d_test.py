@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import i3d, i3d_weights
 from tests import i3d_logits
 
 CHANNELS = {"rgb": 3, "flow": 2}

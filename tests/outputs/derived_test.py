@@ -10,8 +10,7 @@ import pytest
 from lsts_tf import predict
 from lsts_tf.media import video
 from lsts_tf.media import writer as writer_lib
-from lsts_tf.outputs import attention
-from lsts_tf.outputs import encoding
+from lsts_tf.outputs import attention, encoding
 from tests import cheap_prediction
 
 SIZE = (96, 54)

@@ -6,8 +6,7 @@ import subprocess
 
 import av
 import cv2
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 import numpy as np

@@ -8,15 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import experiment
-from lsts_tf import predict
+from lsts_tf import experiment, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.media import video as video_lib
-from lsts_tf.outputs import films
-from lsts_tf.outputs import run
-from tests import cheap_prediction
-from tests import flag_scope
-from tests import msu_folders
+from lsts_tf.outputs import films, run
+from tests import cheap_prediction, flag_scope, msu_folders
 
 COUNTS = {"b 1.mp4": 5, "a.mp4": 3, "upright.MP4": 4}
 

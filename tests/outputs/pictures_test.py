@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf.media import files
-from lsts_tf.media import video
+from lsts_tf.media import files, video
 from lsts_tf.outputs import pictures
 
 SIZE = (32, 18)

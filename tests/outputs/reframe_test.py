@@ -5,8 +5,7 @@ import json
 import shutil
 import subprocess
 
-from hypothesis import given
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest

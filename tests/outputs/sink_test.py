@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.media import files
-from lsts_tf.outputs import run
-from lsts_tf.outputs import sink
+from lsts_tf.outputs import run, sink
 from tests.media import video_test
 
 SIZE = (64, 36)

@@ -8,15 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate
-from lsts_tf import experiment
-from lsts_tf.media import images
-from lsts_tf.media import msu_files
-from lsts_tf.scoring import films
-from lsts_tf.scoring import folders
-from lsts_tf.scoring import msu
-from tests import flag_scope
-from tests import msu_folders
+from lsts_tf import evaluate, experiment
+from lsts_tf.media import images, msu_files
+from lsts_tf.scoring import films, folders, msu
+from tests import flag_scope, msu_folders
 
 NAMES = ("clip_9", "clip_10", "upright")
 

@@ -8,10 +8,8 @@ import pandas as pd
 import pytest
 
 from lsts_tf.media import images
-from lsts_tf.scoring import gaze
-from lsts_tf.scoring import truth
-from tests import flag_scope
-from tests import pages
+from lsts_tf.scoring import gaze, truth
+from tests import flag_scope, pages
 
 # 100 x 50 pixels.
 SIZE = (50, 100)

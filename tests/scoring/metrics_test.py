@@ -14,8 +14,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 
-from lsts_tf.scoring import levels
-from lsts_tf.scoring import metrics
+from lsts_tf.scoring import levels, metrics
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "metrics_golden"
 VALUES = json.loads((GOLDEN / "golden.json").read_text())

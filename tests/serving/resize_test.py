@@ -3,8 +3,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf import parts
-from lsts_tf.features import flow
-from lsts_tf.features import preprocess
+from lsts_tf.features import flow, preprocess
 from lsts_tf.serving import resize
 
 # Shrinking and growing; whole cells, halves, the size itself, one pixel.

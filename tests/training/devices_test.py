@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from lsts_tf.training import devices
-from tests import pages
-from tests import tiny_training
+from tests import pages, tiny_training
 
 
 def test_each_replica_gets_its_own(mirrored):

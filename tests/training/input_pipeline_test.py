@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import windows
-from lsts_tf.features import dataset
-from lsts_tf.features import preprocess
-from lsts_tf.features import stores
-from lsts_tf.features import views
+from lsts_tf.features import dataset, preprocess, stores, views
 from lsts_tf.training import input_pipeline
 
 SHAPE = (1, 2, 2, 4)

@@ -7,8 +7,7 @@ import pytest
 from tensorboard.plugins.hparams import plugin_data_pb2
 import tensorflow as tf
 
-from lsts_tf.training import checkpoints
-from lsts_tf.training import monitor
+from lsts_tf.training import checkpoints, monitor
 from tests import run_folder
 
 

@@ -21,8 +21,7 @@ right borders with the last frame. Within a chunk, times are relative to the
 start of the last window that the chunk completes.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import itertools
 import math
 from typing import NamedTuple

@@ -10,18 +10,13 @@ A layer is laid out once, where it tells a `Plan` what it has to remember from
 chunk to chunk, and then called once a chunk. `geometry` has the words.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import itertools
 import math
 import operator
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops

@@ -3,9 +3,7 @@
 `geometry` says what windows share, and `layers` computes it.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -15,8 +13,7 @@ import numpy as np
 
 from lsts_tf import parts
 from lsts_tf.networks import i3d
-from lsts_tf.networks.sliding import geometry
-from lsts_tf.networks.sliding import layers
+from lsts_tf.networks.sliding import geometry, layers
 
 FRONT_ENDS = ("window", "continuous")
 # Frames of the largest chunk computed at once: enough to fill the processor's
