@@ -200,6 +200,17 @@ def shift_of(track: Track, delay: int) -> int:
     return -(-max(0, newest - delay - track.head) // track.spacing)
 
 
+def least_delay(track: Track, stride: int, delay: int) -> int:
+    """Returns how old windows are when the same steps of them are there.
+
+    An early layer has its steps of a window long before the last one has its
+    own, which come `delay` frames late.
+    """
+    newest = track.steps - 1 - shift_of(track, delay)
+    waits = track.head - (track.spacing * newest - delay)
+    return max(0, delay - floor(waits, stride))
+
+
 # === Windows that do not move ===
 
 

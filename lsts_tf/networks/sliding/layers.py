@@ -380,7 +380,7 @@ class _Tapped(_Spanning):
         every = range(unit.kernel.shape[0])
         size = _scaled(at.size, spatial, unit.kernel.shape[-1])
         super().__init__(at, size, len(every), step, every)
-        self._unit = unit
+        self._stride = unit.stride[1:]
         self._bias = at.plan.weight(unit.bias)
         self._kernels: dict[tuple[int, ...], int] = {}
         borders = (*self._left, *self._right)
@@ -398,16 +398,18 @@ class _Tapped(_Spanning):
             reads += [(head + self._ahead(tap), out.grid) for tap in taps]
             products = _Dense(out, self._reads(taps[0]), head)
             self._terms.append(_Term(taps, 0, products))
-            self._fold(taps, out.new_labels)
+            self._fold(unit.kernel, taps, out.new_labels)
         self._source = _Dense(at, reads)
         for group in borders:
-            self._fold(tuple(group.border), len(group.steps))
+            self._fold(unit.kernel, tuple(group.border), len(group.steps))
 
-    def _fold(self, taps: tuple[int, ...], steps: int) -> None:
+    def _fold(
+        self, kernel: np.ndarray, taps: tuple[int, ...], steps: int
+    ) -> None:
         """Keeps a kernel with some taps as channels; counts its cost."""
         if not taps:
             return
-        kernel = np.concatenate([self._unit.kernel[t] for t in taps], 2)
+        kernel = np.concatenate([kernel[t] for t in taps], 2)
         if taps not in self._kernels:
             self._kernels[taps] = self._at.plan.weight(kernel)
         height, width, _ = self._out.size
@@ -417,7 +419,7 @@ class _Tapped(_Spanning):
         self, run: Run, taps: tuple[int, ...], parts: Sequence[Any]
     ) -> Any:
         kernel = run.weights[self._kernels[taps]]
-        return _convolve(_concatenate(parts, -1), kernel, self._unit.stride[1:])
+        return _convolve(_concatenate(parts, -1), kernel, self._stride)
 
     def _values(self, run: Run, new: Any) -> list[Any]:
         source = self._source.extend(run, new)

@@ -3,6 +3,7 @@
 `geometry` says what windows share, and `layers` computes it.
 """
 
+import collections
 from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
@@ -140,6 +141,9 @@ class SlidingI3D:
         self._layers: list[tuple[str, Any]] = []
         # Of each skip: what puts its last steps together, and their number.
         self._taps: dict[str, tuple[layers.Assembly | None, int]] = {}
+        # By how many windows each skip comes before the features do. What is
+        # early waits in a queue, outside of the state that each chunk copies.
+        self._early_by: dict[str, int] = {}
         self._oldest = 0
         self._lay_out(plan, layers.folded_units(network), skips)
         self.costs = plan.costs
@@ -147,6 +151,7 @@ class SlidingI3D:
         self._weights = [
             ops.convert_to_tensor(array, dtype) for array in plan.weights
         ]
+        plan.weights.clear()  # The layers keep the plan.
         # Few sizes, so that few functions are made, each in some seconds. The
         # one between is for live streams, which do not wait for a large one.
         frames = {chunk, min(chunk, _CHUNK), 1}
@@ -187,12 +192,12 @@ class SlidingI3D:
             self._layers.append((name, built))
             if name in skips:
                 count = parts.recent_steps(after.steps, after.spacing)
-                recent = None
+                recent, delay = None, self.delay
                 if not is_whole:
-                    recent = layers.Assembly(
-                        behind, count=count, delay=self.delay
-                    )
+                    delay = geometry.least_delay(after, self._stride, delay)
+                    recent = layers.Assembly(behind, count=count, delay=delay)
                 self._taps[name] = (recent, count)
+                self._early_by[name] = (self.delay - delay) // self._stride
         if not is_whole:
             assembly = layers.Assembly(behind, delay=self.delay)
             self._layers.append(("assembly", assembly))
@@ -213,6 +218,10 @@ class SlidingI3D:
         self._state = [
             ops.zeros(shape, self._dtype) for shape in self._histories
         ]
+        self._waiting: dict[str, collections.deque] = {
+            name: collections.deque([None] * count)
+            for name, count in self._early_by.items()
+        }
 
     def stand_still(self, frame: np.ndarray) -> None:
         """Begins a video that stood still before the first frame pushed.
@@ -235,9 +244,13 @@ class SlidingI3D:
         frames = np.repeat(frame[None], self._stride, axis=0)
         run = layers.Run(1, self._weights, (), emits=True, is_still=True)
         # Once a video, so not worth a compiled function.
-        _, self._state = self._step(
+        found, self._state = self._step(
             run, ops.convert_to_tensor(frames, self._dtype)
         )
+        for name, part in zip(self.part_shapes, found, strict=True):
+            if waiting := self._waiting.get(name):
+                (row,) = _rows(part)
+                self._waiting[name] = collections.deque([row] * len(waiting))
         self._pending = frames[1:]
         # Counted as if so many windows had come that no label lies before the
         # video.
@@ -349,14 +362,14 @@ class SlidingI3D:
         complete = (start - self.delay) // self._stride + 1
         new = min(windows, max(0, complete - self._emitted))
         self._emitted += new
-        if not new:
-            return self._nothing()
-        return {
-            name: ops.convert_to_numpy(ops.cast(part, "float32"))[
-                windows - new :
-            ]
-            for name, part in zip(self.part_shapes, features, strict=True)
-        }
+        found = self._nothing()
+        for name, part in zip(self.part_shapes, features, strict=False):
+            waiting = self._waiting.get(name, collections.deque())
+            waiting.extend(_rows(part))
+            rows = [waiting.popleft() for _ in range(windows)]
+            if new:
+                found[name] = np.stack(rows[windows - new :]).astype(np.float32)
+        return found
 
     def _function(self, windows: int, is_plain: bool) -> Callable:
         """Returns the step function of a chunk size, made at first use.
@@ -403,6 +416,11 @@ class SlidingI3D:
             x = layers.average(x)
         _, *skips = self.part_shapes
         return [x, *(taken[name] for name in skips)], left_behind
+
+
+def _rows(part: Any) -> list[np.ndarray]:
+    """Returns what a step gives for each of its windows."""
+    return list(ops.convert_to_numpy(part))
 
 
 # === Windows that do not move ===
