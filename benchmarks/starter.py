@@ -6,10 +6,13 @@
 Each model predicts every frame as `predict` does. Beside them stand the
 benchmark's centre prior, the mean map of what the starter was trained on, and
 OpenCV's spectral residual. Scores are those of `evaluate`, means over videos of
-their means over frames.
+their means over frames. CPU seconds are those of a frame of a video after the
+first, reading included. `--runs=starter,starter+bfloat16` compares a model with
+itself in bfloat16.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
 
 from absl import app, flags
 import cv2
@@ -41,8 +44,11 @@ Maps = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def of_run(name: str) -> Maps:
-    """The maps of a trained model."""
-    return predictor_lib.Predictor.load(experiment.run_folder(name)).maps
+    """The maps of a trained model, in bfloat16 if its name ends with that."""
+    run, _, half = name.partition("+")
+    return predictor_lib.Predictor.load(
+        experiment.run_folder(run), bfloat16=bool(half)
+    ).maps
 
 
 def same(map_: np.ndarray) -> Maps:
@@ -75,10 +81,14 @@ def mean_map(names: Sequence[str]) -> np.ndarray:
 def score(
     videos: Sequence[dataset.Video], method: Maps, scorer: scorer_lib.Scorer
 ) -> dict[str, float]:
-    """Mean over videos of each metric's mean over frames."""
-    found = []
+    """Mean over videos of each metric's mean over frames, and CPU seconds."""
+    found, seconds, frames = [], 0.0, 0
     for video in tqdm.tqdm(videos, unit="video"):
+        begin = time.process_time()
         maps = [maps_lib.to_uint8(map_) for map_ in method(video.frames())]
+        if found or len(videos) == 1:
+            seconds += time.process_time() - begin
+            frames += len(maps)
         each = [
             scorer.score(
                 scorer.fixations.row(video.number, frame),
@@ -90,7 +100,10 @@ def score(
             )
         ]
         found.append([np.nanmean([s[name] for s in each]) for name in METRICS])
-    return dict(zip(METRICS, np.nanmean(found, axis=0), strict=True))
+    return {
+        **dict(zip(METRICS, np.nanmean(found, axis=0), strict=True)),
+        "CPU s": seconds / frames,
+    }
 
 
 def main(_: Sequence[str]) -> None:
@@ -112,11 +125,12 @@ def main(_: Sequence[str]) -> None:
     methods["spectral residual"] = spectral_residual
     count = sum(video.num_frames for video in videos)
     print(f"{data.name}: {len(videos)} videos, {count} frames")
-    print(f"| | {' | '.join(METRICS)} |")
-    print(f"|---|{'---|' * len(METRICS)}")
+    columns = (*METRICS, "CPU s")
+    print(f"| | {' | '.join(columns)} |")
+    print(f"|---|{'---|' * len(columns)}")
     for name, method in methods.items():
         found = score(videos, method, scorer)
-        figures = " | ".join(f"{found[metric]:.3f}" for metric in METRICS)
+        figures = " | ".join(f"{found[column]:.3f}" for column in columns)
         print(f"| {name} | {figures} |", flush=True)
 
 

@@ -28,7 +28,7 @@ from lsts_tf.media import images
 # Registered so that saved models load.
 from lsts_tf.networks import decoder, tuned_i3d  # noqa: F401
 
-BATCH = 8
+BATCH = 4
 
 
 class Predictor:
@@ -75,6 +75,7 @@ class Predictor:
         model: str = "last",
         sources: Mapping[str, Sequence[str]] | None = None,
         lookahead: int | None = None,
+        bfloat16: bool = False,
     ) -> "Predictor":
         """The model of a run folder.
 
@@ -87,6 +88,8 @@ class Predictor:
             lookahead: For live use of a model with --front_end=continuous:
                 number of frames that a map waits for, if not for all that it
                 sees. Fewer frames give different maps sooner; see `delay`.
+            bfloat16: Compute I3D in bfloat16, whatever it was trained on.
+                Maps differ slightly, sooner on processors that have it.
 
         Raises:
             FileNotFoundError: There is no trained model.
@@ -107,11 +110,12 @@ class Predictor:
             )
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
-        extractor = front_end_lib.load(**arguments, lookahead=lookahead)
+        other = {"dtype": "bfloat16"} if bfloat16 else {}
+        extractor = front_end_lib.load(**arguments | other, lookahead=lookahead)
         trained_on = json.loads(
             (folder / front_end_lib.DESCRIPTION).read_text()
         )
-        _check_front_end(folder, trained_on, extractor.describe())
+        _check_front_end(folder, trained_on | other, extractor.describe())
         return cls(keras.models.load_model(path, compile=False), extractor)
 
     @property
@@ -253,7 +257,7 @@ class Predictor:
 
         Args:
             frames: See `maps`.
-            chunk: Frames that are computed together. 8 is the fastest; 1 has
+            chunk: Frames that are computed together. 4 is the fastest; 1 has
                 no delay and costs more arithmetic for each frame.
 
         Raises:

@@ -87,6 +87,18 @@ def test_a_run_is_served_with_less_lookahead(tmp_path):
         load(tmp_path / "window", lookahead=3)
 
 
+def test_a_run_is_served_in_bfloat16(tmp_path):
+    tiny_run.make(tmp_path / "run", front_end="continuous")
+    exact, half = (
+        predictor_lib.Predictor.load(tmp_path / "run", bfloat16=bfloat16)
+        for bfloat16 in (False, True)
+    )
+    assert half.extractor.describe()["dtype"] == "bfloat16"
+    clip = tiny_run.frames(20, 90, 160)
+    want, found = exact(clip), half(clip)
+    assert 0 < np.abs(found - want).mean() < 0.01
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 8])
 def test_streams_shorter_than_a_window(frames, count):
     predictor = cheap()

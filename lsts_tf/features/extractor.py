@@ -24,7 +24,7 @@ from lsts_tf.networks import i3d, i3d_weights
 from lsts_tf.networks.sliding import network as sliding_i3d
 
 # Elements of a signal that are prepared and pushed at a time.
-CHUNK = 8
+CHUNK = 4
 # Frames of a step of I3D where that is on a GPU; see docs/performance.md.
 _GPU_CHUNK = 32
 

@@ -17,9 +17,9 @@ from lsts_tf.networks import i3d
 from lsts_tf.networks.sliding import geometry, layers
 
 FRONT_ENDS = ("window", "continuous")
-# Frames of the largest chunk computed at once: enough to fill the processor's
-# vector units, and the convolutions' outputs still fit its caches in part.
-_CHUNK = 8
+# Frames of the largest chunk computed at once: larger ones take no less time on
+# a CPU, and more memory.
+_CHUNK = 4
 
 
 def check_lookahead(lookahead: int | None, front_end: str) -> None:
@@ -92,7 +92,7 @@ class SlidingI3D:
           skips: end points that are wanted besides, some of `parts.SKIPS`.
           end_point: whose activations are the features; pooled if Mixed_5c.
           dtype: "float32", or "bfloat16" for a coarser, faster front end.
-          chunk: frames computed at once where so many are there, else 8, or
+          chunk: frames computed at once where so many are there, else 4, or
             one window's. More are faster on a GPU and need more memory.
           compile: wraps a function of arrays, for instance `tf.function` or
             `jax.jit`; None runs operation by operation.
