@@ -214,25 +214,16 @@ class Extractor(front_end.FrontEnd):
         Raises:
             RuntimeError: Another signal was begun meanwhile.
         """
-        if starts_still and length == 1:
+        if starts_still and length == 1 and self.name != "window":
             yield self.of_still(stream, next(iter(signal)))
             return
-        if starts_still and self.name == "window":
-            before = self.window - 1
-            # In whole chunks, so that live maps come with their own.
-            idle = -before % (chunk or 1)
-            each = self.features(
-                stream,
-                front_end.held(signal, before + idle),
-                stride=stride,
-                length=None if length is None else length + before,
-                chunk=chunk,
-            )
-            yield from itertools.islice(each, idle, None)
-            return
         sliding = self._slide(stream, stride)
-        if length is not None and self._is_short(
-            stream, sum(sliding.costs.values()), length, stride
+        if (
+            length is not None
+            and not starts_still
+            and self._is_short(
+                stream, sum(sliding.costs.values()), length, stride
+            )
         ):
             yield from super().features(stream, signal, stride=stride)
             return
@@ -289,11 +280,10 @@ class Extractor(front_end.FrontEnd):
         return count * alone < shared_cost * length / stride
 
     def of_still(self, stream: str, element: np.ndarray) -> dict[str, Any]:
-        """Features of a window of equal elements.
+        """Features of a window of equal elements, by the continuous front end.
 
-        The front end "window" sees zeros around it, as it does around any. The
-        continuous one sees a video's own frames on both sides of a window, so
-        one step tells all. Computed in float32.
+        It sees a video's own frames on both sides of a window, so one step
+        tells all. Computed in float32.
 
         Args:
             stream: "rgb" or "flow".
@@ -303,19 +293,15 @@ class Extractor(front_end.FrontEnd):
             {name of a part: float32 of its shape}; see `part_shapes`.
         """
         if stream not in self._stills:
-            network = self.networks[stream]
-            wanted = (self.end_point, *self.skips)
-            if self.name == "window":
-                ends = sliding_i3d.of_still(network, wanted, window=self.window)
-            else:
-                ends = i3d.at(i3d.of_still(network), wanted)
+            ends = i3d.at(
+                i3d.of_still(self.networks[stream]),
+                (self.end_point, *self.skips),
+            )
             self._stills[stream] = tf.function(ends, autograph=False)
         clip = self._in_range(stream, element[None])[None]
         steps = self._stills[stream](clip)
-        main = steps[self.end_point]
-        if self.name != "window":
-            count, *_ = i3d.shapes(self.window, *self.size)[self.end_point]
-            main = tf.repeat(main, count, axis=1)
+        count, *_ = i3d.shapes(self.window, *self.size)[self.end_point]
+        main = tf.repeat(steps[self.end_point], count, axis=1)
         found = self._parts_of(stream, steps, main)
         return {name: part[0].numpy() for name, part in found.items()}
 

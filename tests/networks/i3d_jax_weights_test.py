@@ -301,10 +301,7 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
     frame = _moving(1)
     middle = i3d.at(i3d.of_still(network), ["Mixed_5c"])(frame[None])
     middle = middle["Mixed_5c"].numpy()[0]
-    alone = sliding_i3d.of_still(network, ["Mixed_5c"], window=79)(frame[None])
-    alone = alone["Mixed_5c"].numpy()[0]
-    mixed = network(np.repeat(frame[None], 79, axis=1))
-    assert _distance(alone, mixed.numpy()[0]) < 1e-5
+    alone = network(np.repeat(frame[None], 79, axis=1)).numpy()[0]
     norms = np.linalg.norm((alone - middle).reshape(10, -1), axis=1)
     relative = norms / np.linalg.norm(middle)
     # In the middle of a window there is little of it, and it ends on nothing

@@ -257,38 +257,14 @@ def test_memory_does_not_grow_with_the_video(networks):
 # === Windows that do not move ===
 
 
-def _whole_still(network, frame, names, window):
-    clip = np.repeat(frame, window, axis=1)
-    return i3d.at(network, names).predict_on_batch(clip)
-
-
-@pytest.mark.parametrize("channels", [3, 2])
 @pytest.mark.parametrize("window", [1, 16, 63, 79, 80])
-def test_a_still_equals_a_window_of_it_alone(networks, window, channels):
-    names = ("Mixed_5c", *SKIPS)
-    frame = _video(1, channels, seed=window)[None]
-    want = _whole_still(networks[channels], frame, names, window)
-    found = sliding_i3d.of_still(networks[channels], names, window=window)(
-        frame
-    )
-    assert set(found) == set(names)
-    for name in names:
-        _assert_exact(np.asarray(found[name]), want[name])
-        # Its ends see zeros, and are told from the middle.
-        ends = want[name][0, [0, -1]] - want[name][0, window // 2 // 8]
-        assert window == 1 or np.abs(ends).max() > 1e-2
-
-
-@pytest.mark.parametrize(("channels", "left"), [(3, 39.77), (2, 38.39)])
-def test_the_cost_of_a_still_is_that_counted_by_hand(channels, left):
-    computed = [5, 5, 5, 7, 7, 9, 11, 7, 9, 11, 13, 15, 17, 9, 10, 10]
-    costs = i3d.multiply_adds(79, channels)
-    total = 0.0
-    plan = geometry.steps_of_still(79)
-    for count, (name, track, after, steps) in zip(computed, plan, strict=True):
-        assert -(-steps * track.spacing // after.spacing) == count
-        total += costs[name] * count / after.steps
-    assert round(total / 1e9, 2) == left
+def test_a_still_equals_a_window_of_it_alone(networks, window):
+    frame = _video(1, 3, seed=window)
+    sliding = sliding_i3d.SlidingI3D(networks[3], window=window)
+    sliding.stand_still(frame[0])
+    clip = np.repeat(frame, window, axis=0)
+    want = _alone(networks[3], clip, window, [window - 1])
+    _assert_exact(sliding.push(frame), want)
 
 
 # === Geometry ===
@@ -446,39 +422,41 @@ def test_live_continuous_does_not_wait(networks):
 
 
 @pytest.mark.parametrize(
-    ("window", "stride", "lookahead", "sizes"),
-    [(79, 1, None, (8,)), (16, 4, None, (3, 5)), (33, 3, 7, (30,))],
+    ("front_end", "window", "stride", "lookahead", "sizes"),
+    [
+        ("continuous", 79, 1, None, (8,)),
+        ("continuous", 16, 4, None, (3, 5)),
+        ("continuous", 33, 3, 7, (30,)),
+        ("window", 79, 1, None, (8,)),
+        ("window", 80, 1, None, (1, 7)),
+        ("window", 16, 4, None, (3, 5)),
+        ("window", 33, 3, None, (30,)),
+        ("window", 9, 20, None, (2, 20)),
+    ],
 )
 def test_a_still_start_is_the_frame_before_it_for_ever(
-    networks, window, stride, lookahead, sizes
+    networks, front_end, window, stride, lookahead, sizes
 ):
     make = functools.partial(
         sliding_i3d.SlidingI3D,
         networks[2],
         window=window,
         stride=stride,
-        front_end="continuous",
+        front_end=front_end,
         lookahead=lookahead,
+        skips=("Mixed_3c",),
     )
     video = _video(25, 2)
     played, still = make(), make()
     # Longer than anything looks back, by whole strides.
-    lead = 200 * stride
+    lead = 200 * stride if front_end == "continuous" else 2 * stride
     before = np.repeat(video[:1], lead + window - 1, axis=0)
-    want = [played.push(np.concatenate([before, video])), played.finish()]
+    want = _push_parts(played, np.concatenate([before, video]), (1000,))
     for _ in range(2):
         still.stand_still(video[0])
-        found = [_push(still, video, sizes), still.finish()]
-        assert len(np.concatenate(found)) == -(-25 // stride)
-        _assert_exact(
-            np.concatenate(found), np.concatenate(want)[lead // stride :]
-        )
-
-
-def test_windows_alone_do_not_start_still(networks):
-    sliding = sliding_i3d.SlidingI3D(networks[2], window=16)
-    with pytest.raises(ValueError, match='Received: front_end="window"'):
-        sliding.stand_still(_video(1, 2)[0])
+        for name, found in _push_parts(still, video, sizes).items():
+            assert len(found) == -(-25 // stride)
+            _assert_exact(found, want[name][lead // stride :])
 
 
 def test_continuous_of_a_video_shorter_than_a_window_is_empty(networks):

@@ -209,30 +209,3 @@ def least_delay(track: Track, stride: int, delay: int) -> int:
     newest = track.steps - 1 - shift_of(track, delay)
     waits = track.head - (track.spacing * newest - delay)
     return max(0, delay - floor(waits, stride))
-
-
-# === Windows that do not move ===
-
-
-def steps_of_still(
-    window: int, end_point: str = parts.MAIN
-) -> Iterator[tuple[str, Track, Track, int]]:
-    """Yields what has to be computed of a window of equal frames.
-
-    All steps between the borders of such a window are equal. For instance, of
-    40 steps behind the first convolution 5 are computed.
-
-    Yields:
-      name of a layer, the track in front of it, the one behind it, and how
-      many steps it is given. Those are padded as all of them would be, and
-      what comes out holds both borders and a step between them, if there is
-      one.
-    """
-    for layer, track, after in tracks(window, 1, end_point):
-        _, step = in_time(layer)
-        steps = max(
-            track.left + track.right + 1,
-            step * (after.left + after.right) + 1,
-        )
-        steps += (track.steps - steps) % step
-        yield layer.name, track, after, min(steps, track.steps)

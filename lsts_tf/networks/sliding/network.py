@@ -231,23 +231,17 @@ class SlidingI3D:
 
         Args:
           frame: float32 [height, width, channels] in [-1, 1].
-
-        Raises:
-          ValueError: the front end is "window", whose windows have borders.
         """
-        if not self._is_continuous:
-            raise ValueError(
-                'Only "continuous" computes a still start from one frame. '
-                'Received: front_end="window"; push the frame repeatedly.'
-            )
         self.reset()
         frames = np.repeat(frame[None], self._stride, axis=0)
-        run = layers.Run(1, self._weights, (), emits=True, is_still=True)
+        run = layers.Run(
+            1, self._weights, (), emits=self._is_continuous, is_still=True
+        )
         # Once a video, so not worth a compiled function.
         found, self._state = self._step(
             run, ops.convert_to_tensor(frames, self._dtype)
         )
-        for name, part in zip(self.part_shapes, found, strict=True):
+        for name, part in zip(self.part_shapes, found, strict=False):
             if waiting := self._waiting.get(name):
                 (row,) = _rows(part)
                 self._waiting[name] = collections.deque([row] * len(waiting))
@@ -421,46 +415,3 @@ class SlidingI3D:
 def _rows(part: Any) -> list[np.ndarray]:
     """Returns what a step gives for each of its windows."""
     return list(ops.convert_to_numpy(part))
-
-
-# === Windows that do not move ===
-
-
-def of_still(
-    network: keras.Model, end_points: Sequence[str], *, window: int
-) -> keras.Model:
-    """Returns a network of one frame for a window of equal frames, alone.
-
-    All steps between the borders of such a window are equal, so one of them is
-    computed, and repeated where a layer needs more. Of 138.94 billion
-    multiply-adds for 79 frames of 224 x 224 pixels in RGB 39.77 are left.
-
-    Args:
-      network: from `i3d.build`, for any number of frames.
-      end_points: those wanted.
-      window: frames of the window.
-
-    Returns:
-      A model from [batch, 1, height, width, channels] to what `i3d.at` gives
-      for that frame, repeated.
-    """
-    x = inputs = keras.Input((1, *network.input_shape[2:]))
-    last = max(end_points, key=i3d.END_POINTS.index)
-    front, found = network.input, {}
-    for name, track, after, steps in geometry.steps_of_still(window, last):
-        behind = network.get_layer(name).output
-        x = keras.Model(front, behind)(_stretch(x, track, steps))
-        front = behind
-        if name in end_points:
-            found[name] = _stretch(x, after, after.steps)
-    return keras.Model(inputs, found, name=network.name)
-
-
-def _stretch(x: Any, track: geometry.Track, steps: int) -> Any:
-    """Makes `steps` of fewer or more, by those between the borders."""
-    if x.shape[1] == steps:
-        return x
-    left, right = track.left, track.right
-    middle = ops.repeat(x[:, left : left + 1], steps - left - right, axis=1)
-    ends = x[:, :left], x[:, x.shape[1] - right :]
-    return ops.concatenate([ends[0], middle, ends[1]], axis=1)
