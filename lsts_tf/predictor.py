@@ -79,8 +79,9 @@ class Predictor:
         """The model of a run folder.
 
         Args:
-            run_dir: A folder that `train` made; by default the starter, the
-                trained model that comes with the package.
+            run_dir: A folder that `train` made; "hf://owner/name", one on
+                Hugging Face; by default the starter, the trained model that
+                comes with the package.
             model: "last", or "best" for the highest CC in validation.
             sources: {stream: sources of I3D's weights}, if they are not
                 where the run says; see `i3d_weights.load`.
@@ -93,9 +94,9 @@ class Predictor:
             ValueError: I3D's weights are not those it was trained on; or a
                 lookahead for --front_end=window.
         """
-        folder = pathlib.Path(run_dir)
+        folder = experiment.run_folder(str(run_dir))
         settings = experiment.load(folder / experiment.FLAGFILE)
-        path = folder / experiment.MODELS[model]
+        path = experiment.model_file(folder, model)
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
                 f"The starter has the model 'last' alone. Received: {model!r}"
@@ -112,6 +113,8 @@ class Predictor:
             (folder / front_end_lib.DESCRIPTION).read_text()
         )
         _check_front_end(folder, trained_on, extractor.describe())
+        if path.name == experiment.HUB_WEIGHTS:
+            path = folder
         return cls(keras.models.load_model(path, compile=False), extractor)
 
     @property
