@@ -6,6 +6,7 @@ returns what it answers beside what the model answers.
 
 from collections.abc import Callable, Mapping
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -162,8 +163,8 @@ def hub(
 ) -> Written:
     """Writes the model as Keras does for hubs, loads it again and asks it."""
     keras.saving.save_model(predictor.model, folder, zipped=False)
-    # Hubs keep no empty folders, and Keras does not need this one.
-    (folder / "assets").rmdir()
+    # Hubs keep no empty folders; of a whole path Keras leaves this one.
+    shutil.rmtree(folder / "assets", ignore_errors=True)
     again = predictor_lib.Predictor(
         keras.saving.load_model(folder, compile=False), predictor.extractor
     )
