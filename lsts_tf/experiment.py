@@ -79,7 +79,8 @@ class Experiment:
     # Where.
     run_dir: str = _setting(
         "workspace/runs/default",
-        "Folder of the run: flagfile, checkpoints, model, logs, scores.",
+        "Folder of the run: flagfile, checkpoints, model, logs, scores; for a "
+        "model of Hugging Face hf://OWNER/NAME.",
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
@@ -404,6 +405,11 @@ class Experiment:
             "--init starts a decoder, and --finetune_from trains I3D with it, "
             "so only one of them can be given",
             *("init", "finetune_from"),
+        )
+        yield (
+            not self.run_dir.startswith(HUB),
+            f"--run_dir={HUB}... is for programs that use a trained model",
+            "run_dir",
         )
         yield self.ema < 1, "--ema must be below 1", "ema"
         yield self.dropout < 1, "--dropout must be below 1", "dropout"

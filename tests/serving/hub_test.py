@@ -64,6 +64,11 @@ def test_from_the_hub_by_its_name(exported, want, tmp_path, monkeypatch):
     np.testing.assert_array_equal(predictor(tiny_run.frames(3)), want)
 
 
+def test_nothing_is_trained_there():
+    with pytest.raises(ValueError, match=r"hf://.* trained model"):
+        experiment.Experiment(run_dir="hf://owner/name")
+
+
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
