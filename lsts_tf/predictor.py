@@ -106,6 +106,8 @@ class Predictor:
                 f"No trained model at {path}. Train one with `python -m "
                 f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
             )
+        if path.name == experiment.HUB_WEIGHTS:
+            path = folder  # Keras reads both of its files.
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
         extractor = front_end_lib.load(**arguments, lookahead=lookahead)
@@ -113,8 +115,6 @@ class Predictor:
             (folder / front_end_lib.DESCRIPTION).read_text()
         )
         _check_front_end(folder, trained_on, extractor.describe())
-        if path.name == experiment.HUB_WEIGHTS:
-            path = folder
         return cls(keras.models.load_model(path, compile=False), extractor)
 
     @property
