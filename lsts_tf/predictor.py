@@ -79,8 +79,9 @@ class Predictor:
         """The model of a run folder.
 
         Args:
-            run_dir: A folder that `train` made; by default the starter, the
-                trained model that comes with the package.
+            run_dir: A folder that `train` made; "hf://owner/name", one on
+                Hugging Face; by default the starter, the trained model that
+                comes with the package.
             model: "last", or "best" for the highest CC in validation.
             sources: {stream: sources of I3D's weights}, if they are not
                 where the run says; see `i3d_weights.load`.
@@ -93,9 +94,9 @@ class Predictor:
             ValueError: I3D's weights are not those it was trained on; or a
                 lookahead for --front_end=window.
         """
-        folder = pathlib.Path(run_dir)
+        folder = experiment.run_folder(str(run_dir))
         settings = experiment.load(folder / experiment.FLAGFILE)
-        path = folder / experiment.MODELS[model]
+        path = experiment.model_file(folder, model)
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
                 f"The starter has the model 'last' alone. Received: {model!r}"
@@ -105,6 +106,8 @@ class Predictor:
                 f"No trained model at {path}. Train one with `python -m "
                 f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
             )
+        if path.name == experiment.HUB_WEIGHTS:
+            path = folder  # Keras reads both of its files.
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
         extractor = front_end_lib.load(**arguments, lookahead=lookahead)
