@@ -18,6 +18,7 @@ export FIND_CLIP = from importlib import metadata; print(metadata.distribution("
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/dev: requirements-dev.txt .venv/run

@@ -220,7 +220,9 @@ def main(arguments: Sequence[str]) -> None:
             scoring = _scoring(values.seed if is_given else run.settings.seed)
             result, of_run = evaluate_run(run, values.model, scoring)
             scores = {"scores": of_run}
-            if run.folder != experiment.STARTER:  # Not into the package.
+            is_of_hub = values.run_dir.startswith(experiment.HUB)
+            # Neither into the package nor into a cache.
+            if run.folder != experiment.STARTER and not is_of_hub:
                 place = run.folder
         result["fixed_maps"] = {n: values[n].value for n in _FIXED_MAPS}
         path = pathlib.Path(values.output or place / "scores.json")

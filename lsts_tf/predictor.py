@@ -80,8 +80,9 @@ class Predictor:
         """The model of a run folder.
 
         Args:
-            run_dir: A folder that `train` made; by default the starter, the
-                trained model that comes with the package.
+            run_dir: A folder that `train` made; "hf://owner/name", one on
+                Hugging Face; by default the starter, the trained model that
+                comes with the package.
             model: "last", or "best" for the highest CC in validation.
             sources: {stream: sources of I3D's weights}, if they are not
                 where the run says; see `i3d_weights.load`.
@@ -96,9 +97,9 @@ class Predictor:
             ValueError: I3D's weights are not those it was trained on; or a
                 lookahead for --front_end=window.
         """
-        folder = pathlib.Path(run_dir)
+        folder = experiment.run_folder(str(run_dir))
         settings = experiment.load(folder / experiment.FLAGFILE)
-        path = folder / experiment.MODELS[model]
+        path = experiment.model_file(folder, model)
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
                 f"The starter has the model 'last' alone. Received: {model!r}"
@@ -108,6 +109,8 @@ class Predictor:
                 f"No trained model at {path}. Train one with `python -m "
                 f"lsts_tf.train --flagfile={folder / experiment.FLAGFILE}`."
             )
+        if path.name == experiment.HUB_WEIGHTS:
+            path = folder  # Keras reads both of its files.
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
         other = {"dtype": "bfloat16"} if bfloat16 else {}

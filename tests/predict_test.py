@@ -650,6 +650,29 @@ def test_a_report_alone_needs_no_folder(model, folder, monkeypatch):
     assert listed(page.parent) == ["film.html"]
 
 
+def test_a_film_alone_gets_a_folder_of_its_name(model, folder, monkeypatch):
+    make_run(folder)
+    clip_of(folder, 3)
+    load = "lsts_tf.predictor.Predictor.load"
+    monkeypatch.setattr(load, lambda *_, **__: model)
+    monkeypatch.chdir(folder)
+
+    def call(*arguments):
+        with flag_scope.defined(
+            experiment.define_flags, predict.define_flags
+        ) as values:
+            predict.main(values(["predict", "--run_dir=.", *arguments]))
+
+    call("a film.mp4", "--outputs=npy,report", "--report=page.html")
+    assert listed(folder / "a film_saliency") == ["maps.npy", predict.RECORD]
+    # A folder of one film: that of its folder's name.
+    (folder / "films").mkdir()
+    (folder / "a film.mp4").rename(folder / "films" / "a film.mp4")
+    monkeypatch.chdir(folder / "films")
+    call("--run_dir=..", "--outputs=npy", ".")
+    assert listed(folder / "films" / "films_saliency") == ["a film"]
+
+
 def test_a_report_beside_other_outputs(model, folder):
     page = folder / "film.html"
     path, out = clip_of(folder, 3), folder / "out"

@@ -7,7 +7,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import tomllib
 
 import numpy as np
 import pytest
@@ -158,11 +157,6 @@ def test_another_front_end_is_refused_with_what_differs(tmp_path):
         predictor_lib._check_front_end(tmp_path, there, now)
     assert str(tmp_path) in str(error.value)
     assert "weights" not in str(error.value)
-
-
-def test_the_version_is_the_packages():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert lsts_tf.__version__ == project["version"]
 
 
 def test_the_examples_in_the_documentation(tmp_path, monkeypatch):

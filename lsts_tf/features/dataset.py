@@ -391,7 +391,8 @@ def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         flag = f" --data_dir={data_dir}" if data_dir else ""
         raise DatasetError(
             f"Dataset {name} has not been built in {root}. Build it with "
-            f"`tfds build {base} --manual_dir=FOLDER_OF_ITS_FILES{flag}`, or "
-            "name the folder that holds it by --data_dir."
+            f"`tfds build {base} --manual_dir=FOLDER_OF_ITS_FILES{flag}` in a "
+            "clone of this project, or name the folder that holds it by "
+            "--data_dir."
         )
     return tfds.builder_from_directory(prepared[max(prepared)])

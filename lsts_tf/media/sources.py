@@ -109,7 +109,7 @@ def open_source(
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"A rate is greater than 0. Received: {rate}")
     if not names:
-        raise ValueError("No video is named.")
+        raise ValueError("No video is named. Name one: `lsts predict in.mp4`.")
     if len(names) > 1 or names[0].lower().endswith(IMAGE_SUFFIXES):
         paths = [pathlib.Path(name) for name in names]
         if odd := _disorder(paths):

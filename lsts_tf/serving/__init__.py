@@ -1,1 +1,1 @@
-"""A model as a graph of its own: SavedModel and LiteRT."""
+"""A model for elsewhere: a hub's folder, SavedModel and LiteRT."""

@@ -6,9 +6,11 @@ returns what it answers beside what the model answers.
 
 from collections.abc import Callable, Mapping
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -154,7 +156,30 @@ def tflite(
     return answers, {}
 
 
+def hub(
+    predictor: predictor_lib.Predictor,
+    graph: graph_lib.Graph,
+    folder: pathlib.Path,
+) -> Written:
+    """Writes the model as Keras does for hubs, loads it again and asks it."""
+    keras.saving.save_model(predictor.model, folder, zipped=False)
+    # Hubs keep no empty folders; of a whole path Keras leaves this one.
+    shutil.rmtree(folder / "assets", ignore_errors=True)
+    again = predictor_lib.Predictor(
+        keras.saving.load_model(folder, compile=False), predictor.extractor
+    )
+    features = parity.features(predictor)
+    answer = Answer(
+        graph.features(),
+        _INPUTS,
+        parity.of_features(again, features),
+        parity.of_features(predictor, features),
+    )
+    return {graph_lib.FEATURES: answer}, {}
+
+
 FORMATS: Mapping[str, Callable[..., Written]] = {
     "saved_model": saved_model,
     "tflite": tflite,
+    "hub": hub,
 }

@@ -1,0 +1,46 @@
+"""The command `lsts`: `lsts VERB ...` is `python -m lsts_tf.VERB ...`.
+
+lsts predict in.mp4
+lsts predict --help
+"""
+
+import argparse
+import runpy
+import sys
+
+import lsts_tf
+
+VERBS = {
+    "predict": "Where people look in a video: overlay, maps, report",
+    "evaluate": "Score a model, or maps of any model",
+    "train": "Train a model",
+    "extract": "Store the features that training reads",
+    "export": "A model for a hub, TensorFlow Serving or LiteRT",
+    "sample": "Generate a small dataset",
+}
+
+
+def main() -> None:
+    """Runs a verb with the arguments behind it."""
+    parser = argparse.ArgumentParser(
+        prog="lsts",
+        usage="lsts VERB [flags], such as: lsts predict in.mp4",
+        description="Where people look in a video.",
+        epilog="verbs; lsts VERB --help shows the flags of one:\n"
+        + "\n".join(f"  {verb:12}{does}" for verb, does in VERBS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"lsts {lsts_tf.__version__}"
+    )
+    hidden = argparse.SUPPRESS
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=hidden)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=hidden)
+    given = parser.parse_args(sys.argv[1:] or ["--help"])
+    sys.argv[1:] = given.arguments
+    # As `python -m` does, so that processes that are spawned find the verb.
+    runpy.run_module(f"lsts_tf.{given.verb}", None, "__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
