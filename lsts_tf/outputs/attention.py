@@ -243,7 +243,7 @@ def _total(map_: np.ndarray) -> float:
     total = float(map_.sum(dtype=np.float64))
     if not math.isfinite(total) or map_.min() < 0:
         raise ValueError(
-            "The values of a map must be finite and not below zero. Received: "
+            "A map must have finite values, none of them below zero. Received: "
             f"{map_.min()} to {map_.max()}"
         )
     return total
