@@ -647,7 +647,8 @@ def numbered(
             return pd.Series([*videos] * len(points), points.index)
     table.refuse(
         found.isna(),
-        "each point needs a video: a whole number, or a file name such as "
-        "601.mp4. If all points belong to one, give its number with --videos.",
+        "each point needs a video; videos are whole numbers, or file names "
+        "such as 601.mp4. If all points belong to one, give its number with "
+        "--videos.",
     )
     return found.astype(np.int64)
