@@ -128,7 +128,7 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         every = [job for jobs in splits.values() for job in jobs]
         if not every:
             raise ValueError(
-                "At least one film must be there, such as Videos/NAME.mp4. "
+                "There must be at least one film, such as Videos/NAME.mp4. "
                 f"Received: none in {manual_dir}."
             )
         done = _written(every)
@@ -327,7 +327,7 @@ def _read(
             raise ValueError(
                 "there must be a map and a list of fixations for each frame. "
                 f"Received: {len(frames)} frames, {len(maps)} maps, fixations "
-                f"of {len(points)} frames. Get its files again."
+                f"of {len(points)} frames. Download its files again."
             )
         fixations = [
             gaze_dataset.png(counts(seen, looked_at.size, size))
@@ -373,8 +373,8 @@ def counts(
     shape, wanted = np.array(size[::-1]), np.array(target[::-1])
     if len(points) and not ((points >= 0) & (points < shape)).all():
         raise ValueError(
-            f"fixations must lie inside of {size[0]}x{size[1]}. Received: "
-            f"(row, column) from {points.min(axis=0)} to {points.max(axis=0)}."
+            f"fixations must lie inside {size[0]}x{size[1]}. Received: (row, "
+            f"column) from {points.min(axis=0)} to {points.max(axis=0)}."
         )
     # Each to the pixel that its centre falls into, in integers.
     moved = (2 * points + 1) * wanted // (2 * shape)

@@ -1,6 +1,6 @@
 """What the datasets in this folder share: the contract, and how files are read.
 
-A dataset is a folder here whose builder writes one example a video:
+A dataset is a folder here whose builder writes one example per video:
 
 * `video`: int64, its number, which does not depend on what else is there, so
   that any part of a dataset can be built.
@@ -97,8 +97,8 @@ def find_root(manual_dir: epath.Path, names: Sequence[str]) -> epath.Path:
         raise ValueError(
             "The manual folder, or exactly one folder in it, must contain "
             f"{wanted}. Received: {os.fspath(manual_dir)} with "
-            f"{[os.fspath(folder) for _, folder in found] or 'none'}. "
-            "Choose another by --manual_dir."
+            f"{[os.fspath(folder) for _, folder in found] or 'none'}. Choose "
+            "another with --manual_dir."
         )
     return roots.pop()
 
@@ -382,16 +382,16 @@ def find_clip(folder: epath.Path) -> Clip:
         if last - first + 1 != len(numbers):
             absent = min(set(range(first, last)) - set(numbers))
             raise ValueError(
-                f"The {part} of clip {folder.name} must have numbers without "
-                f"a gap. Received: {told}, the {part} from {first} to {last} "
-                f"and none of them {absent}, in {os.fspath(folder)}. Unpack "
-                "it again, or remove the clip."
+                f"The {part} of clip {folder.name} must be numbered without "
+                f"gaps. Received: {told}, the {part} from {first} to {last} "
+                f"without {absent}, in {os.fspath(folder)}. Unpack it again, "
+                "or remove the clip."
             )
         if first not in (images[0], 1):
             raise ValueError(
-                f"The {part} of clip {folder.name} must have the numbers of "
-                f"its images, or count from 1. Received: {told}, the images "
-                f"from {images[0]}, the {part} from {first}, in "
+                f"The {part} of clip {folder.name} must be numbered like its "
+                f"images, or from 1. Received: {told}, the images from "
+                f"{images[0]}, the {part} from {first}, in "
                 f"{os.fspath(folder)}. Unpack it again, or remove the clip."
             )
     return Clip(folder.name, *(list(files.values()) for files in found))
@@ -416,7 +416,7 @@ def _numbered(
             continue
         if int(number[1]) in files:
             raise ValueError(
-                f"Clip {clip} must have one file of each number. Received: "
+                f"Clip {clip} must have one file per number. Received: "
                 f"{files[int(number[1])].name} and {path.name} in "
                 f"{os.fspath(folder)}. Remove one."
             )

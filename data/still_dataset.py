@@ -157,11 +157,10 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         points = inside(points, size).astype(np.int64)
         if not len(points):
             raise ValueError(
-                f"Image {path.name}: somebody must have looked at it, "
-                "after each one's first fixation. Received: of "
-                f"{len(gaze.observers)} observers, no such fixation "
-                f"inside of {size[1]}x{size[0]}. Remove the image and its "
-                "fixations."
+                f"Image {path.name} must have a fixation, after the first of "
+                f"each observer. Received: none of {len(gaze.observers)} "
+                f"observers inside {size[1]}x{size[0]}. Remove the image and "
+                "its fixations."
             )
         with self._advised():
             frame = read_image(path, size)
@@ -249,7 +248,7 @@ def find_stills(
             raise ValueError(
                 f"Images are named by their number, {first} to {last}. "
                 f"Received: {os.fspath(path)}. Move it elsewhere, or name the "
-                "repository of this dataset by --manual_dir."
+                "repository of this dataset with --manual_dir."
             )
         stills[number] = path
     if not stills:

@@ -1,4 +1,4 @@
-"""Score maps of where people look: a trained model's, or any as files.
+"""Score saliency maps: those of a trained model, or any in files.
 
     python -m lsts_tf.evaluate --flagfile=RUN/experiment.flags
     python -m lsts_tf.evaluate --dataset=osie --test_videos=1001-1700/7
@@ -6,9 +6,9 @@
     python -m lsts_tf.evaluate --compare A B C --annotations=DIR
 
 The first scores a run on `--test_videos`, the second the starter, the trained
-model that comes with the package; the others score folders of maps. Written
-are `scores.json` (see `summary.report`), a table of all frames beside it, and
-pictures where `--plots` says.
+model that comes with the package; the others score folders of maps. They write
+`scores.json` (see `summary.report`), a table of all frames beside it, and, with
+`--plots`, pictures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,12 +39,14 @@ _TEXTS = {
     "output": "File for the scores; by default scores.json, in the run's "
     "folder if a run is scored.",
     "predictions": "Folder of maps of any model.",
-    "videos": "Videos to score, as 601-700, or a split; all by default.",
-    "sauc_map": "A map (PNG or NPY) whose pixels above 0 are the negatives of "
-    "shuffled AUC; by default they are drawn as officially.",
+    "videos": "Videos to score, such as 601-700, or a split; by default, all.",
+    "sauc_map": (
+        "A map (PNG or NPY) whose pixels above 0 are the negatives of "
+        "shuffled AUC; by default they are drawn as in the benchmark."
+    ),
     "baseline": "A map (PNG or NPY) for information gain; by default the "
     "centre prior.",
-    "plots": "Folder for pictures and a page that shows them.",
+    "plots": "Folder for plots and a page that shows them.",
 }
 # The first is the default.
 _CHOICES: Mapping[str, tuple[Sequence[str], str]] = {
@@ -68,21 +70,21 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "compare",
         [],
-        "Folders of maps of several models, to be ranked; NAME=FOLDER "
-        "names one. More may follow as plain arguments.",
+        "Folders of maps of several models, to be ranked; NAME=FOLDER names "
+        "one. More may follow as arguments.",
     )
     flags.DEFINE_boolean(
         "allow_missing",
         False,
-        "Score without files that are missing or cannot be read.",
+        "Score what is there if files are missing or cannot be read.",
     )
     flags.DEFINE_integer(
-        "workers", 0, "Number of processes; 0: one for each core.", 0
+        "workers", 0, "Number of processes; 0 for one per core.", 0
     )
     flags.DEFINE_integer(
         "first_frames_count",
         78,
-        "Number of first frames of each video that are also scored apart.",
+        "Number of first frames of each video to score separately, too.",
         0,
     )
     truth.define_flags()
@@ -91,7 +93,7 @@ def define_flags() -> None:
         "per_frame",
         ["csv"],
         ["csv", "parquet", "none"],
-        "Format of the table of all frames; may be repeated.",
+        "Format of the table of all frames; repeat for several.",
     )
 
 

@@ -104,10 +104,12 @@ class Experiment:
     train_videos: str = _setting(
         "1-500",
         "Videos to train on, such as 1-500, or 1-500,ucf_sports:1-103 for "
-        "several datasets; of a dataset that is not named, the whole training "
-        "split.",
+        "several datasets; a dataset that is not named is used with its whole "
+        "training split.",
     )
-    val_videos: str = _setting("501-600", "Videos of the mini-validation.")
+    val_videos: str = _setting(
+        "501-600", "Videos to validate on after each epoch."
+    )
     test_videos: str = _setting("601-700", "Videos to score.", free=True)
 
     # What a prediction looks at.
@@ -117,8 +119,8 @@ class Experiment:
     window: int = _setting(79, "Number of frames in a window.", at_least=1)
     targets: int = _setting(
         1,
-        "Number of maps predicted from a window, those of its last frames: "
-        "1, 8 or 16.",
+        "Number of last frames of a window whose maps are predicted: 1, 8 or "
+        "16.",
     )
     input_size: str = _setting(
         "224",
@@ -130,9 +132,8 @@ class Experiment:
     )
     short_clips: str = _setting(
         "skip",
-        "Treatment of clips with fewer frames than a window: skip leaves them "
-        "out; mirror first plays them backwards, so that every frame has a "
-        "window.",
+        "What to do with clips shorter than a window: skip leaves them out; "
+        "mirror first plays them backwards, so that every frame has a window.",
         choices=windows.SHORT_CLIPS,
     )
 
@@ -158,7 +159,7 @@ class Experiment:
     )
     front_end: str = _setting(
         "window",
-        "Way to run I3D: window, over each window alone, as published; "
+        "How I3D is run: window, over each window alone, as published; "
         "continuous, over the whole video, about thirty times cheaper, with "
         "other features.",
         choices=parts.FRONT_ENDS,
@@ -179,18 +180,18 @@ class Experiment:
     # Decoder and training.
     decoder: str = _setting(
         "paper",
-        "Network behind I3D: paper; skip, a U-Net that reads --skips; or "
+        "Network after I3D: paper; skip, a U-Net that reads --skips; or "
         "readout, which learns from few frames and may read --skips.",
         choices=parts.DECODERS,
     )
     skips: tuple[str, ...] = _setting(
         (),
-        "End points of I3D that the decoder reads beside Mixed_5c: any of "
+        "End points of I3D that the decoder reads besides Mixed_5c: any of "
         f"{', '.join(parts.SKIPS)}.",
     )
     finetune_from: str = _setting(
         "",
-        "First block of I3D to train too, such as Mixed_5b; empty for none.",
+        "First block of I3D to finetune, such as Mixed_5b; empty for none.",
         choices=("", *parts.BLOCKS),
     )
     finetune_rate: float = _setting(
@@ -205,7 +206,9 @@ class Experiment:
         choices=parts.HEADS,
     )
     dropout: float = _setting(
-        0.0, "Share of the decoder's channels to drop in training.", at_least=0
+        0.0,
+        "Fraction of the decoder's channels to drop in training.",
+        at_least=0,
     )
     blur: float = _setting(
         0.0,
@@ -222,12 +225,12 @@ class Experiment:
     )
     sharpen: float = _setting(
         1.0,
-        "Exponent applied to the maps of moving clips, outside of training; "
+        "Exponent applied to the maps of moving clips, except in training; "
         "above 1 makes them more peaked.",
     )
     centre: float = _setting(
         0.0,
-        "Weight of the centre prior in the maps of moving clips, outside of "
+        "Weight of the centre prior in the maps of moving clips, except in "
         "training.",
         at_least=0,
     )
@@ -235,7 +238,8 @@ class Experiment:
     learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
     optimizer: str = _setting(
         "rmsprop",
-        "Optimizer: rmsprop, by PyTorch's rule, as the authors trained; adamw.",
+        "Optimizer: rmsprop, with PyTorch's rule, as the authors used; or "
+        "adamw.",
         choices=("rmsprop", "adamw"),
     )
     schedule: str = _setting(
@@ -255,14 +259,14 @@ class Experiment:
     )
     weight_decay: float = _setting(
         5e-5,
-        "Strength of weight decay: an L2 term of every gradient; with adamw, "
-        "decoupled, of kernels alone.",
+        "Strength of weight decay: an L2 term in every gradient; with adamw, "
+        "decoupled and for kernels only.",
         at_least=0,
     )
     ema: float = _setting(
         0.0,
         "Momentum of a moving average of the weights, such as 0.999, that is "
-        "validated and saved in their place; 0 for none.",
+        "validated and saved instead; 0 for none.",
         at_least=0,
     )
     flip: bool = _setting(
@@ -277,12 +281,12 @@ class Experiment:
         at_least=0,
     )
     batch_size: int = _setting(
-        128, "Windows in a step, over all replicas.", at_least=1
+        128, "Windows per step, over all replicas.", at_least=1
     )
     accumulate: int = _setting(
         1,
-        "Micro-batches in which a step is computed, to save memory; their "
-        "gradients are averaged, and BatchNorm is of each of them.",
+        "Micro-batches per step, to save memory; their gradients are "
+        "averaged, and BatchNorm uses the statistics of each.",
         at_least=1,
     )
     epochs: int = _setting(
@@ -297,7 +301,7 @@ class Experiment:
         0, "Seed of the decoder and of the order of windows.", at_least=0
     )
     weights_seed: int = _setting(
-        0, "Seed of I3D's weights where they are random.", at_least=0
+        0, "Seed of I3D's weights if they are random.", at_least=0
     )
     strategy: str = _setting(
         "auto",
@@ -323,7 +327,7 @@ class Experiment:
     # Watching and saving.
     val_stride: int = _setting(
         10,
-        "Score every Nth validation window in the mini-validation.",
+        "Score every Nth window of --val_videos after each epoch.",
         at_least=1,
     )
     checkpoint_steps: int = _setting(
@@ -431,7 +435,7 @@ class Experiment:
                 self.schedule
             ],
             "--schedule=halving needs --lr_halving_steps, and cosine excludes "
-            "them",
+            "it",
             *("lr_halving_steps", "schedule"),
         )
         yield (
@@ -456,7 +460,7 @@ class Experiment:
         bases = [name.partition(":")[0] for name in self.dataset_names]
         yield (
             len(set(bases)) == len(bases) and "" not in bases,
-            "--datasets must be different datasets",
+            "--datasets must name different datasets",
             "datasets",
         )
 

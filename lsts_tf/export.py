@@ -1,21 +1,21 @@
-r"""A trained model as files for elsewhere.
+r"""Export a trained model to files that run elsewhere.
 
     python -m lsts_tf.export --flagfile=RUN/experiment.flags \
         --format=saved_model --output=exported/1
 
 Without a run it takes the starter, the trained model that comes with the
-package; of that, as of each model with --front_end=continuous, the decoder
-alone, features in. `saved_model` is a folder that plain TensorFlow and
-TensorFlow Serving load: uint8 frames in, maps out, with all preprocessing
-inside. `tflite` is a folder with `decoder.tflite`, features in, and
-`window.tflite`, one window of squeezed frames (and flows) in; neither needs
-this package. `hub` is a run folder for a model hub, which `Predictor.load`
-reads. In each lies `metadata.json`: which model, which weights and whether they
-are random, what goes in and comes out, SHA-256 of each file. docs/export.md
-shows how all of it is asked.
+package. Of a model with --front_end=continuous, such as the starter, only the
+decoder is exported, which takes features. `saved_model` is a folder that plain
+TensorFlow and TensorFlow Serving load: uint8 frames in, maps out, with all
+preprocessing inside. `tflite` is a folder with `decoder.tflite`, which takes
+features, and `window.tflite`, which takes one window of squeezed frames (and
+flows); neither needs this package. `hub` is a run folder for a model hub, which
+`Predictor.load` reads. `metadata.json` beside them names the model, its weights
+and whether they are random, inputs and outputs, and the SHA-256 of each file.
+docs/export.md shows how to call them.
 
 What was written is loaded again and compared with the model before the folder
-gets its name. The program leaves with 0, or with 1 and nothing written.
+gets its name. The program exits with 0, or with 1 and nothing written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,9 @@ def export(
 
     graph = graph_lib.Graph(predictor)
     if graph.stops and file_format != "hub":
-        logging.warning("Only features can be taken: %s.", graph.stops)
+        logging.warning(
+            "The exported model takes only features: %s.", graph.stops
+        )
     if predictor.note:
         logging.warning("RANDOM WEIGHTS: %s", predictor.note)
     with files.new_folder(output) as folder:

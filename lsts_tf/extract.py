@@ -3,9 +3,9 @@
     python -m lsts_tf.extract --flagfile=experiments/rgb_flow.flags
     python -m lsts_tf.extract --flagfile=... --workers=4
 
-`train` and `evaluate` do the same on their way; this program does it alone,
-in several processes, or on a cluster (docs/extract.md). Killed at any moment
-and started again, it does only what is missing.
+`train` and `evaluate` do the same when they need it; this program does only
+that, in several processes or on a cluster if asked (docs/extract.md). If it was
+killed and is started again, it computes only what is missing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -170,7 +170,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "workers",
         0,
-        "Processes that extract, each with a model of its own. 0: this one.",
+        "Number of worker processes, each with its own model; 0 for none.",
         lower_bound=0,
         flag_values=flag_values,
     )
@@ -178,14 +178,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "runner",
         "local",
         RUNNERS,
-        "local: on this machine; beam: by Apache Beam, see --beam_args.",
+        "Where to run: local, on this machine; beam, by Apache Beam.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
         "beam_args",
         "",
-        "Beam's own options, separated by spaces, such as "
-        "'--runner=FlinkRunner --flink_master=host:8081'.",
+        "Options for Beam, separated by spaces, such as '--runner=FlinkRunner "
+        "--flink_master=host:8081'.",
         flag_values=flag_values,
     )
 

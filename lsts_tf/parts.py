@@ -115,9 +115,9 @@ def check_decoder(
             )
     broken = ""
     if (design, bool(skips)) in (("skip", False), ("paper", True)):
-        broken = "skip takes one of the skips or more, and paper none"
+        broken = "skip takes one or more skips, and paper none"
     elif design != "paper" and head != "paper":
-        broken = "only paper has another head"
+        broken = "only paper has several heads"
     elif design == "readout" and targets > 1:
         broken = "readout gives one map of a window"
     if broken:
@@ -144,8 +144,8 @@ def parse_size(text: str) -> tuple[int, int]:
         size = int(match[1]), int(match[2] or match[1])
     if min(size) < 32 or any(n % 2 for n in size):
         raise ValueError(
-            "A size is an even number from 32 on, or rows and columns such as "
-            f"224x384. Received: {text!r}"
+            "A size must be an even number of at least 32, or rows and "
+            f"columns such as 224x384. Received: {text!r}"
         )
     return size
 

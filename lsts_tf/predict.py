@@ -1,17 +1,17 @@
-r"""Where people look in any video: an overlay to watch, maps, and more.
+r"""Predict where people look in any video: an overlay, maps, and more.
 
     lsts predict in.mp4
     python -m lsts_tf.predict --flagfile=RUN/experiment.flags \
         --video=in.mp4 --output=out
 
-predicts by the starter, the trained model that comes with the package, or by
-the model of a run. It reads a video file, a folder of films or of pictures,
-several pictures, a camera (`camera:0`), a pipe (`--video=-`) or a video of the
-run's dataset (`dataset:601`), behind the flags or as `--video`, and writes what
-`--outputs` names, all in one pass, and `prediction.json`, which says what it
-was made with, to `--output`, or else to `in_saliency`. See docs/predict.md. The
-program leaves with 0; with 1 when nothing could be done; with 3 when frames of
-the video are missing, after writing all that could be decoded.
+uses the starter, the trained model that comes with the package, or the model of
+a run. It reads a video file, a folder of films or of pictures, several
+pictures, a camera (`camera:0`), a pipe (`--video=-`) or a video of the run's
+dataset (`dataset:601`), after the flags or as `--video`, and writes what
+`--outputs` names, all in one pass, and `prediction.json`, which says how it was
+made, to `--output`, or else to `in_saliency`. See docs/predict.md. The program
+exits with 0; with 1 if nothing could be done; with 3 if frames of the video are
+missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -41,9 +41,8 @@ def define_flags() -> None:
         "video",
         [],
         "Video file, folder of films or of pictures, camera:0, - for standard "
-        "input, or "
-        "dataset:601, a video of the run's dataset. It, or several pictures, "
-        "may also stand behind the flags",
+        "input, or dataset:601, a video of the run's dataset. It, or several "
+        "pictures, may also follow the flags",
     )
     flags.DEFINE_string(
         "output",
@@ -59,14 +58,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "report",
         "",
-        "File of the report, where it is not to lie in --output; without "
-        "--output and --outputs it is all that is written",
+        "File for the report, if not in --output; without --output and "
+        "--outputs, only the report is written",
     )
     flags.DEFINE_enum(
         "first_frames",
         "repeat",
         list(windows.FIRST_FRAMES),
-        "What the frames before the first whole window are predicted from",
+        "How frames before the first complete window are predicted",
     )
     flags.DEFINE_enum(
         "model",
@@ -74,18 +73,26 @@ def define_flags() -> None:
         list(experiment.MODELS),
         "Model after the last epoch, or the best in validation",
     )
-    flags.DEFINE_string("start", "", "Where the clip begins: 12.5 (s), or 300f")
-    flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
+    flags.DEFINE_string(
+        "start",
+        "",
+        "Start of the clip: seconds (12.5) or a frame number (300f)",
+    )
+    flags.DEFINE_string(
+        "end", "", "End of the clip, in the same form as --start"
+    )
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
-    flags.DEFINE_integer("batch", 4, "Maps decoded at a time")
+    flags.DEFINE_integer("batch", 4, "Number of maps decoded together")
     flags.DEFINE_boolean(
         "bfloat16",
         False,
-        "Compute I3D in bfloat16: sooner on processors that have it, and with "
+        "Compute I3D in bfloat16: faster on processors that have it, with "
         "slightly different maps",
     )
     flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
-    flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
+    flags.DEFINE_float(
+        "rate", None, "Frames per second of pictures or raw video"
+    )
     flags.DEFINE_enum(
         "pixel_format",
         "rgb24",
@@ -179,7 +186,9 @@ def _run(names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
     if values.batch < 1:
-        raise ValueError(f"--batch is at least 1. Received: {values.batch}")
+        raise ValueError(
+            f"--batch must be at least 1. Received: {values.batch}"
+        )
     chosen = experiment.chosen_run()
     outputs = list(values.outputs)
     if values.report:
@@ -202,9 +211,7 @@ def _run(names: Sequence[str]) -> str:
         )
     given = {n for n in values if not values[n].using_default_value}
     if unused := unused_flags(given, outputs, source):
-        logging.warning(
-            "Nothing that is read or written uses %s.", ", ".join(unused)
-        )
+        logging.warning("No input or output uses %s.", ", ".join(unused))
     # Standard output needs no folder, nor does a report that has a place.
     placed = {STDOUT, run.REPORT if values.report else STDOUT}
     if values.output is None and not placed.issuperset(outputs):
@@ -242,7 +249,7 @@ def main(arguments: Sequence[str]) -> None:
     with program.terminable(), program.exit_codes():
         damage = _run(arguments[1:])
     if damage:
-        logging.error("%s What was decoded is written.", damage)
+        logging.error("%s What could be decoded is written.", damage)
         sys.exit(INCOMPLETE)
     if written := flags.FLAGS.output or flags.FLAGS.report:
         logging.info("Written: %s", written)

@@ -102,7 +102,7 @@ class Predictor:
         path = experiment.model_file(folder, model)
         if not path.is_file() and folder == experiment.STARTER:
             raise FileNotFoundError(
-                f"The starter has the model 'last' alone. Received: {model!r}"
+                f"The starter has only the model 'last'. Received: {model!r}"
             )
         if not path.is_file():
             raise FileNotFoundError(
@@ -216,8 +216,8 @@ class Predictor:
             first = next(maps, None)
             if first is None:
                 raise ValueError(
-                    "--first_frames=copy and skip need a frame that has a "
-                    "whole window, so a clip of more than "
+                    "--first_frames=copy and skip need a frame with a "
+                    "complete window, so a clip of more than "
                     f"{self.geometry.first_target} frames. Received: a shorter "
                     "one; use --first_frames=mirror."
                 )
@@ -274,8 +274,8 @@ class Predictor:
             )
         if self.hop > 1:
             raise ValueError(
-                f"This model gives {self.hop} maps at once, so none of them "
-                "comes in time. Use `maps`."
+                f"This model gives {self.hop} maps at once, which is too late "
+                "for a stream. Use `maps`."
             )
         found = self.extractor.of_clip(
             map(self.extractor.prepare, frames), chunk=chunk, starts_still=True
@@ -361,6 +361,6 @@ class Predictor:
 def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
     if differences := front_end_lib.differences(trained_on, now):
         raise ValueError(
-            f"The model in {folder} was trained on the features of another "
-            f"front end than can be had now: {differences}"
+            f"The model in {folder} was trained with a front end that differs "
+            f"from the present one: {differences}"
         )

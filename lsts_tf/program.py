@@ -1,8 +1,8 @@
-"""What all programs do alike: how they end.
+"""What all programs share: how they end.
 
 0     done
 1     nothing could be done; the last line of the log says why
-130   stopped by Ctrl-C; the same command goes on or starts anew
+130   stopped by Ctrl-C; the same command resumes or starts over
 143   the same by SIGTERM, of `train` and of programs that are `terminable`
 """
 
@@ -34,7 +34,7 @@ def exit_codes() -> Iterator[None]:
         logging.error("%s", " ".join([str(error), *notes]))
         sys.exit(FAILED)
     except KeyboardInterrupt as error:
-        logging.error("Stopped. The same command goes on or starts anew.")
+        logging.error("Stopped. The same command resumes or starts over.")
         is_term = isinstance(error, Terminated)
         sys.exit(TERMINATED if is_term else INTERRUPTED)
     except Exception as error:

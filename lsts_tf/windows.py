@@ -134,7 +134,7 @@ class Geometry:
         first = 0 if self.short == "mirror" else self.first_target
         if target < first:
             raise ValueError(
-                f"Frame {target} has no whole window of {self.length}; the "
+                f"Frame {target} has no complete window of {self.length}; the "
                 f"first frame that has one is {first}."
             )
         return range(target - self.length + 1, target + 1)
@@ -225,8 +225,8 @@ def parse_ranges(text: str) -> frozenset[int]:
         first, last, step = match[1], match[2] or match[1], match[3] or "1"
         if int(last) < int(first):
             raise ValueError(
-                "A range of videos goes from a number to one that is not "
-                f"smaller. Received: {part!r}"
+                "A range of videos must not end before it starts. Received: "
+                f"{part!r}"
             )
         numbers.update(range(int(first), int(last) + 1, int(step)))
     return frozenset(numbers)

@@ -430,7 +430,7 @@ def test_flow_inside_the_graph(tmp_path):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"delay": 47}, "sees 47 frames behind a window"),
+        ({"delay": 47}, "sees 47 frames beyond a window"),
         ({"describe": lambda: {"dtype": "bfloat16"}}, "in bfloat16"),
         ({"flow": types.SimpleNamespace(name="dis")}, "'dis' is OpenCV's"),
     ],

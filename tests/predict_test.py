@@ -189,7 +189,7 @@ def test_a_submission_can_be_scored(model, folder):
         ({"outputs": ["film", "npy"]}, "Outputs are .*overlay.*: film"),
         ({"outputs": ["npy"], "output": None}, "--output is needed"),
         ({"outputs": []}, "Name at least one output"),
-        ({"every": 0}, "--every is at least 1"),
+        ({"every": 0}, "--every must be at least 1"),
         ({"options": {"alpha": math.nan}}, "`alpha` is .*alpha=nan"),
         ({"options": {"alhpa": 0.5}}, "fields of the outputs.*: alhpa"),
     ],
@@ -786,7 +786,7 @@ def test_a_signal_in_the_middle(folder, number, code, outputs, left):
         process.send_signal(number)
         message = process.communicate(timeout=60)[1].decode()
     assert process.returncode == code, message
-    assert "The same command goes on or starts anew." in message
+    assert "The same command resumes or starts over." in message
     assert "Traceback" not in message
     assert listed(folder / "out") == left
 
@@ -800,7 +800,7 @@ def test_the_same_command_goes_on_after_a_kill(model, folder):
     with started(folder, "maps,png16") as process:
         message = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 0, message
-    assert "Going on at frame" in message
+    assert "Resuming at frame" in message
     for name in ("maps", "maps16"):
         assert contents(folder / "out" / name) == contents(whole / name)
 
@@ -833,7 +833,7 @@ def test_folders_of_maps_go_on(model, folder, caplog, mode, every):
     stop_at(model, path, out, 135, **kwargs)
     caplog.set_level("INFO", logger="absl")
     predict.predict(model, path, out, **kwargs)
-    assert "Going on at frame 1" in caplog.text
+    assert "Resuming at frame 1" in caplog.text
     for name in ("maps", "maps16", "a film"):
         assert contents(out / name) == contents(whole / name)
     assert record_of(out)["frames"] == record_of(whole)["frames"]
@@ -856,7 +856,7 @@ def test_another_job_starts_anew(model, folder, caplog, change):
     stop_at(model, path, out, 110, **kwargs)
     caplog.set_level("INFO", logger="absl")
     predict.predict(model, path, out, **(kwargs | change))
-    assert "Going on" not in caplog.text
+    assert "Resuming" not in caplog.text
     count = 120 - ("start" in change)
     assert len(listed(out / "maps")) == count
 

@@ -121,7 +121,7 @@ def test_a_dataset_is_written_once(written):
     assert sample.write(written, **ONE_EACH) == written
     assert (written / "video" / "001.AVI").stat().st_mtime_ns == written_at
     for change in ({"seed": 1}, {"frames": 7}, {"train": 2}):
-        with pytest.raises(FileExistsError, match="is something at"):
+        with pytest.raises(FileExistsError, match="already exists"):
             sample.write(written, **{**ONE_EACH, **change})
     assert files(written) == before
 

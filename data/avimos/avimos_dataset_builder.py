@@ -22,8 +22,9 @@ class Builder(film_dataset.FilmBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    The archives are at https://huggingface.co/datasets/ANDRYHA/AudioVisualMouseSaliency,
-    for anybody (1,500 videos). Put them into one folder, packed or unpacked:
+    The archives (1,500 videos) are open to anybody at
+    https://huggingface.co/datasets/ANDRYHA/AudioVisualMouseSaliency.
+    Put them into one folder, packed or unpacked:
 
         <manual_dir>/TrainTestSplit.json
         <manual_dir>/Videos.zip
@@ -31,6 +32,6 @@ class Builder(film_dataset.FilmBuilder):
         <manual_dir>/FixationsTrain.zip, FixationsTest.zip
 
     The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any part of the films will do. A build that
-    is broken off goes on where it was.
+    `<data_dir>/downloads/manual`. Any subset of the films works. After an
+    interruption, the same command continues the build.
     """

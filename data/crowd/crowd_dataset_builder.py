@@ -1,4 +1,4 @@
-"""Crowd as a TensorFlow dataset: one example a photograph.
+"""Crowd as a TensorFlow dataset: one example per photograph.
 
 500 photographs of few to many people, 1024 pixels wide and 768 high, numbered
 from 1 on; 16 people looked at each for five seconds.
@@ -26,12 +26,12 @@ class Builder(still_dataset.StillBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Crowd is given away by its authors as a git repository:
+    Crowd is a git repository of its authors:
 
         git clone https://github.com/NUS-VIP/saliency-in-crowd
 
     The manual folder, given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`, is that clone or the folder it lies in:
+    `<data_dir>/downloads/manual`, is that clone or the folder that holds it:
 
         <manual_dir>/data/stimuli/001.jpg ... 500.jpg
         <manual_dir>/data/eye/fixations.mat

@@ -26,8 +26,9 @@ class Builder(film_dataset.FilmBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    The files are at https://huggingface.co/datasets/ANDRYHA/CrowdSAL, for
-    anybody (5,000 videos). Put them into one folder, packed or unpacked:
+    The files (5,000 videos) are open to anybody at
+    https://huggingface.co/datasets/ANDRYHA/CrowdSAL. Put them into one folder,
+    packed or unpacked:
 
         <manual_dir>/Train/Videos/0001.mp4 ... 3000.mp4
         <manual_dir>/Train/Saliency/0001.mp4 ...
@@ -35,6 +36,6 @@ class Builder(film_dataset.FilmBuilder):
         <manual_dir>/Test/...                           3001 to 5000
 
     The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any part of the films will do. A build that
-    is broken off goes on where it was.
+    `<data_dir>/downloads/manual`. Any subset of the films works. After an
+    interruption, the same command continues the build.
     """

@@ -1,4 +1,4 @@
-"""DHF1K as a TensorFlow dataset: one example a video.
+"""DHF1K as a TensorFlow dataset: one example per video.
 
 Videos are numbered from 1 to 1000. A video's frames are numbered from 0 in
 the dataset and from 1 on disk: `0001.png` belongs to the first decoded frame.
@@ -41,19 +41,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    DHF1K is given away by its authors by way of cloud drives that only a
-    browser can open. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, fetch `video.rar` (4.0 GB) and
-    `annotation.rar` (3.9 GB) and unpack both (`unrar x video.rar`,
-    `unrar x annotation.rar`, or 7-Zip) into one folder, the manual folder
-    itself or one folder in it:
+    DHF1K is on cloud drives that need a browser. Follow the links in the
+    README of https://github.com/wenguanwang/DHF1K, download `video.rar`
+    (4.0 GB) and `annotation.rar` (3.9 GB), and unpack both, by
+    `unrar x video.rar` and `unrar x annotation.rar` or 7-Zip, into the manual
+    folder or into one folder in it:
 
         <manual_dir>/video/001.AVI ... 1000.AVI
         <manual_dir>/annotation/0001/maps/0001.png ...
         <manual_dir>/annotation/0001/fixation/0001.png ...
 
     The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the videos will do; a video
+    `<data_dir>/downloads/manual`. Any subset of the videos works; a video
     numbered 1 to 700 needs its folder in `annotation/`. Nothing else of the
     distribution is read.
     """
@@ -166,9 +165,9 @@ def _find_annotation(
     fixations = _find_pngs(folder / "fixation", number)
     if len(maps) != len(fixations) or not maps:
         raise ValueError(
-            f"Video {number} must have a map and a fixation map a frame. "
-            f"Received: {len(maps)} maps, {len(fixations)} fixation maps in "
-            f"{os.fspath(folder)}. Unpack annotation.rar again."
+            f"Video {number} must have a map and a fixation map for each "
+            f"frame. Received: {len(maps)} maps, {len(fixations)} fixation "
+            f"maps in {os.fspath(folder)}. Unpack annotation.rar again."
         )
     return maps, fixations
 

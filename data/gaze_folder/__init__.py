@@ -1,1 +1,1 @@
-"""Recordings of one's own, for TensorFlow Datasets."""
+"""Your own recordings, for TensorFlow Datasets."""

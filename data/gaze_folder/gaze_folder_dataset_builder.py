@@ -1,4 +1,4 @@
-"""Recordings of one's own as a TensorFlow dataset: one example a film.
+"""Your own recordings as a TensorFlow dataset: one example per film.
 
 A folder holds films of any name and tables of gaze, one for each film or one
 for all (see `lsts_tf.scoring.gaze`). Each frame has the points of whoever
@@ -62,7 +62,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         <manual_dir>/park_01.tsv
         <manual_dir>/settings.json      {"pixels_per_degree": 38}
 
-    `data/gaze_folder/README.md` says what settings there are.
+    `data/gaze_folder/README.md` describes the settings.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -113,10 +113,9 @@ def read_settings(path: pathlib.Path) -> gaze.Settings:
         or not found.get("pixels_per_degree")
     ):
         raise ValueError(
-            f"{os.fspath(path)} must have pixels_per_degree, as "
-            '{"pixels_per_degree": 38}, and of '
-            f"{', '.join(sorted(known))} what the tables do not say. "
-            f"Received: {text!r}"
+            f"{os.fspath(path)} must have pixels_per_degree, such as "
+            '{"pixels_per_degree": 38}, and nothing else but '
+            f"{', '.join(sorted(known))}. Received: {text!r}"
         )
     return gaze.Settings(**found)
 
@@ -162,15 +161,15 @@ def find_recordings(root: pathlib.Path) -> dict[int, Recording]:
             )
         if number in recordings:
             raise ValueError(
-                "Each film must have a number of its own, the one its name "
-                f"ends with. Received: {recordings[number].film.name} and "
-                f"{film.name}, both {number}. Rename one."
+                "The names of the films must end with different numbers. "
+                f"Received: {recordings[number].film.name} and {film.name}, "
+                f"both {number}. Rename one."
             )
         recordings[number] = Recording(film, *(own or shared), not own)
     if not recordings:
         raise ValueError(
             "There must be at least one film and its table of gaze. Received: "
-            f"none in {os.fspath(root)}. Choose another by --manual_dir."
+            f"none in {os.fspath(root)}. Choose another with --manual_dir."
         )
     return dict(sorted(recordings.items()))
 
@@ -207,8 +206,8 @@ def _example(
     points = points.assign(x=points["x"].mask(is_late, -1))
     if not points["x"].notna().any():
         raise ValueError(
-            f"Somebody must have looked at {recording.film.name}. Received: "
-            f"no point of it in {os.fspath(recording.table)}."
+            f"At least one point must lie in {recording.film.name}. Received: "
+            f"none in {os.fspath(recording.table)}."
         )
     points, _ = gaze.inside(table, points, size, settings)
     seen = points.dropna()[["frame", "y", "x"]].to_numpy(int)

@@ -1,6 +1,6 @@
-"""Hollywood-2 with gaze as a TensorFlow dataset: one example a shot.
+"""Hollywood-2 with gaze as a TensorFlow dataset: one example per shot.
 
-The release of DHF1K's authors: a folder a shot, such as
+The release of DHF1K's authors: a folder per shot, such as
 `training/actioncliptrain00001_2/images/actioncliptrain00001_00044.png`. Shots
 of a video are numbered from 1, with gaps; frames run on from shot to shot.
 Sizes differ between videos; a shot may have a single frame.
@@ -52,10 +52,10 @@ class Builder(gaze_dataset.ClipBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Hollywood-2 with gaze is given away by the authors of DHF1K by way of cloud
-    drives that only a browser can open. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, fetch Hollywood-2 (75 GB) and unpack
-    it into the manual folder itself or into one folder in it:
+    Hollywood-2 with gaze is on cloud drives of DHF1K's authors, which need a
+    browser. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, download Hollywood-2 (75 GB), and
+    unpack it into the manual folder or into one folder in it:
 
         <manual_dir>/training/actioncliptrain00001_1/images/
             actioncliptrain00001_00001.png ...
@@ -64,6 +64,6 @@ class Builder(gaze_dataset.ClipBuilder):
         <manual_dir>/testing/actioncliptest00001_1/...
 
     The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the shots will do. Nothing
+    `<data_dir>/downloads/manual`. Any subset of the shots works. Nothing
     else of the distribution is read.
     """

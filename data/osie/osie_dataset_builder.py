@@ -1,4 +1,4 @@
-"""OSIE as a TensorFlow dataset: one example a photograph.
+"""OSIE as a TensorFlow dataset: one example per photograph.
 
 700 photographs of several objects each, 800 pixels wide and 600 high, numbered
 from 1001 on; 15 people looked at each for three seconds.
@@ -27,12 +27,12 @@ class Builder(still_dataset.StillBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    OSIE is given away by its authors as a git repository:
+    OSIE is a git repository of its authors:
 
         git clone https://github.com/NUS-VIP/predicting-human-gaze-beyond-pixels
 
     The manual folder, given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`, is that clone or the folder it lies in:
+    `<data_dir>/downloads/manual`, is that clone or the folder that holds it:
 
         <manual_dir>/data/stimuli/1001.jpg ... 1700.jpg
         <manual_dir>/data/eye/fixations.mat

@@ -1,4 +1,4 @@
-"""Scene as a TensorFlow dataset: one example a photograph.
+"""Scene as a TensorFlow dataset: one example per photograph.
 
 500 photographs of places, numbered from 1 on; 311 are 256x256, the others have
 sizes of their own. Each was shown as large as a screen of 1920x1080 allows.
@@ -34,12 +34,12 @@ class Builder(still_dataset.StillBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Scene is given away by its authors as a git repository:
+    Scene is a git repository of its authors:
 
         git clone https://github.com/Yanakz/Scene
 
     The manual folder, given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`, is that clone or the folder it lies in:
+    `<data_dir>/downloads/manual`, is that clone or the folder that holds it:
 
         <manual_dir>/data/stimuli/001.jpg ... 500.jpg
         <manual_dir>/data/tidy/fixations.mat

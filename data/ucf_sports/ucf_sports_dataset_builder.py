@@ -1,6 +1,6 @@
-"""UCF Sports with gaze as a TensorFlow dataset: one example a clip.
+"""UCF Sports with gaze as a TensorFlow dataset: one example per clip.
 
-The release of DHF1K's authors: a folder a clip, such as
+The release of DHF1K's authors: a folder per clip, such as
 `training/Diving-Side-005/images/Diving-Side_005_001.png`. Sizes differ
 between clips; a clip has 21 to 143 frames.
 """
@@ -61,10 +61,10 @@ class Builder(gaze_dataset.ClipBuilder):
         ),
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    UCF Sports with gaze is given away by the authors of DHF1K by way of cloud
-    drives that only a browser can open. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, fetch the archive of UCF Sports and
-    unpack it into the manual folder itself or into one folder in it:
+    UCF Sports with gaze is on cloud drives of DHF1K's authors, which need a
+    browser. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, download the archive of UCF Sports,
+    and unpack it into the manual folder or into one folder in it:
 
         <manual_dir>/training/Diving-Side-005/images/Diving-Side_005_001.png
         <manual_dir>/training/Diving-Side-005/maps/Diving-Side_005_001.png
@@ -72,6 +72,6 @@ class Builder(gaze_dataset.ClipBuilder):
         <manual_dir>/testing/Diving-Side-001/...
 
     The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
+    `<data_dir>/downloads/manual`. Any subset of the clips works. Nothing
     else of the distribution is read.
     """

@@ -1,4 +1,4 @@
-"""Fills stores by Apache Beam: many machines, one file system.
+"""Fills stores with Apache Beam: many machines, one file system.
 
 An element of the pipeline is a list of video numbers; each of Beam's workers
 loads the front end, opens the dataset and does them as one process would

@@ -226,7 +226,7 @@ class Dataset:
             raise DatasetError(
                 f"Dataset {self.name} has none of the videos for {purpose}. It "
                 f"has {len(have)}, from {label(have[0])} to {label(have[-1])}; "
-                "choose some of these by --train_videos, --val_videos or "
+                "choose some of these with --train_videos, --val_videos or "
                 "--test_videos."
             )
         if geometry is None:
@@ -241,8 +241,8 @@ class Dataset:
             )
             if not chosen:
                 raise DatasetError(
-                    f"Dataset {self.name}: {left_out}. Lower --window, or "
-                    "play them backwards before their start by "
+                    f"Dataset {self.name}: {left_out}. Lower --window, or play "
+                    "them backwards before their start with "
                     "--short_clips=mirror."
                 )
             logging.warning("%s: %s; left out.", self.name, left_out)
@@ -256,10 +256,10 @@ class Dataset:
         """
         if numbers and set(self.frame_counts.values()) == {1}:
             raise DatasetError(
-                "A still does not move: it has no flow to learn from or to "
-                f"predict by. Received: dataset {self.name}, where each video "
-                f"has one frame, for {purpose} with the stream flow. Choose "
-                "--streams=rgb, or take other datasets."
+                "A still has no motion, so there is no flow to learn or "
+                f"predict from. Received: dataset {self.name}, where each "
+                f"video has one frame, for {purpose} with the stream flow. "
+                "Choose --streams=rgb, or take other datasets."
             )
 
     def videos(self, numbers: Collection[Key]) -> Iterator[Video]:
@@ -390,9 +390,8 @@ def _open(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     if not prepared:
         flag = f" --data_dir={data_dir}" if data_dir else ""
         raise DatasetError(
-            f"Dataset {name} has not been built in {root}. Build it with "
-            f"`tfds build {base} --manual_dir=FOLDER_OF_ITS_FILES{flag}` in a "
-            "clone of this project, or name the folder that holds it by "
-            "--data_dir."
+            f"Dataset {name} has not been built in {root}. Build it with `tfds "
+            f"build {base} --manual_dir=FOLDER_OF_ITS_FILES{flag}` in a clone "
+            "of this project, or name the folder that holds it with --data_dir."
         )
     return tfds.builder_from_directory(prepared[max(prepared)])

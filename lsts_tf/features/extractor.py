@@ -243,8 +243,8 @@ class Extractor(front_end.FrontEnd):
             some = list(itertools.islice(elements, chunk or CHUNK))
             if self._turns[stream, stride] is not turn:
                 raise RuntimeError(
-                    "Another clip was begun before this one was over. One "
-                    "model takes one clip at a time; load another one."
+                    "Another clip was started before this one ended. A model "
+                    "takes one clip at a time; load a second one."
                 )
             if some:
                 prepared = np.asarray(self._in_range(stream, np.stack(some)))

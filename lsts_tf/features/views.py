@@ -1,4 +1,4 @@
-"""Other views of a video, which training takes besides the whole frame.
+"""Other views of a video, to train on besides the whole frame.
 
 A view is the video mirrored, or a crop of it, stretched to the whole frame:
 nearer, broader or narrower, off the middle, and mirrored or not. Where people

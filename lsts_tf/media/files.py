@@ -82,7 +82,9 @@ def sync(path: pathlib.Path) -> None:
 def refuse_folder(path: pathlib.Path) -> None:
     """Raises FileError if a folder stands where a file is to be made."""
     if path.is_dir():
-        raise FileError(path, "a folder stands there; choose another --output.")
+        raise FileError(
+            path, "there is a folder of that name; choose another --output."
+        )
 
 
 @contextlib.contextmanager
@@ -103,8 +105,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty:
         raise FileExistsError(
-            f"There is something at {path} already. Remove it, or give another "
-            "name."
+            f"{path} already exists. Remove it, or choose another name."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -135,9 +136,8 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             raise RuntimeError(
                 f"Only one process may work in {folder} at a time, and "
-                f"{file.read().strip() or 'another one'} does. Wait until it "
-                "has ended, or end it, and start again; or choose another "
-                "folder."
+                f"{file.read().strip() or 'another one'} does. Wait for it to "
+                "end, or stop it; or choose another folder."
             ) from error
         except OSError as error:
             logging.warning(

@@ -106,7 +106,7 @@ def numbered(
             strays.append(f"{entry.path}: its name is not a number")
         elif int(stem) in entries:
             other = pathlib.PurePath(entries[int(stem)].path).name
-            clashes.append(f"{entry.path}: has the number of {other}")
+            clashes.append(f"{entry.path}: has the same number as {other}")
         else:
             entries[int(stem)] = File(entry.path)
     return Numbered(dict(sorted(entries.items())), strays, clashes)
@@ -145,7 +145,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise MapError(path, f"holds {several} pictures; a map is one.")
     image = decode(data, cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise MapError(path, "no picture, or a damaged one.")
+        raise MapError(path, "not a picture, or a damaged one.")
     if image.ndim == 3:
         image = image[..., 2]  # OpenCV's order is blue, green, red, alpha.
     if image.dtype not in (np.uint8, np.uint16):
@@ -180,11 +180,11 @@ def _load_array(path: str | os.PathLike) -> np.ndarray:
         raise
     except Exception as error:  # Headers are parsed as Python.
         raise MapError(
-            path, f"no array of NumPy, or a damaged one ({error})."
+            path, f"not a NumPy array, or a damaged one ({error})."
         ) from error
     if not isinstance(found, np.ndarray):
         found.close()
-        raise MapError(path, "an archive; save one array by `np.save`.")
+        raise MapError(path, "an archive; save one array with `np.save`.")
     return np.array(found)
 
 
@@ -267,7 +267,7 @@ def read_frame(path: pathlib.Path) -> np.ndarray:
                 return _frame_of(picture)
     except Exception as error:  # Each format has errors of its own.
         raise files.FileError(
-            path, f"no picture of 8 or 16 bits, or a damaged one ({error})."
+            path, f"not a picture of 8 or 16 bits, or a damaged one ({error})."
         ) from error
     raise files.FileError(
         path,

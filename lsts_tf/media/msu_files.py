@@ -207,7 +207,7 @@ def _number(
     if unknown := sorted(clips.keys() - places.keys()):
         raise files.FileError(
             root,
-            f"clips whose names are no numbers must stand in {SPLITS}. "
+            f"clips whose names are not numbers must be listed in {SPLITS}. "
             f"Received: {unknown[0]} and {len(unknown) - 1} more that do not, "
             f"{len(listed)} that are listed.",
         )

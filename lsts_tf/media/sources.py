@@ -119,7 +119,7 @@ def open_source(
     if name == STDIN:
         if sys.stdin.isatty():
             raise ValueError(
-                "A film is to be piped into standard input. Received: a "
+                "Standard input must be a pipe with a film in it. Received: a "
                 "terminal."
             )
         return Stream(
@@ -357,7 +357,7 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
     for one, other in itertools.pairwise(paths):
         first, second = _natural(one), _natural(other)
         if first > second:
-            return f"the number of {other.name} is less than of {one.name}"
+            return f"the number of {other.name} is less than that of {one.name}"
         if first[::2] == second[::2]:
             apart = [
                 b - a for a, b in zip(first, second, strict=True) if a != b

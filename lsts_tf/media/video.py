@@ -135,7 +135,7 @@ class Video:
             self.pixel_aspect = 1 / self.pixel_aspect
         if others := self._pass.others():
             logging.warning(
-                "%s holds several films. %s is read, these are left aside: %s.",
+                "%s holds several films. %s is read; left aside: %s.",
                 self.path,
                 _described(self._pass.stream),
                 ", ".join(map(_described, others)),
@@ -173,7 +173,7 @@ class Video:
         found, self._begun = self._begun, None
         if found is None:
             if self.is_pipe:
-                raise VideoError(self.path, "a pipe can be read once only.")
+                raise VideoError(self.path, "a pipe can be read only once.")
             self._pass = self._open()
             found = self._pass.frames
         reading = self._pass
@@ -213,7 +213,7 @@ class Video:
             raise VideoError(
                 self.path,
                 f"frame {number} (counted from 0) cannot be converted to RGB "
-                f"({error.strerror}): re-encode it by `ffmpeg`.",
+                f"({error.strerror}): re-encode it with `ffmpeg`.",
             ) from error
         return image.sum(axis=2, dtype=np.uint16) if self._is_grey else image
 
@@ -257,7 +257,7 @@ def _refuse_unreadable(path: pathlib.Path) -> None:
         raise VideoError(path, "no such file.")
     if not (path.is_file() or path.is_fifo()):
         raise VideoError(
-            path, "neither a file nor a pipe; a camera is camera:0."
+            path, "neither a file nor a pipe; for a camera, use camera:0."
         )
     if path.is_file() and path.stat().st_size == 0:
         raise VideoError(path, "the file is empty.")
@@ -704,7 +704,7 @@ class _Pass:
             if len(self.damaged) > _NAMED:
                 named += f" and {len(self.damaged) - _NAMED} more"
             reasons.append(
-                f"damaged frames (counted from 0): {named}; those around may "
-                "show it"
+                f"damaged frames (counted from 0): {named}; frames around them "
+                "may show it"
             )
         return "; ".join(reasons)

@@ -232,8 +232,8 @@ def check_order(skips: Iterable[str], end_point: str) -> None:
     late = [skip for skip in skips if END_POINTS.index(skip) >= last]
     if late:
         raise ValueError(
-            f"Skips lie in front of {end_point}, up to which I3D is frozen. "
-            f"Received: {', '.join(late)}"
+            f"Skips must come before {end_point}, the last frozen end point of "
+            f"I3D. Received: {', '.join(late)}"
         )
 
 

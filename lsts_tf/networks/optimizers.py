@@ -1,4 +1,4 @@
-"""RMSProp as the authors trained with it, AdamW, and learning rates.
+"""RMSProp as the authors used it, AdamW, and learning rates.
 
 Keras' own RMSprop is another rule: its epsilon stands inside the root, so that
 1e-8 acts like 1e-4 and throttles the small gradients of a mean over 230,400

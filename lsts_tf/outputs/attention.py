@@ -243,8 +243,8 @@ def _total(map_: np.ndarray) -> float:
     total = float(map_.sum(dtype=np.float64))
     if not math.isfinite(total) or map_.min() < 0:
         raise ValueError(
-            "A map has no value below zero and none that is not finite. "
-            f"Received: {map_.min()} to {map_.max()}"
+            "A map must have finite values, none of them below zero. Received: "
+            f"{map_.min()} to {map_.max()}"
         )
     return total
 
@@ -509,7 +509,9 @@ class JsonLines(Measuring):
 
     BESIDE = ("summary.json",)
 
-    regions: int = sink.option(3, "Regions of a frame in json", least=0)
+    regions: int = sink.option(
+        3, "Number of regions per frame in json", least=0
+    )
 
     def _open(self) -> None:
         self._lines, self._about = map(self.text, self.paths())

@@ -94,7 +94,7 @@ class Blocks(sink.Sink):
     )
     floor: float = sink.option(
         4.0,
-        "Most QP steps by which a block is quantised more coarsely",
+        "Most QP steps by which a block may become coarser",
         least=0,
         most=_QP_RANGE,
     )

@@ -1,4 +1,4 @@
-"""A folder of films, one after the other, by a model that is loaded once.
+"""A folder of films, one after the other, with a model that is loaded once.
 
 Each film has a folder of its own in the output's, or only its file or folder
 there if that bears its name (`msu`, `dhf1k`). What an earlier call has finished
@@ -55,13 +55,13 @@ def predict(
     """
     if output is None or report or run.STDOUT in outputs:
         raise ValueError(
-            "A folder of films needs --output, and has neither one --report "
-            "nor one standard output."
+            "A folder of films needs --output; --report and standard output "
+            "are for one film."
         )
     stems = [path.stem for path in films]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise ValueError(
-            f"Films need different names. Received: two of {min(twice)}"
+            f"Films must have different names. Received: two of {min(twice)}"
         )
     names = sorted({run.ALIASES.get(name, name) for name in outputs})
     is_named = len(names) == 1 and "{" in getattr(

@@ -22,8 +22,8 @@ class Submission(sink.Sink):
         if self.first or self.step != 1:
             raise ValueError(
                 "A submission has a map for each frame: leave out --every and "
-                f"--first_frames=skip. Received: the first map is of frame "
-                f"{self.first}, then of each {self.step}."
+                f"--first_frames=skip. Received: maps from frame {self.first}, "
+                f"every {self.step} frames."
             )
 
     def _open(self) -> None:

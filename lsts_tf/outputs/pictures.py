@@ -113,7 +113,7 @@ class Maps(sink.Sink):
 
     normalize: str = sink.option(
         "none",
-        "How maps are normalised (overlays always show each over its range)",
+        "How maps are normalised (overlays always stretch each map)",
         choices=NORMALIZE,
     )
     map_size: str = sink.option(
@@ -128,7 +128,7 @@ class Maps(sink.Sink):
         super().__post_init__()
         if self.normalize == "sum" and self.bits < 32:
             raise ValueError(
-                "Maps whose sum is 1 have values of some millionths, which "
+                "Maps whose sum is 1 have values of a few millionths, which "
                 "pictures and grey video cannot hold; --outputs=npy can."
             )
         height, width = parts.MAP_SIZE
@@ -235,13 +235,14 @@ class Pictures(Maps):
         """See `sink.Sink`."""
         if self.path.exists() and not self.path.is_dir():
             raise files.FileError(
-                self.path, "a file stands there; choose another --output."
+                self.path,
+                "there is a file of that name; choose another --output.",
             )
         for path in self.path.iterdir() if self.path.is_dir() else ():
             if not _PICTURE.fullmatch(path.name) or not path.is_file():
                 raise files.FileError(
                     self.path,
-                    f"this folder holds {path.name!r}, which is no map, and "
+                    f"this folder holds {path.name!r}, which is not a map, and "
                     "would be replaced; choose another --output, or move the "
                     "folder away.",
                 )

@@ -252,18 +252,20 @@ class Reframe(sink.Sink):
     aspect: str = sink.option("9:16", "Aspect of the reframed video")
     stiffness: float = sink.option(
         0.5,
-        "Seconds of all attention that moving the crop by its length costs",
+        "Cost of moving the crop by its length, in seconds of all attention",
         least=0,
     )
     lookahead: float = sink.option(
-        2.0, "Seconds that the crop sees ahead", least=0
+        2.0, "Seconds of the clip that the crop looks ahead", least=0
     )
     ease: float = sink.option(
-        0.3, "Seconds that ease a move of the crop", least=0
+        0.3,
+        "Width in seconds of the Gaussian that smooths moves of the crop",
+        least=0,
     )
     cut: float = sink.option(
         0.5,
-        "Difference of two frames' colours that is a cut, 0 to 1",
+        "Difference in colour between frames that counts as a cut, 0 to 1",
         least=0,
         most=1,
     )

@@ -102,7 +102,7 @@ def predict(
     if not isinstance(source, sources.Source):
         source = sources.File(source)
     if every < 1:
-        raise ValueError(f"--every is at least 1. Received: {every}")
+        raise ValueError(f"--every must be at least 1. Received: {every}")
     job = _Pass(
         predictor,
         source,
@@ -254,17 +254,16 @@ class _Pass:
             if place in inputs:
                 raise ValueError(
                     f"{name} would replace {inputs[place]} that is read, or "
-                    "the folder it lies in: choose another --output. "
-                    f"Received: {place}"
+                    f"its folder: choose another --output. Received: {place}"
                 )
         for (name, place), (other, taken) in itertools.combinations(written, 2):
             if name != other and (
                 place.is_relative_to(taken) or taken.is_relative_to(place)
             ):
                 raise ValueError(
-                    f"{name} and {other} cannot both be written: they have one "
-                    "place. Leave one out, or give the video or the report "
-                    f"another name. Received: {place}, {taken}"
+                    f"{name} and {other} cannot both be written: they have the "
+                    "same path. Leave one out, or give the video or the "
+                    f"report another name. Received: {place}, {taken}"
                 )
 
     def record(self) -> dict[str, Any]:
@@ -323,7 +322,7 @@ class _Pass:
         # What is read again is the window of the first map to come.
         skip = first - self._missing if done else 0
         if done:
-            logging.info("Going on at frame %d.", first)
+            logging.info("Resuming at frame %d.", first)
         clip = sources.Clip(
             self.source, start=self.start, end=self.end, skip=skip
         )

@@ -158,7 +158,7 @@ def refuse_run(protocol: str) -> None:
     if protocol == PROTOCOL:
         raise ValueError(
             f"--protocol={PROTOCOL} scores films: write them by `predict "
-            "--outputs=msu`, and name their folder by --predictions."
+            "--outputs=msu`, and name their folder with --predictions."
         )
 
 
@@ -189,7 +189,7 @@ def _jobs(
 ) -> tuple[list[_Job], list[str]]:
     """What can be scored, and what is missing."""
     if not clips:
-        raise ValueError("No video is named that has a saliency film.")
+        raise ValueError("None of the named videos has a saliency film.")
     found = {name: _films(pathlib.Path(at)) for name, at in models.items()}
     jobs, problems = [], []
     for clip in clips:
@@ -239,11 +239,13 @@ def _refuse(problems: Sequence[str], allowed: bool) -> None:
     if len(problems) > _SHOWN:
         text += f"\n  and {len(problems) - _SHOWN} more"
     if allowed:
-        logging.warning("Going on without some videos:\n%s", text)
+        logging.warning("Continuing without some videos:\n%s", text)
         return
     raise folders.FilesError(
-        f"Films and annotation do not match.\n{text}\nName the videos by "
-        "--videos, or go on without these by --allow_missing."
+        "Films and annotation do not match.\n"
+        f"{text}\n"
+        "Choose videos with --videos, or leave these out with "
+        "--allow_missing."
     )
 
 
@@ -293,7 +295,7 @@ def _read(path: str) -> Iterator[np.ndarray]:
             data = pathlib.Path(file.path).read_bytes()
             map_ = images.decode(data, cv2.IMREAD_UNCHANGED)
         if map_ is None:
-            raise images.MapError(file.path, "no picture, or a damaged one.")
+            raise images.MapError(file.path, "not a picture, or a damaged one.")
         yield map_
 
 
@@ -316,7 +318,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
                 for model, of in zip(models, each, strict=True)
             ]
     except (files.FileError, ValueError) as error:
-        where = f"{job.clip.name}, frame {frame} (counted from 0) or behind"
+        where = f"{job.clip.name}, frame {frame} (counted from 0) or later"
         return [], [f"{where}: {error}"]
     return [pd.DataFrame(lines)], []
 

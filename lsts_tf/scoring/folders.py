@@ -216,10 +216,12 @@ def _refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
         raise FilesError(f"Two files have the same number; remove one.\n{text}")
     if not is_allowed:
         raise FilesError(
-            f"Maps and annotation do not match.\n{text}\nName the videos by "
-            "--videos, or go on without these files by --allow_missing."
+            "Maps and annotation do not match.\n"
+            f"{text}\n"
+            "Choose videos with --videos, or leave these files out with "
+            "--allow_missing."
         )
-    logging.warning("Going on without some files.\n%s", text)
+    logging.warning("Continuing without some files.\n%s", text)
 
 
 # === What a process does ===
@@ -326,7 +328,7 @@ def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
         )
     if map_.shape != (usual or map_.shape):
         return (
-            f"{where}: has the size {list(map_.shape)}, not {list(usual)} as "
+            f"{where}: has the size {list(map_.shape)}, not {list(usual)} like "
             "the others of its video"
         )
     return ""
@@ -412,8 +414,8 @@ def results(
                 bar.update(len(job.frames))
         except process.BrokenProcessPool as error:
             raise RuntimeError(
-                "A process was killed, perhaps because the memory was used "
-                f"up. Received: --workers={workers}. Give fewer."
+                "A process was killed, perhaps because memory ran out. "
+                f"Received: --workers={workers}. Use fewer."
             ) from error
     return found, problems
 

@@ -209,8 +209,8 @@ class Settings:
         if not found:
             raise ValueError(
                 "--screen is width x height of the film on the screen, and "
-                "where it begins, as 1920x1080 or 1280x720+320+180. Received: "
-                f"{self.screen!r}"
+                "where it begins, such as 1920x1080 or 1280x720+320+180. "
+                f"Received: {self.screen!r}"
             )
         width, height, left, top = (int(text or 0) for text in found.groups())
         return width, height, left, top
@@ -267,16 +267,16 @@ class Table:
         if "frame" in rows and "duration" in rows:
             raise maps.MapError(
                 path,
-                f"has frames and {lasts}. Give times in the place of frames, "
-                "or one row for each frame and no durations.",
+                f"has frames and {lasts}. Give times instead of frames, or one "
+                "row per frame without durations.",
             )
         if not (
             "duration" in self._ticks or lasts.lower().endswith("duration")
         ):
             raise maps.MapError(
                 path,
-                "durations are in the unit of times, or the column is named "
-                f"as duration_ms. Received: {lasts!r}",
+                "durations need the unit of the times, or a column name with "
+                f"a unit, such as duration_ms. Received: {lasts!r}",
             )
         self.rows = self._numbers(rows)
         self.skipped = 0
@@ -287,8 +287,8 @@ class Table:
         is_named = self.rows["observer"] != ""
         self.refuse(
             ~is_named & self.rows["x"].notna() & bool(is_named.any()),
-            "all points say who looked, or none does; name all, or remove the "
-            "observers.",
+            "all points must name their observer, or none; name all, or "
+            "remove the column.",
         )
 
     def refuse(self, is_bad: Any, rule: str) -> None:
@@ -454,7 +454,7 @@ class Table:
             raise maps.MapError(
                 self.path,
                 f"is {self.format.name}, in pixels of a screen. Received: no "
-                "--screen. Give width x height of the film on it, as "
+                "--screen. Give width x height of the film on it, such as "
                 "1920x1080 or 1280x720+320+180.",
             )
         if units == "degrees" and not settings.pixels_per_degree:
@@ -475,7 +475,7 @@ class Table:
             self.refuse(
                 is_fraction & (int(is_fraction.sum()) > most),
                 "x and y of most points lie within 0…1, as fractions do, and "
-                "zeros for lost gaze; pixels are taken. Give "
+                "zeros for lost gaze; pixels are assumed. Give "
                 "--gaze_units=fractions, or --gaze_units=pixels if they are "
                 "pixels.",
             )
@@ -489,10 +489,10 @@ class Table:
         if abs(wide * height / (high * width) - 1) > 0.02:
             raise maps.MapError(
                 self.path,
-                "the film on the screen has the proportions of the film, "
-                f"{width}x{height}. Received: --screen={settings.screen}. "
-                "Give width and height of the film alone, and where it begins, "
-                "as 1280x720+320+180.",
+                "the film on the screen must have the proportions of the "
+                f"film, {width}x{height}. Received: "
+                f"--screen={settings.screen}. Give width and height of the "
+                "film alone, and where it begins, such as 1280x720+320+180.",
             )
         across, down = width / wide, height / high
         if units == "degrees":
@@ -546,7 +546,7 @@ def _text(path: pathlib.Path) -> "pd.DataFrame":
             raise maps.MapError(path, reason) from error
         raise maps.MapError(path, f"is damaged ({reason}).") from error
     if has_more:
-        raise maps.MapError(path, "has lines of more cells than its head.")
+        raise maps.MapError(path, "has rows with more cells than its header.")
     return table[(table != "").any(axis=1)]
 
 
@@ -571,9 +571,9 @@ def _recognised(
     _, one, patterns = nearest
     raise maps.MapError(
         path,
-        "needs the columns frame (or time_s, time_ms, time_us), x, y, perhaps "
-        "video and observer; or those of an eye tracker's export (see "
-        f"docs/annotations.md). It is most like {one.name}. Missing: "
+        "needs the columns frame (or time_s, time_ms, time_us), x, y, and "
+        "optionally video and observer; or those of an eye tracker's export "
+        f"(see docs/annotations.md). It is most like {one.name}. Missing: "
         f"{', '.join(patterns)}",
     )
 
@@ -605,17 +605,16 @@ def inside(
     outside, total = int(is_outside.sum()), int(points["x"].notna().sum())
     is_said = table.format.units or settings.gaze_units or settings.screen
     told = (
-        f"{outside} of {total} points lie outside of the film, "
-        f"{size[1]}x{size[0]}"
+        f"{outside} of {total} points lie outside the film, {size[1]}x{size[0]}"
     )
     if outside == total or (outside > total / 2 and not is_said):
         table.refuse(
             is_outside,
-            f"{told}. Say what they are by --gaze_units and --screen.",
+            f"{told}. Say what they are with --gaze_units and --screen.",
         )
     if table.skipped:
         logging.warning(
-            "%s: %d rows of a confidence below %s are left out.",
+            "%s: %d rows with a confidence below %s are left out.",
             *(table.path, table.skipped, _CONFIDENT),
         )
     if outside:
@@ -648,8 +647,8 @@ def numbered(
             return pd.Series([*videos] * len(points), points.index)
     table.refuse(
         found.isna(),
-        "a point has a video, and videos are whole numbers, also as the name "
-        "of a file, 601.mp4. If all points are of one, give its number by "
+        "each point needs a video; videos are whole numbers, or file names "
+        "such as 601.mp4. If all points belong to one, give its number with "
         "--videos.",
     )
     return found.astype(np.int64)

@@ -521,8 +521,8 @@ def _linear(
         pixels = np.ravel_multi_index(tuple(points.T.astype(np.intp)), size)
     except ValueError:
         raise ValueError(
-            f"{rule}. Received: {points.min(axis=0)} ... "
-            f"{points.max(axis=0)}. Drop points outside of the frame."
+            f"{rule}. Received: {points.min(axis=0)} ... {points.max(axis=0)}. "
+            "Drop points outside the frame."
         ) from None
     # As `np.unique`, which takes five times as long.
     pixels = np.sort(pixels.astype(np.int32))

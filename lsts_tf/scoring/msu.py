@@ -258,7 +258,7 @@ def _inside(
         or (points >= size).any()
     ):
         raise ValueError(
-            "Fixations must be integers [N, 2], (row, column), inside of a map "
+            "Fixations must be integers [N, 2], (row, column), inside a map "
             f"of {list(size)}. Received: {points.dtype} {list(points.shape)}, "
             f"from {points.min(axis=0)} to {points.max(axis=0)}."
         )

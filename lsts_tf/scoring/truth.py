@@ -202,7 +202,7 @@ class Folder:
             hint = f" Did you mean {inner}?" if inner.is_dir() else ""
             raise maps.MapError(
                 folder,
-                "has no annotation of a video that is asked for, such as "
+                "has no annotation of the videos asked for, such as "
                 f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
             )
 
@@ -411,7 +411,7 @@ class Points:
         if videos:
             points = points[points["video"].isin(videos)]
         if not points["x"].notna().any():
-            raise maps.MapError(path, "has no point in a video asked for.")
+            raise maps.MapError(path, "has no point in the videos asked for.")
         points, self.outside = gaze.inside(table, points, size, settings)
         observers = bool((points["observer"] != "").any())
         shift = density_lib.SHIFT if recipe == "dhf1k" else 0
@@ -463,10 +463,10 @@ def define_flags() -> None:
         "fixations",
         "auto",
         ["auto", "png", "mat"],
-        "Files of DHF1K's fixations to read; auto prefers PNG.",
+        "Kind of DHF1K's fixation files to read; auto prefers PNG.",
     )
     flags.DEFINE_enum(
-        "density", "dhf1k", RECIPES, "Recipe for density maps of points."
+        "density", "dhf1k", RECIPES, "How density maps are made from points."
     )
     flags.DEFINE_float(
         "sigma",
@@ -474,7 +474,9 @@ def define_flags() -> None:
         "Standard deviation of the Gaussian at each point, in pixels.",
     )
     flags.DEFINE_string(
-        "map_size", "640x360", "Width x height of the maps that points lie in."
+        "map_size",
+        "640x360",
+        "Width x height of the maps that the points refer to.",
     )
     for name, allowed, text in (
         ("gaze_units", gaze.UNITS, "Unit of x and y in a table of gaze."),
@@ -485,16 +487,16 @@ def define_flags() -> None:
         "screen",
         "",
         "Width x height of the film on the screen, in pixels, and where it "
-        "began, as 1280x720+320+180.",
+        "began, such as 1280x720+320+180.",
     )
     flags.DEFINE_float(
         "pixels_per_degree",
         0.0,
-        "Pixels of the screen in a degree of visual angle.",
+        "Screen pixels per degree of visual angle.",
         0,
     )
     flags.DEFINE_float(
-        "rate", 0.0, "Frames a second of films whose gaze has times.", 0
+        "rate", 0.0, "Frames per second of films, for gaze given in times.", 0
     )
 
 
@@ -513,8 +515,8 @@ def from_flags(
     given = [f"--{name}" for name in idle if values[name].present]
     if given:
         raise ValueError(
-            "--fixations is of folders in DHF1K's layout; --density, --sigma, "
-            "--map_size and what says how gaze was measured are of tables. "
+            "--fixations is for folders in DHF1K's layout; --density, "
+            "--sigma, --map_size and the flags about gaze are for tables. "
             f"Received: {', '.join(given)} with --annotations={path}. Leave "
             "them out."
         )
@@ -523,7 +525,7 @@ def from_flags(
     size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", values.map_size.lower())
     if not size:
         raise ValueError(
-            "--map_size is width x height, as 640x360. Received: "
+            "--map_size is width x height, such as 640x360. Received: "
             f"{values.map_size!r}"
         )
     return Points(

@@ -1,4 +1,4 @@
-"""The formats of exported models: what is written, and what it answers.
+"""The formats of exported models: what is written, and what it returns.
 
 A format is a function that writes a model into a folder, loads it again, and
 returns what it answers beside what the model answers.

@@ -179,11 +179,11 @@ def _each(
 def _what_stops(predictor: predictor_lib.Predictor) -> str:
     extractor = predictor.extractor
     if predictor.hop > 1:
-        return f"the model gives {predictor.hop} maps of a window at once"
+        return f"the model makes {predictor.hop} maps per window"
     if extractor.delay:
         return (
             f"the front end {extractor.name!r} sees {extractor.delay} frames "
-            "behind a window, and a graph computes each window alone"
+            "beyond a window, and a graph computes each window alone"
         )
     dtype = extractor.describe().get("dtype", "float32")
     if dtype != "float32":

@@ -132,7 +132,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
         yield
     except (OSError, tf.errors.OpError) as error:
         raise StoppedError(
-            f"Cannot write to {folder}: {str(error).splitlines()[0]} "
-            "What was saved before stands. Make room on the disk, and the "
-            "same command continues."
+            f"Cannot write to {folder}: {str(error).splitlines()[0]} What was "
+            "saved before is kept. Make room on the disk and run the same "
+            "command again."
         ) from error

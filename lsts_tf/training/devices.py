@@ -102,7 +102,7 @@ def _lost(error: tf.errors.OpError) -> WorkerLostError:
     notes = " ".join(["", *getattr(error, "__notes__", [])])
     return WorkerLostError(
         f"Another worker ended: {str(error).splitlines()[0]}{notes} Start all "
-        "of them again by the same command; they continue from the last "
+        "workers again with the same commands; they continue from the last "
         "checkpoint."
     )
 

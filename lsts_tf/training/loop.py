@@ -210,8 +210,8 @@ class Run:
         if self._settings.profile_steps and steps <= WARM:
             logging.warning(
                 "--profile_steps=%d writes no profile: the first %d steps are "
-                "left out, and this run has %d. Raise --epochs, or leave it "
-                "out.",
+                "left out, and this run has %d. Raise --epochs, or leave the "
+                "flag out.",
                 self._settings.profile_steps,
                 WARM,
                 steps,
@@ -284,7 +284,7 @@ class Run:
             raise checkpoints.StoppedError(
                 f"The loss or its gradient is not finite at step {step + 1}: "
                 f"{error}. Its batch holds the windows (video:frame) {named}. "
-                "The checkpoint before it stands in "
+                "The checkpoint before it is in "
                 f"{self._folder / 'checkpoints'}; look at these windows, or "
                 "lower --learning_rate."
             ) from error

@@ -94,8 +94,8 @@ def read_init(settings: experiment.Experiment, **shapes: Any) -> keras.Model:
     )
     if differing := sorted(name for name, _ in there.items() ^ here.items()):
         raise ValueError(
-            "--init takes a model of the network that is trained. Received: "
-            f"{path}, in which {differing[0]} and perhaps others differ. Take "
+            "--init needs a model of the network that is trained. Received: "
+            f"{path}, in which {differing[0]} and perhaps others differ. Use "
             f"the settings in the {experiment.FLAGFILE} beside it, or leave "
             "--init out."
         )
@@ -362,7 +362,7 @@ def check_precision(settings: experiment.Experiment) -> None:
         raise ValueError(
             "--finetune_from with --precision=mixed_float16 needs a GPU: "
             "TensorFlow has no 3D max pooling in float16 for CPUs. This "
-            "machine shows none. Take --precision=mixed_bfloat16 or float32."
+            "machine has none. Use --precision=mixed_bfloat16 or float32."
         )
 
 

@@ -264,7 +264,7 @@ def test_a_gap(clip, refused):
     path = clip / "maps" / "Diving-Side_005_002.png"
     path.rename(path.with_name("Diving-Side_005_004.png"))
     refused(
-        "maps of clip Diving-Side-005 ", "3 images", "from 1 to 4", "them 2"
+        "maps of clip Diving-Side-005 ", "3 images", "from 1 to 4", "without 2"
     )
 
 

@@ -179,7 +179,7 @@ def test_a_film_without_its_gaze(clips, refused):
 def test_a_fixation_outside(clips, refused):
     path = clips / "Train" / "Fixations" / "0001.json"
     path.write_text(json.dumps([[[54, 0]]] * 3))
-    refused("Video 0001: ", r"inside of 96x54.*\[54  0\]")
+    refused("Video 0001: ", r"inside 96x54.*\[54  0\]")
 
 
 def test_a_number_of_no_split(manual, refused):
@@ -190,7 +190,9 @@ def test_a_number_of_no_split(manual, refused):
 
 def test_names_without_a_list(manual, refused):
     msu_folders.film(manual / "Videos" / "a.mp4", msu_folders.clip(1, 2)[0])
-    refused("must stand in TrainTestSplit.json", "a and 0 more", name="avimos")
+    refused(
+        "must be listed in TrainTestSplit.json", "a and 0 more", name="avimos"
+    )
 
 
 def test_a_cut_film(clips):

@@ -106,7 +106,7 @@ def test_one_table_for_all_and_one_of_a_film(film, build, manual):
         ({"a.csv": None, "a.mkv": None}, ["at least one film"]),
         ({"a.csv": "frame,x,y\n1,.2,.3\n"}, ["line 2: .*gaze_units"]),
         ({"a.csv": "frame,x,y\n4,9,9\n"}, ["line 2: 1 of 1 points"]),
-        ({"a.csv": "frame,x,y\n1,,\n"}, ["Somebody must", "no point"]),
+        ({"a.csv": "frame,x,y\n1,,\n"}, ["At least one point", "none in"]),
         ({"a.csv": "time,x,y\n1,9,9\n"}, ["--time_unit"]),
         ({"settings.json": None}, ["pixels_per_degree", "no file"]),
         ({"settings.json": '{"rate": 9}'}, ["pixels_per_degree", "rate"]),

@@ -200,7 +200,7 @@ def test_another_flow_than_i3d_knows_is_a_warning_once(caplog):
     assert "DIS" not in caplog.text
     for _ in range(2):
         build(("flow",), "dis")
-    assert caplog.text.count("correlate by 0.04 to 0.87") == 1
+    assert caplog.text.count("correlation is 0.04 to 0.87") == 1
 
 
 def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
@@ -283,7 +283,7 @@ def test_another_size_with_skips(frames):
 
 
 def test_a_skip_behind_the_end_point_is_refused():
-    with pytest.raises(ValueError, match="in front of Mixed_4e"):
+    with pytest.raises(ValueError, match="before Mixed_4e"):
         extractor_lib.Extractor(
             ("rgb",),
             window=16,
@@ -406,7 +406,7 @@ def test_a_second_clip_does_not_spoil_the_first_unnoticed(continuous):
     )
     next(first)
     next(second)
-    with pytest.raises(RuntimeError, match="Another clip was begun"):
+    with pytest.raises(RuntimeError, match="Another clip was started"):
         next(first)
     assert len(list(second)) == 70 - 15 - 1
 

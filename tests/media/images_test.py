@@ -72,7 +72,7 @@ def _npy(array):
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("a.png", b"\x89PNG nothing", "no picture, or a damaged one"),
+        ("a.png", b"\x89PNG nothing", "not a picture, or a damaged one"),
         ("a.png", b"", "is empty"),
         ("a.png", _animation(), "holds 3 pictures; a map is one"),
         ("a.npy", _archive(), "an archive"),
@@ -156,7 +156,7 @@ def test_numbers_and_not_names_order_a_folder(tmp_path):
     assert list(found.entries) == [2, 3, 10]
     assert len(found.strays) == 3
     assert len(found.clashes) == 1
-    assert "has the number of" in found.clashes[0]
+    assert "has the same number as" in found.clashes[0]
     assert list(images.numbered(tmp_path, (), folders=True).entries) == [5]
 
 
@@ -359,7 +359,7 @@ def test_what_is_no_frame(tmp_path):
     data = _png(np.zeros((4, 6, 3), np.uint8))
     header = struct.pack(">II", 100_000, 100_000) + data[24:29]
     path.write_bytes(data[:8] + _chunk(b"IHDR", header) + data[33:])
-    with pytest.raises(files.FileError, match=r"a\.tiff: no picture"):
+    with pytest.raises(files.FileError, match=r"a\.tiff: not a picture"):
         images.read_frame(path)
     whole = cv2.imencode(".jpg", _smooth())[1].tobytes()
     path.write_bytes(whole[: len(whole) // 2])

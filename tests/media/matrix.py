@@ -88,7 +88,7 @@ _PASS = "-fps_mode passthrough"
 # What may be special about a film: {what: (arguments, codecs that have it)}.
 SPECIAL = {
     "nothing": ("{}", ""),
-    "interlaced": (
+    "interlaced frames": (
         "{} -vf setfield=tff -flags +ildct+ilme",
         "H.264, MPEG-4, MPEG-2, ProRes, DV",
     ),
@@ -96,14 +96,14 @@ SPECIAL = {
         rf"{{}} -vf select='not(mod(n\,3))+eq(n\,1)' {_PASS}",
         "",
     ),
-    "sound that is longer": (_SINE.format(2), ""),
-    "sound that is shorter": (_SINE.format(0.2), ""),
-    "sound that begins earlier": (f"{_SINE.format(2)} {_LATER} {_PASS}", ""),
+    "longer sound": (_SINE.format(2), ""),
+    "shorter sound": (_SINE.format(0.2), ""),
+    "sound that starts earlier": (f"{_SINE.format(2)} {_LATER} {_PASS}", ""),
     "a start at 3.5 s": ("{} -output_ts_offset 3.5", ""),
     "a single frame": ("{} -frames:v 1", ""),
-    "pixels that are not square": ("{} -vf setsar=4/3", ""),
+    "non-square pixels": ("{} -vf setsar=4/3", ""),
     "full range": ("{} -vf scale=out_range=pc -color_range pc", ""),
-    "colours by BT.709": (
+    "BT.709 colours": (
         "{} -vf scale=out_color_matrix=bt709 -colorspace bt709",
         "",
     ),
@@ -207,15 +207,15 @@ _ONE, _MINUS = 0x10000, -0x10000
 _HALF = 0xB505  # The cosine of 45 degrees.
 # How a film is to be shown, as MP4 says it.
 MATRICES = {
-    "a quarter turn to the right": (0, _ONE, _MINUS, 0),
-    "a quarter turn to the left": (0, _MINUS, _ONE, 0),
+    "a right turn": (0, _ONE, _MINUS, 0),
+    "a left turn": (0, _MINUS, _ONE, 0),
     "a half turn": (_MINUS, 0, 0, _MINUS),
     "mirrored": (_MINUS, 0, 0, _ONE),
     "upside down": (_ONE, 0, 0, _MINUS),
-    "mirrored and turned to the right": (0, _MINUS, _MINUS, 0),
-    "mirrored and turned to the left": (0, _ONE, _ONE, 0),
-    "turned by 45 degrees": (_HALF, _HALF, -_HALF, _HALF),
-    "an orientation of zeros": (0, 0, 0, 0),
+    "mirrored and turned right": (0, _MINUS, _MINUS, 0),
+    "mirrored and turned left": (0, _ONE, _ONE, 0),
+    "a turn by 45 degrees": (_HALF, _HALF, -_HALF, _HALF),
+    "an orientation matrix of zeros": (0, 0, 0, 0),
 }
 
 
@@ -273,27 +273,27 @@ def _special() -> Iterator[Film]:
         yield Film(*mp4, special, ".mp4", h264, turned(matrix))
     yield Film(
         *mp4,
-        "4:2:2 and a quarter turn",
+        "4:2:2 and a right turn",
         ".mp4",
         "-c:v libx264 -pix_fmt yuv422p",
-        turned(MATRICES["a quarter turn to the right"]),
+        turned(MATRICES["a right turn"]),
     )
     opened = "open-gop=1:keyint=6:bframes=3"
     for container in ("MKV", "TS"):
         yield Film(
             container,
             "H.264",
-            "open groups",
+            "open GOPs",
             CONTAINERS[container].suffix,
             f"-c:v libx264 {_420} -x264-params {opened}",
         )
-    yield Film("MP4", "HEVC", "open groups", ".mp4", f"{_X265}:{opened} {_420}")
+    yield Film("MP4", "HEVC", "open GOPs", ".mp4", f"{_X265}:{opened} {_420}")
     yield Film(*mp4, "an edit list", ".mp4", h264, _copied("-ss 0.3", "-t 0.2"))
     yield Film(*mp4, "a delay of 1 s", ".mp4", h264, _copied("-itsoffset 1"))
     yield Film(
         "TS",
         "H.264",
-        "a clock that starts anew",
+        "a clock that wraps around",
         ".ts",
         f"{h264} -output_ts_offset 95443.4",
     )
@@ -301,7 +301,7 @@ def _special() -> Iterator[Film]:
         yield Film(
             container,
             "H.264",
-            "a picture held for two minutes beside sound",
+            "a frame held for two minutes",
             CONTAINERS[container].suffix,
             rf"-f lavfi -i sine=duration=121 {h264} -c:a aac {_PASS} -vf "
             r"setpts='PTS+gte(N\,7)*120/TB'",
@@ -323,13 +323,13 @@ def _special() -> Iterator[Film]:
         f"-c:v mpeg2video -bf 0 {_420}",
         _grown,
         damage="has another size than the first",
-        differs="It ends there: frames of one film have one size.",
+        differs="The film ends there: all its frames have one size.",
     )
     for container in ("TS", "MP4", "MKV"):
         yield Film(
             container,
             "H.264",
-            "fields that are pictures of their own",
+            "fields coded as separate pictures",
             CONTAINERS[container].suffix,
             h264,
             _of_fields,
@@ -337,14 +337,14 @@ def _special() -> Iterator[Film]:
     yield Film(
         "AVI",
         "XviD",
-        "frames in which nothing changes",
+        "frames without changes",
         ".avi",
         f"-c:v libxvid -bf 2 {_420}",
     )
     yield Film(
         "MKV",
         "HEVC",
-        "a cut in front of an open group",
+        "a cut before an open GOP",
         ".mkv",
         f"{_X265}:{opened} {_420}",
         _copied("-ss 0.3"),
@@ -352,7 +352,7 @@ def _special() -> Iterator[Film]:
     yield Film(
         "MP3",
         "PNG",
-        "the cover of some sound",
+        "the cover of an audio file",
         ".mp3",
         "-f lavfi -i sine=duration=0.5 -map 1:a -map 0:v -frames:v 1 -c:v png "
         "-disposition:v attached_pic",
@@ -360,14 +360,14 @@ def _special() -> Iterator[Film]:
     for matrix in ("smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc"):
         yield Film(
             *mkv,
-            f"colours by {matrix}",
+            f"{matrix} colours",
             ".mkv",
             f"{h264} -colorspace {matrix}",
         )
     yield Film(
         "MKV",
         "HEVC",
-        "HDR by BT.2020 and PQ",
+        "HDR (BT.2020, PQ)",
         ".mkv",
         f"{_X265} -pix_fmt yuv420p10le -colorspace bt2020nc "
         "-color_primaries bt2020 -color_trc smpte2084",
@@ -384,7 +384,7 @@ def _special() -> Iterator[Film]:
         yield Film(
             container,
             codec,
-            "transparency, which is left out",
+            "transparency (left out)",
             CONTAINERS[container].suffix,
             f"-vf format={pixels},{alpha} -c:v {name} -pix_fmt {pixels}",
         )
@@ -392,7 +392,7 @@ def _special() -> Iterator[Film]:
         yield Film(
             "MKV",
             "FFV1",
-            f"pixels {pixels}",
+            f"{pixels} pixels",
             ".mkv",
             f"-c:v ffv1 -pix_fmt {pixels}",
         )
@@ -400,7 +400,7 @@ def _special() -> Iterator[Film]:
         yield Film(
             "NUT",
             "raw",
-            f"pixels {pixels}",
+            f"{pixels} pixels",
             ".nut",
             f"-c:v rawvideo -pix_fmt {pixels}",
         )
@@ -411,7 +411,7 @@ def _special() -> Iterator[Film]:
         codec = container.codecs.split(", ")[0]
         for special, arguments in {
             "a second film that is larger": other.format("128x96"),
-            "a second film of its size": other.format("64x48"),
+            "a second film of the same size": other.format("64x48"),
             "a second film by default": f"{other.format('32x32')} {second}",
         }.items():
             yield Film(
@@ -466,17 +466,17 @@ FILMS = [*REGULAR, *OTHERS]
 # Of the others, those of the sample.
 _SHOWN = (
     "mirrored",
-    "4:2:2 and a quarter turn",
+    "4:2:2 and a right turn",
     "an edit list",
-    "open groups",
-    "frames in which nothing changes",
-    "a cut in front of an open group",
-    "the cover of some sound",
+    "open GOPs",
+    "frames without changes",
+    "a cut before an open GOP",
+    "the cover of an audio file",
     "a start between key frames",
     "a size that changes",
     "a second film that is larger",
     "a cover",
-    "fields that are pictures of their own",
+    "fields coded as separate pictures",
 )
 
 
@@ -566,22 +566,25 @@ def _floats(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-_MANY = "One frame of many would be read."
+_MANY = "Only one of its frames would be read."
 REFUSED = [
     Refused(
-        "an MP4 that was cut off, and has its index at its end",
+        "a truncated MP4 with its index at the end",
         _film(_SOURCE, keep=0.6),
         "cut off before its index",
-        "Without the index nothing says where its frames are.",
+        "Only the index says where the frames are.",
     ),
     Refused(
-        "sound alone",
+        "sound only",
         _film("sine=duration=0.2", "sound.wav"),
         "there is only sound",
         "There is nothing to see.",
     ),
     Refused(
-        "an empty file", _holding(b""), "the file is empty", "A copy failed."
+        "an empty file",
+        _holding(b""),
+        "the file is empty",
+        "There is nothing to read.",
     ),
     Refused(
         "any other file",
@@ -593,7 +596,7 @@ REFUSED = [
         "a playlist of addresses",
         _holding(b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"),
         "not a video",
-        "Nothing is read from a network.",
+        "Nothing is read from the network.",
     ),
     Refused(
         "colours by YCgCo",
@@ -602,47 +605,45 @@ REFUSED = [
             "-bsf:v h264_metadata=matrix_coefficients=8"
         ),
         "cannot be converted to RGB",
-        "FFmpeg cannot either; its versions before 7.1 take them for BT.601.",
+        "FFmpeg cannot convert them; versions before 7.1 take them for BT.601.",
     ),
     Refused(
         "a device such as `/dev/null`",
         lambda _: pathlib.Path("/dev/null"),
         "neither a file nor a pipe",
-        "A camera is `camera:0`.",
+        "For a camera, use `camera:0`.",
     ),
     Refused(
         "a folder without pictures",
         _pictures(),
         "no picture in it",
-        "Films are given one by one.",
+        "There is nothing to predict.",
     ),
     Refused(
-        "pictures of one number: `1.png`, `01.png`",
+        "pictures with the same number: `1.png`, `01.png`",
         _pictures("01.png", "1.png"),
         r"01\.png and 1\.png have the same number",
-        "It is not known which one is the frame.",
+        "Either could be the frame.",
     ),
     Refused("animated WebP", _several(".webp"), "holds 3 pictures", _MANY),
     Refused(
         "animated PNG called `.png`",
         _several(".png"),
         "holds 3 pictures",
-        f"{_MANY} Called `.apng`, it is a film.",
+        f"{_MANY} As `.apng` it is a film.",
     ),
-    Refused(
-        "TIFF of several pages", _several(".tif"), "holds 3 pictures", _MANY
-    ),
+    Refused("multi-page TIFF", _several(".tif"), "holds 3 pictures", _MANY),
     Refused(
         "pictures of 32 bits",
         _floats,
         "8 or 16 bits",
-        "It is not known which value is white.",
+        "Their white level is unknown.",
     ),
     Refused(
-        "a damaged picture alone",
+        "a single damaged picture",
         _holding(b"\x89PNG nothing", "picture.png"),
         "or a damaged one",
-        "Among others it is left out, and named.",
+        "Among others it is left out with a warning.",
     ),
 ]
 
@@ -673,25 +674,32 @@ def _films() -> str:
     del special["nothing"]
     differing = [film for film in FILMS if film.differs]
     equal = (
-        f"Of {len(FILMS)} films {len(FILMS) - len(differing)} are read as "
-        "`ffmpeg` decodes them, grey level by grey level, at the same times:"
+        f"Of {len(FILMS)} films, {len(FILMS) - len(differing)} are read as "
+        "`ffmpeg` decodes them, with the same grey levels and times:"
     )
     codecs = [
-        [codec]
-        + ["yes" * (codec in c.codecs.split(", ")) for c in CONTAINERS.values()]
+        [
+            codec,
+            ", ".join(
+                name
+                for name, container in CONTAINERS.items()
+                if codec in container.codecs.split(", ")
+            ),
+        ]
         for codec in CODECS
     ]
+    cases = (
+        f"`tests/media/matrix.py` lists {len(special)} special cases among "
+        "them, such as edit lists, open GOPs, variable rates, interlacing, "
+        "rotation, transparency, HDR and second films."
+    )
     return "\n\n".join(
         [
             _wrapped(equal),
-            _table(["", *CONTAINERS], codecs),
-            _wrapped(f"One film each of {'; '.join(listed)}."),
-            _wrapped(f"In some of them: {', '.join(special)}."),
-            "What differs on purpose:",
-            _table(
-                ["film", "reason"],
-                [[str(film), film.differs] for film in differing],
-            ),
+            _table(["codec", "in"], codecs),
+            _wrapped(f"Also one film each: {'; '.join(listed)}."),
+            _wrapped(cases),
+            *(f"The exception is {film}. {film.differs}" for film in differing),
         ]
     )
 

@@ -118,7 +118,7 @@ def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
     assert [int(f[0, 0, 0]) for f in frames_of(source)] == [3, 1, 2]
     assert source.fps == 10
     assert source.damage == ""
-    assert "the number of 1.png is less than of 3.png" in caplog.text
+    assert "the number of 1.png is less than that of 3.png" in caplog.text
     assert sources.open_source(names[:1]).num_frames == 1
 
 

@@ -477,7 +477,7 @@ def test_a_named_pipe_is_read_once(tmp_path):
     source = video.Video(path)
     assert [number_of(frame) for frame in source] == list(range(30))
     feeding.join()
-    with pytest.raises(video.VideoError, match="read once only"):
+    with pytest.raises(video.VideoError, match="read only once"):
         next(iter(source))
 
 

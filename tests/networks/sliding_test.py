@@ -479,7 +479,7 @@ def test_wrong_arguments_are_refused(networks):
         sliding_i3d.SlidingI3D(networks[3], lookahead=3)
     with pytest.raises(ValueError, match="Received: Mixed_4b"):
         sliding_i3d.SlidingI3D(networks[3], skips=("Mixed_4b",))
-    with pytest.raises(ValueError, match="in front of Mixed_4f"):
+    with pytest.raises(ValueError, match="before Mixed_4f"):
         sliding_i3d.SlidingI3D(
             networks[3], skips=("Mixed_4f",), end_point="Mixed_4f"
         )

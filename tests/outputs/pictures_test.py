@@ -120,7 +120,9 @@ def test_what_comes_into_a_folder_while_maps_are_made_stays(tmp_path, job):
     path = tmp_path / "maps"
     path.mkdir()
     output = made(pictures.Pictures, path, job=job)
-    refusal = pytest.raises(files.FileError, match=r"'a.txt', which is no map")
+    refusal = pytest.raises(
+        files.FileError, match=r"'a.txt', which is not a map"
+    )
     with refusal, output:
         output.write(FRAME, maps_of(1)[0], 0.0)
         (path / "a.txt").write_text("a letter")

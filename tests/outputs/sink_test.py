@@ -154,7 +154,7 @@ def test_what_is_not_an_output_stays(name, tmp_path):
     else:
         path.mkdir()
     with (
-        pytest.raises(files.FileError, match="stands there; choose another"),
+        pytest.raises(files.FileError, match="of that name; choose another"),
         output,
     ):
         pass

@@ -238,7 +238,7 @@ def test_missing_and_superfluous(truth, models, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[[1, 2]], [[99, 1]], [[1, 1]]]", r"3001, frame 1 .*inside of a map"),
+        ("[[[1, 2]], [[99, 1]], [[1, 1]]]", r"3001, frame 1 .*inside a map"),
         ("[[[1, 2]], [[1.5, 1]], [[1, 1]]]", "frame 1: float64"),
         ("[[[1, 2]], [[1, 2, 3]], [[1, 1]]]", r"frame 1: int64 \[1, 3\]"),
         ("[[[1, 2]]", "delimiter"),
@@ -267,7 +267,7 @@ def test_names_need_a_list(tmp_path):
     root = msu_folders.avimos(
         tmp_path, {"a": msu_folders.clip(1, 2)}, {"train": []}
     )
-    with pytest.raises(ValueError, match="must stand in TrainTestSplit"):
+    with pytest.raises(ValueError, match="must be listed in TrainTestSplit"):
         msu_files.find(root)
 
 

@@ -193,7 +193,7 @@ TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
         (
             FRAMES + "1,.2,.7\n2,1,0\n3,1.2,-9\n",
             {},
-            "line 2: .*pixels are taken.*gaze_units=fractions.*'x': '.2'",
+            "line 2: .*pixels are assumed.*gaze_units=fractions.*'x': '.2'",
         ),
         (FRAMES + "1,9,9\n1800016667,9,9\n", {}, "line 3: .*1800016667"),
         (FRAMES + "1700000000033,9,9\n", {}, "line 2: .*1700000000033"),
@@ -428,7 +428,7 @@ def test_what_is_left_out_is_said_and_recorded(annotated, caplog):
         found = annotated("csv", PUPIL + rows, videos=[7])
     assert [*found.clips] == [7]
     assert found.describe()["points_outside"] == 1
-    assert "1 of 2 points lie outside of the film, 640x360" in caplog.text
+    assert "1 of 2 points lie outside the film, 640x360" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,11 @@ def test_what_is_left_out_is_said_and_recorded(annotated, caplog):
     [
         (FRAMES + "1,9,9\n", ["--fixations=png"], "Received: --fixations"),
         (FRAMES + "1,9,9\n", [], "--videos"),
-        (FRAMES + "1,9,9\n", ["--rate=30"], "--rate, which would do nothing"),
+        (
+            FRAMES + "1,9,9\n",
+            ["--rate=30"],
+            "--rate, which would do nothing",
+        ),
         (FRAMES + "1,9,9\n", ["--screen=9"], "--screen is .* Received: '9'"),
         (None, ["--rate=30"], "Received: --rate with"),
     ],

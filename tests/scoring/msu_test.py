@@ -104,5 +104,5 @@ def test_a_frame_that_nobody_looked_at():
 
 @pytest.mark.parametrize("point", [[54, 0], [0, 96], [-1, 0], [0.5, 1.0]])
 def test_fixations_outside(point):
-    with pytest.raises(ValueError, match="inside of a map of"):
+    with pytest.raises(ValueError, match="inside a map of"):
         msu.score(TRUTH, TRUTH, np.array([point]))
