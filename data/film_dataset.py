@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import sys
 import threading
 from typing import Any
 
@@ -33,14 +32,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-# The `tfds` command takes this folder off the path when it has read a builder;
-# other processes need it later, and `lsts_tf` lies beside it.
-for _folder in pathlib.Path(__file__).resolve().parents[:2]:
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))
-
-import gaze_dataset  # noqa: E402
-from lsts_tf.media import cores, files, msu_files  # noqa: E402
+import gaze_dataset
+from lsts_tf.media import cores, files, msu_files
 
 # (width, height) that frames fit.
 WITHIN = (640, 360)
@@ -312,10 +305,7 @@ def _read(
 ) -> gaze_dataset.Example:
     film = clip.videos.film()
     size = fitted(film.size, within)
-    frames = [
-        gaze_dataset.jpeg(cv2.cvtColor(_shrunk(f, size), cv2.COLOR_RGB2BGR))
-        for f in film
-    ]
+    frames = [gaze_dataset.jpeg(_shrunk(frame, size)) for frame in film]
     maps, fixations = [], []
     if annotated:
         looked_at = clip.saliency.film(grey=True)

@@ -15,7 +15,6 @@ import re
 from typing import NamedTuple
 import zlib
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -185,8 +184,7 @@ def _example(
     try:
         film = video.Video(recording.film)
         for image, time in film.timed():
-            pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            frames.append(gaze_dataset.jpeg(pixels))
+            frames.append(gaze_dataset.jpeg(image))
             times.append(time)
     except video.VideoError as error:
         raise ValueError(

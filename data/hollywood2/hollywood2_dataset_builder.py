@@ -8,8 +8,6 @@ Sizes differ between videos; a shot may have a single frame.
 
 import re
 
-import tensorflow_datasets as tfds
-
 import gaze_dataset
 
 # Testing shots are numbered from here on.
@@ -44,13 +42,6 @@ class Builder(gaze_dataset.ClipBuilder):
     EXAMPLE = "actioncliptrain00001_1"
     number_of = staticmethod(number_of)
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {
-        "1.0.0": (
-            "Whole shots at their own size: frames as JPEG of quality 95, "
-            "density maps and fixation maps as PNG."
-        ),
-    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Hollywood-2 with gaze is given away by the authors of DHF1K by way of cloud
     drives that only a browser can open. Follow the links in the README of

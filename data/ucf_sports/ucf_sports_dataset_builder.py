@@ -5,8 +5,6 @@ The release of DHF1K's authors: a folder a clip, such as
 between clips; a clip has 21 to 143 frames.
 """
 
-import tensorflow_datasets as tfds
-
 import gaze_dataset
 
 # Clips of each class, and how many of them, the first ones, are for testing.
@@ -53,13 +51,6 @@ class Builder(gaze_dataset.ClipBuilder):
     EXAMPLE = "Diving-Side-005"
     number_of = staticmethod(NUMBERS.get)
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {
-        "1.0.0": (
-            "Whole clips at their own size: frames as JPEG of quality 95, "
-            "density maps and fixation maps as PNG."
-        ),
-    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     UCF Sports with gaze is given away by the authors of DHF1K by way of cloud
     drives that only a browser can open. Follow the links in the README of
