@@ -90,12 +90,9 @@ def cells(gaze):
         for place in range(found.shape[1]):
             found[row, place] = np.zeros((0, 0))
         for place, path in enumerate(paths):
-            onset = 0.2 + 0.3 * np.arange(len(path))
-            duration = np.full(len(path), 0.25)
             if len(path):
-                found[row, place] = np.stack(
-                    [path[:, 1], path[:, 0], onset, duration], 1
-                )
+                times = [[0.2 + 0.3 * n, 0.25] for n in range(len(path))]
+                found[row, place] = np.hstack([path[:, ::-1], times])
     return found
 
 
@@ -115,10 +112,6 @@ def write_scene(root, gaze, sizes):
     """Writes Scene; numbers are 1 to N."""
     write_images(root, sizes)
     write_mat(root / "data/tidy/fixations.mat", fixations=cells(gaze))
-    write_mat(
-        root / "data/tidy/imgInfo.mat",
-        imgInfo={"size": np.array(list(sizes.values()), np.uint16)},
-    )
     return root
 
 

@@ -9,7 +9,6 @@ import pytest
 import scipy.io
 import tensorflow as tf
 
-import gaze_dataset
 from lsts_tf import windows
 from lsts_tf.features import dataset
 from scene import scene_dataset_builder
@@ -68,9 +67,7 @@ def test_an_example_is_a_video_of_one_frame(osie, build):
     assert frame == (osie / "data" / "stimuli" / "1002.jpg").read_bytes()
     for feature in ("maps", "fixations"):
         (data,) = example[feature].numpy()
-        header = gaze_dataset.png_header(data)
-        assert header.grey
-        assert (header.width, header.height) == (800, 600)
+        assert tf.io.decode_png(data).shape == (600, 800, 1)
 
 
 def test_sizes_of_scene_vary_and_multiples_of_7_are_for_testing(manual, build):
@@ -199,10 +196,10 @@ def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
     assert np.abs(decoded.astype(int) - image).mean() < 4
 
 
-def test_another_size(scene, refused):
-    path = scene / "data" / "stimuli" / "001.jpg"
+def test_another_size(osie, refused):
+    path = osie / "data" / "stimuli" / "1002.jpg"
     still_folders.write_image(path, still_folders.draw((48, 64), 1))
-    refused("Image 001.jpg must be 40x30", "Received: 64x48", name="scene")
+    refused("Image 1002.jpg must be 800x600", "Received: 64x48")
 
 
 SPOILT = {
@@ -218,18 +215,11 @@ SPOILT = {
 }
 
 
-TIDY = ("tidy/fixations.mat", "tidy/imgInfo.mat")
-
-
 @pytest.mark.parametrize(
     ("file", "case"),
     [
         (file, case)
-        for file in (
-            "stimuli/001.jpg",
-            "tidy/fixations.mat",
-            "tidy/imgInfo.mat",
-        )
+        for file in ("stimuli/001.jpg", "tidy/fixations.mat")
         for case in SPOILT
         # A photograph with a few zeros in it can be decoded.
         if (file, case) != ("stimuli/001.jpg", "damaged")
@@ -370,25 +360,13 @@ def test_another_variable(osie, refused):
         (still_folders.column(["abcd"]), r"\{1, 1\}, image 001.jpg"),
         (still_folders.column([np.full((2, 4), np.inf)]), r"\{1, 1\}, image"),
         (still_folders.column([{"a": 1}]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column([np.ones((2, 4))] * 2), "1 sizes .* 2 images"),
-        (np.empty((501, 1), object), "a row of cells|cannot"),
+        (still_folders.column([np.ones((2, 4))] * 501), "a row of cells"),
     ],
 )
 def test_another_structure_of_scene(scene, refused, fixations, words):
-    if fixations.shape[0] == 501:
-        fixations = still_folders.column([np.ones((2, 4))] * 501)
     path = scene / "data" / "tidy" / "fixations.mat"
     still_folders.write_mat(path, fixations=fixations)
     refused(words, re.escape(str(path)), name="scene")
-
-
-@pytest.mark.parametrize(
-    "info", [{"size": np.ones((1, 3))}, {"sizes": 1}, 5.0, {"size": "ab"}]
-)
-def test_other_sizes_of_scene(scene, refused, info):
-    path = scene / "data" / "tidy" / "imgInfo.mat"
-    still_folders.write_mat(path, imgInfo=info)
-    refused("imgInfo.mat must have", re.escape(str(path)), name="scene")
 
 
 # === Dummy data ===
@@ -407,8 +385,7 @@ def test_dummy_data_is_drawn_by_us(name, tmp_path):
         committed = old / path.relative_to(new)
         if path.suffix == ".mat":  # Which holds the time of writing.
             found, want = map(scipy.io.loadmat, (committed, path))
-            name = {"imgInfo.mat": "imgInfo"}.get(path.name, "fixations")
-            assert repr(found[name]) == repr(want[name])
+            assert repr(found["fixations"]) == repr(want["fixations"])
         else:
             assert cv2.PSNR(cv2.imread(committed), cv2.imread(path)) > 40
 
