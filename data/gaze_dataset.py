@@ -85,6 +85,26 @@ def features(
     )
 
 
+def example(
+    number: int,
+    fps: float,
+    frames: Sequence[bytes],
+    maps: Sequence[bytes],
+    fixations: Sequence[bytes],
+    **more: Any,
+) -> Example:
+    """An example of the contract; `more` are features of its dataset alone."""
+    return {
+        "video": number,
+        "fps": fps,
+        "num_frames": len(frames),
+        "frames": frames,
+        "maps": maps,
+        "fixations": fixations,
+        **more,
+    }
+
+
 def find_root(manual_dir: epath.Path, names: Sequence[str]) -> epath.Path:
     """The folder of the data: the manual one, or one in it.
 
@@ -267,8 +287,26 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "density maps and fixation maps as PNG."
         ),
     }
-    # Name of a clip, for messages.
+    # Name of a clip.
     EXAMPLE = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
+    The dataset is given away by the authors of DHF1K by way of cloud drives
+    that only a browser can open. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, fetch its archive and unpack it into
+    the manual folder itself or into one folder in it:
+
+        <manual_dir>/training/{cls.EXAMPLE}/images/*.png
+        <manual_dir>/training/{cls.EXAMPLE}/maps/*.png
+        <manual_dir>/training/{cls.EXAMPLE}/fixation/*.png
+        <manual_dir>/testing/...
+
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
+    else of the distribution is read.
+    """
 
     @staticmethod
     def number_of(name: str) -> int | None:
@@ -331,17 +369,10 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     read_all(pool, paths, read_grey, name=name, size=size)[0]
                     for paths in grey
                 )
+                found = frames, maps, fixations
                 yield (
                     number,
-                    {
-                        "video": number,
-                        "name": folder.name,
-                        "fps": CLIP_FPS,
-                        "num_frames": len(frames),
-                        "frames": frames,
-                        "maps": maps,
-                        "fixations": fixations,
-                    },
+                    example(number, CLIP_FPS, *found, name=folder.name),
                 )
 
 

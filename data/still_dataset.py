@@ -189,15 +189,11 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         counts = np.zeros(size, np.int64)
         np.add.at(counts, (rows, columns), 1)
         map_ = density.blurred(counts, sigma=self.sigma(size))
-        return {
-            "video": number,
-            "name": path.name,
-            "fps": FPS,
-            "num_frames": 1,
-            "frames": [frame],
-            "maps": [gaze_dataset.png(map_)],
-            "fixations": [gaze_dataset.png(np.uint8(255) * (counts > 0))],
-        }
+        fixated = np.uint8(255) * (counts > 0)
+        maps, fixations = ([gaze_dataset.png(m)] for m in (map_, fixated))
+        return gaze_dataset.example(
+            number, FPS, [frame], maps, fixations, name=path.name
+        )
 
 
 # === Photographs ===

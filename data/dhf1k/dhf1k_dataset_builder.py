@@ -118,17 +118,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     )[0]
                     for paths in annotation
                 )
-                yield (
-                    number,
-                    {
-                        "video": number,
-                        "fps": film.fps,
-                        "num_frames": len(frames),
-                        "frames": frames,
-                        "maps": maps,
-                        "fixations": fixations,
-                    },
-                )
+                found = frames, maps, fixations
+                yield number, gaze_dataset.example(number, film.fps, *found)
 
 
 def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:

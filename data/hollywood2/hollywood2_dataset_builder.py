@@ -41,20 +41,3 @@ class Builder(gaze_dataset.ClipBuilder):
 
     EXAMPLE = "actioncliptrain00001_1"
     number_of = staticmethod(number_of)
-
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Hollywood-2 with gaze is given away by the authors of DHF1K by way of cloud
-    drives that only a browser can open. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, fetch Hollywood-2 (75 GB) and unpack
-    it into the manual folder itself or into one folder in it:
-
-        <manual_dir>/training/actioncliptrain00001_1/images/
-            actioncliptrain00001_00001.png ...
-        <manual_dir>/training/actioncliptrain00001_1/maps/...
-        <manual_dir>/training/actioncliptrain00001_1/fixation/...
-        <manual_dir>/testing/actioncliptest00001_1/...
-
-    The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the shots will do. Nothing
-    else of the distribution is read.
-    """

@@ -50,19 +50,3 @@ class Builder(gaze_dataset.ClipBuilder):
 
     EXAMPLE = "Diving-Side-005"
     number_of = staticmethod(NUMBERS.get)
-
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    UCF Sports with gaze is given away by the authors of DHF1K by way of cloud
-    drives that only a browser can open. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, fetch the archive of UCF Sports and
-    unpack it into the manual folder itself or into one folder in it:
-
-        <manual_dir>/training/Diving-Side-005/images/Diving-Side_005_001.png
-        <manual_dir>/training/Diving-Side-005/maps/Diving-Side_005_001.png
-        <manual_dir>/training/Diving-Side-005/fixation/Diving-Side_005_001.png
-        <manual_dir>/testing/Diving-Side-001/...
-
-    The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
-    else of the distribution is read.
-    """
