@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 import numpy as np
 
-from lsts_tf.media import images as maps
+from lsts_tf.media import images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +232,7 @@ class Table:
         """Reads a table.
 
         Raises:
-            maps.MapError: It cannot be read, has no columns that are known,
+            images.MapError: It cannot be read, has no columns that are known,
                 or a value that is none; the message names the line.
         """
         import pandas as pd
@@ -265,7 +265,7 @@ class Table:
             self._ticks.setdefault("duration", "ms")
         lasts = columns.get("duration", "duration")
         if "frame" in rows and "duration" in rows:
-            raise maps.MapError(
+            raise images.MapError(
                 path,
                 f"has frames and {lasts}. Give times in the place of frames, "
                 "or one row for each frame and no durations.",
@@ -273,7 +273,7 @@ class Table:
         if not (
             "duration" in self._ticks or lasts.lower().endswith("duration")
         ):
-            raise maps.MapError(
+            raise images.MapError(
                 path,
                 "durations are in the unit of times, or the column is named "
                 f"as duration_ms. Received: {lasts!r}",
@@ -292,7 +292,7 @@ class Table:
         )
 
     def refuse(self, is_bad: Any, rule: str) -> None:
-        """Raises `maps.MapError` if a row is bad, which names the first.
+        """Raises `images.MapError` if a row is bad, which names the first.
 
         Args:
             is_bad: Of each row of `rows`, or of some of the file.
@@ -302,7 +302,7 @@ class Table:
             at = is_bad.index[int(np.argmax(is_bad))]
             row = self._text.loc[at, self._columns].to_dict()
             name, first = self._row
-            raise maps.MapError(
+            raise images.MapError(
                 self.path, f"{name} {at + first}: {rule} Received: {row}"
             )
 
@@ -360,7 +360,7 @@ class Table:
             in float64, also outside of the film, NaN if nobody looked.
 
         Raises:
-            maps.MapError: A setting is missing or contradicts the table; or
+            images.MapError: A setting is missing or contradicts the table; or
                 the values are no ones of their unit.
         """
         import pandas as pd
@@ -407,7 +407,7 @@ class Table:
                     f"--time_unit, one of {', '.join(TICKS)}",
                 )
             )
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name} and has times. Received: no {lacks}. "
                 f"Give {give}.",
@@ -431,7 +431,7 @@ class Table:
         """Raises if a setting is given that the table has no use for."""
         given = [f"--{name}" for name in names if getattr(settings, name)]
         if given:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name}, which has its own units. Received: "
                 f"{', '.join(given)}, which would do nothing.",
@@ -451,14 +451,14 @@ class Table:
         if units == "fractions":
             self._idle(settings, "screen")
         if units == "screen" and not settings.screen:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name}, in pixels of a screen. Received: no "
                 "--screen. Give width x height of the film on it, as "
                 "1920x1080 or 1280x720+320+180.",
             )
         if units == "degrees" and not settings.pixels_per_degree:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 "has degrees. Received: no --pixels_per_degree. Give it.",
             )
@@ -487,7 +487,7 @@ class Table:
             return {"x": np.floor(x), "y": np.floor(y)}
         wide, high, left, top = settings.area(size)
         if abs(wide * height / (high * width) - 1) > 0.02:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 "the film on the screen has the proportions of the film, "
                 f"{width}x{height}. Received: --screen={settings.screen}. "
@@ -543,10 +543,10 @@ def _text(path: pathlib.Path) -> "pd.DataFrame":
         reason = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
             reason = f"cannot be read ({error.strerror})."
-            raise maps.MapError(path, reason) from error
-        raise maps.MapError(path, f"is damaged ({reason}).") from error
+            raise images.MapError(path, reason) from error
+        raise images.MapError(path, f"is damaged ({reason}).") from error
     if has_more:
-        raise maps.MapError(path, "has lines of more cells than its head.")
+        raise images.MapError(path, "has lines of more cells than its head.")
     return table[(table != "").any(axis=1)]
 
 
@@ -569,7 +569,7 @@ def _recognised(
         if not nearest or found > nearest[0]:
             nearest = found, one, [one.columns[ours] for ours in missing]
     _, one, patterns = nearest
-    raise maps.MapError(
+    raise images.MapError(
         path,
         "needs the columns frame (or time_s, time_ms, time_us), x, y, perhaps "
         "video and observer; or those of an eye tracker's export (see "
@@ -596,7 +596,7 @@ def inside(
         The points, x and y NaN for those outside; and how many these are.
 
     Raises:
-        maps.MapError: All lie outside; or most do, and nobody said in what
+        images.MapError: All lie outside; or most do, and nobody said in what
             unit they are.
     """
     is_inside = points["x"].between(0, size[1] - 1)
@@ -636,7 +636,7 @@ def numbered(
             other is of that one.
 
     Raises:
-        maps.MapError: A video has no number.
+        images.MapError: A video has no number.
     """
     import pandas as pd
 
