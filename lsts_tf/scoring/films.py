@@ -87,15 +87,10 @@ def evaluate(
         folders.refuse_or_warn({"videos": wrong}, allow_missing)
     if not jobs:
         raise folders.FilesError("No video can be scored.")
-    tables, more = folders.results("scoring", _score, jobs, workers)
+    scores, more = folders.scored(_score, jobs, workers)
     folders.refuse_or_warn({"videos": more}, allow_missing)
-    if not tables:
+    if not scores:
         raise folders.FilesError("No video could be read.")
-    table = pd.concat(tables).sort_values(["video", "frame"], kind="stable")
-    scores = {
-        name: of.drop(columns="model").reset_index(drop=True)
-        for name, of in table.groupby("model", sort=False)
-    }
     centre = scores.pop(folders.CENTRE)
     missing = len([*problems, *more])
     about = {

@@ -95,7 +95,7 @@ def evaluate(
         for video, of in frames.items()
     ]
     scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
-    scores, more = _scores(jobs, scorer, workers)
+    scores, more = scored(_score, jobs, workers, scorer)
     refuse_or_warn({"unreadable": more}, allow_missing)
     problems["unreadable"] += [*unreadable, *more]
     if not scores:
@@ -314,7 +314,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
             {"model": name, "video": job.video, "frame": frame, **values}
             for name, values in scores.items()
         ]
-    return [pd.DataFrame(lines)], problems
+    return [pd.DataFrame(lines)] if lines else [], problems
 
 
 def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
@@ -355,15 +355,17 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
 # === All videos ===
 
 
-def _scores(
-    jobs: Sequence[_Job], scorer: scorer_lib.Scorer, workers: int
+def scored(
+    function: Callable[[Any], tuple[list, list[str]]],
+    jobs: Sequence[Any],
+    workers: int,
+    scorer: scorer_lib.Scorer | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """{name: scores}, and what cannot be read."""
-    tables, problems = results("scoring", _score, jobs, workers, scorer)
-    table = pd.concat(tables)
-    if not len(table):
+    """{name: scores} of `results` with a column "model", and what is wrong."""
+    tables, problems = results("scoring", function, jobs, workers, scorer)
+    if not tables:
         return {}, problems
-    table = table.sort_values(["video", "frame"], kind="stable")
+    table = pd.concat(tables).sort_values(["video", "frame"], kind="stable")
     return {
         str(name): of.drop(columns="model").reset_index(drop=True)
         for name, of in table.groupby("model", sort=False)
