@@ -208,7 +208,7 @@ def _example(
             f"Somebody must have looked at {recording.film.name}. Received: "
             f"no point of it in {os.fspath(recording.table)}."
         )
-    points, _ = gaze.inside(table, points, size, settings)
+    points, _ = table.inside(points, size, settings)
     clip = truth.AnnotatedPoints(
         looks=points, observers=False, size=size, sigma=sigma, shift=0
     )

@@ -17,15 +17,13 @@ import math
 import os
 import pathlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import logging
 import numpy as np
+import pandas as pd
 
 from lsts_tf.media import images
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".parquet")
 UNITS = ("pixels", "fractions", "degrees")
@@ -235,8 +233,6 @@ class Table:
             images.MapError: It cannot be read, has no columns that are known,
                 or a value that is none; the message names the line.
         """
-        import pandas as pd
-
         self.path = pathlib.Path(path)
         # How a row is called, and the number of the first.
         self._row = {".json": ("fixation", 1), ".parquet": ("row", 1)}.get(
@@ -306,9 +302,7 @@ class Table:
                 self.path, f"{name} {at + first}: {rule} Received: {row}"
             )
 
-    def _numbers(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        import pandas as pd
-
+    def _numbers(self, rows: pd.DataFrame) -> pd.DataFrame:
         names = ("frame", "last", "time", "duration", "x", "y", "confidence")
         given = rows[[name for name in names if name in rows]]
         given = given.replace(".", "")  # What EyeLink writes for none.
@@ -346,7 +340,7 @@ class Table:
     @np.errstate(over="ignore", invalid="ignore")
     def points(
         self, size: tuple[int, int], settings: Settings, times: Any = None
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """Its points, one for each frame that a fixation lasts.
 
         Args:
@@ -363,8 +357,6 @@ class Table:
             images.MapError: A setting is missing or contradicts the table; or
                 the values are no ones of their unit.
         """
-        import pandas as pd
-
         rows = self.rows.assign(**self._pixels(size, settings))
         first, last = self._frames(settings, times)
         if len(rows):
@@ -506,12 +498,80 @@ class Table:
             "y": np.rint((y - top + 0.5) * down - 0.5),
         }
 
+    def inside(
+        self,
+        points: pd.DataFrame,
+        size: tuple[int, int],
+        settings: Settings,
+    ) -> tuple[pd.DataFrame, int]:
+        """Points without those outside of the film, which are told of.
 
-def _text(path: pathlib.Path) -> "pd.DataFrame":
+        Args:
+            points: Some of its points; see `points`.
+            size: (H, W) of the film.
+            settings: What they were made with.
+
+        Returns:
+            The points, x and y NaN for those outside; and how many these are.
+
+        Raises:
+            images.MapError: All lie outside; or most do, and nobody said in
+                what unit they are.
+        """
+        is_inside = points["x"].between(0, size[1] - 1)
+        is_inside &= points["y"].between(0, size[0] - 1)
+        is_outside = points["x"].notna() & ~is_inside
+        outside, total = int(is_outside.sum()), int(points["x"].notna().sum())
+        is_said = self.format.units or settings.gaze_units or settings.screen
+        told = (
+            f"{outside} of {total} points lie outside of the film, "
+            f"{size[1]}x{size[0]}"
+        )
+        if outside == total or (outside > total / 2 and not is_said):
+            self.refuse(
+                is_outside,
+                f"{told}. Say what they are by --gaze_units and --screen.",
+            )
+        if self.skipped:
+            logging.warning(
+                "%s: %d rows of a confidence below %s are left out.",
+                *(self.path, self.skipped, _CONFIDENT),
+            )
+        if outside:
+            logging.warning("%s: %s; they are left out.", self.path, told)
+        return points.assign(**points[["x", "y"]].where(is_inside)), outside
+
+    def numbered(
+        self, points: pd.DataFrame, videos: frozenset[int]
+    ) -> pd.Series:
+        """The number of each point's video.
+
+        Args:
+            points: With a column `video`: a number, also as the name of a file,
+                such as 601.mp4; or "".
+            videos: Those that are scored. If it is one, a table that names no
+                other is of that one.
+
+        Raises:
+            images.MapError: A video has no number.
+        """
+        names = points["video"]
+        found = names.str.extract(r"^(\d{1,9})(?:\.0+|\.[A-Za-z]\w*)?$")[0]
+        if found.isna().any() and len(videos) == 1 and names.nunique() == 1:
+            trials = self.rows.groupby("observer")["trial"].nunique()
+            if names.iloc[0] or trials.max() == 1:
+                return pd.Series([*videos] * len(points), points.index)
+        self.refuse(
+            found.isna(),
+            "a point has a video, and videos are whole numbers, also as the "
+            "name of a file, 601.mp4. If all points are of one, give its "
+            "number by --videos.",
+        )
+        return found.astype(np.int64)
+
+
+def _text(path: pathlib.Path) -> pd.DataFrame:
     """All cells of a file as text, "" for none."""
-    # Half a second, which programs that read no table need not spend.
-    import pandas as pd
-
     suffix, has_more = path.suffix.lower(), False
     try:
         data = path.read_bytes()
@@ -551,7 +611,7 @@ def _text(path: pathlib.Path) -> "pd.DataFrame":
 
 
 def _recognised(
-    path: pathlib.Path, text: "pd.DataFrame"
+    path: pathlib.Path, text: pd.DataFrame
 ) -> tuple[Format, dict[str, str]]:
     """The format of a table, and {our name of a column: theirs}."""
     nearest: tuple[Any, ...] = ()
@@ -576,80 +636,3 @@ def _recognised(
         f"docs/annotations.md). It is most like {one.name}. Missing: "
         f"{', '.join(patterns)}",
     )
-
-
-def inside(
-    table: Table,
-    points: "pd.DataFrame",
-    size: tuple[int, int],
-    settings: Settings,
-) -> tuple["pd.DataFrame", int]:
-    """Points without those outside of the film, which are told of.
-
-    Args:
-        table: Where they are from.
-        points: Some of its points; see `Table.points`.
-        size: (H, W) of the film.
-        settings: What they were made with.
-
-    Returns:
-        The points, x and y NaN for those outside; and how many these are.
-
-    Raises:
-        images.MapError: All lie outside; or most do, and nobody said in what
-            unit they are.
-    """
-    is_inside = points["x"].between(0, size[1] - 1)
-    is_inside &= points["y"].between(0, size[0] - 1)
-    is_outside = points["x"].notna() & ~is_inside
-    outside, total = int(is_outside.sum()), int(points["x"].notna().sum())
-    is_said = table.format.units or settings.gaze_units or settings.screen
-    told = (
-        f"{outside} of {total} points lie outside of the film, "
-        f"{size[1]}x{size[0]}"
-    )
-    if outside == total or (outside > total / 2 and not is_said):
-        table.refuse(
-            is_outside,
-            f"{told}. Say what they are by --gaze_units and --screen.",
-        )
-    if table.skipped:
-        logging.warning(
-            "%s: %d rows of a confidence below %s are left out.",
-            *(table.path, table.skipped, _CONFIDENT),
-        )
-    if outside:
-        logging.warning("%s: %s; they are left out.", table.path, told)
-    return points.assign(**points[["x", "y"]].where(is_inside)), outside
-
-
-def numbered(
-    table: Table, points: "pd.DataFrame", videos: frozenset[int]
-) -> "pd.Series":
-    """The number of each point's video.
-
-    Args:
-        table: Where the points are from.
-        points: With a column `video`: a number, also as the name of a file,
-            such as 601.mp4; or "".
-        videos: Those that are scored. If it is one, a table that names no
-            other is of that one.
-
-    Raises:
-        images.MapError: A video has no number.
-    """
-    import pandas as pd
-
-    names = points["video"]
-    found = names.str.extract(r"^(\d{1,9})(?:\.0+|\.[A-Za-z]\w*)?$")[0]
-    if found.isna().any() and len(videos) == 1 and names.nunique() == 1:
-        trials = table.rows.groupby("observer")["trial"].nunique()
-        if names.iloc[0] or trials.max() == 1:
-            return pd.Series([*videos] * len(points), points.index)
-    table.refuse(
-        found.isna(),
-        "a point has a video, and videos are whole numbers, also as the name "
-        "of a file, 601.mp4. If all points are of one, give its number by "
-        "--videos.",
-    )
-    return found.astype(np.int64)

@@ -18,17 +18,15 @@ import os
 import pathlib
 import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 import cv2
 import numpy as np
+import pandas as pd
 
 from lsts_tf.media import images
 from lsts_tf.scoring import density, gaze
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # How density maps are made from points: with DHF1K's own sigma and shift, or
 # as plain Gaussians of any sigma.
@@ -318,7 +316,7 @@ class AnnotatedPoints:
         shift: See `density.density_map`.
     """
 
-    looks: "pd.DataFrame"
+    looks: pd.DataFrame
     observers: bool
     size: tuple[int, int]
     sigma: float
@@ -350,7 +348,7 @@ class AnnotatedPoints:
         return [_pixels(own) for _, own in looks.groupby("observer")]
 
 
-def _pixels(looks: "pd.DataFrame") -> np.ndarray:
+def _pixels(looks: pd.DataFrame) -> np.ndarray:
     points = looks[["y", "x"]].dropna().to_numpy(np.int16)
     return np.unique(points, axis=0)
 
@@ -404,12 +402,12 @@ class Points:
         }
         table = gaze.Table(path)
         points = table.points(size, settings)
-        points["video"] = gaze.numbered(table, points, videos)
+        points["video"] = table.numbered(points, videos)
         if videos:
             points = points[points["video"].isin(videos)]
         if not points["x"].notna().any():
             raise images.MapError(path, "has no point in a video asked for.")
-        points, self.outside = gaze.inside(table, points, size, settings)
+        points, self.outside = table.inside(points, size, settings)
         observers = bool((points["observer"] != "").any())
         shift = density.SHIFT if recipe == "dhf1k" else 0
         groups: Any = points.groupby("video")

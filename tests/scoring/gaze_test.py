@@ -158,7 +158,7 @@ def test_parquet_and_json_are_read_like_csv(written):
         found = table.points(SIZE, gaze.Settings())
         assert found["frame"].tolist() == [0, 2]
         np.testing.assert_array_equal(found["x"], [2, np.nan])
-        numbers = gaze.numbered(table, found, frozenset())
+        numbers = table.numbered(found, frozenset())
         assert numbers.tolist() == [7, 7]
 
 
@@ -275,11 +275,11 @@ def test_numbers_of_videos(written, names, videos, expected):
     table = gaze.Table(written("csv", "frame,x,y,video\n" + "".join(rows)))
     points = table.points(SIZE, gaze.Settings())
     if expected:
-        found = gaze.numbered(table, points, frozenset(videos))
+        found = table.numbered(points, frozenset(videos))
         assert found.tolist() == expected
         return
     with pytest.raises(images.MapError, match=r"line .: .*--videos"):
-        gaze.numbered(table, points, frozenset(videos))
+        table.numbered(points, frozenset(videos))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_table_without_a_point(written, text):
     tobii = {"screen": "100x50", "rate": 9, "time_unit": "ms"}
     settings = gaze.Settings(**(tobii if "\t" in text else {}))
     points = table.points(SIZE, settings)
-    assert not len(gaze.numbered(table, points, frozenset()))
+    assert not len(table.numbered(points, frozenset()))
 
 
 def test_recordings_of_one_observer_are_told_apart(written):
@@ -318,7 +318,7 @@ def test_several_trials_without_a_name_are_of_no_video(written):
     table = gaze.Table(written("tsv", EYELINK.format("") + rows))
     points = table.points(SIZE, gaze.Settings(screen="100x50", rate=25))
     with pytest.raises(images.MapError, match=r"line 2: .*--videos"):
-        gaze.numbered(table, points, frozenset([9]))
+        table.numbered(points, frozenset([9]))
 
 
 def test_points_outside_are_counted_on_the_terminal(written, caplog):
@@ -327,7 +327,7 @@ def test_points_outside_are_counted_on_the_terminal(written, caplog):
         table = gaze.Table(written("csv", FRAMES + rows))
         settings = gaze.Settings(**given)
         points = table.points(SIZE, settings)
-        return gaze.inside(table, points, SIZE, settings)
+        return table.inside(points, SIZE, settings)
 
     with caplog.at_level(logging.WARNING, "absl"):
         points, outside = of([9, 99, 100, -1])
@@ -376,8 +376,8 @@ def test_damaged_bytes_are_refused_or_read(suffix, tries, written):
         try:
             table = gaze.Table(path)
             points = table.points(SIZE, settings)
-            gaze.numbered(table, points, frozenset([1]))
-            gaze.inside(table, points, SIZE, settings)
+            table.numbered(points, frozenset([1]))
+            table.inside(points, SIZE, settings)
         except images.MapError as error:
             assert "\n" not in str(error)
             refused += 1
