@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lsts_tf import evaluate, experiment
+from lsts_tf import evaluate
 from lsts_tf.media import images
 from lsts_tf.media import video as video_lib
 from lsts_tf.scoring import density, folders, metrics, page, predictions
@@ -81,20 +81,13 @@ class Program:
 
     def __call__(self, *arguments, output="scores.json", workers=1):
         """Returns scores.json."""
-        with flag_scope.defined(
-            experiment.define_flags, evaluate.define_flags
-        ) as values:
-            rest = values(
-                [
-                    "evaluate",
-                    f"--output={self.folder / output}",
-                    *([f"--workers={workers}"] if workers else []),
-                    *map(str, arguments),
-                ]
-            )
-            evaluate.main(rest)
+        path = self.folder / output
+        given = [f"--output={path}", *arguments]
+        if workers:
+            given.append(f"--workers={workers}")
+        flag_scope.run(evaluate, *given)
         self.text = self._capsys.readouterr().out
-        return json.loads((self.folder / output).read_text())
+        return json.loads(path.read_text())
 
     def table(self, name="scores.csv"):
         """The table of frames."""

@@ -119,8 +119,7 @@ def from_flags(
     values: flags.FlagValues, models: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """As `evaluate`, by the flags of the program."""
-    idle = (*truth.FLAGS[1:], "sauc_map", "baseline")
-    given = [f"--{name}" for name in idle if values[name].present]
+    given = [f"--{name}" for name in truth.FLAGS[1:] if values[name].present]
     if given or not values.annotations:
         raise ValueError(
             f"--protocol={PROTOCOL} reads --annotations, the folder of a "
