@@ -39,7 +39,7 @@ def write_clip(folder, names, *, size=(36, 64), scene=0):
 
 
 def pictures(example, feature, count=None):
-    """The first pictures of an example, decoded: [H, W, 3] in RGB, or grey [H, W]."""
+    """Pictures of an example, decoded: RGB [H, W, 3], or grey [H, W]."""
     return [
         tf.io.decode_image(data).numpy().squeeze()
         for data in example[feature].numpy()[:count]
