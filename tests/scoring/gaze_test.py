@@ -182,7 +182,7 @@ def test_examples_of_the_documentation_are_read(written):
     assert len({format_.name for format_ in found}) == len(gaze.FORMATS) - 2
 
 
-FRAMES = "frame,x,y\n"
+FRAMES, LOOKS = "frame,x,y\n", "frame,x,y,observer\n"
 TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
 
 
@@ -230,14 +230,28 @@ TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
         # What is no table.
         ("frame,x\n1,2\n", {}, "Missing: y"),
         (FRAMES + "1,2,3,4\n", {}, "more cells than its head"),
+        (FRAMES + "0,2,2\n", {}, "line 2: .* from 1 on"),
+        (FRAMES + "1,2,\n", {}, "line 2: a point has x and y"),
+        (FRAMES + "1,2,2\n1,nan,2\n", {}, "line 3: a point has x and y"),
+        (FRAMES + "1,inf,2\n", {}, "line 2: a point has x and y"),
+        (LOOKS + "1,2,2,a\n1,3,3,\n", {}, "line 3: all points"),
+        (LOOKS + "1,2,2,\n1,3,3,a\n", {}, "line 2: all points"),
+        *(
+            (f'[{{"frame": {frame}, "x": 2, "y": 3}}]', {}, "fixation 1: .* wh")
+            for frame in ("1.9", "true", "1e999")
+        ),
         (TOBII_PIXELS.replace("Presented", "P"), {}, "Tobii.*Missing: pres"),
         (FRAMES + '1,"2,5","3,5"\n', {}, "line 2: a point has"),
         (b"\xff\xfea", {}, "damaged"),
         ("", {}, "damaged"),
+        ("\0\0", {}, "damaged|Missing"),
     ],
 )
 def test_refused_in_one_line(written, text, settings, says):
-    path = written("tsv" if "\t" in str(text) else "csv", text)
+    kinds = {"[": "json", "\t": "tsv"}
+    path = written(
+        next((kinds[k] for k in kinds if k in str(text)), "csv"), text
+    )
     with pytest.raises(images.MapError, match=says) as caught:
         gaze.Table(path).points(SIZE, gaze.Settings(**settings))
     assert "\n" not in str(caught.value)
@@ -429,18 +443,3 @@ def test_what_is_left_out_is_said_and_recorded(annotated, caplog):
     assert [*found.clips] == [7]
     assert found.describe()["points_outside"] == 1
     assert "1 of 2 points lie outside of the film, 640x360" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("text", "given", "says"),
-    [
-        (FRAMES + "1,9,9\n", ["--fixations=png"], "Received: --fixations"),
-        (FRAMES + "1,9,9\n", [], "--videos"),
-        (FRAMES + "1,9,9\n", ["--rate=30"], "--rate, which would do nothing"),
-        (FRAMES + "1,9,9\n", ["--screen=9"], "--screen is .* Received: '9'"),
-        (None, ["--rate=30"], "Received: --rate with"),
-    ],
-)
-def test_flags_that_do_not_fit(annotated, text, given, says):
-    with pytest.raises(ValueError, match=says):
-        annotated("csv" if text else "folder", text or "", *given)
