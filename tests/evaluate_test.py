@@ -362,15 +362,6 @@ def test_arrays_and_16_bits_score_what_bytes_score(run, written, tree):
         assert found["overall"][name]["n_valid"] == summary["n_valid"]
 
 
-def test_maps_of_another_size_are_resized(run, tree, golden):
-    for path in (tree / "maps").glob("*/*.png"):
-        images.write_png(path, cv2.resize(images.read(path), (160, 90)))
-    run(*where(tree), "--seed=3")
-    small = [cv2.resize(map_, (160, 90)) for map_ in golden[0]["pred"]]
-    names = ("nss", "cc", "sim", "kld")
-    assert_scores(run, scored({**golden[0], "pred": small}, metrics=names))
-
-
 def test_a_video_of_maps(tmp_path, golden):
     path = tmp_path / "601.mp4"
     pred = golden[0]["pred"][:5, ..., None].repeat(3, -1)
@@ -494,41 +485,28 @@ def test_paper_takes_the_neighbouring_frame(run, written, golden):
 
 
 def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
+    """The baseline is smaller, and negative: logarithms."""
     arrays = golden[0]
     negatives = np.zeros((180, 320), np.uint8)
     negatives[::7, ::5] = 1
-    images.write_png(run.folder / "negatives.png", negatives)
-    np.save(run.folder / "base.npy", arrays["gt"].mean(axis=0))
-    scores = run(
-        *where(written),
-        f"--sauc_map={run.folder / 'negatives.png'}",
-        f"--baseline={run.folder / 'base.npy'}",
-    )
-    assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
-    assert scores["fixed_maps"] == {
-        "sauc_map": str(run.folder / "negatives.png"),
-        "baseline": str(run.folder / "base.npy"),
-    }
-    want = scored(
-        arrays,
-        [np.argwhere(negatives)] * 12,
-        baseline=metrics.distribution(arrays["gt"].mean(axis=0)),
-        metrics=("sauc", "infogain"),
-    )
-    assert_scores(run, want)
-
-
-def test_a_baseline_may_be_negative(run, written, golden):
-    arrays = golden[0]
     base = cv2.resize(arrays["gt"].mean(axis=0), (80, 45))
     base = np.log(base + 1) - 10
     assert base.max() < 0
-    np.save(run.folder / "base.npy", base)
-    run(*where(written), f"--baseline={run.folder / 'base.npy'}")
+    files = {"sauc_map": "negatives.png", "baseline": "base.npy"}
+    files = {flag: str(run.folder / name) for flag, name in files.items()}
+    write(pathlib.Path(files["sauc_map"]), negatives)
+    np.save(files["baseline"], base)
+    scores = run(*where(written), *(f"--{k}={v}" for k, v in files.items()))
+    assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
+    assert scores["fixed_maps"] == files
     resized = metrics.resize(base, (180, 320))
-    baseline = metrics.distribution(np.clip(resized, base.min(), base.max()))
-    want = scored(arrays, baseline=baseline, metrics=["infogain"])
-    assert want.count().item() > 6
+    want = scored(
+        arrays,
+        [np.argwhere(negatives)] * 12,
+        baseline=metrics.distribution(resized.clip(base.min(), base.max())),
+        metrics=("sauc", "infogain"),
+    )
+    assert want["infogain"].count() > 6
     assert_scores(run, want)
 
 

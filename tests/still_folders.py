@@ -1,15 +1,8 @@
-"""Small datasets of stills in the layout of their authors, for tests.
-
-Run as a program, it draws the dummy data again.
-"""
-
-import pathlib
+"""Small datasets of stills in the layout of their authors, for tests."""
 
 import cv2
 import numpy as np
 import scipy.io
-
-DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
 def draw(size, number):
@@ -113,26 +106,3 @@ def write_scene(root, gaze, sizes):
     write_images(root, sizes)
     write_mat(root / "data/tidy/fixations.mat", fixations=cells(gaze))
     return root
-
-
-SCENE_SIZES = {
-    number: ((64, 64), (48, 72), (60, 40))[number % 3] for number in range(1, 8)
-}
-
-
-def dummies(folder):
-    """Writes the dummy data of all three, in a folder each."""
-    for name, numbers, size in (
-        ("osie", (1001, 1002, 1003), (600, 800)),
-        ("crowd", (1, 2, 7), (768, 1024)),
-    ):
-        gaze = {number: look(size, number) for number in numbers}
-        write_structs(folder / name / "dummy_data", gaze, size)
-    gaze = {n: look(size, n) for n, size in SCENE_SIZES.items()}
-    # As in the release: somebody's record is lost.
-    gaze[2][1] = np.zeros((0, 2))
-    write_scene(folder / "scene" / "dummy_data", gaze, SCENE_SIZES)
-
-
-if __name__ == "__main__":
-    dummies(DATA)

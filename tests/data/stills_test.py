@@ -243,11 +243,6 @@ def test_strays_are_passed_over(osie, build):
     assert list(build()["train"]) == [1002]
 
 
-def test_no_data(manual, refused):
-    (manual / "something else").mkdir()
-    refused("`data/stimuli/`", re.escape(str(manual)), "none")
-
-
 @pytest.mark.parametrize(
     ("name", "file"),
     [

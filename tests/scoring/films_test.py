@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lsts_tf import evaluate
-from lsts_tf.media import images, msu_files
+from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, msu
 from tests import flag_scope, msu_folders
 
@@ -246,14 +246,6 @@ def test_a_damaged_film(tmp_path):
     (tmp_path / "cut" / "3001.mp4").write_bytes(data[:half] + bytes(half))
     with pytest.raises(folders.FilesError, match=r"3001.*cut/3001\.mp4"):
         evaluated(root, tmp_path / "cut")
-
-
-def test_names_need_a_list(tmp_path):
-    root = msu_folders.avimos(
-        tmp_path, {"a": msu_folders.clip(1, 2)}, {"train": []}
-    )
-    with pytest.raises(ValueError, match="must stand in TrainTestSplit"):
-        msu_files.find(root)
 
 
 @pytest.mark.parametrize(

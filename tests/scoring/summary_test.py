@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lsts_tf.scoring import density
 from lsts_tf.scoring import summary as summary_lib
 
 
@@ -34,16 +33,14 @@ def test_a_mean_of_nothing_is_null_in_json():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_interval_is_that_of_whole_videos():
-    rng = np.random.default_rng(0)
-    level = rng.normal(size=40)
-    video = np.repeat(np.arange(40), 50)
-    values = level[video] + 0.01 * rng.normal(size=2000)
-    low, high = summary(values, video)["cc"]["ci95"]
+def test_intervals_are_those_of_whole_videos():
+    level = np.random.default_rng(0).normal(size=40)
     # 40 independent videos, not 2,000 independent frames.
+    found = summary(level.repeat(50), np.arange(40).repeat(50))["cc"]
     half = 1.96 * level.std(ddof=1) / np.sqrt(40)
+    low, high = found["ci95"]
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
-    assert low < values.mean() < high
+    assert low < level.mean() < high
 
 
 def test_the_mean_of_videos_has_an_interval_of_its_own():
@@ -77,19 +74,6 @@ def test_by_video():
         "0003": {"cc": None},
         "0009": {"cc": 2.0},
     }
-
-
-def test_centre_prior_peaks_in_the_middle_and_is_symmetric():
-    prior = density.centre_prior(360, 640)
-    assert prior.shape == (360, 640)
-    row, column = np.unravel_index(prior.argmax(), prior.shape)
-    assert abs(row - 179.5) < 1
-    assert abs(column - 319.5) < 1
-    np.testing.assert_allclose(prior, prior[::-1, ::-1])
-    # A quarter of a side away from the middle: one standard deviation.
-    assert prior[90, 320] / prior[180, 320] == pytest.approx(
-        np.exp(-0.5), rel=0.01
-    )
 
 
 def test_the_table():
