@@ -12,7 +12,6 @@ import pytest
 
 from avimos import avimos_dataset_builder
 from crowdsal import crowdsal_dataset_builder
-from dhf1k import dhf1k_dataset_builder
 from lsts_tf.features import dataset
 from tests import clip_folders, msu_folders
 
@@ -20,7 +19,6 @@ ROOT = pathlib.Path(__file__).parents[2]
 DATASET = "crowdsal"
 AVIMOS = avimos_dataset_builder.Builder
 CROWDSAL = crowdsal_dataset_builder.Builder
-DHF1K = dhf1k_dataset_builder.Builder
 
 
 # === The contract ===
@@ -124,19 +122,6 @@ def test_gaze_that_is_withheld(manual, build):
     (example,) = build()["test"].values()
     assert example["frames"].shape == (2,)
     assert example["maps"].shape == example["fixations"].shape == (0,)
-
-
-def test_joint_with_dhf1k(tmp_path):
-    for builder, name in ((CROWDSAL, "crowdsal"), (DHF1K, "dhf1k")):
-        clip_folders.build(
-            builder, ROOT / "data" / name / "dummy_data", tmp_path
-        )
-    data = dataset.open_datasets(["crowdsal", "dhf1k"], str(tmp_path))
-    wanted = data.numbers({"crowdsal": {1, 2}}, otherwise="train")
-    assert wanted == {("crowdsal", 1), ("crowdsal", 2), ("dhf1k", 1)}
-    found = {video.number: video for video in data.videos(wanted)}
-    assert set(found) == wanted
-    assert {len(video.maps) for video in found.values()} == {3}
 
 
 # === Refusals ===
