@@ -68,8 +68,6 @@ def test_numbers_follow_from_the_names():
     [
         ("actioncliptrain00001_1", 101),
         ("actioncliptrain00131_44", 13144),
-        ("actioncliptrain00823_10", 82310),
-        ("actioncliptest00001_1", 100_101),
         ("actioncliptest00884_3", 188_403),
         ("actioncliptrain00001", None),
         ("actioncliptrain00000_1", None),
@@ -116,19 +114,14 @@ def test_an_example_holds_the_clip(clip, manual, build):
 def test_frames_run_on_from_shot_to_shot(manual, build):
     # Shots of one frame exist; some shots do not; sizes differ.
     write_shot(manual, 9, 2, [1])
-    late = write_shot(manual, 9, 10, [99, 100, 101], size=(30, 70))
+    write_shot(manual, 9, 10, [99, 100, 101], size=(30, 70))
     write_shot(manual, 7, 1, [3, 4], kind="test")
-    found = build("hollywood2")
-    train = found["train"]
-    assert {n: int(e["num_frames"]) for n, e in train.items()} == {
-        902: 1,
-        910: 3,
+    found = {
+        (split, number, int(example["num_frames"]))
+        for split, of in build("hollywood2").items()
+        for number, example in of.items()
     }
-    assert train[910]["name"].numpy() == b"actioncliptrain00009_10"
-    assert list(train[910]["maps"].numpy()) == [
-        path.read_bytes() for path in sorted((late / "maps").iterdir())
-    ]
-    assert list(found["test"]) == [100_701]
+    assert found == {("train", 902, 1), ("train", 910, 3), ("test", 100_701, 2)}
 
 
 def test_one_level_down_among_strays(manual, build):
