@@ -578,10 +578,8 @@ def _text(path: pathlib.Path) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(io.BytesIO(data))
         elif suffix == ".json":
-            found = json.loads(data.decode("utf-8"))
-            found = found["fixations"] if isinstance(found, dict) else found
-            # As text, or pandas takes `true` for a 1.
-            table = pd.DataFrame(found, dtype=object)
+            # As objects, or pandas takes `true` for a 1.
+            table = pd.DataFrame(json.loads(data), dtype=object)
         else:
             marks = (b"\xff\xfe", b"\xfe\xff")
             is_wide = data.startswith(marks)

@@ -159,19 +159,6 @@ def test_a_split_out_of_archives(truth, models, program, tmp_path):
     assert got["overall"] == want["overall"]
 
 
-def test_crowdsal_by_number(tmp_path, program):
-    made = {n: msu_folders.clip(n, 3) for n in (3000, 3001, 5000)}
-    root = msu_folders.crowdsal(tmp_path / "CrowdSAL", made)
-    scores = program(
-        f"--predictions={root / 'Test' / 'Saliency'}",
-        f"--annotations={root}",
-        "--videos=3001-5000",
-    )
-    assert set(scores["by_video"]) == {"3001", "5000"}
-    assert scores["overall"]["cc"]["mean"] == pytest.approx(1, abs=1e-6)
-    assert scores["first_frames"]["first"]["sim"]["n_valid"] == 6
-
-
 # === Refusals ===
 
 
