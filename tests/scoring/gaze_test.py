@@ -9,7 +9,7 @@ import pytest
 
 from lsts_tf.media import images
 from lsts_tf.scoring import gaze, truth
-from tests import flag_scope, pages
+from tests import pages
 
 # 100 x 50 pixels.
 SIZE = (50, 100)
@@ -398,34 +398,16 @@ def test_damaged_bytes_are_refused_or_read(suffix, tries, written):
     assert refused > tries / 10
 
 
-# === Flags of `evaluate` ===
+# === Tables to score by ===
 
 
-@pytest.fixture
-def annotated(written):
-    """What `--annotations` reads with some flags."""
-
-    def read(suffix, text, *given, videos=()):
-        path = written(suffix, text)
-        with flag_scope.defined(truth.define_flags) as values:
-            values(["evaluate", f"--annotations={path}", *given])
-            return truth.from_flags(values, frozenset(videos))
-
-    return read
-
-
-def test_an_export_is_scored_like_a_plain_table(annotated):
-    export = annotated(
-        "tsv",
-        TOBII.format(" [μs]", *2 * [" [DACS px]"])
-        + TOBII_ROWS.format("000", 1000, 400),
-        *("--screen=1920x1080", "--rate=25"),
-    )
-    plain = annotated(
-        "csv",
-        "video,frame,x,y,observer\n"
-        + "".join(f"601,{n},333,133,P1\n" for n in (1, 2, 3)),
-    )
+def test_an_export_is_scored_like_a_plain_table(written):
+    text = TOBII.format(" [μs]", *2 * [" [DACS px]"])
+    text += TOBII_ROWS.format("000", 1000, 400)
+    settings = gaze.Settings(screen="1920x1080", rate=25)
+    export = truth.Points(written("tsv", text), settings=settings)
+    rows = "".join(f"601,{n},333,133,P1\n" for n in (1, 2, 3))
+    plain = truth.Points(written("csv", f"video,{LOOKS}{rows}"))
     assert [*export.clips] == [*plain.clips] == [601]
     one, other = export.clips[601], plain.clips[601]
     assert list(one.frames) == list(other.frames) == [0, 1, 2]
@@ -435,11 +417,11 @@ def test_an_export_is_scored_like_a_plain_table(annotated):
         assert len(one.by_observer(frame)) == 1
 
 
-def test_what_is_left_out_is_said_and_recorded(annotated, caplog):
+def test_what_is_left_out_is_said_and_recorded(written, caplog):
     """The table of one video's points, of which one is outside."""
     rows = "0,1,90,0,0,.5,.5,.5,1\n1,2,90,1,1,.5,2,.5,1\n"
     with caplog.at_level(logging.WARNING, "absl"):
-        found = annotated("csv", PUPIL + rows, videos=[7])
+        found = truth.Points(written("csv", PUPIL + rows), videos={7})
     assert [*found.clips] == [7]
     assert found.describe()["points_outside"] == 1
     assert "1 of 2 points lie outside of the film, 640x360" in caplog.text
