@@ -27,10 +27,8 @@ from absl import app, flags
 import cv2
 import numpy as np
 
-from lsts_tf.media import cores as cores_lib
-from lsts_tf.media import images
-from lsts_tf.scoring import density
-from lsts_tf.scoring import truth as truth_lib
+from lsts_tf.media import cores, images
+from lsts_tf.scoring import density, scorer, truth
 
 _VIDEOS = flags.DEFINE_integer("videos", 10, "videos", 2)
 _LENGTH = flags.DEFINE_integer("length", 200, "frames of a video", 1)
@@ -61,11 +59,11 @@ def write_video(root, number, length, rng):
         points = np.clip(points, 0, [359, 639]).astype(int)
         fixated = np.zeros(SIZE, np.uint8)
         fixated[tuple(points.T)] = 255
-        truth = density.density_map(fixated)
-        guess = cv2.blur(truth, (31, 31)) * 0.7
+        blurred = density.density_map(fixated)
+        guess = cv2.blur(blurred, (31, 31)) * 0.7
         guess += 76 * np.roll(noise, 3 * frame, axis=1)
         for folder, image in zip(
-            folders, (guess.astype(np.uint8), truth, fixated), strict=True
+            folders, (guess.astype(np.uint8), blurred, fixated), strict=True
         ):
             images.write_png(folder / images.file_name(frame), image)
 
@@ -94,22 +92,20 @@ def evaluate(root, output, *arguments):
 
 def steps(root):
     """CPU milliseconds a frame of each step, the median of rounds."""
-    from lsts_tf.scoring import scorer as scorer_lib
-
-    folder = truth_lib.Folder(root / "annotation")
+    folder = truth.Folder(root / "annotation")
     video, clip = next(iter(folder.clips.items()))
     frames = list(clip.frames)[:64]
     files = [
         root / "maps" / f"{video:04d}" / images.file_name(f) for f in frames
     ]
     fixated = [(video, f, *clip.fixations(f)) for f in frames]
-    scorer = scorer_lib.Scorer(truth_lib.FixationSet(fixated))
+    benchmark = scorer.Scorer(truth.FixationSet(fixated))
     predicted = [images.read(file) for file in files]
     densities = [clip.density(f) for f in frames]
 
     def score():
         for row, map_ in enumerate(predicted):
-            scorer.score(row, map_, densities[row])
+            benchmark.score(row, map_, densities[row])
 
     contenders = {
         "read map": lambda: [images.read(file) for file in files],
@@ -131,7 +127,7 @@ def main(_):
     """Writes the frames, scores them, prints the figures."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    cores = cores_lib.usable()
+    workers = cores.usable()
     total = _VIDEOS.value * _LENGTH.value
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -139,9 +135,9 @@ def main(_):
             write_video(root, number, _LENGTH.value, rng)
         small = pathlib.Path(folder) / "small"
         # A video for each process, which all start.
-        for number in range(601, 601 + cores):
+        for number in range(601, 601 + workers):
             write_video(small, number, 1, rng)
-        print(f"{total} frames, {cores} cores, load {os.getloadavg()[0]:.1f}")
+        print(f"{total} frames, {workers} cores, load {os.getloadavg()[0]:.1f}")
         _, starting = evaluate(small, "one", "--workers=1")
         wall_starting, _ = evaluate(small, "all")
         wall_one, cpu = evaluate(root, "one", "--workers=1")
@@ -155,15 +151,15 @@ def main(_):
     print(f"{'a frame':40}{1e3 * a_frame:8.2f} ms of CPU")
     print(f"{'frames a second and core':40}{1 / a_frame:8.0f}   goal: 200")
     for name, wall in (
-        (f"starting {cores} processes", wall_starting),
+        (f"starting {workers} processes", wall_starting),
         ("one process", wall_one),
-        (f"{cores} processes", wall_all),
+        (f"{workers} processes", wall_all),
     ):
         print(f"{name:40}{wall:8.1f} s by the clock")
-    by_count = VALIDATION * a_frame / cores / 60
+    by_count = VALIDATION * a_frame / workers / 60
     by_clock = VALIDATION / total * (wall_all - wall_starting) / 60
     by_clock += wall_starting / 60
-    print(f"{VALIDATION} frames on {cores} cores, from CPU time: ", end="")
+    print(f"{VALIDATION} frames on {workers} cores, from CPU time: ", end="")
     print(f"{by_count:.1f} minutes; by the clock: {by_clock:.1f}.   goal: 5")
 
 

@@ -22,9 +22,8 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import sys
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 from absl import logging
 import cv2
@@ -33,20 +32,23 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tqdm
 
-# The `tfds` command takes this folder off the path when it has read a builder;
-# other processes need it later, and `lsts_tf` lies beside it.
-for _folder in pathlib.Path(__file__).resolve().parents[:2]:
-    if str(_folder) not in sys.path:
-        sys.path.append(str(_folder))
-
-import gaze_dataset  # noqa: E402
-from lsts_tf.media import cores, files, msu_files  # noqa: E402
+import gaze_dataset
+from lsts_tf.media import cores, files, msu_files
 
 # (width, height) that frames fit.
 WITHIN = (640, 360)
 PROCESSES = cores.usable()
 # TensorFlow has threads, which a fork would not have.
 START = "spawn"
+
+INSTRUCTIONS = """
+    The files are at https://huggingface.co/datasets/ANDRYHA/{hub},
+    for anybody. Put them into one folder, packed or unpacked:
+{layout}
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any part of the films will do. A build that
+    is broken off goes on where it was.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,10 +76,30 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         **kwargs: Of TFDS' builders.
     """
 
-    # On GitHub.
-    REPOSITORY = ""
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": (
+            "Whole videos within 640x360: frames as JPEG of quality 95, maps "
+            "as PNG of 8 bits, fixations as counts."
+        ),
+    }
+
+    # On GitHub, and on Hugging Face.
+    REPOSITORY = HUB = ""
+    LAYOUT = """
+        <manual_dir>/TrainTestSplit.json
+        <manual_dir>/Videos.zip
+        <manual_dir>/SaliencyTrain.zip, SaliencyTest.zip
+        <manual_dir>/FixationsTrain.zip, FixationsTest.zip
+"""
     # Numbers of each split, where no `TrainTestSplit.json` tells the names.
-    SPLITS: Mapping[str, Sequence[int]] = {}
+    SPLITS: ClassVar[Mapping[str, Sequence[int]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS.format(
+            hub=cls.HUB, layout=cls.LAYOUT
+        )
 
     def __init__(
         self, *, within: tuple[int, int] = WITHIN, **kwargs: Any
@@ -87,7 +109,7 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=_features(),
+            features=gaze_dataset.features(name=tfds.features.Text()),
             homepage=f"https://github.com/{self.REPOSITORY}",
             license="CC BY (each video's own is in the distribution)",
             metadata=tfds.core.MetadataDict(),
@@ -214,10 +236,6 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
 
-def _features() -> tfds.features.FeaturesDict:
-    return gaze_dataset.features(name=tfds.features.Text())
-
-
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
     try:
         target.hardlink_to(source)
@@ -268,8 +286,12 @@ def _end_with_parent() -> None:
 
 def _write(job: _Job) -> str:
     """Writes a video's file, whole or not at all; returns its name."""
-    example = read(job.clip, annotated=job.annotated, within=job.within)
-    serialized = _features().serialize_example(example)
+    try:
+        example = _read(job)
+    except ValueError as error:
+        raise ValueError(f"Video {job.clip.name}: {error}") from error
+    features = gaze_dataset.features(name=tfds.features.Text())
+    serialized = features.serialize_example(example)
     # In one order, so that the same films make the same bytes.
     proto = tf.train.Example.FromString(serialized)
     path = job.path.with_name(f"{job.path.name}.{example['num_frames']}")
@@ -284,40 +306,19 @@ def _write(job: _Job) -> str:
 # === One video ===
 
 
-def read(
-    clip: msu_files.Clip,
-    *,
-    annotated: bool = True,
-    within: tuple[int, int] = WITHIN,
-) -> gaze_dataset.Example:
+def _read(job: _Job) -> gaze_dataset.Example:
     """An example of all that a clip's files hold.
-
-    Args:
-        clip: The clip.
-        annotated: Whether it is known where people looked.
-        within: (width, height) that frames fit.
 
     Raises:
         ValueError: A file is damaged, or frames, maps and fixations differ in
-            number; it names the video and the counts.
+            number; it names the counts.
     """
-    try:
-        return _read(clip, annotated, within)
-    except ValueError as error:
-        raise ValueError(f"Video {clip.name}: {error}") from error
-
-
-def _read(
-    clip: msu_files.Clip, annotated: bool, within: tuple[int, int]
-) -> gaze_dataset.Example:
+    clip = job.clip
     film = clip.videos.film()
-    size = fitted(film.size, within)
-    frames = [
-        gaze_dataset.jpeg(cv2.cvtColor(_shrunk(f, size), cv2.COLOR_RGB2BGR))
-        for f in film
-    ]
+    size = fitted(film.size, job.within)
+    frames = [gaze_dataset.jpeg(_shrunk(frame, size)) for frame in film]
     maps, fixations = [], []
-    if annotated:
+    if job.annotated:
         looked_at = clip.saliency.film(grey=True)
         maps = [
             gaze_dataset.png(_levels(_shrunk(map_, size))) for map_ in looked_at
@@ -333,15 +334,9 @@ def _read(
             gaze_dataset.png(counts(seen, looked_at.size, size))
             for seen in points
         ]
-    return {
-        "video": clip.number,
-        "name": clip.name,
-        "fps": film.fps,
-        "num_frames": len(frames),
-        "frames": frames,
-        "maps": maps,
-        "fixations": fixations,
-    }
+    return gaze_dataset.example(
+        clip.number, film.fps, frames, maps, fixations, name=clip.name
+    )
 
 
 def fitted(size: tuple[int, int], within: tuple[int, int]) -> tuple[int, int]:

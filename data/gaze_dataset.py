@@ -22,14 +22,23 @@ images, or count from 1.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import os
+import pathlib
 import re
-import struct
-from typing import Any, NamedTuple
+import sys
+from typing import Any, ClassVar
 
 import cv2
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
+
+# The `tfds` command takes this folder off the path when it has read a builder;
+# other processes need it later, and `lsts_tf` lies beside it.
+for _folder in pathlib.Path(__file__).resolve().parents[:2]:
+    if str(_folder) not in sys.path:
+        sys.path.append(str(_folder))
+
+from lsts_tf.media import files, images  # noqa: E402
 
 JPEG_QUALITY = 95
 
@@ -37,10 +46,11 @@ JPEG_QUALITY = 95
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 
 # The split of each folder of clips.
-FOLDERS = {tfds.Split.TRAIN: "training", tfds.Split.TEST: "testing"}
+FOLDERS = {"training": tfds.Split.TRAIN, "testing": tfds.Split.TEST}
 
 IMAGES = (".png", ".jpg", ".jpeg")
-_PARTS = ("images", "maps", "fixation maps")
+# Bits and colour of a PNG that is grey, of 8 bits, where its header says so.
+_GREY_8 = b"\x08\0"
 
 # Folders of pictures do not tell their rate. This is what those who train on
 # them take; nothing is computed from it.
@@ -75,6 +85,26 @@ def features(
     )
 
 
+def example(
+    number: int,
+    fps: float,
+    frames: Sequence[bytes],
+    maps: Sequence[bytes],
+    fixations: Sequence[bytes],
+    **more: Any,
+) -> Example:
+    """An example of the contract; `more` are features of its dataset alone."""
+    return {
+        "video": number,
+        "fps": fps,
+        "num_frames": len(frames),
+        "frames": frames,
+        "maps": maps,
+        "fixations": fixations,
+        **more,
+    }
+
+
 def find_root(manual_dir: epath.Path, names: Sequence[str]) -> epath.Path:
     """The folder of the data: the manual one, or one in it.
 
@@ -104,9 +134,11 @@ def find_root(manual_dir: epath.Path, names: Sequence[str]) -> epath.Path:
 
 
 def jpeg(frame: np.ndarray) -> bytes:
-    """Compresses a BGR frame; the file's colours are the right ones."""
+    """Compresses an RGB frame."""
     _, data = cv2.imencode(
-        ".jpg", frame, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
+        ".jpg",
+        cv2.cvtColor(frame, cv2.COLOR_RGB2BGR),
+        (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY),
     )
     return data.tobytes()
 
@@ -116,52 +148,19 @@ def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
 
 
-class PngHeader(NamedTuple):
-    """What a PNG file says of itself; a decoder would hide some of it."""
-
-    width: int
-    height: int
-    depth: int
-    colour: int
-
-    @property
-    def grey(self) -> bool:
-        """Whether it is as the contract has it: grey, 8 bits."""
-        return (self.depth, self.colour) == (8, 0)
-
-    def __str__(self) -> str:
-        kinds = {0: "grey", 2: "RGB", 3: "palette", 4: "grey+alpha", 6: "RGBA"}
-        kind = kinds.get(self.colour, f"colour type {self.colour}")
-        return f"{self.width}x{self.height}, {kind}, {self.depth} bits"
-
-
-def png_header(data: bytes) -> PngHeader | None:
-    """The header of a PNG file, or None if it is none."""
-    # Signature, length and name of the first chunk, then what it says.
-    header = re.match(rb"\x89PNG\r\n\x1a\n....IHDR(.{10})", data, re.DOTALL)
-    return PngHeader(*struct.unpack(">IIBB", header[1])) if header else None
-
-
-def decode(data: bytes, flags: int) -> np.ndarray | None:
-    """Decodes a picture; None if it cannot be."""
-    if not data:
-        return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-
-
 def read_image(path: epath.Path) -> tuple[bytes, tuple[int, int]]:
     """A picture as JPEG, and its size (H, W).
 
     Raises:
         ValueError: It cannot be decoded.
     """
-    frame = decode(path.read_bytes(), cv2.IMREAD_COLOR)
-    if frame is None:
+    try:
+        frame = images.read_frame(path)
+    except files.FileError as error:
         raise ValueError(
-            "images must be PNG or JPEG files. Received: "
-            f"{os.fspath(path)}, which cannot be decoded. Unpack the archive "
-            "again."
-        )
+            f"images must be whole PNG or JPEG files. Received: {error} Unpack "
+            "the archive again."
+        ) from error
     return jpeg(frame), frame.shape[:2]
 
 
@@ -175,32 +174,19 @@ def read_grey(path: epath.Path) -> tuple[bytes, tuple[int, int]]:
         ValueError: It is no such file.
     """
     data = path.read_bytes()
-    header = png_header(data)
-    pixels = decode(data, cv2.IMREAD_UNCHANGED) if header else None
-    if pixels is None:
-        received = "unreadable pixels" if header else "no PNG file"
-    else:
-        grey = _as_grey(pixels)
-        if grey is not None:
-            if not header.grey:
-                data = png(grey)
-            return data, grey.shape
-        received = str(header)
+    pixels = images.decode(data, cv2.IMREAD_UNCHANGED)
+    received = "no picture, or a damaged one"
+    if pixels is not None:
+        received = f"{pixels.dtype} {list(pixels.shape)}"
+        grey = pixels if pixels.ndim == 2 else pixels[..., 0].copy()
+        colours = pixels.reshape(*grey.shape, -1)[..., :3]
+        if grey.dtype == np.uint8 and (colours == grey[..., None]).all():
+            is_kept = data[:26].endswith(_GREY_8)
+            return data if is_kept else png(grey), grey.shape
     raise ValueError(
         "maps and fixation maps must be grey PNG files of at most 8 bits. "
         f"Received: {received} in {os.fspath(path)}. Unpack the archive again."
     )
-
-
-def _as_grey(pixels: np.ndarray) -> np.ndarray | None:
-    """The grey levels of a picture; None if it has colours or more bits."""
-    if pixels.dtype != np.uint8:
-        return None
-    if pixels.ndim == 2:
-        return pixels
-    colours = pixels[..., :3]
-    grey = np.ascontiguousarray(colours[..., 0])
-    return grey if (colours == grey[..., None]).all() else None
 
 
 def read_all(
@@ -238,82 +224,89 @@ def read_all(
     return [data for data, _ in found], size
 
 
-# === Clips: folders of pictures ===
+# === Folders of numbered pictures ===
 
 
-class Clip(NamedTuple):
-    """A clip's files, in the order of time."""
+def find_parts(
+    folder: epath.Path,
+    name: str,
+    parts: Mapping[str, Sequence[str]],
+) -> list[list[epath.Path]]:
+    """The pictures of a video, part by part, in the order of time.
 
-    name: str
-    images: Sequence[epath.Path]
-    maps: Sequence[epath.Path]
-    fixations: Sequence[epath.Path]
-
-
-def find_clips(
-    manual_dir: epath.Path, number_of: Callable[[str], int | None], example: str
-) -> dict[str, dict[int, Clip]]:
-    """Clips of each split that has some, by number.
-
-    Whatever file names tell is checked here, before the first picture is read:
-    reading takes long, and a build that stops leaves nothing behind.
+    Names that begin with a point, or have no number or another type, are
+    passed over: DHF1K's fixation/ holds a folder of .mat files.
 
     Args:
-        manual_dir: The manual folder.
-        number_of: The number of a clip of this name; None if it is no name of
-            a clip.
-        example: Name of a clip, for messages.
+        folder: Holds a folder for each part.
+        name: Of the video, for messages.
+        parts: {a part's folder: suffixes of its pictures}. All have the
+            numbers of the images, if there are any, or count from 1.
 
     Raises:
-        ValueError: A clip's pictures do not belong together, or there is none.
+        ValueError: They do not belong together.
     """
-    root = find_root(manual_dir, tuple(FOLDERS.values()))
-    clips: dict[int, epath.Path] = {}
-    splits: dict[str, dict[int, Clip]] = {}
-    for split, folder in FOLDERS.items():
-        for path in _folders(root / folder):
-            number = number_of(path.name)
-            if number is None:
+    found: dict[str, dict[int, epath.Path]] = {}
+    for part, suffixes in parts.items():
+        numbered = found[part] = {}
+        for path in sorted((folder / part).glob("[!.]*")):
+            number = re.search(r"(\d+)$", path.stem)
+            if path.suffix.lower() not in suffixes or not number:
+                continue
+            if (other := numbered.setdefault(int(number[1]), path)) != path:
                 raise ValueError(
-                    f"Clips are named as in the distribution, such as "
-                    f"{example}. Received: {os.fspath(path)}. Move it "
-                    "elsewhere."
-                )
-            if number in clips:
-                raise ValueError(
-                    f"Clip {path.name} must be one folder. Received: "
-                    f"{os.fspath(clips[number])} and {os.fspath(path)}. "
+                    f"{name} must have one file of each number. Received: "
+                    f"{other.name} and {path.name} in {os.fspath(folder)}. "
                     "Remove one."
                 )
-            clips[number] = path
-            splits.setdefault(split, {})[number] = find_clip(path)
-    if not clips:
-        raise ValueError(
-            f"There must be at least one clip, such as {example}. Received: "
-            f"none in {os.fspath(root)}. Unpack the archives there."
+    length = len(found[part])
+    starts = {1, min(found.get("images", ()), default=1)}
+    fitting = [list(range(start, start + length)) for start in starts]
+    if not length or any(sorted(of) not in fitting for of in found.values()):
+        told = ", ".join(
+            f"{len(of)} {part}"
+            + (f" from {min(of)} to {max(of)}" if of else "")
+            for part, of in found.items()
         )
-    # TFDS takes a split without examples for a mistake, but half a download
-    # is still of use: such a split is not among these.
-    return {
-        split: dict(sorted(found.items())) for split, found in splits.items()
-    }
-
-
-def _folders(folder: epath.Path) -> list[epath.Path]:
-    if not folder.is_dir():
-        return []
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    ]
+        raise ValueError(
+            f"{name} must have a picture of each frame in "
+            f"{', '.join(parts)}, of the same numbers or from 1 on, without a "
+            f"gap. Received: {told} in {os.fspath(folder)}. Unpack it again, "
+            "or remove the video."
+        )
+    return [[path for _, path in sorted(of.items())] for of in found.values()]
 
 
 class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Reads a dataset that the authors of DHF1K distribute as clips."""
 
-    # Name of a clip, for messages.
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": (
+            "Whole clips at their own size: frames as JPEG of quality 95, "
+            "density maps and fixation maps as PNG."
+        ),
+    }
+    # Name of a clip.
     EXAMPLE = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
+    The dataset is given away by the authors of DHF1K by way of cloud drives
+    that only a browser can open. Follow the links in the README of
+    https://github.com/wenguanwang/DHF1K, fetch its archive and unpack it into
+    the manual folder itself or into one folder in it:
+
+        <manual_dir>/training/{cls.EXAMPLE}/images/*.png
+        <manual_dir>/training/{cls.EXAMPLE}/maps/*.png
+        <manual_dir>/training/{cls.EXAMPLE}/fixation/*.png
+        <manual_dir>/testing/...
+
+    The manual folder is the one given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`. Any subset of the clips will do. Nothing
+    else of the distribution is read.
+    """
 
     @staticmethod
     def number_of(name: str) -> int | None:
@@ -329,114 +322,64 @@ class ClipBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, Example]]]:
-        found = find_clips(
-            epath.Path(dl_manager.manual_dir),
-            self.number_of,
-            example=self.EXAMPLE,
-        )
+        root = find_root(epath.Path(dl_manager.manual_dir), [*FOLDERS])
+        clips: dict[int, epath.Path] = {}
+        splits: dict[str, dict[int, epath.Path]] = {}
+        for folder, split in FOLDERS.items():
+            for path in sorted((root / folder).glob("[!.]*")):
+                if not path.is_dir():
+                    continue
+                number = self.number_of(path.name)
+                if number is None:
+                    raise ValueError(
+                        f"Clips are named as in the distribution, such as "
+                        f"{self.EXAMPLE}. Received: {os.fspath(path)}. Move "
+                        "it elsewhere."
+                    )
+                if (other := clips.setdefault(number, path)) != path:
+                    raise ValueError(
+                        f"Clip {path.name} must be one folder. Received: "
+                        f"{os.fspath(other)} and {os.fspath(path)}. Remove one."
+                    )
+                # Reading takes long, and a build that stops leaves nothing
+                # behind: whatever file names tell is checked before.
+                _clip_parts(path)
+                splits.setdefault(split, {})[number] = path
+        if not clips:
+            raise ValueError(
+                f"There must be at least one clip, such as {self.EXAMPLE}. "
+                f"Received: none in {os.fspath(root)}. Unpack the archives "
+                "there."
+            )
+        # TFDS takes a split without examples for a mistake, but half a download
+        # is still of use: such a split is not among these.
         return {
-            split: self._generate_examples(clips)
-            for split, clips in found.items()
+            split: self._generate_examples(of) for split, of in splits.items()
         }
 
     def _generate_examples(
-        self, clips: Mapping[int, Clip]
+        self, clips: Mapping[int, epath.Path]
     ) -> Iterator[tuple[int, Example]]:
         with futures.ThreadPoolExecutor(WORKERS) as pool:
-            for number, clip in clips.items():
-                yield number, {"video": number, **_read_clip(pool, clip)}
+            for number, folder in sorted(clips.items()):
+                name = f"Clip {folder.name}"
+                pictures, *grey = _clip_parts(folder)
+                frames, size = read_all(pool, pictures, read_image, name=name)
+                maps, fixations = (
+                    read_all(pool, paths, read_grey, name=name, size=size)[0]
+                    for paths in grey
+                )
+                found = frames, maps, fixations
+                yield (
+                    number,
+                    example(number, CLIP_FPS, *found, name=folder.name),
+                )
 
 
-def find_clip(folder: epath.Path) -> Clip:
-    """The files of a clip, put together by their numbers.
-
-    Raises:
-        ValueError: They do not belong together; it names the clip and how many
-            there are of each kind.
-    """
-    fixations = folder / "fixation"
-    if not fixations.is_dir() and (folder / "fixations").is_dir():
-        fixations = folder / "fixations"
-    places = (folder / "images", folder / "maps", fixations)
-    found = [
-        _numbered(place, folder.name, suffixes)
-        for place, suffixes in zip(
-            places, (IMAGES, (".png",), (".png",)), strict=True
-        )
-    ]
-    told = ", ".join(
-        f"{len(files)} {part}"
-        for files, part in zip(found, _PARTS, strict=True)
+def _clip_parts(folder: epath.Path) -> list[list[epath.Path]]:
+    plural = "s" if (folder / "fixations").is_dir() else ""
+    return find_parts(
+        folder,
+        f"Clip {folder.name}",
+        {"images": IMAGES, "maps": IMAGES[:1], f"fixation{plural}": IMAGES[:1]},
     )
-    counts = {len(files) for files in found}
-    if len(counts) > 1 or 0 in counts:
-        raise ValueError(
-            f"Clip {folder.name} must have a map and a fixation map for each "
-            f"image. Received: {told} in {os.fspath(folder)}. Unpack it "
-            "again, or remove the clip."
-        )
-    images = list(found[0])
-    for files, part in zip(found, _PARTS, strict=True):
-        numbers = list(files)
-        first, last = numbers[0], numbers[-1]
-        if last - first + 1 != len(numbers):
-            absent = min(set(range(first, last)) - set(numbers))
-            raise ValueError(
-                f"The {part} of clip {folder.name} must be numbered without "
-                f"gaps. Received: {told}, the {part} from {first} to {last} "
-                f"without {absent}, in {os.fspath(folder)}. Unpack it again, "
-                "or remove the clip."
-            )
-        if first not in (images[0], 1):
-            raise ValueError(
-                f"The {part} of clip {folder.name} must be numbered like its "
-                f"images, or from 1. Received: {told}, the images from "
-                f"{images[0]}, the {part} from {first}, in "
-                f"{os.fspath(folder)}. Unpack it again, or remove the clip."
-            )
-    return Clip(folder.name, *(list(files.values()) for files in found))
-
-
-def _numbered(
-    folder: epath.Path, clip: str, suffixes: Sequence[str]
-) -> dict[int, epath.Path]:
-    """Files by the last number in their name, in the order of the numbers.
-
-    Names that begin with a point, or have no number or another type, are
-    passed over: fixation/ holds a folder of .mat files.
-    """
-    files: dict[int, epath.Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        number = re.search(r"(\d+)$", path.stem)
-        if (
-            path.name.startswith(".")
-            or path.suffix.lower() not in suffixes
-            or not number
-        ):
-            continue
-        if int(number[1]) in files:
-            raise ValueError(
-                f"Clip {clip} must have one file per number. Received: "
-                f"{files[int(number[1])].name} and {path.name} in "
-                f"{os.fspath(folder)}. Remove one."
-            )
-        files[int(number[1])] = path
-    return dict(sorted(files.items()))
-
-
-def _read_clip(pool: futures.Executor, clip: Clip) -> Example:
-    """An example of all that a clip's files hold, but for its number."""
-    name = f"Clip {clip.name}"
-    frames, size = read_all(pool, clip.images, read_image, name=name)
-    maps, fixations = (
-        read_all(pool, paths, read_grey, name=name, size=size)[0]
-        for paths in (clip.maps, clip.fixations)
-    )
-    return {
-        "name": clip.name,
-        "fps": CLIP_FPS,
-        "num_frames": len(frames),
-        "frames": frames,
-        "maps": maps,
-        "fixations": fixations,
-    }

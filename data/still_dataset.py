@@ -9,9 +9,8 @@ are not among them; they are made here:
   of the photograph.
 * `fixations`: 255 at each pixel that one of the others lies on, else 0.
 * `maps`: one Gaussian for each of the others, so that two on one pixel count
-  twice; their sum is divided by its maximum, multiplied by 255 and rounded,
-  halves up. The Gaussians are not cut off anywhere but at the border of the
-  photograph. Their standard deviation is a degree of visual angle.
+  twice (see `density.blurred`). Their standard deviation is a degree of visual
+  angle.
 
 Photographs whose number is a multiple of 7 are for testing.
 """
@@ -21,7 +20,7 @@ import contextlib
 import io
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import cv2
 from etils import epath
@@ -31,6 +30,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import gaze_dataset
+from lsts_tf.scoring import density
 
 STIMULI = "data/stimuli"
 
@@ -44,22 +44,35 @@ FPS = 1.0
 # on the cross before the photograph appears, and starts from there.
 LEFT_OUT = 1
 
+# Of each observer, the fixations in order: float64 [N, 2], x and y as the file
+# has them.
+Gaze = list[np.ndarray]
 
-class Gaze(NamedTuple):
-    """Where people looked in a photograph.
+INSTRUCTIONS = """
+    The dataset is given away by its authors as a git repository:
 
-    Attributes:
-        size: (H, W) of the photograph that coordinates refer to.
-        observers: Of each, the fixations in order: float64 [N, 2], x and y as
-            the file has them.
+        git clone https://github.com/{repository}
+
+    The manual folder, given by `--manual_dir`, otherwise
+    `<data_dir>/downloads/manual`, is that clone or the folder it lies in:
+
+        <manual_dir>/data/stimuli/{first:03d}.jpg ... {last:03d}.jpg
+        <manual_dir>/{fixations}
+
+    Nothing else of the repository is read.
     """
-
-    size: tuple[int, int]
-    observers: list[np.ndarray]
 
 
 class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Reads a git repository of photographs and fixations."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": (
+            "Photographs as the JPEG files of the distribution; density maps "
+            "and fixation maps of all but each observer's first fixation."
+        ),
+    }
 
     # On GitHub.
     REPOSITORY = ""
@@ -75,6 +88,15 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     DEGREE = 0.0
     # (H, W) of the screen that photographs were enlarged or reduced to.
     SCREEN: tuple[int, int] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS.format(
+            repository=cls.REPOSITORY,
+            first=cls.NUMBERS[0],
+            last=cls.NUMBERS[-1],
+            fixations=cls.FIXATIONS,
+        )
 
     @classmethod
     def sigma(cls, size: tuple[int, int]) -> float:
@@ -94,7 +116,7 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def read_gaze(self, root: epath.Path) -> dict[int, Gaze]:
         """Where people looked, by number of the photograph."""
-        return read_structs(root / self.FIXATIONS, self.NUMBERS, self.SIZE)
+        return read_structs(root / self.FIXATIONS, self.NUMBERS)
 
     @contextlib.contextmanager
     def _advised(self) -> Iterator[None]:
@@ -147,77 +169,31 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield number, self._example(number, path, gaze[number])
 
     def _example(
-        self, number: int, path: epath.Path, gaze: Gaze
+        self, number: int, path: epath.Path, observers: Gaze
     ) -> gaze_dataset.Example:
-        size = gaze.size
+        with self._advised():
+            frame, size = read_image(path, self.SIZE)
         points = np.concatenate(
-            [self.pixels(fixations[LEFT_OUT:]) for fixations in gaze.observers]
+            [self.pixels(fixations[LEFT_OUT:]) for fixations in observers]
             or [np.zeros((0, 2))]
         )
-        points = inside(points, size).astype(np.int64)
-        if not len(points):
+        is_inside = ((points >= 0) & (points < size[::-1])).all(axis=1)
+        columns, rows = points[is_inside].astype(np.int64).T
+        if not rows.size:
             raise ValueError(
-                f"Image {path.name} must have a fixation, after the first of "
-                f"each observer. Received: none of {len(gaze.observers)} "
-                f"observers inside {size[1]}x{size[0]}. Remove the image and "
-                "its fixations."
+                f"Image {path.name}: somebody must have looked at it, "
+                "after each one's first fixation. Received: of "
+                f"{len(observers)} observers, no such fixation inside of "
+                f"{size[1]}x{size[0]}. Remove the image and its fixations."
             )
-        with self._advised():
-            frame = read_image(path, size)
-        return {
-            "video": number,
-            "name": path.name,
-            "fps": FPS,
-            "num_frames": 1,
-            "frames": [frame],
-            "maps": [
-                gaze_dataset.png(density_map(points, size, self.sigma(size)))
-            ],
-            "fixations": [gaze_dataset.png(fixation_map(points, size))],
-        }
-
-
-# === Maps ===
-
-
-def inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Those of the pixels (x, y) that a photograph of size (H, W) has."""
-    height, width = size
-    return points[((points >= 0) & (points < (width, height))).all(axis=1)]
-
-
-def fixation_map(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W]: 255 at each of the pixels (x, y), else 0."""
-    fixated = np.zeros(size, np.uint8)
-    fixated[points[:, 1], points[:, 0]] = 255
-    return fixated
-
-
-def density_map(
-    points: np.ndarray, size: tuple[int, int], sigma: float
-) -> np.ndarray:
-    """One Gaussian a fixation, their sum scaled to 0 ... 255.
-
-    Args:
-        points: int [N, 2], pixels (x, y), all of them inside; N > 0. One that
-            is there twice counts twice.
-        size: (H, W).
-        sigma: Standard deviation in pixels.
-
-    Returns:
-        uint8 [H, W], its largest value 255.
-    """
-    # A Gaussian is a product of one along y and one along x.
-    along_x, along_y = (
-        np.exp(
-            -((np.arange(length) - points[:, axis, None]) ** 2) / (2 * sigma**2)
+        counts = np.zeros(size, np.int64)
+        np.add.at(counts, (rows, columns), 1)
+        map_ = density.blurred(counts, sigma=self.sigma(size))
+        fixated = np.uint8(255) * (counts > 0)
+        maps, fixations = ([gaze_dataset.png(m)] for m in (map_, fixated))
+        return gaze_dataset.example(
+            number, FPS, [frame], maps, fixations, name=path.name
         )
-        for axis, length in ((0, size[1]), (1, size[0]))
-    )
-    total = along_y.T @ along_x
-    total *= 255 / total.max()
-    total += 0.5
-    return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.
 
 
 # === Photographs ===
@@ -290,40 +266,44 @@ def _check_matched(
             )
 
 
-def read_image(path: epath.Path, size: tuple[int, int]) -> bytes:
-    """A photograph as a JPEG of three channels.
+def read_image(
+    path: epath.Path, size: tuple[int, int] | None
+) -> tuple[bytes, tuple[int, int]]:
+    """A photograph as a JPEG of three channels, and its size (H, W).
 
     Such a file stays as it is, byte for byte. Others are written anew: grey
     ones, and those that ask to be turned. They are not turned, because the
     programs that showed them and stored the fixations did not do it.
 
     Raises:
-        ValueError: It cannot be decoded, or has another size.
+        ValueError: It cannot be decoded, or has another size than `size`.
     """
     data = _read(path)
-    frame = gaze_dataset.decode(
-        data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    # OpenCV refuses no bytes at all.
+    encoded = np.frombuffer(data or b"\0", np.uint8)
+    frame, turned = (
+        cv2.imdecode(encoded, cv2.IMREAD_COLOR | how)
+        for how in (cv2.IMREAD_IGNORE_ORIENTATION, 0)
     )
     if frame is None:
         raise ValueError(
             f"Image {path.name} must be a whole JPEG file. Received: "
             f"{os.fspath(path)}, {len(data)} bytes that cannot be decoded."
         )
-    if frame.shape[:2] != size:
+    found = frame.shape[:2]
+    if size and found != size:
         raise ValueError(
-            f"Image {path.name} must be {size[1]}x{size[0]}, as its fixations "
-            f"have it. Received: {frame.shape[1]}x{frame.shape[0]} in "
-            f"{os.fspath(path)}."
+            f"Image {path.name} must be {size[1]}x{size[0]}. Received: "
+            f"{found[1]}x{found[0]} in {os.fspath(path)}."
         )
-    turned = gaze_dataset.decode(data, cv2.IMREAD_COLOR)
     if (
         data.startswith(b"\xff\xd8")
         # OpenCV makes three channels of one and of four.
         and int(tf.image.extract_jpeg_shape(data)[2]) == 3
         and np.array_equal(turned, frame)
     ):
-        return data
-    return gaze_dataset.jpeg(frame)
+        return data, found
+    return gaze_dataset.jpeg(frame[..., ::-1]), found
 
 
 # === fixations.mat ===
@@ -358,9 +338,7 @@ def load_mat(path: epath.Path, name: str) -> np.ndarray:
     return found[name]
 
 
-def read_structs(
-    path: epath.Path, numbers: Collection[int], size: tuple[int, int]
-) -> dict[int, Gaze]:
+def read_structs(path: epath.Path, numbers: Collection[int]) -> dict[int, Gaze]:
     """What OSIE's and Crowd's fixations.mat tells, by number.
 
     `fixations{i}` has an image's name `img` and the cell array `subjects`, and
@@ -369,7 +347,6 @@ def read_structs(
     Args:
         path: The file.
         numbers: Those that images can have.
-        size: (H, W) of all images.
 
     Raises:
         ValueError: The file is another one.
@@ -400,7 +377,7 @@ def read_structs(
                     "as many numbers `fix_x` as `fix_y`",
                 )
             observers.append(fixations)
-        gaze[number] = Gaze(size, observers)
+        gaze[number] = observers
     return gaze
 
 
@@ -415,15 +392,15 @@ def field(struct: Any, name: str) -> np.ndarray | None:
 
 def _columns(*vectors: np.ndarray | None) -> np.ndarray | None:
     """float64 [N, columns] of as many vectors of N; None if they are not."""
-    if any(
-        vector is None
-        or not numeric(vector)
-        or vector.size != max(vector.shape)
-        for vector in vectors
-        if vector is None or vector.size
+    if (
+        any(
+            vector is None
+            or not numeric(vector)
+            or vector.size not in (0, max(vector.shape))
+            for vector in vectors
+        )
+        or len({vector.size for vector in vectors}) != 1
     ):
-        return None
-    if len({vector.size for vector in vectors}) != 1:
         return None
     return np.stack(
         [vector.ravel().astype(np.float64) for vector in vectors], 1

@@ -21,8 +21,7 @@ import pandas as pd
 
 from lsts_tf import experiment, program, windows
 from lsts_tf.media import cores, images
-from lsts_tf.scoring import films, metrics, scorer, summary, truth
-from lsts_tf.scoring import folders as folders_lib
+from lsts_tf.scoring import films, folders, metrics, scorer, summary, truth
 
 # Flags that only one of the ways to score reads. With another one they would
 # silently do nothing, so they are refused.
@@ -172,10 +171,10 @@ def evaluate_folders(
     """The same of folders of maps, each by its name."""
     values = flags.FLAGS
     if scoring.protocol == films.PROTOCOL:
-        return films.from_flags(values, folders_lib.named(models))
+        return films.from_flags(values, folders.named(models))
     videos = windows.parse_ranges(values.videos)
-    return folders_lib.evaluate(
-        folders_lib.named(models),
+    return folders.evaluate(
+        folders.named(models),
         truth.from_flags(values, videos),
         scoring=scoring,
         videos=videos,
@@ -207,13 +206,13 @@ def _scoring(seed: int) -> scorer.Settings:
 def main(arguments: Sequence[str]) -> None:
     """Evaluate as the flags say."""
     values = flags.FLAGS
-    folders = [*filter(None, [values.predictions]), *values.compare]
-    folders += arguments[1:]
+    models = [*filter(None, [values.predictions]), *values.compare]
+    models += arguments[1:]
     place = pathlib.Path()
     with program.terminable(), program.exit_codes():
-        if folders:
+        if models:
             _refuse(_OF_A_RUN, "Folders of maps are scored without a run.")
-            result, scores = evaluate_folders(folders, _scoring(values.seed))
+            result, scores = evaluate_folders(models, _scoring(values.seed))
         else:
             _refuse(_OF_FOLDERS, "A run is scored on all of --test_videos.")
             films.refuse_run(values.protocol)

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 LAZY = {
@@ -35,6 +36,14 @@ def write_clip(folder, names, *, size=(36, 64), scene=0):
         fixated[row, column] = fixated[row + 1, column] = 255
         write_png(folder / "fixation" / f"{name}.png", fixated)
     return folder
+
+
+def pictures(example, feature, count=None):
+    """Pictures of an example, decoded: RGB [H, W, 3], or grey [H, W]."""
+    return [
+        tf.io.decode_image(data).numpy().squeeze()
+        for data in example[feature].numpy()[:count]
+    ]
 
 
 def build(builder_class, manual_dir, data_dir):

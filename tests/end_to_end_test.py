@@ -55,6 +55,8 @@ def test_training_beats_no_training_and_the_centre_prior(
     centre = scores["first_frames"]["rest_centre_prior"]["cc"]["mean"]
     assert ours > before + 0.1
     assert ours > centre + 0.05
+    assert scores["first_frames"]["filled_by"] == "copy of the first map"
+    assert "random I3D weights" in scores["note"]
 
 
 def test_prediction_equals_what_is_scored(trained, predictor, tmp_path):

@@ -5,6 +5,8 @@ import contextlib
 from absl import flags
 from absl.testing import flagsaver
 
+from lsts_tf import experiment
+
 
 @contextlib.contextmanager
 def defined(*definers):
@@ -22,3 +24,9 @@ def defined(*definers):
         finally:
             if not parsed:
                 flags.FLAGS.unparse_flags()
+
+
+def run(program, *arguments):
+    """Runs `main` of a program, a module, by its command line."""
+    with defined(experiment.define_flags, program.define_flags) as values:
+        program.main(values([program.__name__, *map(str, arguments)]))

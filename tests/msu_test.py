@@ -22,13 +22,6 @@ def tiny(monkeypatch):
     tiny_training.install(patch)
 
 
-def run(program, *arguments):
-    with flag_scope.defined(
-        experiment.define_flags, program.define_flags
-    ) as values:
-        program.main(values([program.__name__, *map(str, arguments)]))
-
-
 def test_from_films_to_scores(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("film_dataset.PROCESSES", 1)
     numbers = (*range(1, 5), 3001, 3002)
@@ -61,7 +54,7 @@ def test_from_films_to_scores(tiny, tmp_path, monkeypatch):
     of_run = evaluate.evaluate(settings, model="last")
     assert of_run["frames"] == 2 * FRAMES
     # Films that it has learnt by heart: so few do not teach it others.
-    run(
+    flag_scope.run(
         predict,
         f"--flagfile={tmp_path / 'run' / experiment.FLAGFILE}",
         f"--video={root / 'Train' / 'Videos'}",
@@ -70,7 +63,7 @@ def test_from_films_to_scores(tiny, tmp_path, monkeypatch):
         "--first_frames=mirror",
         f"--output={tmp_path / 'submission'}",
     )
-    run(
+    flag_scope.run(
         evaluate,
         "--protocol=msu",
         f"--predictions={tmp_path / 'submission'}",

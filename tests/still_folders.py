@@ -1,15 +1,8 @@
-"""Small datasets of stills in the layout of their authors, for tests.
-
-Run as a program, it draws the dummy data again.
-"""
-
-import pathlib
+"""Small datasets of stills in the layout of their authors, for tests."""
 
 import cv2
 import numpy as np
 import scipy.io
-
-DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
 def draw(size, number):
@@ -90,12 +83,9 @@ def cells(gaze):
         for place in range(found.shape[1]):
             found[row, place] = np.zeros((0, 0))
         for place, path in enumerate(paths):
-            onset = 0.2 + 0.3 * np.arange(len(path))
-            duration = np.full(len(path), 0.25)
             if len(path):
-                found[row, place] = np.stack(
-                    [path[:, 1], path[:, 0], onset, duration], 1
-                )
+                times = [[0.2 + 0.3 * n, 0.25] for n in range(len(path))]
+                found[row, place] = np.hstack([path[:, ::-1], times])
     return found
 
 
@@ -115,31 +105,4 @@ def write_scene(root, gaze, sizes):
     """Writes Scene; numbers are 1 to N."""
     write_images(root, sizes)
     write_mat(root / "data/tidy/fixations.mat", fixations=cells(gaze))
-    write_mat(
-        root / "data/tidy/imgInfo.mat",
-        imgInfo={"size": np.array(list(sizes.values()), np.uint16)},
-    )
     return root
-
-
-SCENE_SIZES = {
-    number: ((64, 64), (48, 72), (60, 40))[number % 3] for number in range(1, 8)
-}
-
-
-def dummies(folder):
-    """Writes the dummy data of all three, in a folder each."""
-    for name, numbers, size in (
-        ("osie", (1001, 1002, 1003), (600, 800)),
-        ("crowd", (1, 2, 7), (768, 1024)),
-    ):
-        gaze = {number: look(size, number) for number in numbers}
-        write_structs(folder / name / "dummy_data", gaze, size)
-    gaze = {n: look(size, n) for n, size in SCENE_SIZES.items()}
-    # As in the release: somebody's record is lost.
-    gaze[2][1] = np.zeros((0, 2))
-    write_scene(folder / "scene" / "dummy_data", gaze, SCENE_SIZES)
-
-
-if __name__ == "__main__":
-    dummies(DATA)

@@ -6,16 +6,17 @@ Everything is 640 pixels wide and 360 high.
 """
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent import futures
+import contextlib
 import os
 import re
 
-import av
 from etils import epath
 import tensorflow_datasets as tfds
 
 import gaze_dataset
+from lsts_tf.media import video
 
 HEIGHT = 360
 WIDTH = 640
@@ -28,6 +29,7 @@ SPLITS = {
     tfds.Split.TEST: range(701, 1001),
 }
 ANNOTATED = range(1, 701)
+PARTS = dict.fromkeys(("maps", "fixation"), (".png",))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -90,26 +92,33 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, gaze_dataset.Example]]:
         with futures.ThreadPoolExecutor(gaze_dataset.WORKERS) as pool:
             for number, path in videos.items():
-                maps, fixations = _find_annotation(root / "annotation", number)
-                frames, fps, declared = _read_video(pool, number, path)
-                _check_counts(
-                    number,
-                    decoded=len(frames),
-                    declared=declared,
-                    maps=len(maps),
-                    fixations=len(fixations),
+                annotation = _find_annotation(root / "annotation", number)
+                frames, film = _read_video(pool, number, path)
+                # The header is an estimate in some files, so it counts only
+                # where there is no annotation to count by.
+                length = len(annotation[0]) or film.num_frames
+                if len(frames) != length:
+                    raise ValueError(
+                        f"Video {number} must have as many frames as maps, or, "
+                        "without maps, as its header declares. Received: "
+                        f"{len(frames)} frames decoded, {film.num_frames} "
+                        f"declared, {len(annotation[0])} maps. With fewer "
+                        "decoded than declared, the AVI file is truncated or "
+                        "damaged: unpack video.rar again. Otherwise unpack "
+                        "annotation.rar again."
+                    )
+                maps, fixations = (
+                    gaze_dataset.read_all(
+                        pool,
+                        paths,
+                        gaze_dataset.read_grey,
+                        name=f"Video {number}",
+                        size=(HEIGHT, WIDTH),
+                    )[0]
+                    for paths in annotation
                 )
-                yield (
-                    number,
-                    {
-                        "video": number,
-                        "fps": fps,
-                        "num_frames": len(frames),
-                        "frames": frames,
-                        "maps": _read_maps(pool, number, maps),
-                        "fixations": _read_maps(pool, number, fixations),
-                    },
-                )
+                found = frames, maps, fixations
+                yield number, gaze_dataset.example(number, film.fps, *found)
 
 
 def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:
@@ -127,13 +136,11 @@ def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:
                 "Videos are named by their number, 001.AVI to 1000.AVI. "
                 f"Received: {os.fspath(path)}. Move it elsewhere."
             )
-        if number in videos:
+        if (other := videos.setdefault(number, path)) != path:
             raise ValueError(
-                f"Video {number} must be one file. Received: "
-                f"{videos[number].name} and {path.name} in "
-                f"{os.fspath(folder)}. Remove one."
+                f"Video {number} must be one file. Received: {other.name} and "
+                f"{path.name} in {os.fspath(folder)}. Remove one."
             )
-        videos[number] = path
     if not videos:
         raise ValueError(
             "There must be at least one video, such as 001.AVI. Received: "
@@ -144,7 +151,7 @@ def _find_videos(folder: epath.Path) -> dict[int, epath.Path]:
 
 def _find_annotation(
     annotation: epath.Path, number: int
-) -> tuple[list[epath.Path], list[epath.Path]]:
+) -> list[list[epath.Path]]:
     """Map and fixation files of a video; none for a test video."""
     folder = annotation / f"{number:04d}"
     if number not in ANNOTATED:
@@ -154,124 +161,41 @@ def _find_annotation(
                 f"annotate. Received: {os.fspath(folder)}. Remove the folder, "
                 "or give video and folder a number up to 700."
             )
-        return [], []
+        return [[], []]
     if not folder.is_dir():
         raise ValueError(
             f"Video {number} needs its annotation. Received: no folder "
             f"{os.fspath(folder)}. Unpack annotation.rar there, or remove "
             "the video."
         )
-    maps = _find_pngs(folder / "maps", number)
-    fixations = _find_pngs(folder / "fixation", number)
-    if len(maps) != len(fixations) or not maps:
-        raise ValueError(
-            f"Video {number} must have a map and a fixation map for each "
-            f"frame. Received: {len(maps)} maps, {len(fixations)} fixation "
-            f"maps in {os.fspath(folder)}. Unpack annotation.rar again."
-        )
-    return maps, fixations
-
-
-def _find_pngs(folder: epath.Path, number: int) -> list[epath.Path]:
-    """PNG files `0001.png` on, without a gap.
-
-    Anything of another name is not ours: fixation/ holds a folder of .mat
-    files.
-    """
-    paths = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if re.fullmatch(r"\d{4}\.png", path.name):
-            paths[int(path.stem)] = path
-    missing = set(range(1, len(paths) + 1)) - set(paths)
-    if missing:
-        raise ValueError(
-            f"Video {number} must have a PNG for every frame from 0001.png "
-            f"on. Received: {len(paths)} files in {os.fspath(folder)}, none of "
-            f"them {min(missing):04d}.png. Unpack annotation.rar again."
-        )
-    return [path for _, path in sorted(paths.items())]
+    return gaze_dataset.find_parts(folder, f"Video {number}", PARTS)
 
 
 def _read_video(
     pool: futures.Executor, number: int, path: epath.Path
-) -> tuple[list[bytes], float, int]:
-    """JPEG frames, frames per second, and the frame count of the header."""
+) -> tuple[list[bytes], video.Video]:
+    """JPEG frames, and the film that they are of."""
     frames: list[bytes] = []
     # A raw frame is 0.7 MB and a video has up to 1558 of them: only a few may
     # wait for a worker.
     waiting: collections.deque[futures.Future[bytes]] = collections.deque()
     try:
-        with av.open(os.fspath(path)) as container:
-            stream = container.streams.video[0]
-            for frame in _decode(container):
-                if (frame.height, frame.width) != (HEIGHT, WIDTH):
-                    raise ValueError(
-                        f"Video {number} must be {WIDTH}x{HEIGHT}. Received: "
-                        f"{frame.width}x{frame.height} in frame "
-                        f"{len(frames) + len(waiting)} of {os.fspath(path)}."
-                    )
-                # The conversion that `lsts_tf.media.video` makes.
-                pixels = frame.to_ndarray(
-                    format="bgr24", interpolation="BICUBIC"
-                )
-                waiting.append(pool.submit(gaze_dataset.jpeg, pixels))
+        film = video.Video(path)
+        if film.size != (WIDTH, HEIGHT):
+            raise ValueError(
+                f"Video {number} must be {WIDTH}x{HEIGHT}. Received: "
+                f"{film.size[0]}x{film.size[1]} in {os.fspath(path)}."
+            )
+        # Whether frames are lost is seen when they are counted.
+        with contextlib.suppress(video.TruncatedVideoError):
+            for frame in film:
+                waiting.append(pool.submit(gaze_dataset.jpeg, frame))
                 if len(waiting) > 2 * gaze_dataset.WORKERS:
                     frames.append(waiting.popleft().result())
-            frames.extend(future.result() for future in waiting)
-            return frames, float(stream.average_rate), stream.frames
-    except (av.error.FFmpegError, IndexError) as error:
+    except video.VideoError as error:
         raise ValueError(
             f"Video {number} must be an AVI file that FFmpeg can read. "
-            f"Received: {os.fspath(path)} ({error}). Unpack video.rar again."
+            f"Received: {error} Unpack video.rar again."
         ) from error
-
-
-def _decode(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-    """Frames in the order of showing, without seeking.
-
-    A damaged packet does not end the video: whether frames are lost is seen
-    when they are counted.
-    """
-    for packet in container.demux(video=0):
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError:
-            continue
-
-
-def _read_maps(
-    pool: futures.Executor, number: int, paths: Sequence[epath.Path]
-) -> list[bytes]:
-    """The files as they are, each checked by decoding it."""
-    maps, _ = gaze_dataset.read_all(
-        pool,
-        paths,
-        gaze_dataset.read_grey,
-        name=f"Video {number}",
-        size=(HEIGHT, WIDTH),
-    )
-    return maps
-
-
-def _check_counts(
-    number: int, *, decoded: int, declared: int, maps: int, fixations: int
-) -> None:
-    """Raises unless all that tells the number of frames agrees.
-
-    The header is an estimate in some files, so it counts only where there is
-    no annotation to count by.
-    """
-    if number in ANNOTATED:
-        told = f"{maps} maps, {fixations} fixation maps"
-        agreed = decoded == maps == fixations
-    else:
-        told = "no annotation"
-        agreed = decoded == declared
-    if not agreed or not decoded:
-        raise ValueError(
-            f"Video {number} must have as many frames as annotation files, or "
-            f"as its header declares. Received: {decoded} frames decoded, "
-            f"{declared} declared, {told}. With fewer decoded than declared, "
-            "the AVI file is truncated or damaged: unpack video.rar again. "
-            "Otherwise unpack annotation.rar again."
-        )
+    frames.extend(future.result() for future in waiting)
+    return frames, film

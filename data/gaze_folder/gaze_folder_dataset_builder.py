@@ -15,13 +15,12 @@ import re
 from typing import NamedTuple
 import zlib
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 import gaze_dataset
 from lsts_tf.media import video
-from lsts_tf.scoring import density, gaze
+from lsts_tf.scoring import gaze, truth
 
 SETTINGS = "settings.json"
 FILMS = (
@@ -184,8 +183,7 @@ def _example(
     try:
         film = video.Video(recording.film)
         for image, time in film.timed():
-            pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-            frames.append(gaze_dataset.jpeg(pixels))
+            frames.append(gaze_dataset.jpeg(image))
             times.append(time)
     except video.VideoError as error:
         raise ValueError(
@@ -209,22 +207,16 @@ def _example(
             f"At least one point must lie in {recording.film.name}. Received: "
             f"none in {os.fspath(recording.table)}."
         )
-    points, _ = gaze.inside(table, points, size, settings)
-    seen = points.dropna()[["frame", "y", "x"]].to_numpy(int)
+    points, _ = table.inside(points, size, settings)
+    clip = truth.AnnotatedPoints(
+        looks=points, observers=False, size=size, sigma=sigma, shift=0
+    )
     maps, fixations = [], []
     for frame in range(len(frames)):
         fixated = np.zeros(size, np.uint8)
-        fixated[tuple(seen[seen[:, 0] == frame, 1:].T)] = 255
+        fixated[tuple(clip.fixations(frame)[0].T)] = 255
         fixations.append(gaze_dataset.png(fixated))
-        maps.append(
-            gaze_dataset.png(density.density_map(fixated, sigma=sigma, shift=0))
-        )
-    return {
-        "video": number,
-        "name": recording.film.name,
-        "fps": film.fps,
-        "num_frames": len(frames),
-        "frames": frames,
-        "maps": maps,
-        "fixations": fixations,
-    }
+        maps.append(gaze_dataset.png(clip.density(frame)))
+    return gaze_dataset.example(
+        number, film.fps, frames, maps, fixations, name=recording.film.name
+    )

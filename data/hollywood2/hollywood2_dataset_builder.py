@@ -8,8 +8,6 @@ Sizes differ between videos; a shot may have a single frame.
 
 import re
 
-import tensorflow_datasets as tfds
-
 import gaze_dataset
 
 # Testing shots are numbered from here on.
@@ -43,27 +41,3 @@ class Builder(gaze_dataset.ClipBuilder):
 
     EXAMPLE = "actioncliptrain00001_1"
     number_of = staticmethod(number_of)
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {
-        "1.0.0": (
-            "Whole shots at their own size: frames as JPEG of quality 95, "
-            "density maps and fixation maps as PNG."
-        ),
-    }
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    Hollywood-2 with gaze is on cloud drives of DHF1K's authors, which need a
-    browser. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, download Hollywood-2 (75 GB), and
-    unpack it into the manual folder or into one folder in it:
-
-        <manual_dir>/training/actioncliptrain00001_1/images/
-            actioncliptrain00001_00001.png ...
-        <manual_dir>/training/actioncliptrain00001_1/maps/...
-        <manual_dir>/training/actioncliptrain00001_1/fixation/...
-        <manual_dir>/testing/actioncliptest00001_1/...
-
-    The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the shots works. Nothing
-    else of the distribution is read.
-    """

@@ -5,8 +5,6 @@ The release of DHF1K's authors: a folder per clip, such as
 between clips; a clip has 21 to 143 frames.
 """
 
-import tensorflow_datasets as tfds
-
 import gaze_dataset
 
 # Clips of each class, and how many of them, the first ones, are for testing.
@@ -52,26 +50,3 @@ class Builder(gaze_dataset.ClipBuilder):
 
     EXAMPLE = "Diving-Side-005"
     number_of = staticmethod(NUMBERS.get)
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {
-        "1.0.0": (
-            "Whole clips at their own size: frames as JPEG of quality 95, "
-            "density maps and fixation maps as PNG."
-        ),
-    }
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    UCF Sports with gaze is on cloud drives of DHF1K's authors, which need a
-    browser. Follow the links in the README of
-    https://github.com/wenguanwang/DHF1K, download the archive of UCF Sports,
-    and unpack it into the manual folder or into one folder in it:
-
-        <manual_dir>/training/Diving-Side-005/images/Diving-Side_005_001.png
-        <manual_dir>/training/Diving-Side-005/maps/Diving-Side_005_001.png
-        <manual_dir>/training/Diving-Side-005/fixation/Diving-Side_005_001.png
-        <manual_dir>/testing/Diving-Side-001/...
-
-    The manual folder is the one given by `--manual_dir`, otherwise
-    `<data_dir>/downloads/manual`. Any subset of the clips works. Nothing
-    else of the distribution is read.
-    """

@@ -28,24 +28,37 @@ def density_map(
     """Blurs fixated pixels by the recipe of DHF1K's released maps.
 
     One Gaussian of full width 30 pixels at half maximum for each fixated
-    pixel, centred two pixels right of and below it; their sum is divided by
-    its maximum, multiplied by 255 and rounded, halves up. The Gaussians are
-    not cut off anywhere but at the border of the image.
+    pixel, centred two pixels right of and below it.
 
     Args:
         fixations: `[H, W]`, boolean or numeric; pixels other than zero are
             fixated.
-        sigma: standard deviation of the Gaussians, in pixels.
-        shift: how far right of and below its fixation each is centred, in
-            pixels; 0 for other datasets than DHF1K.
+        sigma: as of `blurred`.
+        shift: likewise; 0 for other datasets than DHF1K.
 
     Returns:
         uint8 `[H, W]`; all zero where there is no fixation.
     """
-    height, width = fixations.shape
-    fixated = fixations != 0
-    rows = np.flatnonzero(fixated.any(axis=1))
-    columns = np.flatnonzero(fixated.any(axis=0))
+    return blurred(fixations != 0, sigma=sigma, shift=shift)
+
+
+def blurred(counts: np.ndarray, *, sigma: float, shift: int = 0) -> np.ndarray:
+    """A Gaussian for each of some counts.
+
+    Their sum is divided by its maximum, multiplied by 255 and rounded, halves
+    up. They are not cut off anywhere but at the border of the image.
+
+    Args:
+        counts: `[H, W]`, how many Gaussians there are at each pixel.
+        sigma: their standard deviation, in pixels.
+        shift: how far right of and below its pixel each is centred, in pixels.
+
+    Returns:
+        uint8 `[H, W]`; all zero where there is none.
+    """
+    height, width = counts.shape
+    rows = np.flatnonzero(counts.any(axis=1))
+    columns = np.flatnonzero(counts.any(axis=0))
     if not rows.size:
         return np.zeros((height, width), np.uint8)
     # A Gaussian is a product of one along x and one along y, and few rows and
@@ -53,7 +66,7 @@ def density_map(
     # than such small products.
     along_x = np.einsum(
         "rc,cx->rx",
-        fixated[np.ix_(rows, columns)].astype(np.float64),
+        counts[np.ix_(rows, columns)].astype(np.float64),
         _gaussians(width, sigma, shift)[columns],
     )
     total = np.einsum(
@@ -64,14 +77,11 @@ def density_map(
     return total.astype(np.uint8)  # Cuts the fraction off: rounded halves up.
 
 
-@functools.lru_cache(maxsize=8)
 def _gaussians(size: int, sigma: float, shift: int) -> np.ndarray:
     """float64 `[size, size]`: row i is the Gaussian of a fixation at i."""
-    positions = np.arange(size)
-    distance = positions - (positions[:, None] + shift)
-    table = np.exp(-(distance**2) / (2 * sigma**2))
-    table.flags.writeable = False
-    return table
+    distance = np.arange(1 - size, size) - shift
+    bell = np.exp(-(distance**2) / (2 * sigma**2))
+    return np.lib.stride_tricks.sliding_window_view(bell, size)[::-1]
 
 
 def centre_prior(height: int, width: int) -> np.ndarray:

@@ -12,34 +12,24 @@ import os
 import pathlib
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 import cv2
 import numpy as np
 import pandas as pd
 
 from lsts_tf import windows
-from lsts_tf.media import cores, files, images, msu_files
-from lsts_tf.media import video as video_lib
-from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import folders, msu, predictions, summary, truth
-from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.media import cores, files, images, msu_files, video
+from lsts_tf.scoring import (
+    density,
+    folders,
+    msu,
+    predictions,
+    scorer,
+    summary,
+    truth,
+)
 
 PROTOCOL = "msu"
-# How many problems a message names.
-_SHOWN = 40
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(scorer_lib.Settings):
-    """What the report says of this protocol."""
-
-    protocol: str = PROTOCOL
-    statistic = "mean_of_videos"
-    other_fixations = "none"
-    note = ""
-
-    def __post_init__(self) -> None:
-        """There is nothing to choose."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,29 +80,24 @@ def evaluate(
         files.FileError: There is no such folder.
     """
     jobs, problems = _jobs(models, _chosen(msu_files.find(annotations), videos))
-    _refuse(problems, allow_missing)
+    folders.refuse_or_warn({"videos": problems}, allow_missing)
     if jobs:
         jobs, wrong = folders.results("counting", _counted, jobs, workers)
         problems += wrong
-        _refuse(wrong, allow_missing)
+        folders.refuse_or_warn({"videos": wrong}, allow_missing)
     if not jobs:
         raise folders.FilesError("No video can be scored.")
-    tables, more = folders.results("scoring", _score, jobs, workers)
-    _refuse(more, allow_missing)
-    if not tables:
+    scores, more = folders.scored(_score, jobs, workers)
+    folders.refuse_or_warn({"videos": more}, allow_missing)
+    if not scores:
         raise folders.FilesError("No video could be read.")
-    table = pd.concat(tables).sort_values(["video", "frame"], kind="stable")
-    scores = {
-        name: of.drop(columns="model").reset_index(drop=True)
-        for name, of in table.groupby("model", sort=False)
-    }
     centre = scores.pop(folders.CENTRE)
     missing = len([*problems, *more])
     about = {
         "ground_truth": str(annotations),
         "missing": {"allowed": allow_missing, "videos": missing},
     }
-    scoring = Settings(seed=seed)
+    scoring = scorer.Settings(protocol=PROTOCOL, seed=seed)
     names = {f"{job.clip.number:04d}": job.clip.name for job in jobs}
     reports = {}
     for name, of in scores.items():
@@ -134,8 +119,7 @@ def from_flags(
     values: flags.FlagValues, models: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """As `evaluate`, by the flags of the program."""
-    idle = (*truth.FLAGS[1:], "sauc_map", "baseline")
-    given = [f"--{name}" for name in idle if values[name].present]
+    given = [f"--{name}" for name in truth.FLAGS[1:] if values[name].present]
     if given or not values.annotations:
         raise ValueError(
             f"--protocol={PROTOCOL} reads --annotations, the folder of a "
@@ -231,24 +215,6 @@ def _films(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def _refuse(problems: Sequence[str], allowed: bool) -> None:
-    """Raises FilesError, or warns."""
-    if not problems:
-        return
-    text = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
-    if len(problems) > _SHOWN:
-        text += f"\n  and {len(problems) - _SHOWN} more"
-    if allowed:
-        logging.warning("Continuing without some videos:\n%s", text)
-        return
-    raise folders.FilesError(
-        "Films and annotation do not match.\n"
-        f"{text}\n"
-        "Choose videos with --videos, or leave these out with "
-        "--allow_missing."
-    )
-
-
 # === What a process does ===
 
 
@@ -271,7 +237,7 @@ def _counted(job: _Job) -> tuple[list[_Job], list[str]]:
 def _count(path: str) -> int:
     """Number of frames of a film or a folder."""
     if not pathlib.Path(path).is_dir():
-        return video_lib.count_frames(path)
+        return video.count_frames(path)
     found = images.numbered(path, images.SUFFIXES).entries
     if list(found) != list(range(1, len(found) + 1)):
         raise files.FileError(
@@ -285,7 +251,7 @@ def _count(path: str) -> int:
 def _read(path: str) -> Iterator[np.ndarray]:
     """Maps of a film or a folder: [H, W], or [H, W, channels] of pictures."""
     if not pathlib.Path(path).is_dir():
-        yield from video_lib.Video(path, grey=True)
+        yield from video.Video(path, grey=True)
         return
     for file in images.numbered(path, images.SUFFIXES).entries.values():
         map_: np.ndarray | None
@@ -325,5 +291,5 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
 
 @functools.lru_cache(maxsize=8)
 def _prior(height: int, width: int) -> msu.Map:
-    prior = density_lib.centre_prior(height, width)
+    prior = density.centre_prior(height, width)
     return msu.Map(np.rint(prior * 1023.0).astype(np.uint16))

@@ -24,9 +24,8 @@ import tqdm
 
 from lsts_tf.media import images
 from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import predictions as predictions_lib
+from lsts_tf.scoring import predictions, summary
 from lsts_tf.scoring import scorer as scorer_lib
-from lsts_tf.scoring import summary
 from lsts_tf.scoring import truth as truth_lib
 
 CENTRE = summary.CENTRE_TITLE
@@ -72,11 +71,11 @@ def evaluate(
         FilesError, images.MapError: Files are missing or cannot be read.
     """
     folders = {
-        name: predictions_lib.Predictions(folder, videos)
+        name: predictions.Predictions(folder, videos)
         for name, folder in models.items()
     }
     frames, problems = _matched(folders, annotations)
-    _refuse_or_warn(problems, allow_missing)
+    refuse_or_warn(problems, allow_missing)
     if not frames:
         raise FilesError("No frame has both a map and an annotation.")
     jobs = [
@@ -84,7 +83,7 @@ def evaluate(
         for video, clip in annotations.clips.items()
     ]
     rows, unreadable = results("fixations", _collect, jobs, workers)
-    _refuse_or_warn({"unreadable": unreadable}, allow_missing)
+    refuse_or_warn({"unreadable": unreadable}, allow_missing)
     readable = {(video, frame) for video, frame, *_ in rows}
     jobs = [
         _Job(
@@ -96,16 +95,14 @@ def evaluate(
         for video, of in frames.items()
     ]
     scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
-    scores, more = _scores(jobs, scorer, workers)
-    _refuse_or_warn({"unreadable": more}, allow_missing)
+    scores, more = scored(_score, jobs, workers, scorer)
+    refuse_or_warn({"unreadable": more}, allow_missing)
     problems["unreadable"] += [*unreadable, *more]
     if not scores:
         raise FilesError("No frame could be read.")
     annotated = sum(len(clip.frames) for clip in annotations.clips.values())
-    missing: dict[str, Any] = {
-        "allowed": allow_missing,
-        **{kind: len(lines) for kind, lines in problems.items()},
-    }
+    counts = {kind: len(lines) for kind, lines in problems.items()}
+    missing = {"allowed": allow_missing, **counts}
     reports = {
         name: summary.report(
             table,
@@ -122,7 +119,7 @@ def evaluate(
         for name, table in scores.items()
         if name in folders
     }
-    scores = {name: scores[name] for name in reports}
+    scores = {name: scores[name] for name in folders}
     return summary.joint_report(reports, scores, scoring), scores
 
 
@@ -151,7 +148,7 @@ def named(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _matched(
-    folders: Mapping[str, predictions_lib.Predictions],
+    folders: Mapping[str, predictions.Predictions],
     annotations: truth_lib.Folder | truth_lib.Points,
 ) -> tuple[dict[int, list[int]], Problems]:
     """Frames that all models have, and what is wrong with the files."""
@@ -163,18 +160,18 @@ def _matched(
         "annotations": list(annotations.problems),
     }
     frames = {v: list(clip.frames) for v, clip in annotations.clips.items()}
-    for predictions in folders.values():
-        problems["extra"] += predictions.strays
-        problems["clashes"] += predictions.clashes
-        problems["unreadable"] += predictions.unreadable
-        root = predictions.folder
+    for found in folders.values():
+        problems["extra"] += found.strays
+        problems["clashes"] += found.clashes
+        problems["unreadable"] += found.unreadable
+        root = found.folder
         problems["extra"] += [
             f"{root}: video {video:04d} is not annotated"
-            for video in sorted(predictions.clips.keys() - frames.keys())
+            for video in sorted(found.clips.keys() - frames.keys())
         ]
         for video, clip in annotations.clips.items():
             where = f"{root}: video {video:04d}"
-            has = predictions.clips.get(video)
+            has = found.clips.get(video)
             if has is None:
                 problems["missing"].append(where)
                 frames[video] = []
@@ -201,8 +198,13 @@ def _ranges(frames: set[int]) -> str:
     return f"frames {', '.join(texts)}"
 
 
-def _refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
-    """Stops, or warns that it goes on without some files."""
+def refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
+    """Raises FilesError, or warns that it goes on without some files.
+
+    Args:
+        problems: {kind: what is wrong}; "clashes" are never allowed.
+        is_allowed: Whether to go on.
+    """
     lines: list[str] = []
     for kind, found in problems.items():
         if found:
@@ -241,7 +243,7 @@ class _Job:
     video: int
     frames: Sequence[int]
     truth: Truth
-    clips: Mapping[str, predictions_lib.Clip]
+    clips: Mapping[str, predictions.Clip]
 
 
 def _collect(job: _Job) -> tuple[list[tuple], list[str]]:
@@ -314,7 +316,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
             {"model": name, "video": job.video, "frame": frame, **values}
             for name, values in scores.items()
         ]
-    return [pd.DataFrame(lines)], problems
+    return [pd.DataFrame(lines)] if lines else [], problems
 
 
 def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
@@ -355,15 +357,17 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
 # === All videos ===
 
 
-def _scores(
-    jobs: Sequence[_Job], scorer: scorer_lib.Scorer, workers: int
+def scored(
+    function: Callable[[Any], tuple[list, list[str]]],
+    jobs: Sequence[Any],
+    workers: int,
+    scorer: scorer_lib.Scorer | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """{name: scores}, and what cannot be read."""
-    tables, problems = results("scoring", _score, jobs, workers, scorer)
-    table = pd.concat(tables)
-    if not len(table):
+    """{name: scores} of `results` with a column "model", and what is wrong."""
+    tables, problems = results("scoring", function, jobs, workers, scorer)
+    if not tables:
         return {}, problems
-    table = table.sort_values(["video", "frame"], kind="stable")
+    table = pd.concat(tables).sort_values(["video", "frame"], kind="stable")
     return {
         str(name): of.drop(columns="model").reset_index(drop=True)
         for name, of in table.groupby("model", sort=False)

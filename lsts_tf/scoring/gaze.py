@@ -17,15 +17,13 @@ import math
 import os
 import pathlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import logging
 import numpy as np
+import pandas as pd
 
-from lsts_tf.media import images as maps
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lsts_tf.media import images
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".parquet")
 UNITS = ("pixels", "fractions", "degrees")
@@ -232,11 +230,9 @@ class Table:
         """Reads a table.
 
         Raises:
-            maps.MapError: It cannot be read, has no columns that are known,
+            images.MapError: It cannot be read, has no columns that are known,
                 or a value that is none; the message names the line.
         """
-        import pandas as pd
-
         self.path = pathlib.Path(path)
         # How a row is called, and the number of the first.
         self._row = {".json": ("fixation", 1), ".parquet": ("row", 1)}.get(
@@ -265,7 +261,7 @@ class Table:
             self._ticks.setdefault("duration", "ms")
         lasts = columns.get("duration", "duration")
         if "frame" in rows and "duration" in rows:
-            raise maps.MapError(
+            raise images.MapError(
                 path,
                 f"has frames and {lasts}. Give times instead of frames, or one "
                 "row per frame without durations.",
@@ -273,7 +269,7 @@ class Table:
         if not (
             "duration" in self._ticks or lasts.lower().endswith("duration")
         ):
-            raise maps.MapError(
+            raise images.MapError(
                 path,
                 "durations need the unit of the times, or a column name with "
                 f"a unit, such as duration_ms. Received: {lasts!r}",
@@ -292,7 +288,7 @@ class Table:
         )
 
     def refuse(self, is_bad: Any, rule: str) -> None:
-        """Raises `maps.MapError` if a row is bad, which names the first.
+        """Raises `images.MapError` if a row is bad, which names the first.
 
         Args:
             is_bad: Of each row of `rows`, or of some of the file.
@@ -302,13 +298,11 @@ class Table:
             at = is_bad.index[int(np.argmax(is_bad))]
             row = self._text.loc[at, self._columns].to_dict()
             name, first = self._row
-            raise maps.MapError(
+            raise images.MapError(
                 self.path, f"{name} {at + first}: {rule} Received: {row}"
             )
 
-    def _numbers(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        import pandas as pd
-
+    def _numbers(self, rows: pd.DataFrame) -> pd.DataFrame:
         names = ("frame", "last", "time", "duration", "x", "y", "confidence")
         given = rows[[name for name in names if name in rows]]
         given = given.replace(".", "")  # What EyeLink writes for none.
@@ -346,7 +340,7 @@ class Table:
     @np.errstate(over="ignore", invalid="ignore")
     def points(
         self, size: tuple[int, int], settings: Settings, times: Any = None
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """Its points, one for each frame that a fixation lasts.
 
         Args:
@@ -360,11 +354,9 @@ class Table:
             in float64, also outside of the film, NaN if nobody looked.
 
         Raises:
-            maps.MapError: A setting is missing or contradicts the table; or
+            images.MapError: A setting is missing or contradicts the table; or
                 the values are no ones of their unit.
         """
-        import pandas as pd
-
         rows = self.rows.assign(**self._pixels(size, settings))
         first, last = self._frames(settings, times)
         if len(rows):
@@ -407,7 +399,7 @@ class Table:
                     f"--time_unit, one of {', '.join(TICKS)}",
                 )
             )
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name} and has times. Received: no {lacks}. "
                 f"Give {give}.",
@@ -431,7 +423,7 @@ class Table:
         """Raises if a setting is given that the table has no use for."""
         given = [f"--{name}" for name in names if getattr(settings, name)]
         if given:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name}, which has its own units. Received: "
                 f"{', '.join(given)}, which would do nothing.",
@@ -451,14 +443,14 @@ class Table:
         if units == "fractions":
             self._idle(settings, "screen")
         if units == "screen" and not settings.screen:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 f"is {self.format.name}, in pixels of a screen. Received: no "
                 "--screen. Give width x height of the film on it, such as "
                 "1920x1080 or 1280x720+320+180.",
             )
         if units == "degrees" and not settings.pixels_per_degree:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 "has degrees. Received: no --pixels_per_degree. Give it.",
             )
@@ -487,7 +479,7 @@ class Table:
             return {"x": np.floor(x), "y": np.floor(y)}
         wide, high, left, top = settings.area(size)
         if abs(wide * height / (high * width) - 1) > 0.02:
-            raise maps.MapError(
+            raise images.MapError(
                 self.path,
                 "the film on the screen must have the proportions of the "
                 f"film, {width}x{height}. Received: "
@@ -506,22 +498,88 @@ class Table:
             "y": np.rint((y - top + 0.5) * down - 0.5),
         }
 
+    def inside(
+        self,
+        points: pd.DataFrame,
+        size: tuple[int, int],
+        settings: Settings,
+    ) -> tuple[pd.DataFrame, int]:
+        """Points without those outside the film, which are told of.
 
-def _text(path: pathlib.Path) -> "pd.DataFrame":
+        Args:
+            points: Some of its points; see `points`.
+            size: (H, W) of the film.
+            settings: What they were made with.
+
+        Returns:
+            The points, x and y NaN for those outside; and how many these are.
+
+        Raises:
+            images.MapError: All lie outside; or most do, and nobody said in
+                what unit they are.
+        """
+        is_inside = points["x"].between(0, size[1] - 1)
+        is_inside &= points["y"].between(0, size[0] - 1)
+        is_outside = points["x"].notna() & ~is_inside
+        outside, total = int(is_outside.sum()), int(points["x"].notna().sum())
+        is_said = self.format.units or settings.gaze_units or settings.screen
+        told = (
+            f"{outside} of {total} points lie outside the film, "
+            f"{size[1]}x{size[0]}"
+        )
+        if outside == total or (outside > total / 2 and not is_said):
+            self.refuse(
+                is_outside,
+                f"{told}. Say what they are with --gaze_units and --screen.",
+            )
+        if self.skipped:
+            logging.warning(
+                "%s: %d rows with a confidence below %s are left out.",
+                *(self.path, self.skipped, _CONFIDENT),
+            )
+        if outside:
+            logging.warning("%s: %s; they are left out.", self.path, told)
+        return points.assign(**points[["x", "y"]].where(is_inside)), outside
+
+    def numbered(
+        self, points: pd.DataFrame, videos: frozenset[int]
+    ) -> pd.Series:
+        """The number of each point's video.
+
+        Args:
+            points: With a column `video`: a number, also as the name of a file,
+                such as 601.mp4; or "".
+            videos: Those that are scored. If it is one, a table that names no
+                other is of that one.
+
+        Raises:
+            images.MapError: A video has no number.
+        """
+        names = points["video"]
+        found = names.str.extract(r"^(\d{1,9})(?:\.0+|\.[A-Za-z]\w*)?$")[0]
+        if found.isna().any() and len(videos) == 1 and names.nunique() == 1:
+            trials = self.rows.groupby("observer")["trial"].nunique()
+            if names.iloc[0] or trials.max() == 1:
+                return pd.Series([*videos] * len(points), points.index)
+        self.refuse(
+            found.isna(),
+            "a point has a video, and videos are whole numbers, also as the "
+            "name of a file, 601.mp4. If all points are of one, give its "
+            "number by --videos.",
+        )
+        return found.astype(np.int64)
+
+
+def _text(path: pathlib.Path) -> pd.DataFrame:
     """All cells of a file as text, "" for none."""
-    # Half a second, which programs that read no table need not spend.
-    import pandas as pd
-
     suffix, has_more = path.suffix.lower(), False
     try:
         data = path.read_bytes()
         if suffix == ".parquet":
             table = pd.read_parquet(io.BytesIO(data))
         elif suffix == ".json":
-            found = json.loads(data.decode("utf-8"))
-            found = found["fixations"] if isinstance(found, dict) else found
-            # As text, or pandas takes `true` for a 1.
-            table = pd.DataFrame(found, dtype=object)
+            # As objects, or pandas takes `true` for a 1.
+            table = pd.DataFrame(json.loads(data), dtype=object)
         else:
             marks = (b"\xff\xfe", b"\xfe\xff")
             is_wide = data.startswith(marks)
@@ -543,15 +601,15 @@ def _text(path: pathlib.Path) -> "pd.DataFrame":
         reason = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
             reason = f"cannot be read ({error.strerror})."
-            raise maps.MapError(path, reason) from error
-        raise maps.MapError(path, f"is damaged ({reason}).") from error
+            raise images.MapError(path, reason) from error
+        raise images.MapError(path, f"is damaged ({reason}).") from error
     if has_more:
-        raise maps.MapError(path, "has rows with more cells than its header.")
+        raise images.MapError(path, "has rows with more cells than its header.")
     return table[(table != "").any(axis=1)]
 
 
 def _recognised(
-    path: pathlib.Path, text: "pd.DataFrame"
+    path: pathlib.Path, text: pd.DataFrame
 ) -> tuple[Format, dict[str, str]]:
     """The format of a table, and {our name of a column: theirs}."""
     nearest: tuple[Any, ...] = ()
@@ -569,86 +627,10 @@ def _recognised(
         if not nearest or found > nearest[0]:
             nearest = found, one, [one.columns[ours] for ours in missing]
     _, one, patterns = nearest
-    raise maps.MapError(
+    raise images.MapError(
         path,
         "needs the columns frame (or time_s, time_ms, time_us), x, y, and "
         "optionally video and observer; or those of an eye tracker's export "
         f"(see docs/annotations.md). It is most like {one.name}. Missing: "
         f"{', '.join(patterns)}",
     )
-
-
-def inside(
-    table: Table,
-    points: "pd.DataFrame",
-    size: tuple[int, int],
-    settings: Settings,
-) -> tuple["pd.DataFrame", int]:
-    """Points without those outside of the film, which are told of.
-
-    Args:
-        table: Where they are from.
-        points: Some of its points; see `Table.points`.
-        size: (H, W) of the film.
-        settings: What they were made with.
-
-    Returns:
-        The points, x and y NaN for those outside; and how many these are.
-
-    Raises:
-        maps.MapError: All lie outside; or most do, and nobody said in what
-            unit they are.
-    """
-    is_inside = points["x"].between(0, size[1] - 1)
-    is_inside &= points["y"].between(0, size[0] - 1)
-    is_outside = points["x"].notna() & ~is_inside
-    outside, total = int(is_outside.sum()), int(points["x"].notna().sum())
-    is_said = table.format.units or settings.gaze_units or settings.screen
-    told = (
-        f"{outside} of {total} points lie outside the film, {size[1]}x{size[0]}"
-    )
-    if outside == total or (outside > total / 2 and not is_said):
-        table.refuse(
-            is_outside,
-            f"{told}. Say what they are with --gaze_units and --screen.",
-        )
-    if table.skipped:
-        logging.warning(
-            "%s: %d rows with a confidence below %s are left out.",
-            *(table.path, table.skipped, _CONFIDENT),
-        )
-    if outside:
-        logging.warning("%s: %s; they are left out.", table.path, told)
-    return points.assign(**points[["x", "y"]].where(is_inside)), outside
-
-
-def numbered(
-    table: Table, points: "pd.DataFrame", videos: frozenset[int]
-) -> "pd.Series":
-    """The number of each point's video.
-
-    Args:
-        table: Where the points are from.
-        points: With a column `video`: a number, also as the name of a file,
-            such as 601.mp4; or "".
-        videos: Those that are scored. If it is one, a table that names no
-            other is of that one.
-
-    Raises:
-        maps.MapError: A video has no number.
-    """
-    import pandas as pd
-
-    names = points["video"]
-    found = names.str.extract(r"^(\d{1,9})(?:\.0+|\.[A-Za-z]\w*)?$")[0]
-    if found.isna().any() and len(videos) == 1 and names.nunique() == 1:
-        trials = table.rows.groupby("observer")["trial"].nunique()
-        if names.iloc[0] or trials.max() == 1:
-            return pd.Series([*videos] * len(points), points.index)
-    table.refuse(
-        found.isna(),
-        "each point needs a video; videos are whole numbers, or file names "
-        "such as 601.mp4. If all points belong to one, give its number with "
-        "--videos.",
-    )
-    return found.astype(np.int64)

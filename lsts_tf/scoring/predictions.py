@@ -14,8 +14,7 @@ import pathlib
 
 import numpy as np
 
-from lsts_tf.media import images as maps
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import images, video
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
@@ -37,12 +36,12 @@ class FrameFiles:
 
     def read(
         self, frames: Sequence[int]
-    ) -> Iterator[np.ndarray | maps.MapError]:
+    ) -> Iterator[np.ndarray | images.MapError]:
         """Maps [H, W] of some frames, or why one cannot be had."""
         for frame in frames:
             try:
-                yield maps.read(self.files[frame])
-            except maps.MapError as error:
+                yield images.read(self.files[frame])
+            except images.MapError as error:
                 yield error
 
 
@@ -60,7 +59,7 @@ class VideoFile:
 
     def read(
         self, frames: Sequence[int]
-    ) -> Iterator[np.ndarray | maps.MapError]:
+    ) -> Iterator[np.ndarray | images.MapError]:
         """Maps [H, W] of some frames in ascending order; see `FrameFiles`.
 
         It is the first channel, red. Decoding stops behind the last frame
@@ -69,16 +68,16 @@ class VideoFile:
         wanted = collections.deque(frames)
         reason = "the video is shorter than it declares."
         try:
-            for number, image in enumerate(video_lib.frames(self.file)):
+            for number, image in enumerate(video.frames(self.file)):
                 if not wanted:
                     return
                 if number == wanted[0]:
                     wanted.popleft()
                     yield np.ascontiguousarray(image[..., 0])
-        except video_lib.VideoError as error:
+        except video.VideoError as error:
             reason = error.reason
         for frame in wanted:
-            yield maps.MapError(self.file, f"frame {frame + 1}: {reason}")
+            yield images.MapError(self.file, f"frame {frame + 1}: {reason}")
 
 
 Clip = FrameFiles | VideoFile
@@ -109,15 +108,15 @@ class Predictions:
             videos: Those to look into; all, if none is named.
 
         Raises:
-            maps.MapError: There is no such folder, or no clip in it.
+            images.MapError: There is no such folder, or no clip in it.
         """
         self.folder = pathlib.Path(folder)
         self.clips: dict[int, Clip] = {}
         self.unreadable: list[str] = []
-        top = maps.numbered(folder, VIDEO_SUFFIXES, folders=True)
+        top = images.numbered(folder, VIDEO_SUFFIXES, folders=True)
         self.strays, self.clashes = list(top.strays), list(top.clashes)
         if not top.entries:
-            raise maps.MapError(
+            raise images.MapError(
                 folder,
                 "has no numbered folder or video; the map of frame 1 of "
                 "video 601 is 0601/0001.png.",
@@ -128,7 +127,7 @@ class Predictions:
 
     def _add(self, number: int, path: str) -> None:
         if pathlib.Path(path).is_dir():
-            inside = maps.numbered(path, maps.SUFFIXES)
+            inside = images.numbered(path, images.SUFFIXES)
             self.strays += inside.strays
             self.clashes += inside.clashes
             self.clips[number] = FrameFiles(
@@ -136,7 +135,7 @@ class Predictions:
             )
             return
         try:
-            count = video_lib.count_frames(path)
+            count = video.count_frames(path)
             self.clips[number] = VideoFile(path, range(count))
-        except video_lib.VideoError as error:
+        except video.VideoError as error:
             self.unreadable.append(str(error))

@@ -25,12 +25,14 @@ _NEGATIVES = {
     "dhf1k": "ten random frames of the scored videos, seeded",
     "paper": "the next frame of the video (of the last, the one before)",
     "aim": "none",
+    "msu": "none",
 }
 _NOTES = {
     "dhf1k": "",
     "paper": "protocol of the LSTS report: not comparable with other papers",
     "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
     "mean_of_videos",
+    "msu": "",
 }
 
 
@@ -39,7 +41,7 @@ class Settings:
     """How to score.
 
     Attributes:
-        protocol: A key of `metrics.PROTOCOLS`.
+        protocol: A key of `metrics.PROTOCOLS`, or "msu" (`films`).
         seed: Of the frames that shuffled AUC draws.
         negatives: A map [H, W] for shuffled AUC: its pixels above zero are
             the negatives of all frames. None: see `other_fixations`.
@@ -69,7 +71,7 @@ class Settings:
     @property
     def statistic(self) -> str:
         """Which mean is shown, ranked and tested; see `summary.STATISTICS`."""
-        return "mean_of_videos" if self.protocol == "aim" else "mean"
+        return "mean_of_videos" if self.protocol in ("aim", "msu") else "mean"
 
     @property
     def other_fixations(self) -> str:

@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lsts_tf.media import files
-from lsts_tf.scoring import metrics
-from lsts_tf.scoring import scorer as scorer_lib
+from lsts_tf.scoring import metrics, scorer
 
 RESAMPLES = 1000
 # Of the tests, whose least p is 2 / (COMPARISONS + 1).
@@ -77,7 +76,7 @@ def report(
     centre: pd.DataFrame,
     *,
     first_frames: int,
-    scoring: scorer_lib.Settings,
+    scoring: scorer.Settings,
     about: Mapping[str, Any],
     observers: pd.DataFrame | None = None,
     filled_by: str | None = None,
@@ -132,7 +131,7 @@ def report(
 def joint_report(
     reports: Mapping[str, dict[str, Any]],
     models: Mapping[str, pd.DataFrame],
-    scoring: scorer_lib.Settings,
+    scoring: scorer.Settings,
 ) -> dict[str, Any]:
     """What `scores.json` holds about all models: the best's, and all's."""
     if len(reports) == 1:

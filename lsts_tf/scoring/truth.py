@@ -7,7 +7,7 @@ A table of gaze (see `gaze`) has points; density maps are made from them.
 
 Frames are numbered from 0 here and from 1 in files. Fixations are int16
 [N, 2], (row, column), each pixel once; densities are [H, W]. A file that cannot
-be read is a `maps.MapError`.
+be read is a `images.MapError`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,15 @@ import os
 import pathlib
 import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 import cv2
 import numpy as np
+import pandas as pd
 
-from lsts_tf.media import images as maps
-from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import gaze
-
-if TYPE_CHECKING:
-    import pandas as pd
+from lsts_tf.media import images
+from lsts_tf.scoring import density, gaze
 
 # How density maps are made from points: with DHF1K's own sigma and shift, or
 # as plain Gaussians of any sigma.
@@ -156,7 +153,7 @@ class AnnotatedFiles:
 
     def density(self, frame: int) -> np.ndarray:
         """Density map of a frame, uint8 [H, W]."""
-        return maps.read(self.files[frame][0])
+        return images.read(self.files[frame][0])
 
 
 class Folder:
@@ -185,14 +182,14 @@ class Folder:
             videos: Those to look into; all, if none is named.
 
         Raises:
-            maps.MapError: There is no such folder, or none of a video in it.
+            images.MapError: There is no such folder, or none of a video in it.
         """
         self._which = fixations
         self._folder = pathlib.Path(folder)
         self.clips: dict[int, AnnotatedFiles] = {}
         self.problems: list[str] = []
         self._read_from: set[str] = set()
-        found = maps.numbered(folder, (), folders=True)
+        found = images.numbered(folder, (), folders=True)
         self.clashes = list(found.clashes)
         for number, file in found.entries.items():
             if not videos or number in videos:
@@ -200,7 +197,7 @@ class Folder:
         if not self.clips:
             inner = self._folder / "annotation"
             hint = f" Did you mean {inner}?" if inner.is_dir() else ""
-            raise maps.MapError(
+            raise images.MapError(
                 folder,
                 "has no annotation of the videos asked for, such as "
                 f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
@@ -208,9 +205,9 @@ class Folder:
 
     def _add(self, number: int, folder: pathlib.Path) -> None:
         try:
-            densities = maps.numbered(folder / "maps", (".png",))
+            densities = images.numbered(folder / "maps", (".png",))
             fixated = self._fixated(folder / "fixation")
-        except maps.MapError as error:
+        except images.MapError as error:
             self.problems.append(str(error))
             return
         self.clashes += [*densities.clashes, *fixated.clashes]
@@ -231,14 +228,14 @@ class Folder:
             }
         )
 
-    def _fixated(self, folder: pathlib.Path) -> maps.Numbered:
+    def _fixated(self, folder: pathlib.Path) -> images.Numbered:
         if self._which != "mat":
-            found = maps.numbered(folder, (".png",))
+            found = images.numbered(folder, (".png",))
             if found.entries or self._which == "png":
                 self._read_from.add("png")
                 return found
         self._read_from.add("mat")
-        return maps.numbered(folder / "maps", (".mat",))
+        return images.numbered(folder / "maps", (".mat",))
 
     def describe(self) -> dict[str, Any]:
         """What the scores record about the ground truth."""
@@ -251,7 +248,7 @@ class Folder:
 
 def _read_fixations(path: str) -> np.ndarray:
     if not path.endswith(".mat"):
-        return maps.read(path)
+        return images.read(path)
     import scipy.io
     import scipy.sparse
 
@@ -263,7 +260,7 @@ def _read_fixations(path: str) -> np.ndarray:
         if is_sparse:  # Or places outside of it are written to.
             matrix.check_format(full_check=True)
     except Exception as error:  # Damaged files raise all kinds of errors.
-        raise maps.MapError(
+        raise images.MapError(
             path, f"holds no variable I that can be read ({error!r})."
         ) from error
     pixels = math.prod(matrix.shape)  # Of a sparse one `size` is another.
@@ -272,7 +269,7 @@ def _read_fixations(path: str) -> np.ndarray:
         or not 0 < pixels <= _MOST_PIXELS
         or matrix.dtype.kind not in "buif"
     ):
-        raise maps.MapError(
+        raise images.MapError(
             path, f"I is a matrix, not {matrix.dtype} {list(matrix.shape)}."
         )
     return matrix.toarray() if is_sparse else matrix
@@ -319,7 +316,7 @@ class AnnotatedPoints:
         shift: See `density.density_map`.
     """
 
-    looks: "pd.DataFrame"
+    looks: pd.DataFrame
     observers: bool
     size: tuple[int, int]
     sigma: float
@@ -343,9 +340,7 @@ class AnnotatedPoints:
         """Density map of some points."""
         fixated = np.zeros(self.size, bool)
         fixated[tuple(points.T)] = True
-        return density_lib.density_map(
-            fixated, sigma=self.sigma, shift=self.shift
-        )
+        return density.density_map(fixated, sigma=self.sigma, shift=self.shift)
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
@@ -353,7 +348,7 @@ class AnnotatedPoints:
         return [_pixels(own) for _, own in looks.groupby("observer")]
 
 
-def _pixels(looks: "pd.DataFrame") -> np.ndarray:
+def _pixels(looks: pd.DataFrame) -> np.ndarray:
     points = looks[["y", "x"]].dropna().to_numpy(np.int16)
     return np.unique(points, axis=0)
 
@@ -376,7 +371,7 @@ class Points:
         *,
         size: tuple[int, int] = (360, 640),
         recipe: str = "dhf1k",
-        sigma: float = density_lib.SIGMA,
+        sigma: float = density.SIGMA,
         videos: frozenset[int] = frozenset(),
         settings: gaze.Settings = gaze.Settings(),  # noqa: B008 - frozen
     ):
@@ -393,7 +388,7 @@ class Points:
             settings: What the table does not say.
 
         Raises:
-            maps.MapError: It cannot be read; the message names the line.
+            images.MapError: It cannot be read; the message names the line.
             ValueError: An unknown recipe, or DHF1K's with another sigma or
                 size.
         """
@@ -407,14 +402,14 @@ class Points:
         }
         table = gaze.Table(path)
         points = table.points(size, settings)
-        points["video"] = gaze.numbered(table, points, videos)
+        points["video"] = table.numbered(points, videos)
         if videos:
             points = points[points["video"].isin(videos)]
         if not points["x"].notna().any():
-            raise maps.MapError(path, "has no point in the videos asked for.")
-        points, self.outside = gaze.inside(table, points, size, settings)
+            raise images.MapError(path, "has no point in the videos asked for.")
+        points, self.outside = table.inside(points, size, settings)
         observers = bool((points["observer"] != "").any())
-        shift = density_lib.SHIFT if recipe == "dhf1k" else 0
+        shift = density.SHIFT if recipe == "dhf1k" else 0
         groups: Any = points.groupby("video")
         self.clips = {
             int(video): AnnotatedPoints(
@@ -435,7 +430,7 @@ class Points:
 def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
     if sigma <= 0:
         raise ValueError(f"--sigma must be above 0. Received: {sigma}")
-    own = density_lib.SIGMA, *density_lib.SIZE
+    own = density.SIGMA, *density.SIZE
     if recipe == "dhf1k" and (sigma, *size) != own:
         # Its Gaussians are so many pixels wide, whatever they cover.
         raise ValueError(
@@ -470,7 +465,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_float(
         "sigma",
-        density_lib.SIGMA,
+        density.SIGMA,
         "Standard deviation of the Gaussian at each point, in pixels.",
     )
     flags.DEFINE_string(

@@ -81,12 +81,6 @@ def test_features_are_the_contract(name):
     assert info.description
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_dummy_data_is_small(name):
-    files = (ROOT / "data" / name / "dummy_data").rglob("*")
-    assert sum(p.stat().st_size for p in files if p.is_file()) < 150_000
-
-
 @pytest.mark.parametrize(
     ("start", "name"),
     [

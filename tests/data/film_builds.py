@@ -3,6 +3,8 @@
 python -m tests.data.film_builds FOLDER KILLS
 """
 
+import contextlib
+import multiprocessing
 import os
 import pathlib
 import random
@@ -17,42 +19,31 @@ from tests import clip_folders, msu_folders
 CLIPS = {n: (n, 12) for n in (1, 2, 3, 4, 3001, 3002)}
 
 
-def start(manual, data_dir):
-    """A fork in a group of its own, because importing TFDS takes seconds."""
-    pid = os.fork()
-    if not pid:
-        os.setsid()
-        code = 1
-        try:
-            clip_folders.build(
-                crowdsal_dataset_builder.Builder, manual, data_dir
-            )
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
+def build(manual, data_dir):
+    os.setsid()
+    clip_folders.build(crowdsal_dataset_builder.Builder, manual, data_dir)
 
 
-def finished(pid, seconds):
-    """Whether it ended by itself after at most so long; otherwise a kill."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        if done:
-            assert not code, code
-            return True
-        time.sleep(0.005)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return False
+def finished(seconds, *arguments):
+    """Whether a build ends by itself in so many seconds; otherwise a kill."""
+    # A fork, because importing TFDS takes seconds.
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=build, args=arguments)
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # Before it has a group.
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        return False
+    assert not process.exitcode
+    return True
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def main(folder, kills):
@@ -63,7 +54,7 @@ def main(folder, kills):
         {n: msu_folders.clip(*about) for n, about in CLIPS.items()},
     )
     begin = time.monotonic()
-    assert finished(start(manual, root / "whole"), 300)
+    assert finished(300, manual, root / "whole")
     longest = time.monotonic() - begin
     want = contents(root / "whole" / "crowdsal" / "1.0.0")
     done, kept, builds = 0, 0, 0
@@ -71,8 +62,8 @@ def main(folder, kills):
         builds += 1
         target = root / f"killed-{builds}"
         while not finished(
-            start(manual, target),
             rng.uniform(0, longest) if done < int(kills) else 300,
+            *(manual, target),
         ):
             done += 1
             kept += bool(list(target.glob("crowdsal/.1.0.0*/train-*")))

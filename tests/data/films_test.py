@@ -1,77 +1,66 @@
 """The builders of AViMoS, NTIRE 2026 and CrowdSAL: one reader of films."""
 
+import functools
 import json
 import pathlib
 import subprocess
 import sys
 
 import av
-import cv2
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from avimos import avimos_dataset_builder
 from crowdsal import crowdsal_dataset_builder
-from dhf1k import dhf1k_dataset_builder
-import film_dataset
 from lsts_tf.features import dataset
-from lsts_tf.media import msu_files
 from tests import clip_folders, msu_folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATASET = "crowdsal"
 AVIMOS = avimos_dataset_builder.Builder
 CROWDSAL = crowdsal_dataset_builder.Builder
-DHF1K = dhf1k_dataset_builder.Builder
-
-
-def pixels(images):
-    return [
-        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        for data in images.numpy()
-    ]
 
 
 # === The contract ===
 
 
-def test_an_example_holds_the_clip(manual, tmp_path):
+def test_an_example_holds_the_clip(manual, build):
     clip = pictures, _, points = msu_folders.clip(5, 4)
     msu_folders.crowdsal(manual, {7: clip})
     with av.open(str(manual / "Train" / "Saliency" / "0007.mp4")) as film:
         maps = [f.to_ndarray(format="gray16le") for f in film.decode(video=0)]
-    builder = clip_folders.build(CROWDSAL, manual, tmp_path / "tfds")
-    (example,) = clip_folders.examples(builder, "train").values()
+    (example,) = build()["train"].values()
     assert int(example["video"]) == 7
     assert example["name"].numpy() == b"0007"
     assert float(example["fps"]) == 30
     assert int(example["num_frames"]) == 4
-    for got, want in zip(pixels(example["frames"]), pictures, strict=True):
-        assert np.abs(got[..., ::-1].astype(int) - want).mean() < 6
-    for got, want in zip(pixels(example["maps"]), maps, strict=True):
+    found = {
+        name: clip_folders.pictures(example, name) for name in clip_folders.LAZY
+    }
+    for got, want in zip(found["frames"], pictures, strict=True):
+        assert np.abs(got.astype(int) - want).mean() < 6
+    for got, want in zip(found["maps"], maps, strict=True):
         assert got.dtype == np.uint8 and got.max() == 255
         stretched = 255.0 * (want - want.min()) / np.ptp(want)
         np.testing.assert_allclose(got, stretched, atol=0.51)
-    for got, want in zip(pixels(example["fixations"]), points, strict=True):
+    for got, want in zip(found["fixations"], points, strict=True):
         # Three of the fifteen are there twice.
         assert got.sum() == 15 and got.max() >= 2
         for row, column in want:
             assert got[row, column] == want.count([row, column])
 
 
-def test_films_shrink_with_their_gaze(manual, tmp_path):
+def test_films_shrink_with_their_gaze(manual, build):
     sizes = {1: (1920, 1080), 2: (540, 960), 3: (98, 54)}
     wanted = {1: (360, 640), 2: (360, 202), 3: (54, 98)}
     clips = {n: msu_folders.clip(n, 2, size) for n, size in sizes.items()}
     msu_folders.crowdsal(manual, clips)
-    builder = clip_folders.build(CROWDSAL, manual, tmp_path / "tfds")
-    examples = clip_folders.examples(builder, "train")
+    examples = build()["train"]
     for number, (_, maps, points) in clips.items():
         example = examples[number]
         found = {
-            name: pixels(example[name])[1]
-            for name in ("frames", "maps", "fixations")
+            name: clip_folders.pictures(example, name)[1]
+            for name in clip_folders.LAZY
         }
         for image in found.values():
             assert image.shape[:2] == wanted[number]
@@ -87,12 +76,10 @@ def test_films_shrink_with_their_gaze(manual, tmp_path):
 
 def test_another_size(manual, tmp_path):
     msu_folders.crowdsal(manual, {1: msu_folders.clip(1, 2, (640, 360))})
-    builder = CROWDSAL(data_dir=tmp_path / "tfds", within=(320, 320))
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual)
-    )
+    smaller = functools.partial(CROWDSAL, within=(320, 320))
+    builder = clip_folders.build(smaller, manual, tmp_path / "tfds")
     (example,) = clip_folders.examples(builder, "train").values()
-    assert pixels(example["frames"])[0].shape == (180, 320, 3)
+    assert clip_folders.pictures(example, "frames")[0].shape == (180, 320, 3)
 
 
 def test_lists_of_names_and_archives(manual, tmp_path):
@@ -103,21 +90,17 @@ def test_lists_of_names_and_archives(manual, tmp_path):
     found = {}
     for place in ("unpacked", "packed"):
         builder = clip_folders.build(AVIMOS, manual, tmp_path / place)
-        found[place] = {
-            split: {
-                number: (example["name"].numpy(), example["maps"].numpy())
-                for number, example in clip_folders.examples(
-                    builder, split
-                ).items()
-            }
+        found[place] = [
+            (split, number, example["name"].numpy(), example["maps"].numpy())
             for split in builder.info.splits
-        }
+            for number, example in clip_folders.examples(builder, split).items()
+        ]
         msu_folders.pack(manual)
-    names = {
-        split: {number: name for number, (name, _) in of.items()}
-        for split, of in found["packed"].items()
+    assert {each[:3] for each in found["packed"]} == {
+        ("train", 2, b"d"),
+        ("public_test", 3, b"a"),
+        ("public_test", 4, b"b"),
     }
-    assert names == {"train": {2: b"d"}, "public_test": {3: b"a", 4: b"b"}}
     np.testing.assert_equal(found["packed"], found["unpacked"])
 
 
@@ -131,28 +114,14 @@ def test_lengths_are_known_without_reading(manual, tmp_path, monkeypatch):
     assert data.splits == {"train": {1: 2, 2: 3}, "test": {3001: 2}}
 
 
-def test_gaze_that_is_withheld(manual, tmp_path):
+def test_gaze_that_is_withheld(manual, build):
     root = msu_folders.crowdsal(
         manual, {n: msu_folders.clip(n, 2) for n in (1, 3001)}
     )
     (root / "Test" / "Saliency" / "3001.mp4").unlink()
-    builder = clip_folders.build(CROWDSAL, manual, tmp_path / "tfds")
-    (example,) = clip_folders.examples(builder, "test").values()
+    (example,) = build()["test"].values()
     assert example["frames"].shape == (2,)
     assert example["maps"].shape == example["fixations"].shape == (0,)
-
-
-def test_joint_with_dhf1k(tmp_path):
-    for builder, name in ((CROWDSAL, "crowdsal"), (DHF1K, "dhf1k")):
-        clip_folders.build(
-            builder, ROOT / "data" / name / "dummy_data", tmp_path
-        )
-    data = dataset.open_datasets(["crowdsal", "dhf1k"], str(tmp_path))
-    wanted = data.numbers({"crowdsal": {1, 2}}, otherwise="train")
-    assert wanted == {("crowdsal", 1), ("crowdsal", 2), ("dhf1k", 1)}
-    found = {video.number: video for video in data.videos(wanted)}
-    assert set(found) == wanted
-    assert {len(video.maps) for video in found.values()} == {3}
 
 
 # === Refusals ===
@@ -195,11 +164,11 @@ def test_names_without_a_list(manual, refused):
     )
 
 
-def test_a_cut_film(clips):
+def test_a_cut_film(clips, tmp_path):
     path = clips / "Train" / "Videos" / "0001.mp4"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(ValueError, match=r"Video 0001: .*0001\.mp4"):
-        film_dataset.read(msu_files.find(clips).clips["0001"])
+        clip_folders.build(CROWDSAL, clips, tmp_path / "tfds")
 
 
 # === Broken off and gone on ===

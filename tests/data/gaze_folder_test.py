@@ -6,7 +6,8 @@ import json
 import av
 import numpy as np
 import pytest
-import tensorflow as tf
+
+from tests import clip_folders
 
 DATASET = "gaze_folder"
 # (H, W).
@@ -36,13 +37,6 @@ def film(manual):
     return write
 
 
-def pictures(example, feature):
-    return [
-        tf.io.decode_image(data).numpy().squeeze()
-        for data in example[feature].numpy()
-    ]
-
-
 def test_points_are_where_and_when_people_looked(film, build, manual):
     """Times are those of the film, whose second frame lasts 0.3 s."""
     film("walk 007.mkv")
@@ -63,7 +57,10 @@ def test_points_are_where_and_when_people_looked(film, build, manual):
     assert int(example["num_frames"]) == 5
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     shown = zip(
-        *(pictures(example, name) for name in ("frames", "fixations", "maps")),
+        *(
+            clip_folders.pictures(example, name)
+            for name in ("frames", "fixations", "maps")
+        ),
         strict=True,
     )
     for time, points, found in zip(TIMES, looked, shown, strict=True):
@@ -90,7 +87,7 @@ def test_one_table_for_all_and_one_of_a_film(film, build, manual):
     (manual / "a2.csv").write_text("frame,x,y\n3,9,9\n4,9,9\n")
     found = build()["train"]
     seen = [
-        [int(f.any()) for f in pictures(example, "fixations")]
+        [int(f.any()) for f in clip_folders.pictures(example, "fixations")]
         for example in found.values()
     ]
     # The number of b is a checksum of its name.

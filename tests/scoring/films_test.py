@@ -1,15 +1,15 @@
 """Films scored by `evaluate --protocol=msu`, without unpacking them."""
 
-import csv
 import json
 
 import av
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
-from lsts_tf import evaluate, experiment
-from lsts_tf.media import images, msu_files
+from lsts_tf import evaluate
+from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, msu
 from tests import flag_scope, msu_folders
 
@@ -72,16 +72,11 @@ def program(tmp_path, capsys):
     """The program, which returns scores.json."""
 
     def run(*arguments):
-        with flag_scope.defined(
-            experiment.define_flags, evaluate.define_flags
-        ) as values:
-            output = f"--output={tmp_path / 'scores.json'}"
-            rest = values(
-                ["evaluate", "--protocol=msu", output, *map(str, arguments)]
-            )
-            evaluate.main(rest)
+        output = tmp_path / "scores.json"
+        given = ("--protocol=msu", f"--output={output}", *arguments)
+        flag_scope.run(evaluate, *given)
         run.text = capsys.readouterr().out
-        return json.loads((tmp_path / "scores.json").read_text())
+        return json.loads(output.read_text())
 
     return run
 
@@ -93,15 +88,7 @@ def decoded(path, pixels):
 
 
 def pictures(folder):
-    return [
-        cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        for path in sorted(folder.iterdir())
-    ]
-
-
-def table(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    return [cv2.imread(str(path), -1) for path in sorted(folder.iterdir())]
 
 
 READERS = {
@@ -128,7 +115,7 @@ def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
     assert set(scores["comparison"]) == set(msu.MEASURES)
     number = {"clip_10": 2, "clip_9": 3, "upright": 4}
     for model, read in READERS.items():
-        rows = table(tmp_path / f"scores.{model}.csv")
+        rows = pd.read_csv(tmp_path / f"scores.{model}.csv")
         assert len(rows) == 4 + 5 + 6
         means = scores["models"][model]["by_video"]
         assert set(means) == set(NAMES)
@@ -136,24 +123,16 @@ def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
             truths = decoded(
                 truth / "SaliencyTest" / "Test" / f"{name}.mp4", "gray16le"
             )
-            want = [
+            want = pd.DataFrame(
                 msu.score(pred, true, np.array(seen))
                 for pred, true, seen in zip(
                     read(models / model, name), truths, points, strict=True
                 )
-            ]
-            found = [r for r in rows if int(r["video"]) == number[name]]
-            for measure in msu.MEASURES:
-                np.testing.assert_allclose(
-                    [float(row[measure]) for row in found],
-                    [values[measure] for values in want],
-                    # FFmpeg rounds 10 bits to 16 on its way to a picture.
-                    rtol=1e-5,
-                    atol=1e-5,
-                )
-                assert means[name][measure] == pytest.approx(
-                    np.mean([values[measure] for values in want]), abs=5e-5
-                )
+            )
+            found = rows[rows["video"] == number[name]][[*msu.MEASURES]]
+            # FFmpeg rounds 10 bits to 16 on its way to a picture.
+            np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+            assert means[name] == pytest.approx({**want.mean()}, abs=5e-5)
         # A model's score is the mean of the videos.
         overall = scores["models"][model]["overall"]["cc"]
         assert overall["mean_of_videos"] == pytest.approx(
@@ -164,33 +143,13 @@ def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
     assert scores["best"] in READERS and "centre_prior" in scores
 
 
-def test_a_split_out_of_archives(truth, models, program, tmp_path):
-    packed = tmp_path / "packed"
-    msu_folders.avimos(
-        packed,
-        clips(0, (*NAMES, "other")),
-        json.loads((truth / "TrainTestSplit.json").read_text()),
-    )
-    msu_folders.pack(packed)
-    assert not [p for p in packed.iterdir() if p.is_dir()]
-    arguments = [f"--predictions={models / 'ten'}", "--videos=public_test"]
-    want = program(*arguments, f"--annotations={truth}")
-    assert set(want["by_video"]) == {"clip_9", "clip_10"}
-    got = program(*arguments, f"--annotations={packed}")
-    assert got["overall"] == want["overall"]
-
-
-def test_crowdsal_by_number(tmp_path, program):
-    made = {n: msu_folders.clip(n, 3) for n in (3000, 3001, 5000)}
-    root = msu_folders.crowdsal(tmp_path / "CrowdSAL", made)
+def test_a_split(truth, models, program):
     scores = program(
-        f"--predictions={root / 'Test' / 'Saliency'}",
-        f"--annotations={root}",
-        "--videos=3001-5000",
+        f"--predictions={models / 'ten'}",
+        f"--annotations={truth}",
+        "--videos=public_test",
     )
-    assert set(scores["by_video"]) == {"3001", "5000"}
-    assert scores["overall"]["cc"]["mean"] == pytest.approx(1, abs=1e-6)
-    assert scores["first_frames"]["first"]["sim"]["n_valid"] == 6
+    assert set(scores["by_video"]) == {"clip_9", "clip_10"}
 
 
 # === Refusals ===
@@ -220,17 +179,23 @@ def test_another_number_of_frames(truth, models, tmp_path):
     assert result["missing"] == {"allowed": True, "videos": 1}
 
 
-def test_missing_and_superfluous(truth, models, tmp_path):
-    with pytest.raises(folders.FilesError, match="other: no film of model 0"):
-        evaluated(truth, models / "ten")
-    with pytest.raises(ValueError, match=r"public_test, private_test\. Rec"):
-        evaluated(truth, models / "ten", videos="final_test")
-    with pytest.raises(ValueError, match="no such folder"):
-        evaluated(truth, tmp_path / "nowhere", videos="public_test")
-    (tmp_path / "clip_9").mkdir()
-    (tmp_path / "clip_9.mp4").touch()
-    with pytest.raises(ValueError, match="clip_9 has the same name"):
-        evaluated(truth, tmp_path, videos="public_test")
+@pytest.mark.parametrize(
+    ("model", "videos", "says"),
+    [
+        ("ten", "", "other: no film of model 0"),
+        ("ten", "final_test", r"public_test, private_test\. Rec"),
+        ("nowhere", "public_test", "no such folder"),
+        ("twice", "public_test", "clip_9 has the same name"),
+    ],
+)
+def test_missing_and_superfluous(truth, models, model, videos, says):
+    (models / "twice" / "clip_9").mkdir(parents=True, exist_ok=True)
+    (models / "twice" / "clip_9.mp4").touch()
+    with pytest.raises(ValueError, match=says):
+        evaluated(truth, models / model, videos=videos)
+
+
+def test_a_folder_of_no_dataset(models):
     with pytest.raises(ValueError, match="holds no clip"):
         evaluated(models, models / "ten")
 
@@ -263,22 +228,20 @@ def test_a_damaged_film(tmp_path):
         evaluated(root, tmp_path / "cut")
 
 
-def test_names_need_a_list(tmp_path):
-    root = msu_folders.avimos(
-        tmp_path, {"a": msu_folders.clip(1, 2)}, {"train": []}
-    )
-    with pytest.raises(ValueError, match="must be listed in TrainTestSplit"):
-        msu_files.find(root)
-
-
-@pytest.mark.parametrize("flag", ["--sigma=5", "--sauc_map=x.png"])
-def test_flags_that_nothing_reads(truth, models, program, flag, caplog):
-    with pytest.raises(SystemExit):
-        program(
-            f"--predictions={models / 'ten'}", f"--annotations={truth}", flag
-        )
-
-
-def test_a_run_is_predicted_first(program):
-    with pytest.raises(SystemExit):
-        program()
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        # Where people looked, by flags that nothing reads.
+        (["--predictions=x", "--annotations=x", "--sigma=5"], "--sigma"),
+        (["--predictions=x", "--annotations=x", "--sauc_map={}"], "`others`"),
+        # A run, which is predicted first.
+        ([], "--outputs=msu"),
+    ],
+)
+def test_flags_that_do_not_fit(program, tmp_path, caplog, flags, says):
+    path = tmp_path / "a.png"
+    images.write_png(path, np.ones((2, 2), np.uint8))
+    flags = [flag.format(path) for flag in flags]
+    with caplog.at_level("ERROR", "absl"), pytest.raises(SystemExit):
+        program(*flags)
+    assert says in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 from lsts_tf.media import images
 from lsts_tf.scoring import gaze, truth
-from tests import flag_scope, pages
+from tests import pages
 
 # 100 x 50 pixels.
 SIZE = (50, 100)
@@ -158,7 +158,7 @@ def test_parquet_and_json_are_read_like_csv(written):
         found = table.points(SIZE, gaze.Settings())
         assert found["frame"].tolist() == [0, 2]
         np.testing.assert_array_equal(found["x"], [2, np.nan])
-        numbers = gaze.numbered(table, found, frozenset())
+        numbers = table.numbered(found, frozenset())
         assert numbers.tolist() == [7, 7]
 
 
@@ -182,7 +182,7 @@ def test_examples_of_the_documentation_are_read(written):
     assert len({format_.name for format_ in found}) == len(gaze.FORMATS) - 2
 
 
-FRAMES = "frame,x,y\n"
+FRAMES, LOOKS = "frame,x,y\n", "frame,x,y,observer\n"
 TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
 
 
@@ -230,14 +230,28 @@ TOBII_PIXELS = TOBII.format("", "", "") + TOBII_ROWS.format("", 9, 9)
         # What is no table.
         ("frame,x\n1,2\n", {}, "Missing: y"),
         (FRAMES + "1,2,3,4\n", {}, "more cells than its head"),
+        (FRAMES + "0,2,2\n", {}, "line 2: .* from 1 on"),
+        (FRAMES + "1,2,\n", {}, "line 2: a point has x and y"),
+        (FRAMES + "1,2,2\n1,nan,2\n", {}, "line 3: a point has x and y"),
+        (FRAMES + "1,inf,2\n", {}, "line 2: a point has x and y"),
+        (LOOKS + "1,2,2,a\n1,3,3,\n", {}, "line 3: all points"),
+        (LOOKS + "1,2,2,\n1,3,3,a\n", {}, "line 2: all points"),
+        *(
+            (f'[{{"frame": {frame}, "x": 2, "y": 3}}]', {}, "fixation 1: .* wh")
+            for frame in ("1.9", "true", "1e999")
+        ),
         (TOBII_PIXELS.replace("Presented", "P"), {}, "Tobii.*Missing: pres"),
         (FRAMES + '1,"2,5","3,5"\n', {}, "line 2: a point has"),
         (b"\xff\xfea", {}, "damaged"),
         ("", {}, "damaged"),
+        ("\0\0", {}, "damaged|Missing"),
     ],
 )
 def test_refused_in_one_line(written, text, settings, says):
-    path = written("tsv" if "\t" in str(text) else "csv", text)
+    kinds = {"[": "json", "\t": "tsv"}
+    path = written(
+        next((kinds[k] for k in kinds if k in str(text)), "csv"), text
+    )
     with pytest.raises(images.MapError, match=says) as caught:
         gaze.Table(path).points(SIZE, gaze.Settings(**settings))
     assert "\n" not in str(caught.value)
@@ -275,11 +289,11 @@ def test_numbers_of_videos(written, names, videos, expected):
     table = gaze.Table(written("csv", "frame,x,y,video\n" + "".join(rows)))
     points = table.points(SIZE, gaze.Settings())
     if expected:
-        found = gaze.numbered(table, points, frozenset(videos))
+        found = table.numbered(points, frozenset(videos))
         assert found.tolist() == expected
         return
     with pytest.raises(images.MapError, match=r"line .: .*--videos"):
-        gaze.numbered(table, points, frozenset(videos))
+        table.numbered(points, frozenset(videos))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +309,7 @@ def test_a_table_without_a_point(written, text):
     tobii = {"screen": "100x50", "rate": 9, "time_unit": "ms"}
     settings = gaze.Settings(**(tobii if "\t" in text else {}))
     points = table.points(SIZE, settings)
-    assert not len(gaze.numbered(table, points, frozenset()))
+    assert not len(table.numbered(points, frozenset()))
 
 
 def test_recordings_of_one_observer_are_told_apart(written):
@@ -318,7 +332,7 @@ def test_several_trials_without_a_name_are_of_no_video(written):
     table = gaze.Table(written("tsv", EYELINK.format("") + rows))
     points = table.points(SIZE, gaze.Settings(screen="100x50", rate=25))
     with pytest.raises(images.MapError, match=r"line 2: .*--videos"):
-        gaze.numbered(table, points, frozenset([9]))
+        table.numbered(points, frozenset([9]))
 
 
 def test_points_outside_are_counted_on_the_terminal(written, caplog):
@@ -327,7 +341,7 @@ def test_points_outside_are_counted_on_the_terminal(written, caplog):
         table = gaze.Table(written("csv", FRAMES + rows))
         settings = gaze.Settings(**given)
         points = table.points(SIZE, settings)
-        return gaze.inside(table, points, SIZE, settings)
+        return table.inside(points, SIZE, settings)
 
     with caplog.at_level(logging.WARNING, "absl"):
         points, outside = of([9, 99, 100, -1])
@@ -376,42 +390,24 @@ def test_damaged_bytes_are_refused_or_read(suffix, tries, written):
         try:
             table = gaze.Table(path)
             points = table.points(SIZE, settings)
-            gaze.numbered(table, points, frozenset([1]))
-            gaze.inside(table, points, SIZE, settings)
+            table.numbered(points, frozenset([1]))
+            table.inside(points, SIZE, settings)
         except images.MapError as error:
             assert "\n" not in str(error)
             refused += 1
     assert refused > tries / 10
 
 
-# === Flags of `evaluate` ===
+# === Tables to score by ===
 
 
-@pytest.fixture
-def annotated(written):
-    """What `--annotations` reads with some flags."""
-
-    def read(suffix, text, *given, videos=()):
-        path = written(suffix, text)
-        with flag_scope.defined(truth.define_flags) as values:
-            values(["evaluate", f"--annotations={path}", *given])
-            return truth.from_flags(values, frozenset(videos))
-
-    return read
-
-
-def test_an_export_is_scored_like_a_plain_table(annotated):
-    export = annotated(
-        "tsv",
-        TOBII.format(" [μs]", *2 * [" [DACS px]"])
-        + TOBII_ROWS.format("000", 1000, 400),
-        *("--screen=1920x1080", "--rate=25"),
-    )
-    plain = annotated(
-        "csv",
-        "video,frame,x,y,observer\n"
-        + "".join(f"601,{n},333,133,P1\n" for n in (1, 2, 3)),
-    )
+def test_an_export_is_scored_like_a_plain_table(written):
+    text = TOBII.format(" [μs]", *2 * [" [DACS px]"])
+    text += TOBII_ROWS.format("000", 1000, 400)
+    settings = gaze.Settings(screen="1920x1080", rate=25)
+    export = truth.Points(written("tsv", text), settings=settings)
+    rows = "".join(f"601,{n},333,133,P1\n" for n in (1, 2, 3))
+    plain = truth.Points(written("csv", f"video,{LOOKS}{rows}"))
     assert [*export.clips] == [*plain.clips] == [601]
     one, other = export.clips[601], plain.clips[601]
     assert list(one.frames) == list(other.frames) == [0, 1, 2]
@@ -421,30 +417,11 @@ def test_an_export_is_scored_like_a_plain_table(annotated):
         assert len(one.by_observer(frame)) == 1
 
 
-def test_what_is_left_out_is_said_and_recorded(annotated, caplog):
+def test_what_is_left_out_is_said_and_recorded(written, caplog):
     """The table of one video's points, of which one is outside."""
     rows = "0,1,90,0,0,.5,.5,.5,1\n1,2,90,1,1,.5,2,.5,1\n"
     with caplog.at_level(logging.WARNING, "absl"):
-        found = annotated("csv", PUPIL + rows, videos=[7])
+        found = truth.Points(written("csv", PUPIL + rows), videos={7})
     assert [*found.clips] == [7]
     assert found.describe()["points_outside"] == 1
     assert "1 of 2 points lie outside the film, 640x360" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("text", "given", "says"),
-    [
-        (FRAMES + "1,9,9\n", ["--fixations=png"], "Received: --fixations"),
-        (FRAMES + "1,9,9\n", [], "--videos"),
-        (
-            FRAMES + "1,9,9\n",
-            ["--rate=30"],
-            "--rate, which would do nothing",
-        ),
-        (FRAMES + "1,9,9\n", ["--screen=9"], "--screen is .* Received: '9'"),
-        (None, ["--rate=30"], "Received: --rate with"),
-    ],
-)
-def test_flags_that_do_not_fit(annotated, text, given, says):
-    with pytest.raises(ValueError, match=says):
-        annotated("csv" if text else "folder", text or "", *given)
