@@ -5,7 +5,8 @@ import dataclasses
 import cv2
 import numpy as np
 
-from lsts_tf.outputs import pictures, sink
+from lsts_tf.media import draw
+from lsts_tf.outputs import sink
 
 
 @sink.output("msu", "{video}.mp4")
@@ -31,5 +32,5 @@ class Submission(sink.Sink):
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         large = cv2.resize(map_, self.size, interpolation=cv2.INTER_LINEAR)
-        levels = pictures.stretch(large, float(large.min()), float(large.max()))
-        self._film.write(np.rint(levels * 1023.0).astype(np.uint16), time)
+        levels = np.rint(draw.stretch(large) * 1023.0)
+        self._film.write(levels.astype(np.uint16), time)

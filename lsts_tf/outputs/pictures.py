@@ -17,12 +17,9 @@ from lsts_tf.media import draw, files, images
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import sink
 
-VIEWS = ("heat", "fog")
 NORMALIZE = ("none", "frame", "clip", "sum")
 MAP_SIZES = ("source", "model")
 
-# Between a frame and its overlay.
-_GAP = 4
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
@@ -31,44 +28,12 @@ alpha_option = functools.partial(
 )
 
 
-def stretch(map_: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A map with `low` at 0 and `high` at 1; 0 everywhere if they are equal."""
-    if not high > low:
-        return np.zeros_like(map_)
-    return (map_ - np.float32(low)) / np.float32(high - low)
-
-
 def to_uint16(map_: np.ndarray) -> np.ndarray:
     """A map in [0, 1] as levels 0 to 65,535."""
     return np.rint(np.clip(map_, 0.0, 1.0) * 65535.0).astype(np.uint16)
 
 
 _LEVELS = {8: images.to_uint8, 16: to_uint16}
-
-
-def drawn(
-    frame: np.ndarray,
-    map_: np.ndarray,
-    *,
-    view: str = "heat",
-    alpha: float,
-) -> np.ndarray:
-    """A map over a frame, with the colours of its own range.
-
-    Args:
-        frame: uint8 RGB [H, W, 3].
-        map_: float32 [h, w].
-        view: "heat" colours what is salient, "fog" darkens what is not.
-        alpha: Strength, 0 to 1.
-
-    Returns:
-        uint8 RGB [H, W, 3].
-    """
-    size = frame.shape[1], frame.shape[0]
-    large = cv2.resize(map_, size, interpolation=cv2.INTER_LINEAR)
-    shown = stretch(large, float(large.min()), float(large.max()))
-    over = {"heat": draw.blend, "fog": draw.fog}[view]
-    return over(frame, shown, alpha=alpha)
 
 
 # === Films to watch ===
@@ -80,7 +45,9 @@ def drawn(
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
 
-    view: str = sink.option("heat", "How overlays are drawn", choices=VIEWS)
+    view: str = sink.option(
+        "heat", "How overlays are drawn", choices=draw.VIEWS
+    )
     alpha: float = alpha_option()
     #: Whether the frame stands to its left.
     beside: bool = False
@@ -88,14 +55,14 @@ class Overlay(sink.Sink):
     def _open(self) -> None:
         width, height = self.size
         if self.beside:
-            width = 2 * width + _GAP
+            width = 2 * width + draw.GAP
         self._film = self.film((width, height))
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        picture = drawn(frame, map_, view=self.view, alpha=self.alpha)
+        picture = draw.over(frame, map_, view=self.view, alpha=self.alpha)
         if self.beside:
-            picture = draw.side_by_side(frame, picture, gap=_GAP)
-        self._film.write(self.noted(picture), time)
+            picture = draw.side_by_side(frame, picture)
+        self._film.write(draw.annotate(picture, self.note), time)
 
 
 # === Maps ===
@@ -159,7 +126,8 @@ class Maps(sink.Sink):
             self._waiting.seek(0)
             for place in range(self.count):
                 time = float(np.load(self._waiting))
-                map_ = stretch(np.load(self._waiting), self._low, self._high)
+                map_ = np.load(self._waiting)
+                map_ = draw.stretch(map_, self._low, self._high)
                 self._put(self._scaled(map_), place, time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
@@ -167,7 +135,7 @@ class Maps(sink.Sink):
         if map_.shape[::-1] != size:
             map_ = cv2.resize(map_, size, interpolation=cv2.INTER_LINEAR)
         if self.normalize == "frame":
-            return stretch(map_, float(map_.min()), float(map_.max()))
+            return draw.stretch(map_)
         if self.normalize == "sum":
             total = float(map_.sum(dtype=np.float64))
             return map_ / np.float32(total) if total > 0 else map_

@@ -39,6 +39,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lsts_tf.media import draw
 from lsts_tf.outputs import sink
 
 # Positions of the grid at most; a map has no finer detail.
@@ -335,7 +336,7 @@ class Reframe(sink.Sink):
             data = self._frames.read(self._bytes)
             frame = np.frombuffer(data, np.uint8).reshape(*self.size[::-1], 3)
             crop = frame[y : y + height, x : x + width]
-            self._film.write(self.noted(crop), time)
+            self._film.write(draw.annotate(crop, self.note), time)
 
     def _seek(self, number: int) -> None:
         """Goes to where a frame waits, in a ring of as many as may wait."""

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from lsts_tf.media import writer
+from lsts_tf.media import draw, writer
 from lsts_tf.outputs import attention, pictures, sink
 
 LIMIT = 48 * 2**20
@@ -62,7 +62,8 @@ class Report(attention.Measuring):
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         measures = self.measure(map_, time)
         small = cv2.resize(frame, self._shown, interpolation=cv2.INTER_AREA)
-        drawn = self.noted(pictures.drawn(small, map_, alpha=self.alpha))
+        drawn = draw.over(small, map_, alpha=self.alpha)
+        drawn = draw.annotate(drawn, self.note)
         self._film.write(drawn, time)
         self._stills.add(
             lambda number: {

@@ -27,7 +27,7 @@ from typing import IO, Any, ClassVar, NamedTuple, Self, TypeVar
 from absl import flags
 import numpy as np
 
-from lsts_tf.media import draw, files, video, writer
+from lsts_tf.media import files, video, writer
 
 # What an unfinished output belongs to.
 _JOB = ".job"
@@ -227,10 +227,6 @@ class Sink:
                 self.hidden(self.path), fps=self.fps, size=size, **how
             )
         )
-
-    def noted(self, picture: np.ndarray) -> np.ndarray:
-        """A picture, uint8 RGB [H, W, 3], with the note of the weights."""
-        return draw.annotate(picture, self.note) if self.note else picture
 
     # === The block ===
 

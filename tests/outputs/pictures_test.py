@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf.media import files, video
+from lsts_tf.media import draw, files, video
 from lsts_tf.outputs import pictures
 
 SIZE = (32, 18)
@@ -80,7 +80,7 @@ def test_grey_videos_of_the_models_size(tmp_path):
 # === Films to watch ===
 
 
-@pytest.mark.parametrize("view", pictures.VIEWS)
+@pytest.mark.parametrize("view", draw.VIEWS)
 def test_pictures_to_watch(tmp_path, view):
     """Random weights are announced; a weak map can be seen."""
     weak = np.zeros((360, 640), np.float32)
