@@ -300,14 +300,19 @@ class _Pass:
         """
         if not (
             self.about
-            and self.source.identity
+            and self.source.paths
             and self._front_end.get("front_end") == "window"
             # Of several maps a window, hops would begin at another frame.
             and self.predictor.hop == 1
             and all(made.resumes for made in self.made.values())
         ):
             return ""
-        what = [record, self.source.identity, self.start, self.end]
+        read = [
+            (path.resolve(), found.st_size, found.st_mtime_ns)
+            for path in self.source.paths
+            for found in [path.stat()]
+        ]
+        what = [record, read, self.start, self.end]
         return json.dumps(what, indent=1, default=str)
 
     def write(self) -> dict[str, Any]:

@@ -351,16 +351,13 @@ def test_the_first_interrupt_ends_a_cameras_clip(monkeypatch):
 # === Clips ===
 
 
-class Counted:
+class Counted(sources.Source):
     """Frames whose red is their number, four a second."""
 
     name = stem = "counted"
     fps = 4.0
     size = (2, 2)
     num_frames = 40
-    pixel_aspect = video.SQUARE
-    identity = damage = ""
-    paths = ()
     read = 0
 
     def __iter__(self):
