@@ -37,22 +37,17 @@ class MapError(files.FileError):
     """A file that is not a map."""
 
 
-class File(NamedTuple):
-    """A file or folder in a folder."""
-
-    path: str
-
-
 class Numbered(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        entries: {number: file or folder}, in the order of the numbers.
+        entries: {number: path of a file or folder}, in the order of the
+            numbers.
         strays: What has no number or another type, and why.
         clashes: Numbers that two names have.
     """
 
-    entries: Mapping[int, File]
+    entries: Mapping[int, str]
     strays: Sequence[str]
     clashes: Sequence[str]
 
@@ -75,7 +70,7 @@ def numbered(
     Raises:
         MapError: There is no such folder.
     """
-    entries: dict[int, File] = {}
+    entries: dict[int, str] = {}
     strays, clashes = [], []
     try:
         found = sorted(
@@ -105,10 +100,10 @@ def numbered(
         elif not re.fullmatch("[0-9]{1,9}", stem):
             strays.append(f"{entry.path}: its name is not a number")
         elif int(stem) in entries:
-            other = pathlib.PurePath(entries[int(stem)].path).name
+            other = pathlib.PurePath(entries[int(stem)]).name
             clashes.append(f"{entry.path}: has the number of {other}")
         else:
-            entries[int(stem)] = File(entry.path)
+            entries[int(stem)] = entry.path
     return Numbered(dict(sorted(entries.items())), strays, clashes)
 
 

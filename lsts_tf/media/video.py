@@ -29,6 +29,11 @@ import numpy as np
 
 from lsts_tf.media import files
 
+# What films are called in a folder of several files.
+SUFFIXES = (
+    *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ts", ".webm", ".wmv"),
+)
 FPS_IF_UNKNOWN = 25.0
 # Width of a pixel by its height.
 SQUARE = fractions.Fraction(1)

@@ -21,7 +21,7 @@ from lsts_tf import windows
 from lsts_tf.media import cores, files, images, msu_files
 from lsts_tf.media import video as video_lib
 from lsts_tf.scoring import density as density_lib
-from lsts_tf.scoring import folders, msu, predictions, summary, truth
+from lsts_tf.scoring import folders, msu, summary, truth
 from lsts_tf.scoring import scorer as scorer_lib
 
 PROTOCOL = "msu"
@@ -219,7 +219,7 @@ def _films(folder: pathlib.Path) -> dict[str, str]:
         raise files.FileError(folder, "no such folder.")
     found: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
-        is_film = path.suffix.lower() in predictions.VIDEO_SUFFIXES
+        is_film = path.suffix.lower() in video_lib.SUFFIXES
         if path.name.startswith(".") or not (is_film or path.is_dir()):
             continue
         name = path.name if path.is_dir() else path.stem
@@ -287,13 +287,13 @@ def _read(path: str) -> Iterator[np.ndarray]:
         return
     for file in images.numbered(path, images.SUFFIXES).entries.values():
         map_: np.ndarray | None
-        if file.path.endswith(".npy"):
-            map_ = images.read(file.path)
+        if file.endswith(".npy"):
+            map_ = images.read(file)
         else:
-            data = pathlib.Path(file.path).read_bytes()
+            data = pathlib.Path(file).read_bytes()
             map_ = images.decode(data, cv2.IMREAD_UNCHANGED)
         if map_ is None:
-            raise images.MapError(file.path, "no picture, or a damaged one.")
+            raise images.MapError(file, "no picture, or a damaged one.")
         yield map_
 
 
