@@ -40,11 +40,11 @@ for _folder in pathlib.Path(__file__).resolve().parents[:2]:
         sys.path.append(str(_folder))
 
 import gaze_dataset  # noqa: E402
-from lsts_tf.media import cores, files, msu_files  # noqa: E402
+from lsts_tf.media import files, msu_files  # noqa: E402
 
 # (width, height) that frames fit.
 WITHIN = (640, 360)
-PROCESSES = cores.usable()
+PROCESSES = len(os.sched_getaffinity(0))
 # TensorFlow has threads, which a fork would not have.
 START = "spawn"
 

@@ -12,6 +12,7 @@ pictures where `--plots` says.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import os
 import pathlib
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ from absl import app, flags
 import pandas as pd
 
 from lsts_tf import experiment, program, windows
-from lsts_tf.media import cores, images
+from lsts_tf.media import images
 from lsts_tf.scoring import films, metrics, scorer, summary, truth
 from lsts_tf.scoring import folders as folders_lib
 
@@ -179,7 +180,7 @@ def evaluate_folders(
         videos=videos,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or cores.usable(),
+        workers=values.workers or len(os.sched_getaffinity(0)),
     )
 
 

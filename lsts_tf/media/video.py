@@ -152,11 +152,7 @@ class Video:
         return self._pass.told()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the frames; see `timed`.
-
-        Yields:
-            uint8 [H, W, 3], RGB; a new array each time.
-        """
+        """Yields the frames; see `timed`."""
         for frame, _ in self.timed():
             yield frame
 
@@ -165,9 +161,8 @@ class Video:
 
         Yields:
             uint8 [H, W, 3], RGB (or grey), a new array each time; and seconds
-            from the
-            first frame, greater each time. Where the file says none, a frame
-            comes 1 / fps after the one before.
+            from the first frame, greater each time. Where the file says none,
+            a frame comes 1 / fps after the one before.
 
         Raises:
             TruncatedVideoError: After the last frame: frames are missing or
@@ -224,19 +219,7 @@ class Video:
 
 
 def frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """Yields the frames of a film; see `Video`.
-
-    Args:
-        path: A film.
-
-    Yields:
-        uint8 [H, W, 3], RGB.
-
-    Raises:
-        VideoError: The file cannot be read as a film.
-        TruncatedVideoError: After the last frame: some are missing or
-            damaged.
-    """
+    """Yields the frames of a film, uint8 RGB [H, W, 3]; see `Video`."""
     yield from Video(path)
 
 
@@ -244,9 +227,6 @@ def count_frames(path: str | os.PathLike) -> int:
     """Number of frames of a film.
 
     It is what MP4 lists. Of other containers all are decoded and counted.
-
-    Args:
-        path: A film.
 
     Raises:
         VideoError: The file cannot be read as a film; or frames are counted,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import fractions
+import functools
 import math
 import os
 import pathlib
@@ -38,10 +39,6 @@ def _gray10(frame: np.ndarray) -> Any:
     picture = av.VideoFrame.from_ndarray(frame, format="gray10le")
     picture.color_range = 2
     return picture
-
-
-def _gray16(frame: np.ndarray) -> Any:
-    return av.VideoFrame.from_ndarray(frame, format="gray16le")
 
 
 class _Kind(NamedTuple):
@@ -82,7 +79,11 @@ PIXELS = {
     "gray10": _Kind(
         np.uint16, (), *_H264, "gray10le", "0", _gray10, {"color_range": 2}
     ),
-    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "gray16le", "", _gray16, {}),
+    "gray16": _Kind(
+        *(np.uint16, (), ".mkv", "ffv1", "gray16le", ""),
+        functools.partial(av.VideoFrame.from_ndarray, format="gray16le"),
+        {},
+    ),
 }
 
 
@@ -157,7 +158,6 @@ class Writer:
         self._comment = comment
         self._count = 0
         self._first = 0.0
-        self._is_whole = False
 
     def __enter__(self) -> "Writer":
         # PyAV would notice only at the first frame.
@@ -243,21 +243,6 @@ class Writer:
             self._container.mux(self._stream.encode(change(picture)))
         self._count += 1
 
-    def finish(self) -> None:
-        """Closes and checks the file; at the end of the block it is renamed.
-
-        The block does so itself. Before, it is for those who make several
-        files that are to appear together.
-
-        Raises:
-            VideoError: It could not be written whole.
-        """
-        if not self._is_whole:
-            with naming(self.path), self._container:
-                self._container.mux(self._stream.encode())
-            check_written(self.path, self._count, at=self._hidden)
-            self._is_whole = True
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -266,7 +251,9 @@ class Writer:
     ) -> None:
         if kind is None:
             with self._files:
-                self.finish()
+                with naming(self.path), self._container:
+                    self._container.mux(self._stream.encode())
+                check_written(self.path, self._count, at=self._hidden)
             return
         # What went wrong first is what the caller has to see.
         with contextlib.suppress(av.error.FFmpegError):
@@ -276,11 +263,7 @@ class Writer:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Errors of FFmpeg in the block become ones that name a file.
-
-    Raises:
-        VideoError: Instead of `av.error.FFmpegError`.
-    """
+    """Errors of FFmpeg in the block become `VideoError`, which names a file."""
     try:
         yield
     except av.error.FFmpegError as error:
@@ -290,15 +273,9 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
-    """Counts the frames in a file that was written.
+    """Raises VideoError unless `count` frames are in the file `at`.
 
-    Args:
-        path: The file that was wanted.
-        count: How many frames were written.
-        at: Where it is until then.
-
-    Raises:
-        VideoError: Another number of frames than that, or none.
+    It becomes `path` later.
     """
     if not count:
         raise video.VideoError(path, "no frame was written to it.")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from lsts_tf import windows
-from lsts_tf.media import cores, files, images, msu_files
+from lsts_tf.media import files, images, msu_files
 from lsts_tf.media import video as video_lib
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import folders, msu, summary, truth
@@ -149,7 +149,7 @@ def from_flags(
         seed=values.seed,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or cores.usable(),
+        workers=values.workers or len(os.sched_getaffinity(0)),
     )
 
 
