@@ -341,26 +341,24 @@ class Sink:
     # === Its options ===
 
     @classmethod
-    def options(cls) -> list[dataclasses.Field]:
-        """Fields that no other output needs to have."""
+    def options(cls) -> dict[str, dataclasses.Field]:
+        """Fields that no other output needs to have, by name."""
         common = {field.name for field in dataclasses.fields(Sink)}
-        return [f for f in dataclasses.fields(cls) if f.name not in common]
+        own = [f for f in dataclasses.fields(cls) if f.name not in common]
+        return {field.name: field for field in own}
 
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in self.options()
-            if field.metadata
-        }
+        options = self.options().items()
+        return {n: getattr(self, n) for n, field in options if field.metadata}
 
 
 def flags_of(kinds: Iterable[Kind]) -> dict[str, dataclasses.Field]:
     """Options that are flags, by name; several outputs may share one."""
     return {
-        field.name: field
+        name: field
         for kind in kinds
-        for field in kind.make.options()
+        for name, field in kind.make.options().items()
         if field.metadata
     }
 
