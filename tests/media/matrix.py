@@ -125,9 +125,9 @@ class Film(NamedTuple):
         container: A kind of file.
         codec: What makes frames of its bytes.
         special: What is special about it.
-        suffix: Of its name.
         arguments: Of `ffmpeg`, behind the source of its pictures.
         change: Changes the file that was made.
+        suffix: Of its name, if it is none of the container's.
         damage: What is said to be wrong with it, if anything is.
         differs: Why not all is read that `ffmpeg` decodes, if it is not.
     """
@@ -135,9 +135,9 @@ class Film(NamedTuple):
     container: str
     codec: str
     special: str
-    suffix: str
     arguments: str
     change: Callable[[pathlib.Path], None] | None = None
+    suffix: str = ""
     damage: str = ""
     differs: str = ""
 
@@ -151,7 +151,8 @@ class Film(NamedTuple):
             subprocess.CalledProcessError: `ffmpeg` cannot, which has the reason
                 in `stderr`.
         """
-        path = folder / f"film{self.suffix}"
+        suffix = self.suffix or CONTAINERS[self.container].suffix
+        path = folder / f"film{suffix}"
         encode(path, self.arguments)
         if self.change is not None:
             self.change(path)
@@ -192,13 +193,8 @@ def _regular() -> Iterator[Film]:
             )
             if is_tried and (not has or codec in has.split(", ")):
                 written = arguments.format(CODECS[codec], sound=container.sound)
-                yield Film(
-                    name,
-                    codec,
-                    special,
-                    container.suffix,
-                    f"{written} {container.arguments}",
-                )
+                written += f" {container.arguments}"
+                yield Film(name, codec, special, written)
 
 
 # === Films with something of their own ===
@@ -267,112 +263,59 @@ def _grown(path: pathlib.Path) -> None:
 
 def _special() -> Iterator[Film]:
     h264 = CODECS["H.264"]
-    mp4 = ("MP4", "H.264")
-    mkv = ("MKV", "H.264")
+    mp4, mkv, ts = (("MP4", "H.264"), ("MKV", "H.264"), ("TS", "H.264"))
     for special, matrix in MATRICES.items():
-        yield Film(*mp4, special, ".mp4", h264, turned(matrix))
-    yield Film(
-        *mp4,
-        "4:2:2 and a quarter turn",
-        ".mp4",
-        "-c:v libx264 -pix_fmt yuv422p",
-        turned(MATRICES["a quarter turn to the right"]),
-    )
+        yield Film(*mp4, special, h264, turned(matrix))
+    right = turned(MATRICES["a quarter turn to the right"])
+    of_422 = "-c:v libx264 -pix_fmt yuv422p"
+    yield Film(*mp4, "4:2:2 and a quarter turn", of_422, right)
     opened = "open-gop=1:keyint=6:bframes=3"
-    for container in ("MKV", "TS"):
+    for pair in (mkv, ts):
+        x264 = f"-c:v libx264 {_420} -x264-params {opened}"
+        yield Film(*pair, "open groups", x264)
+    hevc = f"{_X265}:{opened} {_420}"
+    yield Film("MP4", "HEVC", "open groups", hevc)
+    yield Film(*mp4, "an edit list", h264, _copied("-ss 0.3", "-t 0.2"))
+    yield Film(*mp4, "a delay of 1 s", h264, _copied("-itsoffset 1"))
+    anew = "a clock that starts anew"
+    yield Film(*ts, anew, f"{h264} -output_ts_offset 95443.4")
+    for pair in (mp4, mkv):
         yield Film(
-            container,
-            "H.264",
-            "open groups",
-            CONTAINERS[container].suffix,
-            f"-c:v libx264 {_420} -x264-params {opened}",
-        )
-    yield Film("MP4", "HEVC", "open groups", ".mp4", f"{_X265}:{opened} {_420}")
-    yield Film(*mp4, "an edit list", ".mp4", h264, _copied("-ss 0.3", "-t 0.2"))
-    yield Film(*mp4, "a delay of 1 s", ".mp4", h264, _copied("-itsoffset 1"))
-    yield Film(
-        "TS",
-        "H.264",
-        "a clock that starts anew",
-        ".ts",
-        f"{h264} -output_ts_offset 95443.4",
-    )
-    for container in ("MP4", "MKV"):
-        yield Film(
-            container,
-            "H.264",
+            *pair,
             "a picture held for two minutes beside sound",
-            CONTAINERS[container].suffix,
             rf"-f lavfi -i sine=duration=121 {h264} -c:a aac {_PASS} -vf "
             r"setpts='PTS+gte(N\,7)*120/TB'",
         )
     yield Film(
-        "TS",
-        "H.264",
-        "a start between key frames",
-        ".ts",
-        h264,
-        _without_start,
+        *(*ts, "a start between key frames", h264, _without_start),
         damage="frames at its start cannot be decoded",
     )
+    mpeg2 = f"-c:v mpeg2video -bf 0 {_420}"
     yield Film(
-        "TS",
-        "MPEG-2",
-        "a size that changes",
-        ".ts",
-        f"-c:v mpeg2video -bf 0 {_420}",
-        _grown,
+        *("TS", "MPEG-2", "a size that changes", mpeg2, _grown),
         damage="has another size than the first",
         differs="It ends there: frames of one film have one size.",
     )
-    for container in ("TS", "MP4", "MKV"):
-        yield Film(
-            container,
-            "H.264",
-            "fields that are pictures of their own",
-            CONTAINERS[container].suffix,
-            h264,
-            _of_fields,
-        )
+    for pair in (ts, mp4, mkv):
+        fields = "fields that are pictures of their own"
+        yield Film(*pair, fields, h264, _of_fields)
+    still = "frames in which nothing changes"
+    yield Film("AVI", "XviD", still, f"-c:v libxvid -bf 2 {_420}")
+    ends = "a cut in front of an open group"
+    yield Film("MKV", "HEVC", ends, hevc, _copied("-ss 0.3"))
     yield Film(
-        "AVI",
-        "XviD",
-        "frames in which nothing changes",
-        ".avi",
-        f"-c:v libxvid -bf 2 {_420}",
-    )
-    yield Film(
-        "MKV",
-        "HEVC",
-        "a cut in front of an open group",
-        ".mkv",
-        f"{_X265}:{opened} {_420}",
-        _copied("-ss 0.3"),
-    )
-    yield Film(
-        "MP3",
-        "PNG",
-        "the cover of some sound",
-        ".mp3",
+        *("MP3", "PNG", "the cover of some sound"),
         "-f lavfi -i sine=duration=0.5 -map 1:a -map 0:v -frames:v 1 -c:v png "
         "-disposition:v attached_pic",
+        suffix=".mp3",
     )
     for matrix in ("smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc"):
-        yield Film(
-            *mkv,
-            f"colours by {matrix}",
-            ".mkv",
-            f"{h264} -colorspace {matrix}",
-        )
+        yield Film(*mkv, f"colours by {matrix}", f"{h264} -colorspace {matrix}")
     yield Film(
-        "MKV",
-        "HEVC",
-        "HDR by BT.2020 and PQ",
-        ".mkv",
+        *("MKV", "HEVC", "HDR by BT.2020 and PQ"),
         f"{_X265} -pix_fmt yuv420p10le -colorspace bt2020nc "
         "-color_primaries bt2020 -color_trc smpte2084",
     )
-    alpha = "colorchannelmixer=aa=0.5"
     for container, codec, name, pixels in (
         ("WebM", "VP9", "libvpx-vp9", "yuva420p"),
         ("WebM", "VP8", "libvpx -auto-alt-ref 0", "yuva420p"),
@@ -382,53 +325,33 @@ def _special() -> Iterator[Film]:
         ("MKV", "FFV1", "ffv1", "bgra"),
     ):
         yield Film(
-            container,
-            codec,
-            "transparency, which is left out",
-            CONTAINERS[container].suffix,
-            f"-vf format={pixels},{alpha} -c:v {name} -pix_fmt {pixels}",
+            *(container, codec, "transparency, which is left out"),
+            f"-vf format={pixels},colorchannelmixer=aa=0.5 -c:v {name} "
+            f"-pix_fmt {pixels}",
         )
     for pixels in ("bgr0", "gbrp10le", "gbrp16le", "rgb48le", "gray16le"):
-        yield Film(
-            "MKV",
-            "FFV1",
-            f"pixels {pixels}",
-            ".mkv",
-            f"-c:v ffv1 -pix_fmt {pixels}",
-        )
+        ffv1 = f"-c:v ffv1 -pix_fmt {pixels}"
+        yield Film("MKV", "FFV1", f"pixels {pixels}", ffv1)
     for pixels in ("pal8", "monow", "rgb555le", "nv12", "yuyv422"):
-        yield Film(
-            "NUT",
-            "raw",
-            f"pixels {pixels}",
-            ".nut",
-            f"-c:v rawvideo -pix_fmt {pixels}",
-        )
+        raw = f"-c:v rawvideo -pix_fmt {pixels}"
+        yield Film("NUT", "raw", f"pixels {pixels}", raw, suffix=".nut")
     other = "-f lavfi -i testsrc=size={}:rate=25:duration=0.8 -map 0:v -map 1:v"
     second = "-disposition:v:0 0 -disposition:v:1 default"
     for name in ("MP4", "MKV", "TS", "AVI"):
-        container = CONTAINERS[name]
-        codec = container.codecs.split(", ")[0]
+        codec = CONTAINERS[name].codecs.split(", ")[0]
         for special, arguments in {
             "a second film that is larger": other.format("128x96"),
             "a second film of its size": other.format("64x48"),
             "a second film by default": f"{other.format('32x32')} {second}",
         }.items():
-            yield Film(
-                name,
-                codec,
-                special,
-                container.suffix,
-                f"{arguments} {CODECS[codec]}",
-            )
+            yield Film(name, codec, special, f"{arguments} {CODECS[codec]}")
     cover = "-f lavfi -i color=red:size=320x240:duration=0.04 -map 1 -map 0"
     yield Film(
-        *mp4,
-        "a cover",
-        ".mp4",
+        *(*mp4, "a cover"),
         f"{cover} {h264} -c:v:0 png -pix_fmt:v:0 rgb24 "
         "-disposition:v:0 attached_pic",
     )
+    dnxhr = "-c:v dnxhd -profile:v dnxhr_sq -s 256x120 -pix_fmt yuv422p"
     for container, codec, suffix, arguments in (
         ("GIF", "GIF", ".gif", ""),
         ("animated PNG", "PNG", ".apng", ""),
@@ -449,16 +372,11 @@ def _special() -> Iterator[Film]:
         ("AVI", "Ut Video", ".avi", "-c:v utvideo"),
         ("AVI", "Cinepak", ".avi", "-c:v cinepak -pix_fmt rgb24"),
         ("AVI", "raw", ".avi", "-c:v rawvideo -pix_fmt bgr24"),
-        (
-            "MOV",
-            "DNxHR",
-            ".mov",
-            "-c:v dnxhd -profile:v dnxhr_sq -s 256x120 -pix_fmt yuv422p",
-        ),
+        ("MOV", "DNxHR", ".mov", dnxhr),
         ("MOV", "CineForm", ".mov", "-c:v cfhd -s 256x128"),
         ("MKV", "JPEG 2000", ".mkv", f"-c:v jpeg2000 {_420}"),
     ):
-        yield Film(container, codec, "nothing", suffix, arguments)
+        yield Film(container, codec, "nothing", arguments, suffix=suffix)
 
 
 REGULAR, OTHERS = list(_regular()), list(_special())
