@@ -32,7 +32,7 @@ from lsts_tf.media import files
 if TYPE_CHECKING:
     from lsts_tf import predictor as predictor_lib
 
-# Those of `serving.formats`.
+# Each is a function of `serving.formats`.
 FORMATS = ("saved_model", "tflite")
 METADATA = "metadata.json"
 
@@ -78,9 +78,8 @@ def export(
     if predictor.note:
         logging.warning("RANDOM WEIGHTS: %s", predictor.note)
     with files.new_folder(output) as folder:
-        answers, left_out = formats.FORMATS[file_format](
-            predictor, graph, folder
-        )
+        write = getattr(formats, file_format)
+        answers, left_out = write(predictor, graph, folder)
         record = {
             "format": file_format,
             "lsts_tf": lsts_tf.__version__,

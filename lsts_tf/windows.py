@@ -22,6 +22,7 @@ its start, so that each of its frames has one (`Geometry.short`). Frames below
 from collections.abc import Iterable, Sequence
 import dataclasses
 import re
+from typing import Any
 
 STREAMS = ("rgb", "flow")
 FIRST_FRAMES = ("repeat", "mirror", "copy", "skip")
@@ -60,18 +61,10 @@ class Geometry:
             )
 
     @classmethod
-    def of(
-        cls,
-        streams: Sequence[str],
-        *,
-        length: int = 79,
-        stride: int = 1,
-        short: str = "skip",
-    ) -> "Geometry":
-        """Geometry of a model that reads `streams`."""
+    def of(cls, streams: Sequence[str], **more: Any) -> "Geometry":
+        """Geometry of a model that reads `streams`; `more` but `first`."""
         check_streams(streams)
-        first = 1 if "flow" in streams else 0
-        return cls(length=length, stride=stride, first=first, short=short)
+        return cls(first=int("flow" in streams), **more)
 
     @property
     def first_target(self) -> int:

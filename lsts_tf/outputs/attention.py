@@ -7,23 +7,8 @@ height), as continuous coordinates: the frame is [0, width] x [0, height], and
 the middle of its first pixel is (0.5, 0.5). Boxes are (left, top, right,
 bottom). Lengths without a unit are in diagonals of the frame.
 
-A map of zeros has no attention: no regions, no places, `None` for every number
-but `hot_spots`, which is 0. A constant map above zero is spread evenly: focus
-0, one region that is the whole frame.
-
-Definitions
-
-region       Connected pixels (8 neighbours) at or above half of the map's
-             maximum that hold at least 1 % of the attention. Centre: weighted
-             by attention.
-strongest    The middle of the pixel with the highest value; of several, the
-             first in reading order.
-hot spots    The number of regions.
-centroid     Mean place, weighted by attention.
-dispersion   Root of the mean squared distance from the centroid.
-entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
-             everywhere alike. Focus is 1 - entropy.
-jump         How far the strongest point is from that of the frame before.
+docs/attention.md defines what is measured, also of maps of zeros and constant
+ones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +58,7 @@ class Region(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """All that is known of one frame; the words are those of the module.
+    """All that is known of one frame; see docs/attention.md.
 
     Attributes:
         time: Seconds from the start of the clip.
@@ -120,11 +105,7 @@ class Measurer:
         self._rows: list[Measures] = []
 
     def __call__(self, map_: np.ndarray, time: float) -> Measures:
-        """Measures of the next frame.
-
-        Args:
-            map_: float [h, w].
-            time: Its seconds.
+        """Measures of the next frame: of a map, float [h, w], and its seconds.
 
         Raises:
             ValueError: No map.
@@ -250,14 +231,10 @@ def _total(map_: np.ndarray) -> float:
 
 
 def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
-    """Regions of a map with attention.
+    """Regions of a map with attention, and of this sum.
 
-    Args:
-        map_: float [h, w].
-        total: Its sum.
-        scale: Pixels of the source in a pixel of the map, along x and y.
+    `scale` is pixels of the source in a pixel of the map, along x and y.
     """
-    scale_x, scale_y = scale
     labels, _ = ndimage.label(map_ >= _FRACTION * map_.max(), np.ones((3, 3)))
     found = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
@@ -267,18 +244,14 @@ def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
             continue
         rows, columns = place
         y, x = ndimage.center_of_mass(inside.astype(np.float64))
+        first = np.array([columns.start, rows.start])
+        last = np.array([columns.stop, rows.stop])
+        left, top, right, bottom = [*first * scale, *last * scale]
+        centre_x, centre_y = (first + (x, y) + 0.5) * scale
         found.append(
             Region(
-                centre=(
-                    (columns.start + x + 0.5) * scale_x,
-                    (rows.start + y + 0.5) * scale_y,
-                ),
-                box=(
-                    columns.start * scale_x,
-                    rows.start * scale_y,
-                    columns.stop * scale_x,
-                    rows.stop * scale_y,
-                ),
+                centre=(float(centre_x), float(centre_y)),
+                box=(float(left), float(top), float(right), float(bottom)),
                 share=mass / total,
                 peak=float(inside.max()),
             )
@@ -501,10 +474,7 @@ class Measuring(sink.Sink):
 class JsonLines(Measuring):
     """One JSON object a line and frame, and `summary.json` of the clip.
 
-    A line holds `frame` (from 0), `time`, `regions` (the strongest, each with
-    `centre`, `box`, `share` and `peak`), `strongest`, `centroid`,
-    `dispersion`, `entropy`, `focus`, `hot_spots`, `jump` and `areas`, as
-    docs/attention.md says. Places are in pixels of the source, to a hundredth.
+    docs/attention.md says what they hold.
     """
 
     BESIDE = ("summary.json",)

@@ -4,7 +4,7 @@ A format is a function that writes a model into a folder, loads it again, and
 returns what it answers beside what the model answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import pathlib
 from typing import Any, NamedTuple
 
@@ -152,9 +152,3 @@ def tflite(
         np.stack(list(predictor.of_features([encoded]))),
     )
     return answers, {}
-
-
-FORMATS: Mapping[str, Callable[..., Written]] = {
-    "saved_model": saved_model,
-    "tflite": tflite,
-}
