@@ -149,22 +149,6 @@ def read(path: str | os.PathLike) -> np.ndarray:
 
 
 def _read_array(path: str | os.PathLike) -> np.ndarray:
-    array = _load_array(path)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 2 or 0 in array.shape:
-        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
-    if array.dtype.kind not in "buif":
-        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise MapError(path, "has a value that is NaN or infinite.")
-        if np.abs(array).max() > np.finfo(np.float32).max:
-            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
-    return array
-
-
-def _load_array(path: str | os.PathLike) -> np.ndarray:
     try:
         # Mapped first, because a header may declare any shape, and memory of
         # it would be taken before it is found that the file is too short.
@@ -180,7 +164,19 @@ def _load_array(path: str | os.PathLike) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         found.close()
         raise MapError(path, "an archive; save one array by `np.save`.")
-    return np.array(found)
+    array = np.array(found)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or 0 in array.shape:
+        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
+    if array.dtype.kind not in "buif":
+        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise MapError(path, "has a value that is NaN or infinite.")
+        if np.abs(array).max() > np.finfo(np.float32).max:
+            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
+    return array
 
 
 def file_name(frame: int) -> str:
@@ -189,15 +185,7 @@ def file_name(frame: int) -> str:
 
 
 def write_png(path: pathlib.Path, image: np.ndarray) -> None:
-    """Write a picture.
-
-    Args:
-        path: Where, ending in .png; its folder exists.
-        image: uint8 or uint16, grey [H, W] or RGB [H, W, 3].
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Writes a picture, uint8 or uint16, grey [H, W] or RGB [H, W, 3]."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".png", image)

@@ -151,7 +151,9 @@ class Writer:
         self._shape = (height, width, *self._kind.channels)
         shared = self._kind.pix_fmt == "yuv420p"
         self._pad = (height % 2, width % 2) if shared else (0, 0)
-        self._ticks = Ticks(fps)
+        self._rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self._base = 1 / (self._rate * _TICKS)
+        self._last = -1
         self._pixel_aspect = pixel_aspect
         self._encoder = encoder or self._kind.codec
         self._options = options
@@ -181,9 +183,7 @@ class Writer:
         )
         if self._comment:
             self._container.metadata["comment"] = self._comment
-        stream = self._container.add_stream(
-            self._encoder, rate=self._ticks.rate
-        )
+        stream = self._container.add_stream(self._encoder, rate=self._rate)
         stream.height, stream.width = (
             length + pad
             for length, pad in zip(self._shape, self._pad, strict=False)
@@ -197,7 +197,7 @@ class Writer:
         if self._encoder == "libx265":
             # Apple's players know HEVC by this name only.
             context.codec_tag = "hvc1"
-        context.time_base = self._ticks.base
+        context.time_base = self._base
         context.sample_aspect_ratio = self._pixel_aspect
         for name, value in kind.tags.items():
             setattr(context, name, value)
@@ -234,11 +234,16 @@ class Writer:
             pad = [(0, p) for p in self._pad] + [(0, 0)] * (frame.ndim - 2)
             frame = np.pad(frame, pad, mode="edge")
         if time is None:
-            time = self._count / float(self._ticks.rate)
+            time = self._count / float(self._rate)
         if not self._count:
             self._first = time
         picture = self._kind.picture(np.ascontiguousarray(frame))
-        self._ticks.stamp(picture, time - self._first)
+        frames = (time - self._first) * float(self._rate)
+        if abs(frames - round(frames)) <= _ROUNDED * self._rate:
+            frames = round(frames)
+        self._last = max(round(frames * _TICKS), self._last + 1)
+        picture.pts, picture.duration = self._last, _TICKS
+        picture.time_base = self._base
         with naming(self.path):
             self._container.mux(self._stream.encode(change(picture)))
         self._count += 1
@@ -287,33 +292,3 @@ def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
             f"{count} frames were written and {found} can be read back. "
             "Is the disk full?",
         )
-
-
-class Ticks:
-    """Times as an encoder of PyAV counts them.
-
-    Args:
-        fps: Frames a second.
-
-    Attributes:
-        rate: The same as a fraction.
-        base: Seconds of a tick.
-    """
-
-    def __init__(self, fps: float) -> None:
-        self.rate = fractions.Fraction(fps).limit_denominator(100_000)
-        self.base = 1 / (self.rate * _TICKS)
-        self._last = -1
-
-    def stamp(self, picture: Any, time: float) -> None:
-        """Give an `av.VideoFrame` its time, in seconds from the first."""
-        rate = float(self.rate)
-        even = round(time * rate)
-        if abs(time - even / rate) <= _ROUNDED:
-            ticks = even * _TICKS
-        else:
-            ticks = round(time * rate * _TICKS)
-        self._last = max(ticks, self._last + 1)
-        picture.pts = self._last
-        picture.duration = _TICKS
-        picture.time_base = self.base

@@ -21,7 +21,7 @@ import av
 import numpy as np
 from scipy import sparse
 
-from lsts_tf.outputs import pictures, sink
+from lsts_tf.outputs import sink
 
 _QP_RANGE = 51
 # What the text format holds.
@@ -144,21 +144,19 @@ class Offsets(Blocks):
         self._shape = -(-height // self.block), -(-width // self.block)
         self._sum = np.zeros(self._shape, np.int64)
         array_path, *others = self.paths()
-        self._array = pictures.GrowingArray(
-            self.enter(self.hidden(array_path).open("wb")), self._shape, "i1"
-        )
+        self._array = self.array(array_path, self._shape, "|i1")
         self._about, self._text, self._filter = map(self.text, others)
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         grid = self.grid(map_)
-        self._array.append(grid)
+        self._array.write(grid.tobytes())
         self._sum += grid
         rows = np.clip(grid, -_MOST, _MOST).tolist()
         lines = (" ".join(map(str, row)) for row in rows)
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
 
     def _finish(self) -> None:
-        self._array.finish()
+        self.array_header(self._array, self._shape, "|i1")
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
         filters = (f"addroi={each.addroi()}" for each in self.rectangles(mean))
         self._filter.write((",\n".join(filters) or "null") + "\n")

@@ -215,41 +215,6 @@ class Pictures(Maps):
                 )
 
 
-class GrowingArray:
-    """A file of NumPy whose first axis grows.
-
-    Args:
-        file: Open for writing, and empty.
-        shape: Of an item.
-        dtype: Of a number.
-    """
-
-    def __init__(
-        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
-    ) -> None:
-        self._file = file
-        self._shape = shape
-        self._dtype = np.dtype(dtype)
-        self._count = 0
-        self.finish()
-
-    def append(self, item: np.ndarray) -> None:
-        """Writes an item behind the others."""
-        self._file.write(item.astype(self._dtype).tobytes())
-        self._count += 1
-
-    def finish(self) -> None:
-        """Makes it a file that NumPy reads."""
-        about = {
-            "descr": self._dtype.str,
-            "fortran_order": False,
-            "shape": (self._count, *self._shape),
-        }
-        # NumPy leaves room in a header for the first axis to grow.
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, about)
-
-
 @sink.output("npy", "maps.npy")
 @dataclasses.dataclass(kw_only=True)
 class Array(Maps):
@@ -262,15 +227,14 @@ class Array(Maps):
 
     def _open(self) -> None:
         super()._open()
-        file = self.enter(self.hidden(self.path).open("wb"))
-        self._array = GrowingArray(file, self.written_size[::-1], "<f4")
+        self._file = self.array(self.path, self.written_size[::-1], "<f4")
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
-        self._array.append(map_)
+        self._file.write(map_.astype("<f4").tobytes())
 
     def _finish(self) -> None:
         super()._finish()
-        self._array.finish()
+        self.array_header(self._file, self.written_size[::-1], "<f4")
 
 
 @sink.output("stdout")

@@ -22,7 +22,7 @@ import os
 import pathlib
 import shutil
 import types
-from typing import IO, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
 from absl import flags
 import numpy as np
@@ -218,6 +218,23 @@ class Sink:
                 newline="\n",
             )
         )
+
+    def array(
+        self, path: pathlib.Path, shape: tuple[int, ...], dtype: str
+    ) -> BinaryIO:
+        """A file of NumPy for items of a shape and type, one a frame."""
+        file = self.enter(self.hidden(path).open("wb"))
+        self.array_header(file, shape, dtype)
+        return file
+
+    def array_header(
+        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
+    ) -> None:
+        """Says how many frames there are, at the end; there is room for it."""
+        shape = self.count, *shape
+        about = {"descr": dtype, "fortran_order": False, "shape": shape}
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, about)
 
     def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:
         """The main file as a film of frames of a size; see `writer.Writer`."""
