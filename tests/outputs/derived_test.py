@@ -11,7 +11,7 @@ from lsts_tf import predict
 from lsts_tf.media import video
 from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import attention, encoding
-from tests import cheap_prediction
+from tests import cheap_prediction, folders
 
 SIZE = (96, 54)
 COUNT = 40
@@ -39,12 +39,8 @@ def film(path, count, size=SIZE):
     return path
 
 
-def listed(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 def assert_whole(out, count, size, crop):
-    assert listed(out) == FILES
+    assert folders.listed(out) == FILES
     lines = (out / "attention.jsonl").read_text().splitlines()
     frames = [json.loads(line)["frame"] for line in lines]
     assert frames == list(range(count))

@@ -6,6 +6,7 @@ import pytest
 
 from lsts_tf.media import draw, files, video
 from lsts_tf.outputs import pictures
+from tests import folders
 
 SIZE = (32, 18)
 FRAME = np.full((18, 32, 3), 90, np.uint8)
@@ -26,10 +27,6 @@ def write(output, maps, *, fps=25.0):
 
 def made(kind, path, **kwargs):
     return kind(path=path, fps=25.0, size=SIZE, **kwargs)
-
-
-def listed(folder):
-    return sorted(p.name for p in folder.iterdir())
 
 
 # === Maps ===
@@ -126,7 +123,7 @@ def test_what_comes_into_a_folder_while_maps_are_made_stays(tmp_path, job):
         (path / "a.txt").write_text("a letter")
     assert (path / "a.txt").read_text() == "a letter"
     kept = [".maps.part"] if job else []
-    assert listed(tmp_path) == [*kept, "maps"]
+    assert folders.listed(tmp_path) == [*kept, "maps"]
 
 
 # === Going on ===
@@ -148,4 +145,4 @@ def test_a_picture_that_was_cut_off(tmp_path):
         assert output.count == 1
         for map_ in found[1:]:
             output.write(FRAME, map_, 0.0)
-    assert listed(path) == ["0001.png", "0002.png", "0003.png"]
+    assert folders.listed(path) == ["0001.png", "0002.png", "0003.png"]
