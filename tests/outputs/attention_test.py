@@ -40,17 +40,12 @@ def test_regions_of_boxes():
     """A speck is none."""
     map_ = box(10, 20, 30, 40) + box(100, 100, 200, 140)
     map_[300, 600] = 0.5
-    large, small = measured(map_).regions
-    assert large.centre == pytest.approx((300, 240))
-    assert large.box == (200, 200, 400, 280)
-    assert large.share == pytest.approx(4000 / 4401)
-    assert large.peak == 0.5
-    assert small.centre == pytest.approx((40, 60))
-    assert small.box == (20, 40, 60, 80)
-    assert small.share == pytest.approx(400 / 4401)
-
-
-def test_diagonal_neighbours_are_one_region():
+    close = pytest.approx
+    assert measured(map_).regions == [
+        (close((300, 240)), (200, 200, 400, 280), close(4000 / 4401), 0.5),
+        (close((40, 60)), (20, 40, 60, 80), close(400 / 4401), 0.5),
+    ]
+    # Diagonal neighbours are one.
     map_ = box(0, 0, 4, 4, (8, 8)) + box(4, 4, 8, 8, (8, 8))
     (region,) = measured(map_, (8, 8)).regions
     assert region.box == (0, 0, 8, 8)
@@ -75,27 +70,21 @@ def test_a_gaussian():
     assert region.share == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_strongest_point_is_the_middle_of_a_pixel():
-    map_ = np.zeros((4, 8), np.float32)
-    map_[2, 5] = map_[3, 0] = 1
-    assert measured(map_, (80, 80)).strongest == (55, 50)
-
-
 def test_a_single_pixel_and_a_uniform_map_are_the_ends_of_the_scale():
     pixel = np.zeros((6, 9), np.float32)
     pixel[1, 2] = 3
     found = measured(pixel, (9, 6))
     assert found.entropy == pytest.approx(0, abs=1e-6)
     assert found.dispersion == 0
+    pixel[2, 1] = 3
+    # The middle of the first one in reading order.
+    assert measured(pixel, (90, 60)).strongest == (25, 15)
     even = measured(np.full((6, 9), 0.2, np.float32), (9, 6))
     assert even.entropy == pytest.approx(1)
     (region,) = even.regions
     assert region.box == (0, 0, 9, 6)
     assert region.share == pytest.approx(1)
     assert measured(np.ones((1, 1))).entropy == 0
-
-
-def test_a_map_of_zeros_has_no_attention():
     areas = {"a": square(0, 0, 10, 10)}
     found = measured(np.zeros((36, 64), np.float32), areas=areas)
     assert found == attention.Measures(0.0, areas={"a": (None, False)})
@@ -104,12 +93,8 @@ def test_a_map_of_zeros_has_no_attention():
 @pytest.mark.parametrize(
     "map_",
     [
-        np.full((4, 4), np.nan),
-        np.full((4, 4), np.inf),
-        np.full((4, 4), -1.0),
-        np.zeros((4, 4, 1)),
-        np.zeros((0, 4)),
-        np.zeros((4, 4), complex),
+        *(np.full((4, 4), value) for value in (np.nan, np.inf, -1.0, 0j)),
+        *(np.zeros((4, 4, 1)), np.zeros((0, 4))),
     ],
 )
 def test_what_is_no_map_is_refused(map_):
@@ -179,15 +164,13 @@ def test_the_share_of_an_area_is_exact_for_rectangles(turn):
         assert share(even, polygon) == pytest.approx(want, 1e-5)
 
 
-def test_the_share_of_a_triangle():
-    even = np.ones(SHAPE, np.float32)
+def test_shares_of_a_triangle_of_a_hole_and_of_what_lies_outside():
+    """A hole is even-odd, and what lies outside counts nothing."""
     corners = np.array([(0, 0), (1280, 0), (0, 720)], float)
-    assert share(even, corners) == pytest.approx(0.5, abs=1e-5)
-    blob = gaussian(320, 180, 15)
-    assert share(blob, corners) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_a_hole_is_even_odd_and_what_lies_outside_counts_nothing():
+    even = share(np.ones(SHAPE, np.float32), corners)
+    assert even == pytest.approx(0.5, abs=1e-5)
+    blob = share(gaussian(320, 180, 15), corners)
+    assert blob == pytest.approx(0.5, abs=1e-3)
     star = np.concatenate([square(0, 0, 8, 8), square(2, 2, 6, 6)])
     star = np.insert(star, 4, star[0], axis=0)
     star = np.append(star, [star[5]], axis=0)
@@ -219,13 +202,15 @@ def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
         ([], "areas are"),
         ({"areas": {}}, "unit"),
         ({"unit": "pixels", "areas": {}}, "one area or more"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], [3, 4]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1], [3], [4]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], [3], [4, 5]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], "x", [4, 5]]}}, "'a'"),
-        (
-            {"unit": "pixels", "areas": {"a": [[-9, 0], [-1, 0], [-1, 9]]}},
-            "covers nothing",
+        *(
+            ({"unit": "pixels", "areas": {"a": corners}}, message)
+            for corners, message in (
+                ([[1, 2], [3, 4]], "'a'"),
+                ([[1], [3], [4]], "'a'"),
+                ([[1, 2], [3], [4, 5]], "'a'"),
+                ([[1, 2], "x", [4, 5]], "'a'"),
+                ([[-9, 0], [-1, 0], [-1, 9]], "covers nothing"),
+            )
         ),
     ],
 )
@@ -292,22 +277,17 @@ def test_a_summary_averages_the_clip_and_its_ends():
     assert result["large_jumps"] == 0
 
 
-def test_large_jumps_are_counted_and_a_constant_focus_is_consistent():
+def test_summaries_of_jumps_of_nothing_and_of_zeros():
     maps = [gaussian(50.5, 50.5, 8), gaussian(600.5, 300.5, 8)] * 4
     _, result = summarised(maps, 10.0)
     assert result["large_jumps"] == 7
     assert result["focus_consistency"] == pytest.approx(1, abs=1e-3)
-
-
-def test_a_summary_of_nothing_and_of_zeros():
     _, nothing = summarised([], 25.0)
-    assert nothing["frames"] == 0
-    assert nothing["mean"]["focus"] is None
-    assert nothing["focus_consistency"] is None
     _, zeros = summarised([np.zeros((4, 4))] * 3, 25.0)
-    assert zeros["mean"]["hot_spots"] == 0
-    assert zeros["mean"]["focus"] is None
-    assert zeros["gaze_path"] == []
+    for found in (nothing, zeros):
+        assert found["mean"]["focus"] is found["focus_consistency"] is None
+        assert found["gaze_path"] == []
+    assert nothing["frames"] == 0 and zeros["mean"]["hot_spots"] == 0
 
 
 def strict(text):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.outputs import report
+from tests import folders
 
 SIZE = (320, 180)
 WILD = '<script>alert("1")</script> & "Größe" 動画'
@@ -47,6 +48,9 @@ def reported(folder, count=30, fps=10, start=0.0, areas=None, **options):
     return path
 
 
+SOURCES = {"src", "href", "srcset", "data", "poster", "action"}
+
+
 class Page(html.parser.HTMLParser):
     """Tags, texts, and where something would be loaded from."""
 
@@ -58,25 +62,20 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
         self.close()
         assert not self.open
+        self.text = " ".join(self.texts)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "srcset", "data", "poster", "action"):
-                self.sources.append(value)
+        self.sources += [value for name, value in attrs if name in SOURCES]
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
+        assert tag in self.VOID or self.open.pop() == tag
 
     def handle_data(self, data):
         if self.open and self.open[-1] not in ("style", "script"):
             self.texts.append(data)
-
-    def text(self):
-        return " ".join(self.texts)
 
 
 def data_of(text):
@@ -92,17 +91,15 @@ def test_a_page_needs_nothing_but_itself(tmp_path):
         about={"weights": {"rgb": WILD, "steps": 3}, "streams": ["rgb", "x"]},
         areas=AREAS,
     )
-    assert {p.name for p in tmp_path.iterdir()} == {
-        *("areas.json", "report.html"),
-    }
+    assert folders.listed(tmp_path) == ["areas.json", "report.html"]
     text = path.read_text("utf-8")
     page = Page(text)
     assert all(source.startswith("data:") for source in page.sources)
     assert not re.search(r"https?://|url\(|@import|fetch|import\(", text)
     # Ours are the numbers and the program; what the user named is no tag.
-    assert page.tags.count("script") == 2 and "alert(" in page.text()
+    assert page.tags.count("script") == 2 and "alert(" in page.text
     for name in (WILD, f"random I3D weights {WILD}", "weights.rgb", "rgb, x"):
-        assert name in page.text() or name in page.texts
+        assert name in page.text or name in page.texts
     assert page.tags.count("video") == 1
     assert page.tags.count("svg") == 2 and page.tags.count("path") == 3
     data = data_of(text)
@@ -116,7 +113,7 @@ def test_stills_take_the_place_of_a_large_video(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "LIMIT", 100)
     text = reported(tmp_path).read_text("utf-8")
     page = Page(text)
-    assert "video" not in page.tags and "larger than" in page.text()
+    assert "video" not in page.tags and "larger than" in page.text
     assert page.tags.count("img") == 1 + 12
 
 
