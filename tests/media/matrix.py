@@ -42,17 +42,10 @@ CODECS = {
 
 
 class Container(NamedTuple):
-    """A kind of file.
-
-    Attributes:
-        suffix: Of its name.
-        codecs: Those that go with it, of `CODECS`; the first one is tried
-            with all that may be special about a film.
-        sound: FFmpeg's name of a codec of sound that goes with it.
-        arguments: Of `ffmpeg`.
-    """
+    """A kind of file."""
 
     suffix: str
+    # Those that go with it; the first one is tried with all of `SPECIAL`.
     codecs: str
     sound: str = "aac"
     arguments: str = ""
@@ -119,38 +112,27 @@ SPECIAL = {
 
 
 class Film(NamedTuple):
-    """A film to make.
-
-    Attributes:
-        container: A kind of file.
-        codec: What makes frames of its bytes.
-        special: What is special about it.
-        arguments: Of `ffmpeg`, behind the source of its pictures.
-        change: Changes the file that was made.
-        suffix: Of its name, if it is none of the container's.
-        damage: What is said to be wrong with it, if anything is.
-        differs: Why not all is read that `ffmpeg` decodes, if it is not.
-    """
+    """A film to make."""
 
     container: str
     codec: str
     special: str
+    # Of `ffmpeg`, behind the source of its pictures.
     arguments: str
+    # Changes the file that was made.
     change: Callable[[pathlib.Path], None] | None = None
+    # Of its name, if it is none of the container's.
     suffix: str = ""
+    # What is said to be wrong with it, if anything is.
     damage: str = ""
+    # Why not all is read that `ffmpeg` decodes, if it is not.
     differs: str = ""
 
     def __str__(self) -> str:
         return f"{self.codec} in {self.container}: {self.special}"
 
     def make(self, folder: pathlib.Path) -> pathlib.Path:
-        """Makes it.
-
-        Raises:
-            subprocess.CalledProcessError: `ffmpeg` cannot, which has the reason
-                in `stderr`.
-        """
+        """Makes it; `subprocess.CalledProcessError` says why it cannot."""
         suffix = self.suffix or CONTAINERS[self.container].suffix
         path = folder / f"film{suffix}"
         encode(path, self.arguments)
@@ -415,17 +397,12 @@ def sample() -> set[str]:
 
 
 class Refused(NamedTuple):
-    """What is not read.
-
-    Attributes:
-        what: In words.
-        make: Makes it in a folder, and returns its path.
-        message: What is said; a regular expression.
-        why: The reason for it.
-    """
+    """What is not read, and the reason for it."""
 
     what: str
+    # Makes it in a folder, and returns its path.
     make: Callable[[pathlib.Path], pathlib.Path]
+    # What is said; a regular expression.
     message: str
     why: str
 

@@ -88,18 +88,12 @@ def test_everything_that_is_derived_comes_from_the_same_maps(model, tmp_path):
     areas = tmp_path / "areas.json"
     left = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
     areas.write_text(json.dumps({"unit": "fractions", "areas": {"left": left}}))
-    out = tmp_path / "out"
+    path, out = film(tmp_path / "a film.mkv", COUNT), tmp_path / "out"
+    options = {"areas": str(areas), "aspect": "1:1", "strength": 12}
     damage = predict.predict(
-        model,
-        film(tmp_path / "a film.mkv", COUNT),
-        out,
+        *(model, path, out),
         outputs=("npy", *NAMES),
-        options={
-            "areas": str(areas),
-            "aspect": "1:1",
-            "strength": 12,
-            "map_size": "model",
-        },
+        options=options | {"map_size": "model"},
         about={"model": "last", "sha256": "0123"},
     )
     assert damage == ""

@@ -60,12 +60,9 @@ def test_normalisations(tmp_path):
     np.testing.assert_array_equal(constant, 0)
 
 
-def test_what_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match="millionths"):
-        made(pictures.Pictures, tmp_path / "maps", normalize="sum")
-
-
 def test_grey_videos_of_the_models_size(tmp_path):
+    with pytest.raises(ValueError, match="millionths"):
+        made(pictures.Saliency, tmp_path / "a.mp4", normalize="sum")
     found = maps_of(6)
     lossy = made(pictures.Saliency, tmp_path / "a.mp4", map_size="model")
     write(lossy, found)
@@ -87,9 +84,8 @@ def test_pictures_to_watch(tmp_path, view):
     shown = {}
     for beside, note in itertools.product((False, True), ("", "random I3D")):
         path = tmp_path / "a.mp4"
-        with pictures.Overlay(
-            path=path, fps=25, size=size, note=note, view=view, beside=beside
-        ) as out:
+        how = {"note": note, "view": view, "beside": beside}
+        with pictures.Overlay(path=path, fps=25, size=size, **how) as out:
             for place in range(3):
                 out.write(frame, weak, place / 25)
         images = list(video.frames(path))
