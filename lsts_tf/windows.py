@@ -108,8 +108,8 @@ class Geometry:
         >>> Geometry(length=16, short="mirror").hops(2, 1)
         [(0, range(0, 1)), (1, range(1, 2))]
         """
-        first = 0 if self.mirrors(num_frames) else self.first_target
-        targets = list(range(first, num_frames, maps))
+        each = dataclasses.replace(self, stride=maps).targets(num_frames)
+        first, targets = each.start, list(each)
         if targets and targets[-1] != num_frames - 1:
             targets.append(num_frames - 1)
         starts = [max(first - maps + 1, 0), *(t + 1 for t in targets)]
@@ -127,8 +127,8 @@ class Geometry:
         first = 0 if self.short == "mirror" else self.first_target
         if target < first:
             raise ValueError(
-                f"Frame {target} has no whole window of {self.length}; the "
-                f"first frame that has one is {first}."
+                f"The first frame with a window of {self.length} is {first}. "
+                f"Received: {target}"
             )
         return range(target - self.length + 1, target + 1)
 
@@ -179,9 +179,7 @@ def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
 
 
 def first_map(num_missing: int, mode: str, stride: int = 1) -> int:
-    """First frame of a clip that gets a map.
-
-    From there each `stride`-th frame has one.
+    """First frame of a clip that gets a map; then each `stride`-th has one.
 
     Args:
         num_missing: How many frames have no whole window.

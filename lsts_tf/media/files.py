@@ -158,9 +158,6 @@ def naming(what: str | os.PathLike) -> Iterator[None]:
     """Errors of the system in the block say which file they are about.
 
     Writing to an open file says "No space left on device", and not where.
-
-    Args:
-        what: The file, or its description. One that an error names stays.
     """
     try:
         yield

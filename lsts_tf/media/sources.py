@@ -163,15 +163,11 @@ class Stream(File):
     """A film from a pipe, in a format that says what it is, or raw pixels.
 
     Raw frames are rows of pixels without any gap, as `ffmpeg -f rawvideo`
-    writes them. Y4M says size and rate itself; it is taken for BT.601, as
-    FFmpeg takes it.
+    writes them. Size, rate and pixel format are theirs; see `open_source`.
+    Y4M says size and rate itself; it is taken for BT.601, as FFmpeg takes it.
 
     Args:
         stream: An object with `read1`, such as `sys.stdin.buffer`.
-        size: "WIDTHxHEIGHT" of raw pixels.
-        rate: Frames a second of raw pixels.
-        pixel_format: One of `PIXEL_FORMATS`, of raw pixels.
-        name: What it is called.
 
     Raises:
         video.VideoError: Nothing came that can be decoded.
@@ -185,8 +181,8 @@ class Stream(File):
         size: str = "",
         rate: float | None = None,
         pixel_format: str = "rgb24",
-        name: str = "standard input",
     ) -> None:
+        name = "standard input"
         is_raw = bool(size) or rate is not None
         options = {}
         if is_raw:
@@ -369,15 +365,7 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
 
 
 class Frames(Source):
-    """Frames that another reader has, which starts anew each time.
-
-    Args:
-        read: Gives them from the first on: uint8 RGB [H, W, 3] each.
-        name: What they are called.
-        stem: The name without what is around it.
-        fps: Frames a second.
-        num_frames: How many there are.
-    """
+    """Frames that `read` gives anew each time, uint8 RGB [H, W, 3]."""
 
     def __init__(
         self,
@@ -402,15 +390,11 @@ class Frames(Source):
 
 
 class _Pipe:
-    """What has come by a pipe, without waiting for more.
-
-    Attributes:
-        taken: Bytes that were read.
-    """
+    """What has come by a pipe, without waiting for more."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.taken = 0
+        self.taken = 0  # Bytes.
 
     def read(self, most: int) -> bytes:
         data = self._stream.read1(most)
@@ -506,9 +490,8 @@ class Clip:
 
     Args:
         source: Frames.
-        start: Its first frame: seconds of the source such as "12.5", or a
-            frame number such as "300f"; "" for the first.
-        end: The frame behind its last, in the same way; "" for none.
+        start: Seconds such as "12.5", or a frame number such as "300f".
+        end: The frame behind the last, in the same way; "" for none.
         skip: Frames of it that are passed over at its start.
 
     Raises:

@@ -95,7 +95,7 @@ class Video:
         """Opens a film.
 
         Args:
-            path: A file in any format that FFmpeg decodes, or a named pipe.
+            path: A file, or a named pipe.
             pipe: An object with `read`, instead of the file.
             form: FFmpeg's name of the format; by default it is recognised.
             options: FFmpeg's options of that format.
@@ -379,8 +379,6 @@ class _Pass:
 
     Attributes:
         stream: What FFmpeg takes for the film.
-        is_mp4: Whether the container is MP4 or a relative of it.
-        fps: Frames a second.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
         damaged: Numbers of damaged frames, of those that somebody has seen.

@@ -42,26 +42,19 @@ def _gray10(frame: np.ndarray) -> Any:
 
 
 class _Kind(NamedTuple):
-    """What a film may be made of.
-
-    Attributes:
-        dtype: Type of a frame.
-        channels: Its shape behind [H, W].
-        suffix: Of the file.
-        codec: FFmpeg's name of the encoder.
-        pix_fmt: FFmpeg's name of what is stored.
-        crf: Its quality, less is better; "" for one without loss.
-        picture: Makes an `av.VideoFrame` of a frame.
-        tags: Of the colours, by FFmpeg's numbers.
-    """
+    """What a film may be made of; codec, pixels and tags by FFmpeg's names."""
 
     dtype: type
+    # Behind [H, W].
     channels: tuple[int, ...]
     suffix: str
     codec: str
     pix_fmt: str
+    # Less is better; "" for one without loss.
     crf: str
+    # Makes an `av.VideoFrame` of a frame.
     picture: Callable[[np.ndarray], Any]
+    # Of the colours.
     tags: dict[str, int]
 
 
@@ -125,8 +118,7 @@ class Writer:
                 folder that exists.
             fps: Frames a second.
             size: (width, height) of the frames that will come.
-            pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
-                as far as H.264 goes.
+            pixels: One of `PIXELS`.
             pixel_aspect: Width of a pixel by its height.
             encoder: Another encoder of "rgb" than FFmpeg's libx264.
             options: Of the encoder, in the place of ours.

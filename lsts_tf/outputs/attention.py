@@ -44,11 +44,7 @@ Place = tuple[float, float]
 class Region(NamedTuple):
     """A part of the frame that stands out.
 
-    Attributes:
-        centre: (x, y), weighted by attention.
-        box: (left, top, right, bottom).
-        share: Of all attention, 0 to 1.
-        peak: Highest value of the map in it.
+    `share` is of all attention, 0 to 1, `peak` the map's highest value in it.
     """
 
     centre: Place
@@ -385,13 +381,9 @@ def read_areas(
 
 
 class Stop(NamedTuple):
-    """A stop of the gaze path.
+    """A stop of the gaze path: seconds, and the mean of the strongest points.
 
-    Attributes:
-        start: Seconds.
-        end: Seconds.
-        place: Mean of the strongest points.
-        frames: In how many the strongest point was there.
+    `frames` is in how many the strongest point was there.
     """
 
     start: float
@@ -408,8 +400,6 @@ def gaze_path(
 ) -> list[Stop]:
     """Where the strongest point rests, one stop after the other.
 
-    A stop lasts while the strongest point stays within a tenth of the diagonal
-    of the stop's mean place, or leaves it for less than a tenth of a second.
     Frames without attention end nothing.
 
     Args:

@@ -52,10 +52,7 @@ class Rectangle(NamedTuple):
 def _overlaps(cells: int, pixels: int, block: int) -> sparse.csr_array:
     """Which shares of a block each cell of a map fills, along one axis.
 
-    Args:
-        cells: Of the map; they divide the pixels equally.
-        pixels: Of the frame.
-        block: Pixels in a block; the last one is cut off.
+    The cells divide the frame's pixels equally; the last block is cut off.
 
     Returns:
         float64 [blocks, cells]; each row's sum is 1.

@@ -54,12 +54,7 @@ def read_aspect(text: str) -> float:
 
 
 def crop_size(size: tuple[int, int], aspect: float) -> tuple[int, int]:
-    """The largest even (width, height) of an aspect inside a frame.
-
-    Args:
-        size: (width, height) of the frame.
-        aspect: Width by height, in pixels of the frame. What even numbers can
-            come closest to it.
+    """The largest even (width, height) closest to an aspect inside a frame.
 
     Raises:
         ValueError: The frame is smaller than 2 x 2 pixels.
@@ -122,11 +117,7 @@ class Cuts:
         self._before: np.ndarray | None = None
 
     def __call__(self, frame: np.ndarray) -> bool:
-        """Whether a scene begins with this frame; the first one does.
-
-        Args:
-            frame: uint8 RGB [H, W, 3].
-        """
+        """Whether a scene begins with this frame; the first one does."""
         small = cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA)
         counts = cv2.calcHist(
             [small], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3

@@ -36,17 +36,12 @@ _Made = TypeVar("_Made", bound=type)
 
 
 class Kind(NamedTuple):
-    """What a name of --outputs stands for.
+    """What a name of --outputs stands for."""
 
-    Attributes:
-        file: Name in the output folder; {video} is the video's. "" if it has
-            no file.
-        make: The class.
-        fixed: Arguments that make it this one of several.
-    """
-
+    # Name in the output folder; {video} is the video's. "" if it has no file.
     file: str
     make: type["Sink"]
+    # Arguments that make it this one of several.
     fixed: Mapping[str, Any]
 
 
@@ -74,12 +69,8 @@ def option(
 ) -> Any:
     """A field that is also a flag.
 
-    Args:
-        default: Its type is that of the flag.
-        help_text: A phrase that stands alone, such as "Shown by --help".
-        choices: The only values that are allowed.
-        least: Smallest number that is allowed.
-        most: Largest number that is allowed.
+    The type of the default is that of the flag. Only `choices`, or numbers from
+    `least` to `most`, are allowed.
     """
     about = {"help": help_text, "choices": choices, "range": (least, most)}
     return dataclasses.field(default=default, metadata=about)
