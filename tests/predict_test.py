@@ -12,6 +12,7 @@ import subprocess
 from subprocess import PIPE
 import sys
 import time
+from unittest import mock
 
 from absl import flags
 import av
@@ -200,25 +201,15 @@ def begun(folder, outputs, *arguments, **pipes):
     )
 
 
-class Never:
-    """A predictor that must not be asked."""
-
-    first_map = 78
-    hop = 1
-    note = ""
-
-    def __init__(self, model):
-        self.extractor = model.extractor
-
-    def maps(self, *_, **__):
-        raise AssertionError("Something was predicted.")
-
-
 def refused(model, folder, message, *arguments, **wanted):
     """Nothing is predicted, and nothing in the folder changes."""
     before = folders.contents(folder)
-    with pytest.raises(ValueError, match=message):
-        predict.predict(Never(model), *arguments, **wanted)
+    with (
+        mock.patch.object(model, "maps") as maps,
+        pytest.raises(ValueError, match=message),
+    ):
+        predict.predict(model, *arguments, **wanted)
+    assert not maps.called
     assert folders.contents(folder) == before
 
 
@@ -236,42 +227,28 @@ def test_a_folder_with_anything_else_is_not_replaced(model, folder):
     assert folders.listed(maps) == ["0001.png", "0002.png"]
 
 
-@pytest.mark.parametrize(
-    ("name", "output", "kind"),
-    [
+def test_what_is_read_is_not_replaced(model, folder, monkeypatch):
+    message = "would replace the video that is read"
+    (folder / "other").mkdir()
+    for name, output, kind in (
         ("0601", ".", "dhf1k"),
         ("maps/deep/down", ".", "maps"),
         ("maps16", "other/..", "png16"),
-    ],
-)
-def test_pictures_that_are_read_are_not_replaced(
-    model, folder, name, output, kind
-):
-    (folder / "other").mkdir()
-    source = sources.open_source([str(pictures_in(folder / name, 3))])
-    message = "would replace the video that is read"
-    out = folder / output
-    refused(model, folder, message, source, out, outputs=[kind])
-
-
-def test_files_that_are_read_are_not_replaced(model, folder, monkeypatch):
+    ):
+        source = sources.open_source([str(pictures_in(folder / name, 3))])
+        out = folder / output
+        refused(model, folder, message, source, out, outputs=[kind])
     path = clip_of(folder, 3, name="overlay.mp4")
+    monkeypatch.chdir(folder)
+    page = {"outputs": ["report"], "report": "overlay.mp4"}
+    refused(model, folder, message, path, folder)
+    refused(model, folder, message, "overlay.mp4", None, **page)
     corners = [[0, 0], [1, 0], [0, 1]]
     areas = {"unit": "fractions", "areas": {"a": corners}}
     (folder / "summary.json").write_text(json.dumps(areas))
-    monkeypatch.chdir(folder)
-    page = {"outputs": ["report"], "report": "overlay.mp4"}
-    message = "would replace the video that is read"
-    refused(model, folder, message, path, folder)
-    refused(model, folder, message, "overlay.mp4", None, **page)
-    refused(
-        model,
-        folder,
-        "would replace the areas of interest",
-        *(path, folder),
-        outputs=["json"],
-        options={"areas": str(folder / "summary.json")},
-    )
+    how = {"outputs": ["json"], "options": {"areas": "summary.json"}}
+    message = "would replace the areas of interest"
+    refused(model, folder, message, path, folder, **how)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +418,10 @@ def test_pixels_need_not_be_square(model, folder):
     for name in wanted:
         assert video.Video(out / f"{name}.mp4").pixel_aspect == wide, name
     assert record_of(out)["pixel_aspect"] == [4, 3]
+    # Three times as many pixels of 4 by 3 make a square.
     assert video.Video(out / "reframed.mp4").size == (28, 36)
+    crop = json.loads((out / "reframed.json").read_text())
+    assert crop["pixel_aspect"] == [4, 3] and crop["crop"] == [28, 36]
     # Maps of the network's own size are no frames of the source.
     options = {"map_size": "model"}
     predict.predict(model, path, out, outputs=["saliency"], options=options)
@@ -596,34 +576,23 @@ def test_a_folder_that_cannot_be_written(model, folder):
     assert (folder / "file").read_text() == "not a folder"
 
 
-class Closed(io.BytesIO):
-    """A pipe whose reader has gone."""
-
-    def write(self, _):
-        raise BrokenPipeError(32, "Broken pipe")
-
-
 @pytest.mark.parametrize("normalize", ["none", "clip"])
 def test_a_pipe_whose_reader_has_gone(model, folder, normalize):
-    options = {"stream": Closed(), "normalize": normalize}
+    stream = mock.Mock(
+        write=mock.Mock(side_effect=BrokenPipeError(32, "Broken pipe"))
+    )
+    options = {"stream": stream, "normalize": normalize}
     path, wanted = clip_of(folder, 2), {"outputs": ["stdout"]}
     with pytest.raises(BrokenPipeError, match="Broken pipe: 'standard output'"):
         predict.predict(model, path, None, **wanted, options=options)
 
 
-class Unlucky(pictures.Array):
-    """The disk is full when all frames have come."""
-
-    def _finish(self):
-        raise OSError(28, "No space left on device")
-
-
 @pytest.mark.parametrize("first", [True, False])
 def test_if_finishing_fails_nothing_appears(model, folder, monkeypatch, first):
-    path = clip_of(folder, 3)
-    out = folder / "out"
-    unlucky = predict.KINDS["npy"]._replace(make=Unlucky)
-    monkeypatch.setitem(predict.KINDS, "npy", unlucky)
+    """The disk is full when all frames have come."""
+    path, out = clip_of(folder, 3), folder / "out"
+    full = mock.Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr(pictures.Array, "_finish", full)
     others = [n for n in predict.KINDS if n not in ("npy", "stdout")]
     wanted = ["npy", *others] if first else [*others, "npy"]
     with pytest.raises(OSError, match="No space left"):

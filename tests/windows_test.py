@@ -1,3 +1,4 @@
+import doctest
 import itertools
 import pathlib
 
@@ -121,6 +122,10 @@ def test_prefixes_are_those_of_numpys_padding(missing, frames):
         want = np.pad(np.arange(frames), (missing, 0), mode=padding)[:missing]
         got = windows.prefix(missing, frames, mode)
         np.testing.assert_array_equal(got, want)
+
+
+def test_the_examples():
+    assert doctest.testmod(windows).failed == 0
 
 
 def test_what_makes_no_prefix():

@@ -2,9 +2,7 @@ import fractions
 import io
 import itertools
 import os
-import pathlib
 import re
-import shutil
 import signal
 import subprocess
 from unittest import mock
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.media import files, sources, video, writer
+from tests import pages
 from tests.media import video_test
 
 
@@ -238,20 +237,16 @@ def test_y4m():
     assert source.damage == ""
 
 
-def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
+def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path, ffmpeg):
     """The command of the documentation, and a film whose colours are BT.709."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("The program `ffmpeg` is not installed.")
     colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
     frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
     path = tmp_path / "in.mp4"
     with writer.Writer(path, fps=25, size=(128, 64)) as film:
         for _ in range(3):
             film.write(frame)
-    page = pathlib.Path(__file__).parents[2] / "docs" / "predict.md"
-    (command,) = re.findall(
-        r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
-    )
+    page = (pages.ROOT / "docs" / "predict.md").read_text()
+    (command,) = re.findall(r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page)
     done = subprocess.run(
         command.split(), cwd=tmp_path, capture_output=True, check=True
     )
