@@ -27,7 +27,6 @@ from absl import app, flags
 import cv2
 import numpy as np
 
-from lsts_tf.media import cores as cores_lib
 from lsts_tf.media import images
 from lsts_tf.scoring import density
 from lsts_tf.scoring import truth as truth_lib
@@ -131,7 +130,7 @@ def main(_):
     """Writes the frames, scores them, prints the figures."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    cores = cores_lib.usable()
+    cores = len(os.sched_getaffinity(0))
     total = _VIDEOS.value * _LENGTH.value
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
