@@ -496,28 +496,24 @@ def test_flags_that_nothing_uses(model, folder):
     film = sources.File(clip_of(folder, 2))
     pictures = sources.Images([*pictures_in(folder / "p", 1).iterdir()])
     raw = sources_test.piped(bytes(6912), size="64x36", rate=25)
-    every = {
-        *sink.flags_of(predict.KINDS.values()),
-        *("rate", "size", "pixel_format", "start", "outputs", "report"),
-    }
+    of_raw = {"rate", "size", "pixel_format"}
+    every = {*sink.flags_of(predict.KINDS.values()), *of_raw, "start", "report"}
+    unused = predict.unused_flags
 
     def names(*arguments):
-        found = predict.unused_flags(*arguments)
+        found = unused(*arguments)
         return {text.split()[0].removeprefix("--") for text in found}
 
     assert names((), ["npy"], film) == set()
     assert names(every, list(predict.KINDS), raw) == set()
-    assert names(every, list(predict.KINDS), film) == {
-        *("rate", "size", "pixel_format"),
-    }
+    assert names(every, list(predict.KINDS), film) == of_raw
     assert names(["rate", "size"], ["maps"], pictures) == {"size"}
     assert names(["normalize", "map_size"], ["maps"], film) == set()
-    assert predict.unused_flags(["view", "alpha"], ["report"], film) == [
-        "--view (overlay, side_by_side)"
-    ]
-    assert predict.unused_flags(["areas"], ["maps"], film) == [
-        "--areas (json, report)"
-    ]
+    for given, output, told in (
+        (["view", "alpha"], "report", "--view (overlay, side_by_side)"),
+        (["areas"], "maps", "--areas (json, report)"),
+    ):
+        assert unused(given, [output], film) == [told]
     of_crop = {"aspect", "stiffness", "lookahead", "ease", "cut"}
     assert names(every, ["overlay"], raw) >= of_crop
     assert not names(every, ["reframed"], raw) & of_crop

@@ -53,15 +53,6 @@ def test_content_is_on_disk_before_the_name_and_then_the_name(tmp_path, synced):
     assert synced[3:] == [("rename", "0001.png")]
 
 
-def test_files_and_folders_can_be_brought_to_disk(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("a")
-    files.sync(path)
-    files.sync(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        files.sync(tmp_path / "b")
-
-
 HOLD = """
 import pathlib, sys
 from lsts_tf.media import files

@@ -51,19 +51,27 @@ def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
 # === Pictures ===
 
 
+def pictures_in(folder, *stems, shape=(4, 4)):
+    """Pictures whose grey is their place, from 0."""
+    for grey, stem in enumerate(stems):
+        write(folder / f"{stem}.png", np.full(shape, grey, np.uint8))
+
+
+def greys(source):
+    return [int(frame[0, 0, 0]) for frame, _ in source]
+
+
 def test_a_folder_of_pictures_in_natural_order(tmp_path):
     folder = tmp_path / "Bilder ü"
     folder.mkdir()
-    for number in (10, 9, 11, 8):
-        image = np.full((6, 8, 3), number, np.uint8)
-        write(folder / f"frame{number}.png", image)
+    pictures_in(folder, "f8", "f9", "f10", "f11", shape=(6, 8, 3))
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_bytes(b"no picture")
     source = sources.open_source([os.fspath(folder)])
     assert (source.size, source.fps, source.num_frames) == ((8, 6), 25, 4)
     assert source.stem == "Bilder ü" and source.damage == ""
     found = list(source)
-    assert [frame[0, 0, 0] for frame, _ in found] == [8, 9, 10, 11]
+    assert greys(found) == [0, 1, 2, 3]
     assert [time for _, time in found] == [0, 0.04, 0.08, 0.12]
 
 
@@ -91,23 +99,18 @@ def test_pictures_are_ordered_by_value_and_gaps_are_said(
     tmp_path, stems, missing
 ):
     stems = stems.split()
-    for number, stem in enumerate(stems):
-        write(tmp_path / f"{stem}.png", np.full((4, 4), number, np.uint8))
+    pictures_in(tmp_path, *stems)
     source = sources.open_source([os.fspath(tmp_path)])
-    assert [int(frame[0, 0, 0]) for frame in frames_of(source)] == list(
-        range(len(stems))
-    )
+    assert greys(source) == list(range(len(stems)))
     assert bool(source.damage) == bool(missing)
     assert missing in source.damage
 
 
 def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
-    names = []
-    for number in (3, 1, 2):
-        names.append(os.fspath(tmp_path / f"{number}.png"))
-        write(names[-1], np.full((4, 4), number, np.uint8))
+    pictures_in(tmp_path, 3, 1, 2)
+    names = [os.fspath(tmp_path / f"{k}.png") for k in (3, 1, 2)]
     source = sources.open_source(names, rate=10)
-    assert [int(f[0, 0, 0]) for f in frames_of(source)] == [3, 1, 2]
+    assert greys(source) == [0, 1, 2]
     assert source.fps == 10
     assert source.damage == ""
     assert "the number of 1.png is less than of 3.png" in caplog.text
@@ -116,14 +119,13 @@ def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
 
 def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
     """The first one that can be read says the size."""
-    for number in range(5):
-        write(tmp_path / f"{number}.png", np.full((4, 6), number, np.uint8))
+    pictures_in(tmp_path, *range(4), shape=(4, 6))
     write(tmp_path / "4.png", np.zeros((4, 8), np.uint8))
     for name in ("0.png", "2.png"):
         (tmp_path / name).write_bytes(b"\x89PNG nothing")
     source = sources.open_source([os.fspath(tmp_path)])
     found = list(source)
-    assert [int(frame[0, 0, 0]) for frame, _ in found] == [1, 3]
+    assert greys(found) == [1, 3]
     assert [time for _, time in found] == [0.04, 0.12]
     for told in ("so later ones have other numbers", "frame 0", "0.png"):
         assert told in source.damage
@@ -137,8 +139,8 @@ def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
 
 def test_what_makes_no_clip(tmp_path, monkeypatch):
     """See also `matrix.REFUSED`."""
-    for name in ("1.png", "2.png", "2.jpg"):
-        write(tmp_path / name, np.zeros((4, 4), np.uint8))
+    pictures_in(tmp_path, 1, 2)
+    write(tmp_path / "2.jpg", np.zeros((4, 4), np.uint8))
     (tmp_path / "a.txt").write_text("text")
     for names, message in (
         (["no.png"], "no such picture"),
@@ -163,23 +165,11 @@ def test_what_makes_no_clip(tmp_path, monkeypatch):
 # === Pipes ===
 
 
-class Pipe(io.RawIOBase):
-    """Bytes that come some at a time, as from a pipe."""
-
-    def __init__(self, data, most=1000):
-        self._data, self._most = io.BytesIO(data), most
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        data = self._data.read(min(len(buffer), self._most))
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def piped(data, **kwargs):
-    return sources.Stream(io.BufferedReader(Pipe(data)), **kwargs)
+    """Bytes that come some at a time."""
+    data = io.BytesIO(data)
+    pipe = mock.Mock(read1=lambda most: data.read(min(most, 1000)))
+    return sources.Stream(pipe, **kwargs)
 
 
 def test_raw_colour():
@@ -195,7 +185,7 @@ def test_raw_colour():
 def test_raw_grey_smaller_than_a_header_and_raw_that_is_cut_off():
     data = bytes(range(12))
     source = piped(data, size="1x1", rate=1, pixel_format="gray")
-    assert [int(f[0, 0, 2]) for f in frames_of(source)] == list(range(12))
+    assert greys(source) == list(range(12))
     frames = np.zeros((3, 4, 6, 3), np.uint8).tobytes()[:-1]
     source = piped(frames, size="6x4", rate=25)
     assert len(frames_of(source)) == 2

@@ -167,8 +167,6 @@ FILMS = {
         .read_bytes()
         .replace(b"CafeXbar", b"Caf\xe9 bar")
     ),
-    "10:00:00.mp4": film,
-    "\udce9.mp4": film,
 }
 
 

@@ -11,12 +11,7 @@ from tests.media import matrix, video_test
 SIZE = video_test.SIZE
 numbered = video_test.numbered
 # A kind of pixels in the file that they are written to.
-KINDS = [
-    ("rgb", ".mp4"),
-    ("gray", ".mp4"),
-    ("gray10", ".mp4"),
-    ("gray16", ".mkv"),
-]
+KINDS = [(name, kind.suffix) for name, kind in writer.PIXELS.items()]
 
 
 @pytest.fixture

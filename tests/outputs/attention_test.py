@@ -197,7 +197,6 @@ def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "cannot be read"),
         ("{", "not JSON"),
         ([], "areas are"),
         ({"areas": {}}, "unit"),
@@ -216,8 +215,9 @@ def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
 )
 def test_what_are_no_areas_is_refused(tmp_path, data, message):
     path = tmp_path / "areas.json"
-    if data is not None:
-        write(path, data)
+    with pytest.raises(FileNotFoundError, match=path.name):
+        attention.read_areas(path, SIZE)
+    write(path, data)
     with pytest.raises(files.FileError, match=message):
         attention.read_areas(path, SIZE)
 
