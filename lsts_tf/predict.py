@@ -17,6 +17,7 @@ the video are missing, after writing all that could be decoded.
 from collections.abc import Collection, Mapping, Sequence
 import hashlib
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -35,52 +36,47 @@ STDOUT = run.STDOUT
 _OPTIONS = sink.flags_of(KINDS.values())
 
 
+_TEXTS = {
+    "report": "File of the report, where it is not to lie in --output; without "
+    "--output and --outputs it is all that is written",
+    "start": "Where the clip begins: 12.5 (s), or 300f",
+    "end": "Where the clip ends, given as --start is",
+    "size": "Size of raw video: WIDTHxHEIGHT",
+}
+# The first is the default.
+_CHOICES = {
+    "first_frames": (
+        windows.FIRST_FRAMES,
+        "What the frames before the first whole window are predicted from",
+    ),
+    "model": (
+        experiment.MODELS,
+        "Model after the last epoch, or the best in validation",
+    ),
+    "pixel_format": (sources.PIXEL_FORMATS, "Pixel format of raw video"),
+}
+
+
 def define_flags() -> None:
     """Flags of this program; those of an output stand in its class."""
     flags.DEFINE_multi_string(
         "video",
         [],
         "Video file, folder of films or of pictures, camera:0, - for standard "
-        "input, or "
-        "dataset:601, a video of the run's dataset. Several pictures may also "
-        "stand behind the flags",
+        "input, or dataset:601, a video of the run's dataset. Several pictures "
+        "may also stand behind the flags",
     )
     flags.DEFINE_string("output", None, "Folder to write to")
-    flags.DEFINE_list(
-        "outputs",
-        list(DEFAULT),
-        f"What is written: {', '.join(KINDS)}; maps is png8",
-    )
-    flags.DEFINE_string(
-        "report",
-        "",
-        "File of the report, where it is not to lie in --output; without "
-        "--output and --outputs it is all that is written",
-    )
-    flags.DEFINE_enum(
-        "first_frames",
-        "repeat",
-        list(windows.FIRST_FRAMES),
-        "What the frames before the first whole window are predicted from",
-    )
-    flags.DEFINE_enum(
-        "model",
-        "last",
-        list(experiment.MODELS),
-        "Model after the last epoch, or the best in validation",
-    )
-    flags.DEFINE_string("start", "", "Where the clip begins: 12.5 (s), or 300f")
-    flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
+    names = f"{', '.join(KINDS)}; maps is png8"
+    flags.DEFINE_list("outputs", list(DEFAULT), f"What is written: {names}")
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
     flags.DEFINE_integer("batch", 8, "Maps decoded at a time")
-    flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
     flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
-    flags.DEFINE_enum(
-        "pixel_format",
-        "rgb24",
-        list(sources.PIXEL_FORMATS),
-        "Pixel format of raw video",
-    )
+    for name, help_text in _TEXTS.items():
+        flags.DEFINE_string(name, "", help_text)
+    for name, (choices, help_text) in _CHOICES.items():
+        first, *_ = choices
+        flags.DEFINE_enum(name, first, list(choices), help_text)
     sink.define_flags(KINDS.values())
 
 
@@ -201,16 +197,13 @@ def _run(names: Sequence[str]) -> str:
         chosen.folder, model=values.model, sources=chosen.sources
     )
     model.batch = values.batch
-    settings = {
+    settings: dict[str, Any] = {
         "outputs": outputs,
         "options": options,
-        "report": values.report,
-        "first_frames": values.first_frames,
-        "start": values.start,
-        "end": values.end,
-        "every": values.every,
         "about": _about(chosen, values.model),
     }
+    for name in ("report", "first_frames", "start", "end", "every"):
+        settings[name] = values[name].value
     if source is None:
         return films.predict(model, paths, values.output, **settings)
     return predict(model, source, values.output, **settings)

@@ -35,14 +35,7 @@ def heat(saliency: np.ndarray) -> np.ndarray:
     """Colours a map: black, purple, red, orange, pale yellow.
 
     The brightness grows with the value, so it also reads in grey and by
-    colour-blind people.
-
-    Args:
-        saliency: float [H, W] in 0 to 1; values outside are clipped, NaN
-            counts as 0.
-
-    Returns:
-        uint8 [H, W, 3].
+    colour-blind people. Values outside of 0 to 1 are clipped, NaN counts as 0.
     """
     unit = np.clip(np.nan_to_num(np.asarray(saliency, np.float32)), 0, 1)
     levels = np.rint(255 * unit).astype(np.uint8)
@@ -65,9 +58,6 @@ def over(
         view: "heat" colours what is salient, "fog" darkens what is not, at
             most to an eighth of its light.
         alpha: Strength, 0 to 1.
-
-    Returns:
-        uint8 [H, W, 3].
     """
     saliency = stretch(cv2.resize(map_, frame.shape[1::-1]))
     low, high = _FADE
@@ -82,14 +72,7 @@ def over(
 
 
 def side_by_side(*images: np.ndarray) -> np.ndarray:
-    """Puts images in a row, with a white gap between them.
-
-    Args:
-        *images: uint8 [H, W, 3]; each is scaled to the first one's height.
-
-    Returns:
-        uint8 [H, sum of widths and gaps, 3].
-    """
+    """Images in a row, each of the first one's height, with white gaps."""
     height = images[0].shape[0]
     white = np.full((height, GAP, 3), 255, np.uint8)
     row = [images[0]]
@@ -104,14 +87,7 @@ def annotate(image: np.ndarray, text: str) -> np.ndarray:
     """Writes a line into the lower left corner, readable on any background.
 
     White on a darkened strip. The letters shrink with the image, and further
-    where the line would be wider than it.
-
-    Args:
-        image: uint8 [H, W, 3]; stays as it is.
-        text: One line, such as "random I3D weights"; "" changes nothing.
-
-    Returns:
-        uint8 [H, W, 3].
+    where the line would be wider than it. The image given stays as it is.
     """
     if not text:
         return image

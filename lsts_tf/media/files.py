@@ -87,18 +87,15 @@ def refuse_folder(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which gets its name when it is whole.
+    """A folder to fill, which gets its name, `path`, when it is whole.
 
     Leaving by an exception removes it. Folders above it are made.
-
-    Args:
-        path: The final name; nothing, or an empty folder, stands there.
 
     Yields:
         A hidden folder beside it, another one for each process.
 
     Raises:
-        FileExistsError: Something stands there.
+        FileExistsError: Something but an empty folder stands there.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty:

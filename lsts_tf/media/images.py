@@ -58,12 +58,12 @@ def numbered(
     *,
     folders: bool = False,
 ) -> Numbered:
-    """Files of a folder whose names are numbers.
+    """Files of a folder, not below it, whose names are numbers.
 
     Names that begin with a point are passed over.
 
     Args:
-        folder: Where to look; not below it.
+        folder: Where to look.
         suffixes: Those that count, in small letters.
         folders: Whether folders count too.
 
@@ -201,16 +201,11 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
     These are what saliency datasets and models write. Everything else is left
     to OpenCV, and so is the last word on what is damaged.
 
-    Args:
-        data: The file.
-        how: For `cv2.imdecode`. A grey PNG of 8 bits comes as [H, W] whatever
-            it is.
-
     Returns:
-        What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey
-        [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
+        What `cv2.imdecode` returns for `how`: uint8 (unchanged also uint16),
+        grey [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
         None, if it is no picture or a damaged one, or a PNG of more than
-        2**26 pixels.
+        2**26 pixels. A grey PNG of 8 bits is [H, W] always.
     """
     if data.startswith(_PNG_SIGNATURE) and len(data) >= _PNG_HEADER.size:
         width, height, *kind = _PNG_HEADER.unpack_from(data)
@@ -232,11 +227,8 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
 def read_frame(path: pathlib.Path) -> np.ndarray:
     """Reads a picture as a frame: uint8 RGB [H, W, 3].
 
-    It is turned as its EXIF says; 16 bits become 8, grey becomes colour, what
-    is transparent is blended over black.
-
-    Args:
-        path: A picture of 8 or 16 bits, in any format that Pillow reads.
+    It has 8 or 16 bits, in any format that Pillow reads, and is turned as its
+    EXIF says; what is transparent is blended over black.
 
     Raises:
         files.FileError: It cannot be read, or holds several pictures.

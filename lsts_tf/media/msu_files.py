@@ -67,14 +67,9 @@ def _archive(path: str) -> zipfile.ZipFile:
 class Clip:
     """What there is of a clip.
 
-    Attributes:
-        name: Its name, by which predictions are found.
-        number: The name, if that is a number; otherwise its place in
-            `TrainTestSplit.json`, from 1: the names of "train", those of
-            "public_test" and those of "private_test", each in order.
-        videos: The film.
-        saliency: The film of where people looked.
-        fixations: Where they looked, as points.
+    Predictions are found by its name. Its number is the name, if that is one;
+    otherwise the place in `TrainTestSplit.json`, from 1: the names of "train",
+    those of "public_test" and those of "private_test", each in order.
     """
 
     name: str

@@ -205,10 +205,9 @@ class Writer:
         """Appends a frame.
 
         Args:
-            frame: [H, W] or [H, W, 3] of the size and pixels given at the
-                start.
-            time: Its time in seconds, later than the one before; the first
-                may have any. By default frames have equal distances.
+            frame: [H, W] or [H, W, 3].
+            time: Its seconds, later than the one before; the first may have
+                any. By default frames have equal distances.
             change: Is given the `av.VideoFrame` that was made of it, and
                 returns the one to encode.
 

@@ -320,28 +320,21 @@ def coverage(
 def read_areas(
     path: str | os.PathLike, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Areas of interest from a JSON file.
-
-        {"unit": "pixels",
-         "areas": {"logo": [[10, 20], [110, 20], [110, 60], [10, 60]]}}
+    """Areas of interest from a JSON file; see docs/attention.md.
 
     Args:
-        path: The file. `unit` is "pixels" of the source, or "fractions" of
-            its width and height. A polygon has at least three corners.
+        path: The file.
         size: (width, height) of the source.
 
     Returns:
         Polygons by name, float64 [corners, 2] in pixels of the source.
 
     Raises:
+        OSError: It cannot be read.
         files.FileError: It is something else.
     """
     try:
         data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise files.FileError(
-            path, f"cannot be read ({error.strerror})."
-        ) from error
     except ValueError as error:
         raise files.FileError(path, f"not JSON ({error}).") from error
     scales = {"pixels": (1, 1), "fractions": size}
