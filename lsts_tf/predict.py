@@ -15,14 +15,13 @@ the video are missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import hashlib
 import sys
 from typing import Any
 
 from absl import app, flags, logging
 
 from lsts_tf import experiment, program, windows
-from lsts_tf.media import sources
+from lsts_tf.media import files, sources
 from lsts_tf.outputs import films, pictures, run, sink
 
 INCOMPLETE = 3
@@ -81,8 +80,7 @@ def define_flags() -> None:
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
-    with (chosen.folder / experiment.MODELS[model]).open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = files.sha256(chosen.folder / experiment.MODELS[model])
     return {"run": chosen.name, "model": model, "sha256": checksum}
 
 

@@ -48,27 +48,6 @@ def test_short_clips_by_hand():
         windows.Geometry(short="repeat")
 
 
-@given(
-    length=st.integers(1, 50),
-    first=st.integers(0, 1),
-    frames=st.integers(1, 60),
-)
-def test_windows_of_short_clips_stay_inside_what_is_played(
-    length, first, frames
-):
-    geometry = windows.Geometry(length=length, first=first, short="mirror")
-    lead = geometry.lead(frames)
-    for target in geometry.targets(frames):
-        window = geometry.window(target)
-        assert len(window) == length
-        assert window[0] + len(lead) >= first
-        assert window[-1] == target < frames
-    if frames < length:
-        assert list(geometry.targets(frames)) == list(range(frames))
-        # The very first window begins with what is played first.
-        assert geometry.window(0)[0] + len(lead) == first
-
-
 def test_videos_of_several_datasets():
     names = ("dhf1k:1.0.0", "ucf_sports")
     assert windows.parse_videos("", names) == {}
@@ -85,22 +64,31 @@ def test_videos_of_several_datasets():
     stride=st.integers(1, 9),
     first=st.integers(0, 1),
     frames=st.integers(0, 400),
+    short=st.sampled_from(windows.SHORT_CLIPS),
 )
-def test_windows_stay_inside_the_video_and_step(length, stride, first, frames):
-    geometry = windows.Geometry(length=length, stride=stride, first=first)
+def test_windows_stay_inside_what_is_played(
+    length, stride, first, frames, short
+):
+    geometry = windows.Geometry(
+        length=length, stride=stride, first=first, short=short
+    )
+    lead = len(geometry.lead(frames))
     targets = geometry.targets(frames)
     for target in targets:
         window = geometry.window(target)
         assert len(window) == length
-        assert window[0] >= first
+        assert window[0] + lead >= first
         assert window[-1] == target < frames
     assert all(b - a == stride for a, b in itertools.pairwise(targets))
-    # Not one window more would fit.
-    if frames > geometry.first_target:
+    # Not one window more would fit, and the very first one begins with what is
+    # played first.
+    if geometry.mirrors(frames):
+        assert targets[0] == 0 and geometry.window(0)[0] + lead == first
+    elif frames > geometry.first_target:
         assert targets[0] == geometry.first_target
-        assert targets[-1] + stride >= frames
     else:
         assert len(targets) == 0
+    assert not targets or targets[-1] + stride >= frames
 
 
 def test_what_cannot_be():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
@@ -77,6 +78,12 @@ def sync(path: pathlib.Path) -> None:
             raise
     finally:
         os.close(number)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_folder(path: pathlib.Path) -> None:

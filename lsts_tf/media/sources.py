@@ -268,25 +268,21 @@ class Images(Source):
             return ""
         return f"{self.name}: {'; '.join(self._reasons)}."
 
-    def _sized(self, path: pathlib.Path) -> np.ndarray:
-        frame = images.read_frame(path)
-        size = frame.shape[1], frame.shape[0]
-        if size != self.size:
-            raise files.FileError(
-                path,
-                "is {}x{}, the first picture {}x{}.".format(*size, *self.size),
-            )
-        return frame
-
     def __iter__(self) -> Iterator[_Timed]:
         failures = []
         for number, path in enumerate(self.paths):
             try:
-                frame = self._sized(path)
+                frame = images.read_frame(path)
             except files.FileError as error:
-                failures.append(f"frame {number} (counted from 0), {error}")
-                continue
-            yield frame, number / self.fps
+                reason = str(error)
+            else:
+                size = frame.shape[1::-1]
+                if size == self.size:
+                    yield frame, number / self.fps
+                    continue
+                told = "is {}x{}, the first picture {}x{}."
+                reason = f"{path}: {told.format(*size, *self.size)}"
+            failures.append(f"frame {number} (counted from 0), {reason}")
         if failures:
             self._reasons.append(
                 f"{len(failures)} of {self.num_frames} pictures cannot be "

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from lsts_tf import parts
-from lsts_tf.media import draw, files, images
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import draw, files, images, video
 from lsts_tf.outputs import sink
 
 NORMALIZE = ("none", "frame", "clip", "sum")
@@ -159,7 +158,7 @@ class Saliency(Maps):
         self._film = self.film(
             self.written_size,
             pixels={8: "gray", 16: "gray16"}[self.bits],
-            pixel_aspect=self.pixel_aspect if of_source else video_lib.SQUARE,
+            pixel_aspect=self.pixel_aspect if of_source else video.SQUARE,
         )
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:

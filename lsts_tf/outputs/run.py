@@ -23,8 +23,7 @@ import tqdm
 
 from lsts_tf import outputs as outputs_package
 from lsts_tf import windows
-from lsts_tf.media import files, sources
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import files, sources, video
 from lsts_tf.outputs import sink
 
 if TYPE_CHECKING:
@@ -193,8 +192,8 @@ class _Pass:
         if self.folder is None:
             raise ValueError("--output is needed: a folder to write to.")
         stem = self.source.stem
-        video = numbered(stem) if name == "dhf1k" else stem
-        return self.folder / KINDS[name].file.format(video=video)
+        stem = numbered(stem) if name == "dhf1k" else stem
+        return self.folder / KINDS[name].file.format(video=stem)
 
     def _refuse_overlaps(self) -> None:
         """No output takes the place of what is read, or of another one."""
@@ -354,7 +353,7 @@ class _Pass:
         if not done:
             # The error names the video itself.
             reason = self.source.damage.removeprefix(f"{self.source.name}: ")
-            raise video_lib.VideoError(
+            raise video.VideoError(
                 self.source.name,
                 reason
                 or f"no frame from --start={self.start} to --end={self.end}.",

@@ -141,8 +141,7 @@ def test_damage_is_said_at_the_top(tmp_path):
         "decoded."
     )
     assert "<script>alert" not in text
-    plain = reported(tmp_path, 1).read_text("utf-8")
-    assert 'class="note"' not in plain
+    assert 'class="note"' not in reported(tmp_path, 1).read_text("utf-8")
 
 
 @pytest.mark.parametrize("count", [1, 12, 24, 25, 100, 300])
