@@ -30,7 +30,6 @@ import numpy as np
 
 from lsts_tf.media import files, images, video
 
-STDIN = "-"
 CAMERA = "camera:"
 PIXEL_FORMATS = ("rgb24", "gray")
 IMAGE_SUFFIXES = (
@@ -111,7 +110,7 @@ def open_source(
             logging.warning("The pictures come in the order given: %s.", odd)
         return Images(paths, rate=rate)
     (name,) = names
-    if name == STDIN:
+    if name == "-":
         if sys.stdin.isatty():
             raise ValueError(
                 "A film is to be piped into standard input. Received: a "

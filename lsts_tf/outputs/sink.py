@@ -257,16 +257,14 @@ class Sink:
         self.refuse_others()
         part = self.path.with_name(f".{self.path.name}.part")
         alone = part.with_suffix(f".{os.getpid()}.part")
-        self._hidden = part if self.job else alone
-        known = ""
-        with contextlib.suppress(OSError):
-            known = (part / _JOB).read_text(encoding="utf-8")
-        if not self.job or known != self.job:
-            _delete(part)
-            _delete(alone)
-            self._hidden.mkdir()
-            if self.job:
-                files.write_text(self._hidden / _JOB, self.job)
+        self._hidden, known = part if self.job else alone, part / _JOB
+        if self.job and known.is_file() and known.read_text() == self.job:
+            return
+        _delete(part)
+        _delete(alone)
+        self._hidden.mkdir()
+        if self.job:
+            files.write_text(known, self.job)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Takes the next frame.

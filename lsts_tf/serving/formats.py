@@ -36,16 +36,13 @@ _SIGNALS = {
 
 
 class Answer(NamedTuple):
-    """What a written function answers, beside what it should.
+    """What a traced function answers once written, beside what it should.
 
-    Attributes:
-        function: The function, traced.
-        meanings: Of its inputs.
-        got: Maps, float [..., 360, 640].
-        want: The same by the model.
+    Both are maps, float [..., 360, 640].
     """
 
     function: Any
+    # Of its inputs.
     meanings: Mapping[str, str]
     got: np.ndarray
     want: np.ndarray
