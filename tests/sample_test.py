@@ -1,7 +1,6 @@
 """The sample dataset: its files, its determinism, and what is in it."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 
 from lsts_tf import sample
 from lsts_tf.scoring import density
+from tests import folders, pages
 
 FRAMES = 6
 ONE_EACH = dict.fromkeys(sample.KINDS, 1) | {"frames": FRAMES}
@@ -24,11 +24,8 @@ def written(tmp_path_factory):
 
 
 def files(root):
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+    there = folders.contents(root).items()
+    return {str(place): data for place, data in there if data is not False}
 
 
 def correlation(first, second):
@@ -39,8 +36,7 @@ def correlation(first, second):
 
 
 def test_layout_is_dhf1ks(written):
-    expected = {"sample.json"}
-    expected |= {f"video/{number:03d}.AVI" for number in NUMBERS}
+    expected = {"sample.json", *(f"video/{n:03d}.AVI" for n in NUMBERS)}
     expected |= {
         f"annotation/{number:04d}/{name}/{index:04d}.png"
         for number in NUMBERS[:3]
@@ -122,7 +118,7 @@ def test_the_program_needs_no_tensorflow(written, tmp_path):
     def run(*more):
         return subprocess.run(
             [*program, *more],
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pages.ROOT,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,

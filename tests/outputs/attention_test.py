@@ -185,11 +185,13 @@ def write(path, data):
 
 
 def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
-    pixels = {"logo": [[128, 72], [640, 72], [640, 360]]}
-    fractions = {"logo": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
     read = []
-    for unit, areas in (("pixels", pixels), ("fractions", fractions)):
-        path = write(tmp_path / unit, {"unit": unit, "areas": areas})
+    for unit, corners in (
+        ("pixels", [[128, 72], [640, 72], [640, 360]]),
+        ("fractions", [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]),
+    ):
+        data = {"unit": unit, "areas": {"logo": corners}}
+        path = write(tmp_path / unit, data)
         read.append(attention.read_areas(path, SIZE)["logo"])
     np.testing.assert_allclose(*read)
 
@@ -258,15 +260,12 @@ def test_a_summary_averages_the_clip_and_its_ends():
     rows, result = summarised(maps, 12.0, areas)
     focus = np.array([row.focus for row in rows])
     assert result["frames"] == 60
-    for part, some in (
-        ("mean", focus),
-        ("first_2_seconds", focus[:24]),
-        ("last_2_seconds", focus[-24:]),
-    ):
-        assert result[part]["focus"] == pytest.approx(some.mean(), abs=1e-5)
-    assert result["focus_consistency"] == pytest.approx(
-        1 - focus.std() / focus.mean(), abs=1e-5
-    )
+    ends = ("mean", "first_2_seconds", "last_2_seconds")
+    found = [result[part]["focus"] for part in ends]
+    want = [focus.mean(), focus[:24].mean(), focus[-24:].mean()]
+    assert found == pytest.approx(want, abs=1e-5)
+    want = 1 - focus.std() / focus.mean()
+    assert result["focus_consistency"] == pytest.approx(want, abs=1e-5)
     shares = np.array([row.areas["left"][0] for row in rows])
     left = result["areas"]["left"]
     assert left["mean_share"] == pytest.approx(shares.mean(), abs=1e-5)
@@ -297,22 +296,21 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
+def json_lines(path, maps, areas, **how):
+    with attention.JsonLines(
+        path=path, fps=25, size=SIZE, areas=str(areas), **how
+    ) as output:
+        for i, map_ in enumerate(maps):
+            output.write(FRAME, map_, i / 25)
+
+
 def test_json_lines(tmp_path):
     many = sum(box(60 * i, 0, 60 * i + 20 + i, 40) for i in range(6))
     maps = [gaussian(100, 100, 9), np.zeros(SHAPE, np.float32), many]
     path = tmp_path / "attention.jsonl"
     left = {"a b": square(0, 0, 640, 720).tolist()}
     areas = write(tmp_path / "areas", {"unit": "pixels", "areas": left})
-    with attention.JsonLines(
-        path=path,
-        fps=25,
-        size=SIZE,
-        note="random »weights«",
-        areas=str(areas),
-        regions=2,
-    ) as output:
-        for i, map_ in enumerate(maps):
-            output.write(FRAME, map_, i / 25)
+    json_lines(path, maps, areas, note="random »weights«", regions=2)
     first, second, third = map(strict, path.read_text().splitlines())
     assert first["regions"][0]["centre"] == pytest.approx([200, 200], abs=0.1)
     assert first["areas"] == {"a b": 1.0}
@@ -334,10 +332,7 @@ def test_the_page(tmp_path):
     path = write(tmp_path / "areas.json", areas)
     read = attention.read_areas(path, SIZE)
     assert [*read] == ["logo", "face"]
-    with attention.JsonLines(
-        path=tmp_path / "a.jsonl", fps=25, size=SIZE, areas=str(path)
-    ) as output:
-        output.write(FRAME, box(10, 20, 30, 40), 0.0)
+    json_lines(tmp_path / "a.jsonl", [box(10, 20, 30, 40)], path)
     ours = strict((tmp_path / "a.jsonl").read_text())
     assert line.keys() == ours.keys()
     assert ours["areas"].keys() == {"logo", "face"}

@@ -165,12 +165,9 @@ def test_long_curves_are_means(tmp_path, monkeypatch):
     assert data["times"] == pytest.approx(np.arange(0, 27, 3) / 10)
     monkeypatch.undo()
     each = data_of(reported(tmp_path, 27, areas=AREAS).read_text("utf-8"))
-    for few, all_ in (
-        (data["focus"], each["focus"]),
-        *zip(data["areas"], each["areas"], strict=True),
-    ):
-        means = np.reshape(all_, (9, 3)).mean(axis=1)
-        np.testing.assert_allclose(few, means, atol=2e-5)
+    few, all_ = ([found["focus"], *found["areas"]] for found in (data, each))
+    means = np.reshape(all_, (3, 9, 3)).mean(axis=2)
+    np.testing.assert_allclose(few, means, atol=2e-5)
 
 
 # What a visitor does; the answers are (video's time, timeline's value).
