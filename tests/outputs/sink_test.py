@@ -35,8 +35,12 @@ class Words(sink.Sink):
             text.write("few words" if text is not self.texts[1] else 99 * "-")
 
 
+def words(folder, **options):
+    return Words(path=folder / "a.txt", fps=25, size=(4, 4), **options)
+
+
 def test_all_files_appear_at_the_end(tmp_path):
-    with Words(path=tmp_path / "a.txt", fps=25, size=(4, 4)) as output:
+    with words(tmp_path) as output:
         assert all(name.startswith(".") for name in folders.listed(tmp_path))
         output.complete()
         assert all(text.closed for text in output.texts)
@@ -50,27 +54,21 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path):
     with (
         pytest.raises(KeyError),
         video_test.limited(50),
-        Words(path=tmp_path / "a.txt", fps=25, size=(4, 4)) as output,
+        words(tmp_path) as output,
     ):
         output.texts[0].write(99 * "-")
         raise KeyError("something else went wrong")
     assert folders.listed(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
+def test_options_are_flags_and_out_of_range_refused(tmp_path):
+    for options, rule in (
         ({"speed": 3}, "`speed` is a number from 0 to 2. Received: speed=3"),
         ({"speed": math.nan}, "Received: speed=nan"),
         ({"voice": "none"}, "`voice` is one of low, high. Received: voice='n"),
-    ],
-)
-def test_options_out_of_range_are_refused(tmp_path, options, rule):
-    with pytest.raises(ValueError, match=rule):
-        Words(path=tmp_path / "a.txt", fps=25, size=(4, 4), **options)
-
-
-def test_options_are_flags():
+    ):
+        with pytest.raises(ValueError, match=rule):
+            words(tmp_path, **options)
     values = flags.FlagValues()
     kind = sink.Kind("a.txt", Words, {})
     sink.define_flags([kind, kind], values)
@@ -82,17 +80,14 @@ def test_options_are_flags():
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_errors_name_the_file_that_was_to_be(tmp_path, inside):
-    output = Words(path=tmp_path / "a.txt", fps=25, size=(4, 4))
+    output = words(tmp_path)
     with pytest.raises(OSError, match="full") as error, output:
         name = str(output.hidden(output.paths()[1])) if inside else None
         with output.naming():
             raise OSError(28, "full", name)
     want = "b.txt" if inside else "a.txt"
     assert error.value.filename == str(tmp_path / want)
-
-
-def test_a_folder_that_does_not_exist(tmp_path):
-    output = Words(path=tmp_path / "no" / "a.txt", fps=25, size=(4, 4))
+    output = words(tmp_path / "no")
     with pytest.raises(files.FileError, match="no such folder"), output:
         pass
 
