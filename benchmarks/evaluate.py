@@ -27,7 +27,7 @@ from absl import app, flags
 import cv2
 import numpy as np
 
-from lsts_tf.media import cores, images
+from lsts_tf.media import images
 from lsts_tf.scoring import density, scorer, truth
 
 _VIDEOS = flags.DEFINE_integer("videos", 10, "videos", 2)
@@ -127,7 +127,7 @@ def main(_):
     """Writes the frames, scores them, prints the figures."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    workers = cores.usable()
+    workers = len(os.sched_getaffinity(0))
     total = _VIDEOS.value * _LENGTH.value
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)

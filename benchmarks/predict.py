@@ -161,25 +161,6 @@ class _Ready:
         yield from self._maps
 
 
-class _Memory:
-    """A source of frames that are in memory."""
-
-    name = stem = "memory"
-    identity = damage = ""
-    paths = ()
-    fps = 25.0
-    pixel_aspect = video_lib.SQUARE
-
-    def __init__(self, frames: Sequence[np.ndarray]) -> None:
-        self._frames = frames
-        self.num_frames = len(frames)
-        self.size = frames[0].shape[1], frames[0].shape[0]
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, float]]:
-        for number, frame in enumerate(self._frames):
-            yield frame, number / self.fps
-
-
 def write(
     predictor: predictor_lib.Predictor,
     frames: Sequence[np.ndarray],
@@ -192,7 +173,13 @@ def write(
     with pathlib.Path(os.devnull).open("wb") as stream:
         predict.predict(
             ready,
-            _Memory(frames),
+            sources.Frames(
+                lambda: iter(frames),
+                name="memory",
+                stem="memory",
+                fps=25,
+                num_frames=len(frames),
+            ),
             folder,
             outputs=outputs,
             options={"stream": stream},

@@ -33,11 +33,11 @@ import tensorflow_datasets as tfds
 import tqdm
 
 import gaze_dataset
-from lsts_tf.media import cores, files, msu_files
+from lsts_tf.media import files, msu_files
 
 # (width, height) that frames fit.
 WITHIN = (640, 360)
-PROCESSES = cores.usable()
+PROCESSES = len(os.sched_getaffinity(0))
 # TensorFlow has threads, which a fork would not have.
 START = "spawn"
 

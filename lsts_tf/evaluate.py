@@ -12,6 +12,7 @@ model that comes with the package; the others score folders of maps. They write
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import os
 import pathlib
 import sys
 from typing import Any
@@ -20,7 +21,7 @@ from absl import app, flags
 import pandas as pd
 
 from lsts_tf import experiment, program, windows
-from lsts_tf.media import cores, images
+from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, metrics, scorer, summary, truth
 
 # Flags that only one of the ways to score reads. With another one they would
@@ -180,7 +181,7 @@ def evaluate_folders(
         videos=videos,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or cores.usable(),
+        workers=values.workers or len(os.sched_getaffinity(0)),
     )
 
 

@@ -18,8 +18,7 @@ What was written is loaded again and compared with the model before the folder
 gets its name. The program exits with 0, or with 1 and nothing written.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import hashlib
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from lsts_tf.media import files
 if TYPE_CHECKING:
     from lsts_tf import predictor as predictor_lib
 
-# Those of `serving.formats`.
+# Each is a function of `serving.formats`.
 FORMATS = ("saved_model", "tflite", "hub")
 METADATA = "metadata.json"
 
@@ -87,9 +86,8 @@ def export(
     if predictor.note:
         logging.warning("RANDOM WEIGHTS: %s", predictor.note)
     with files.new_folder(output) as folder:
-        answers, left_out = formats.FORMATS[file_format](
-            predictor, graph, folder
-        )
+        write = getattr(formats, file_format)
+        answers, left_out = write(predictor, graph, folder)
         if run and file_format == "hub":
             hub.complete(folder, run, name=str(output), note=predictor.note)
         record = {
@@ -105,19 +103,15 @@ def export(
             "signatures": {n: a.signature() for n, a in answers.items()},
             "left_out": left_out,
             "parity": {n: a.parity(n) for n, a in answers.items()},
-            "files": dict(_checksums(folder)),
+            "files": {
+                str(path.relative_to(folder)): files.sha256(path)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            },
         }
         text = json.dumps(record, indent=2, ensure_ascii=False)
         files.write_text(folder / METADATA, text + "\n")
     return record
-
-
-def _checksums(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            yield str(path.relative_to(folder)), digest
 
 
 def define_flags() -> None:

@@ -15,13 +15,13 @@ missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-import hashlib
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 
 from lsts_tf import experiment, program, windows
-from lsts_tf.media import cores, sources
+from lsts_tf.media import files, sources
 from lsts_tf.outputs import films, pictures, run, sink
 
 INCOMPLETE = 3
@@ -33,6 +33,27 @@ RECORD = run.RECORD
 DEFAULT = run.DEFAULT
 STDOUT = run.STDOUT
 _OPTIONS = sink.flags_of(KINDS.values())
+
+
+_TEXTS = {
+    "report": "File for the report, if not in --output; without --output and "
+    "--outputs, only the report is written",
+    "start": "Start of the clip: seconds (12.5) or a frame number (300f)",
+    "end": "End of the clip, in the same form as --start",
+    "size": "Size of raw video: WIDTHxHEIGHT",
+}
+# The first is the default.
+_CHOICES = {
+    "first_frames": (
+        windows.FIRST_FRAMES,
+        "How frames before the first complete window are predicted",
+    ),
+    "model": (
+        experiment.MODELS,
+        "Model after the last epoch, or the best in validation",
+    ),
+    "pixel_format": (sources.PIXEL_FORMATS, "Pixel format of raw video"),
+}
 
 
 def define_flags() -> None:
@@ -50,37 +71,8 @@ def define_flags() -> None:
         "Folder to write to; by default that of NAME.mp4 is NAME_saliency, in "
         "the current folder",
     )
-    flags.DEFINE_list(
-        "outputs",
-        list(DEFAULT),
-        f"What is written: {', '.join(KINDS)}; maps is png8",
-    )
-    flags.DEFINE_string(
-        "report",
-        "",
-        "File for the report, if not in --output; without --output and "
-        "--outputs, only the report is written",
-    )
-    flags.DEFINE_enum(
-        "first_frames",
-        "repeat",
-        list(windows.FIRST_FRAMES),
-        "How frames before the first complete window are predicted",
-    )
-    flags.DEFINE_enum(
-        "model",
-        "last",
-        list(experiment.MODELS),
-        "Model after the last epoch, or the best in validation",
-    )
-    flags.DEFINE_string(
-        "start",
-        "",
-        "Start of the clip: seconds (12.5) or a frame number (300f)",
-    )
-    flags.DEFINE_string(
-        "end", "", "End of the clip, in the same form as --start"
-    )
+    names = f"{', '.join(KINDS)}; maps is png8"
+    flags.DEFINE_list("outputs", list(DEFAULT), f"What is written: {names}")
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
     flags.DEFINE_integer("batch", 4, "Number of maps decoded together")
     flags.DEFINE_boolean(
@@ -89,22 +81,19 @@ def define_flags() -> None:
         "Compute I3D in bfloat16: faster on processors that have it, with "
         "slightly different maps",
     )
-    flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
     flags.DEFINE_float(
         "rate", None, "Frames per second of pictures or raw video"
     )
-    flags.DEFINE_enum(
-        "pixel_format",
-        "rgb24",
-        list(sources.PIXEL_FORMATS),
-        "Pixel format of raw video",
-    )
+    for name, help_text in _TEXTS.items():
+        flags.DEFINE_string(name, "", help_text)
+    for name, (choices, help_text) in _CHOICES.items():
+        first, *_ = choices
+        flags.DEFINE_enum(name, first, list(choices), help_text)
     sink.define_flags(KINDS.values())
 
 
 def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
-    with experiment.model_file(chosen.folder, model).open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    checksum = files.sha256(experiment.model_file(chosen.folder, model))
     return {"run": chosen.name, "model": model, "sha256": checksum}
 
 
@@ -226,19 +215,16 @@ def _run(names: Sequence[str]) -> str:
         sources=chosen.sources,
         bfloat16=values.bfloat16,
     )
-    if cores.compute_bfloat16() and not values.bfloat16:
+    if program.computes_bfloat16() and not values.bfloat16:
         logging.info("With --bfloat16 this processor predicts faster.")
     model.batch = values.batch
-    settings = {
+    settings: dict[str, Any] = {
         "outputs": outputs,
         "options": options,
-        "report": values.report,
-        "first_frames": values.first_frames,
-        "start": values.start,
-        "end": values.end,
-        "every": values.every,
         "about": _about(chosen, values.model),
     }
+    for name in ("report", "first_frames", "start", "end", "every"):
+        settings[name] = values[name].value
     if source is None:
         return films.predict(model, paths, values.output, **settings)
     return predict(model, source, values.output, **settings)

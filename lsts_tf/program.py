@@ -8,6 +8,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import pathlib
 import signal
 import sys
 import threading
@@ -77,3 +78,10 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def computes_bfloat16() -> bool:
+    """Whether the processor says that it computes in bfloat16."""
+    about = pathlib.Path("/proc/cpuinfo")
+    words = about.read_text().split() if about.is_file() else []
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(words)

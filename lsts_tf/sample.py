@@ -15,7 +15,6 @@ beside it.
 
 from collections.abc import Sequence
 from concurrent import futures
-import functools
 import json
 import os
 import pathlib
@@ -51,24 +50,18 @@ MANIFEST = "sample.json"
 def write(
     output: str | os.PathLike[str],
     *,
-    train: int = 24,
-    validation: int = 4,
-    test: int = 8,
-    unannotated: int = 2,
     frames: int = 80,
     seed: int = 0,
+    **clips: int,
 ) -> pathlib.Path:
     """Writes a dataset, unless it is there already.
 
     Args:
         output: folder for `video/` and `annotation/`; it appears whole or not
             at all.
-        train: number of clips from 001 on.
-        validation: number of clips from 501 on.
-        test: number of clips from 601 on.
-        unannotated: number of clips from 701 on.
         frames: number of frames of each clip.
         seed: names the dataset; any number from 0 on.
+        **clips: numbers of clips of other `KINDS` than the default.
 
     Returns:
         The folder.
@@ -78,16 +71,11 @@ def write(
             cannot be written.
     """
     output = pathlib.Path(output)
-    counts = {
-        "train": train,
-        "validation": validation,
-        "test": test,
-        "unannotated": unannotated,
-    }
+    counts = {kind: count for kind, (_, _, count) in KINDS.items()} | clips
     numbers = [
-        number
+        KINDS[kind][0] + place
         for kind, count in counts.items()
-        for number in range(KINDS[kind][0], KINDS[kind][0] + count)
+        for place in range(count)
     ]
     manifest = json.dumps({**counts, "frames": frames, "seed": seed}) + "\n"
     path = output / MANIFEST
@@ -96,20 +84,20 @@ def write(
         return output
     with files.new_folder(output) as root, futures.ThreadPoolExecutor() as pool:
         (root / "video").mkdir()
-        write_one = functools.partial(
-            _write_clip, root, frames=frames, seed=seed
-        )
-        for number in pool.map(write_one, numbers):
+
+        def write_one(number: int) -> None:
+            _write_clip(root, number, *make_clip(number, frames, seed))
             logging.info("Wrote clip %03d, one of %d.", number, len(numbers))
+
+        list(pool.map(write_one, numbers))
         (root / MANIFEST).write_text(manifest)
     return output
 
 
 def _write_clip(
-    root: pathlib.Path, number: int, *, frames: int, seed: int
-) -> int:
-    """Writes a clip's video and annotation; returns its number."""
-    pictures, fixations = make_clip(number, frames=frames, seed=seed)
+    root: pathlib.Path, number: int, pictures: np.ndarray, fixations: np.ndarray
+) -> None:
+    """Writes a clip's video and annotation."""
     path = root / "video" / f"{number:03d}.AVI"
     with av.open(os.fspath(path), "w", format="avi") as file:
         stream = file.add_stream("mpeg4", rate=FPS, bit_rate=8_000_000)
@@ -119,26 +107,25 @@ def _write_clip(
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    if number in ANNOTATED:
-        folder = root / "annotation" / f"{number:04d}"
-        for name in ("maps", "fixation"):
-            (folder / name).mkdir(parents=True)
-        for frame, fixated in enumerate(fixations):
-            name = images.file_name(frame)
-            images.write_png(
-                folder / "maps" / name, density.density_map(fixated)
-            )
-            images.write_png(
-                folder / "fixation" / name, fixated * np.uint8(255)
-            )
-    return number
+    if number not in ANNOTATED:
+        return
+    maps, fixation = (
+        root / "annotation" / f"{number:04d}" / name
+        for name in ("maps", "fixation")
+    )
+    maps.mkdir(parents=True)
+    fixation.mkdir()
+    for frame, fixated in enumerate(fixations):
+        name = images.file_name(frame)
+        images.write_png(maps / name, density.density_map(fixated))
+        images.write_png(fixation / name, fixated * np.uint8(255))
 
 
 # === A clip ===
 
 
 def make_clip(
-    number: int, *, frames: int, seed: int
+    number: int, frames: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Invents clip `number` of the dataset `seed`.
 
@@ -152,12 +139,8 @@ def make_clip(
     pictures = np.tile(_background(rng), (frames, 1, 1, 1))
     for _ in range(rng.integers(1, 5)):
         radius = int(rng.integers(15, 26))
-        _draw(
-            pictures,
-            move(rng, frames, radius),
-            radius,
-            rng.integers(90, 150, 3),
-        )
+        path = move(rng, frames, radius)
+        _draw(pictures, path, radius, rng.integers(90, 150, 3))
     # Last, so that it hides what it crosses.
     _draw(pictures, watched, 45, rng.integers(190, 256, 3))
     return pictures, fixations
@@ -168,9 +151,8 @@ def move(rng: np.random.Generator, frames: int, radius: float) -> np.ndarray:
     span = np.array([WIDTH, HEIGHT]) - 2 * radius
     heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(2, 5)
     velocity = speed * np.array([np.cos(heading), np.sin(heading)])
-    straight = (
-        span * rng.uniform(size=2) + np.arange(frames)[:, None] * velocity
-    )
+    start = span * rng.uniform(size=2)
+    straight = start + np.arange(frames)[:, None] * velocity
     return radius + span - np.abs(straight % (2 * span) - span)
 
 
@@ -180,10 +162,6 @@ def look(rng: np.random.Generator, path: np.ndarray) -> np.ndarray:
     Each one looks a little beside the centre of the disc and a little late,
     at times somewhere else altogether, and moves the eyes on after half a
     second.
-
-    Args:
-        rng: source of chance.
-        path: `[T, 2]`, inside of the frame.
 
     Returns:
         Boolean fixation maps `[T, H, W]`.
@@ -220,15 +198,8 @@ def _draw(
     """Draws a disc into every frame, in place."""
     # OpenCV takes positions in sixteenths of a pixel.
     for picture, (x, y) in zip(pictures, np.rint(16 * path), strict=True):
-        cv2.circle(
-            picture,
-            (int(x), int(y)),
-            16 * int(radius),
-            colour.tolist(),
-            cv2.FILLED,
-            cv2.LINE_AA,
-            shift=4,
-        )
+        centre, rest = (int(x), int(y)), (cv2.FILLED, cv2.LINE_AA, 4)
+        cv2.circle(picture, centre, 16 * radius, colour.tolist(), *rest)
 
 
 # === The program ===

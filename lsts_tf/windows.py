@@ -22,6 +22,7 @@ its start, so that each of its frames has one (`Geometry.short`). Frames below
 from collections.abc import Iterable, Sequence
 import dataclasses
 import re
+from typing import Any
 
 STREAMS = ("rgb", "flow")
 FIRST_FRAMES = ("repeat", "mirror", "copy", "skip")
@@ -60,18 +61,10 @@ class Geometry:
             )
 
     @classmethod
-    def of(
-        cls,
-        streams: Sequence[str],
-        *,
-        length: int = 79,
-        stride: int = 1,
-        short: str = "skip",
-    ) -> "Geometry":
-        """Geometry of a model that reads `streams`."""
+    def of(cls, streams: Sequence[str], **more: Any) -> "Geometry":
+        """Geometry of a model that reads `streams`; `more` but `first`."""
         check_streams(streams)
-        first = 1 if "flow" in streams else 0
-        return cls(length=length, stride=stride, first=first, short=short)
+        return cls(first=int("flow" in streams), **more)
 
     @property
     def first_target(self) -> int:
@@ -92,8 +85,6 @@ class Geometry:
 
         >>> Geometry(length=4, short="mirror").lead(3)
         (1, 2, 1)
-        >>> Geometry(length=4, short="mirror").lead(4)
-        ()
         """
         if not self.mirrors(num_frames):
             return ()
@@ -112,11 +103,9 @@ class Geometry:
 
         >>> Geometry(length=16).hops(25, 8)
         [(15, range(8, 16)), (23, range(16, 24)), (24, range(24, 25))]
-        >>> Geometry(length=16, short="mirror").hops(2, 1)
-        [(0, range(0, 1)), (1, range(1, 2))]
         """
-        first = 0 if self.mirrors(num_frames) else self.first_target
-        targets = list(range(first, num_frames, maps))
+        each = dataclasses.replace(self, stride=maps).targets(num_frames)
+        first, targets = each.start, list(each)
         if targets and targets[-1] != num_frames - 1:
             targets.append(num_frames - 1)
         starts = [max(first - maps + 1, 0), *(t + 1 for t in targets)]
@@ -134,8 +123,8 @@ class Geometry:
         first = 0 if self.short == "mirror" else self.first_target
         if target < first:
             raise ValueError(
-                f"Frame {target} has no complete window of {self.length}; the "
-                f"first frame that has one is {first}."
+                f"The first frame with a complete window of {self.length} is "
+                f"{first}. Received: {target}"
             )
         return range(target - self.length + 1, target + 1)
 
@@ -162,33 +151,23 @@ def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
     Returns:
         `num_missing` frame numbers, in the order in which they are played.
 
-    >>> prefix(4, 100, "mirror")
-    (4, 3, 2, 1)
     >>> prefix(4, 3, "mirror")
     (0, 1, 2, 1)
-    >>> prefix(2, 1, "mirror")
-    (0, 0)
     """
-    if num_frames < 1:
+    if num_frames < 1 or mode not in ("mirror", "repeat"):
         raise ValueError(
-            f"A clip has at least one frame. Received: {num_frames}"
+            "'mirror' and 'repeat' put frames before a clip of at least one "
+            f"frame. Received: {mode!r}, {num_frames} frames"
         )
     if mode == "repeat" or num_frames == 1:
         return (0,) * num_missing
-    if mode != "mirror":
-        raise ValueError(
-            f"Only 'mirror' and 'repeat' put frames before a clip. "
-            f"Received: {mode!r}"
-        )
     period = 2 * (num_frames - 1)
     steps = (k % period for k in range(num_missing, 0, -1))
     return tuple(min(k, period - k) for k in steps)
 
 
 def first_map(num_missing: int, mode: str, stride: int = 1) -> int:
-    """First frame of a clip that gets a map.
-
-    From there each `stride`-th frame has one.
+    """First frame of a clip that gets a map; then each `stride`-th has one.
 
     Args:
         num_missing: How many frames have no whole window.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # As `lsts_tf` sets it, which is imported after TensorFlow here.
@@ -59,6 +60,13 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"The recorded reference data is not at {folder}.")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ffmpeg():
+    """FFmpeg's program."""
+    program = shutil.which("ffmpeg")
+    return program or pytest.skip("No ffmpeg here: apt-get install ffmpeg")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The sample dataset: its files, its determinism, and what is in it."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,35 +10,22 @@ import pytest
 
 from lsts_tf import sample
 from lsts_tf.scoring import density
+from tests import folders, pages
 
 FRAMES = 6
-ONE_EACH = {
-    "train": 1,
-    "validation": 1,
-    "test": 1,
-    "unannotated": 1,
-    "frames": FRAMES,
-}
+ONE_EACH = dict.fromkeys(sample.KINDS, 1) | {"frames": FRAMES}
 NUMBERS = (1, 501, 601, 701)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return sample.write(
-        tmp_path_factory.mktemp("sample") / "nested" / "set", **ONE_EACH
-    )
+    folder = tmp_path_factory.mktemp("sample")
+    return sample.write(folder / "nested" / "set", **ONE_EACH)
 
 
 def files(root):
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
-def read_png(path):
-    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    there = folders.contents(root).items()
+    return {str(place): data for place, data in there if data is not False}
 
 
 def correlation(first, second):
@@ -50,8 +36,7 @@ def correlation(first, second):
 
 
 def test_layout_is_dhf1ks(written):
-    expected = {"sample.json"}
-    expected |= {f"video/{number:03d}.AVI" for number in NUMBERS}
+    expected = {"sample.json", *(f"video/{n:03d}.AVI" for n in NUMBERS)}
     expected |= {
         f"annotation/{number:04d}/{name}/{index:04d}.png"
         for number in NUMBERS[:3]
@@ -81,15 +66,13 @@ def test_annotation(written):
     folder = written / "annotation" / "0601"
     _, fixations = sample.make_clip(601, frames=FRAMES, seed=0)
     for index, fixated in enumerate(fixations, 1):
-        fixation = read_png(folder / "fixation" / f"{index:04d}.png")
-        assert fixation.shape == (360, 640)
-        assert fixation.dtype == np.uint8
-        assert set(np.unique(fixation)) == {0, 255}
-        np.testing.assert_array_equal(fixation > 0, fixated)
-        np.testing.assert_array_equal(
-            read_png(folder / "maps" / f"{index:04d}.png"),
-            density.density_map(fixation),
+        found, map_ = (
+            cv2.imread(str(folder / name / f"{index:04d}.png"), -1)
+            for name in ("fixation", "maps")
         )
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, 255 * fixated)
+        np.testing.assert_array_equal(map_, density.density_map(found))
 
 
 def test_a_clip_depends_on_its_number_and_the_seed_alone(written, tmp_path):
@@ -135,7 +118,7 @@ def test_the_program_needs_no_tensorflow(written, tmp_path):
     def run(*more):
         return subprocess.run(
             [*program, *more],
-            cwd=pathlib.Path(__file__).parents[1],
+            cwd=pages.ROOT,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
             text=True,
@@ -157,10 +140,8 @@ def test_the_program_needs_no_tensorflow(written, tmp_path):
 
 def test_the_centre_is_a_poor_guess_and_the_bright_disc_a_good_one():
     y, x = np.mgrid[0:360, 0:640]
-    found, prior = (
-        [],
-        np.exp(-(((x - 320) / 160) ** 2 + ((y - 180) / 90) ** 2) / 2),
-    )
+    prior = np.exp(-(((x - 320) / 160) ** 2 + ((y - 180) / 90) ** 2) / 2)
+    found = []
     for number in range(1, 21):
         pictures, fixations = sample.make_clip(number, frames=30, seed=0)
         assert 10 <= fixations[-1].sum() <= sample.OBSERVERS

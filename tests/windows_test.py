@@ -1,3 +1,4 @@
+import doctest
 import itertools
 import pathlib
 
@@ -8,27 +9,20 @@ import pytest
 
 from lsts_tf import windows
 
-COUNTS = [
-    int(line)
-    for line in (pathlib.Path(__file__).parent / "dhf1k_n_frames.txt")
-    .read_text()
-    .split()
-]
+COUNTS = pathlib.Path(__file__).parent / "dhf1k_n_frames.txt"
 
 
 def test_dhf1k_has_the_papers_number_of_windows():
-    both = windows.Geometry.of(("rgb", "flow"))
-    assert windows.num_windows(COUNTS[:500], both) == 249_497
-    flow = windows.Geometry.of(("flow",))
-    assert windows.num_windows(COUNTS[:500], flow) == 249_497
-    rgb = windows.Geometry.of(("rgb",))
-    assert windows.num_windows(COUNTS[:500], rgb) == 249_997
-
-
-def test_dhf1k_frame_counts():
-    assert len(COUNTS) == 1000
-    assert sum(COUNTS) == 582_605
-    assert sum(COUNTS[600:700]) == 60_273
+    counts = [int(line) for line in COUNTS.read_text().split()]
+    assert len(counts) == 1000 and sum(counts) == 582_605
+    assert sum(counts[600:700]) == 60_273
+    for streams, number in (
+        (("rgb", "flow"), 249_497),
+        (("flow",), 249_497),
+        (("rgb",), 249_997),
+    ):
+        geometry = windows.Geometry.of(streams)
+        assert windows.num_windows(counts[:500], geometry) == number
 
 
 def test_short_clips_by_hand():
@@ -48,31 +42,10 @@ def test_short_clips_by_hand():
     skip = windows.Geometry(length=4)
     assert list(skip.targets(3)) == []
     assert skip.lead(3) == ()
-    with pytest.raises(ValueError, match="first frame that has one is 0"):
+    with pytest.raises(ValueError, match="first frame with a window of 4 is 0"):
         rgb.window(-1)
     with pytest.raises(ValueError, match="`short` must be one of"):
         windows.Geometry(short="repeat")
-
-
-@given(
-    length=st.integers(1, 50),
-    first=st.integers(0, 1),
-    frames=st.integers(1, 60),
-)
-def test_windows_of_short_clips_stay_inside_what_is_played(
-    length, first, frames
-):
-    geometry = windows.Geometry(length=length, first=first, short="mirror")
-    lead = geometry.lead(frames)
-    for target in geometry.targets(frames):
-        window = geometry.window(target)
-        assert len(window) == length
-        assert window[0] + len(lead) >= first
-        assert window[-1] == target < frames
-    if frames < length:
-        assert list(geometry.targets(frames)) == list(range(frames))
-        # The very first window begins with what is played first.
-        assert geometry.window(0)[0] + len(lead) == first
 
 
 def test_videos_of_several_datasets():
@@ -91,55 +64,59 @@ def test_videos_of_several_datasets():
     stride=st.integers(1, 9),
     first=st.integers(0, 1),
     frames=st.integers(0, 400),
+    short=st.sampled_from(windows.SHORT_CLIPS),
 )
-def test_windows_stay_inside_the_video_and_step(length, stride, first, frames):
-    geometry = windows.Geometry(length=length, stride=stride, first=first)
+def test_windows_stay_inside_what_is_played(
+    length, stride, first, frames, short
+):
+    geometry = windows.Geometry(
+        length=length, stride=stride, first=first, short=short
+    )
+    lead = len(geometry.lead(frames))
     targets = geometry.targets(frames)
     for target in targets:
         window = geometry.window(target)
         assert len(window) == length
-        assert window[0] >= first
+        assert window[0] + lead >= first
         assert window[-1] == target < frames
     assert all(b - a == stride for a, b in itertools.pairwise(targets))
-    # Not one window more would fit.
-    if frames > geometry.first_target:
+    # Not one window more would fit, and the very first one begins with what is
+    # played first.
+    if geometry.mirrors(frames):
+        assert targets[0] == 0 and geometry.window(0)[0] + lead == first
+    elif frames > geometry.first_target:
         assert targets[0] == geometry.first_target
-        assert targets[-1] + stride >= frames
     else:
         assert len(targets) == 0
+    assert not targets or targets[-1] + stride >= frames
 
 
-def test_a_frame_without_a_window_is_refused():
-    with pytest.raises(ValueError, match="first frame that has one is 78"):
+def test_what_cannot_be():
+    with pytest.raises(
+        ValueError, match="first frame with a window of 79 is 78"
+    ):
         windows.Geometry().window(77)
-
-
-@pytest.mark.parametrize(
-    "kwargs", [{"length": 0}, {"stride": 0}, {"first": 2}, {"first": -1}]
-)
-def test_impossible_geometry(kwargs):
-    with pytest.raises(ValueError, match="Received"):
-        windows.Geometry(**kwargs)
-
-
-@pytest.mark.parametrize(
-    "streams", [(), ("flow", "rgb"), ("rbg",), ("rgb",) * 2]
-)
-def test_impossible_streams(streams):
-    with pytest.raises(ValueError, match="Received"):
-        windows.Geometry.of(streams)
+    for wrong in ({"length": 0}, {"stride": 0}, {"first": 2}, {"first": -1}):
+        with pytest.raises(ValueError, match="Received"):
+            windows.Geometry(**wrong)
+    for streams in ((), ("flow", "rgb"), ("rbg",), ("rgb",) * 2):
+        with pytest.raises(ValueError, match="Received"):
+            windows.Geometry.of(streams)
 
 
 @given(missing=st.integers(0, 200), frames=st.integers(1, 90))
-def test_mirrored_prefix_is_numpys_reflection(missing, frames):
-    clip = np.arange(frames)
-    want = np.pad(clip, (missing, 0), mode="reflect")
-    got = windows.prefix(missing, frames, "mirror")
-    np.testing.assert_array_equal(got, want[:missing])
+def test_prefixes_are_those_of_numpys_padding(missing, frames):
+    for mode, padding in (("mirror", "reflect"), ("repeat", "edge")):
+        want = np.pad(np.arange(frames), (missing, 0), mode=padding)[:missing]
+        got = windows.prefix(missing, frames, mode)
+        np.testing.assert_array_equal(got, want)
 
 
-def test_repeated_prefix():
-    assert windows.prefix(3, 10, "repeat") == (0, 0, 0)
+def test_the_examples():
+    assert doctest.testmod(windows).failed == 0
+
+
+def test_what_makes_no_prefix():
     with pytest.raises(ValueError, match="copy"):
         windows.prefix(3, 10, "copy")
     with pytest.raises(ValueError, match="at least one frame"):

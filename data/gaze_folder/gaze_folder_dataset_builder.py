@@ -23,10 +23,6 @@ from lsts_tf.media import video
 from lsts_tf.scoring import gaze, truth
 
 SETTINGS = "settings.json"
-FILMS = (
-    *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".ts", ".webm", ".wmv"),
-)
 
 
 class Recording(NamedTuple):
@@ -140,7 +136,7 @@ def find_recordings(root: pathlib.Path) -> dict[int, Recording]:
         for path in sorted(root.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
-    films = [path for path in files if path.suffix.lower() in FILMS]
+    films = [path for path in files if path.suffix.lower() in video.SUFFIXES]
     tables = [
         path
         for path in files

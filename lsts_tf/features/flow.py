@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import functools
 import itertools
+import os
 import threading
 from typing import Any
 
@@ -19,7 +20,6 @@ import cv2
 import numpy as np
 
 from lsts_tf import parts
-from lsts_tf.media import cores
 
 # A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
@@ -97,9 +97,9 @@ class Flow:
             )
         self._method = METHODS[name]()
         self.name = name
-        # One caller more than cores: while one is between two pairs, every
-        # core still has a call that has begun.
-        self.workers = cores.usable() + 1 if workers is None else workers
+        # One caller more than the process may use cores: while one is between
+        # two pairs, every core still has a call that has begun.
+        self.workers = workers or len(os.sched_getaffinity(0)) + 1
         if name != "tvl1":
             batch = 1
         self.batch = _default_batch() if batch is None else batch

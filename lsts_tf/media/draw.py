@@ -1,13 +1,15 @@
 """A saliency map drawn over a frame.
 
-Images are uint8 RGB [H, W, 3]; a saliency map is float [h, w] in 0 to 1, of
-any size. Nothing is normalised here: the same value has the same colour in
-every frame, so a video does not flicker.
+Images are uint8 RGB [H, W, 3]; a saliency map is float [h, w]. Only `over`
+stretches a map; elsewhere the same value always has the same colour.
 """
 
 import cv2
 import numpy as np
 
+VIEWS = ("heat", "fog")
+# White columns between two images.
+GAP = 4
 # Below the first value a map is invisible, from the second on it has its full
 # weight; between them it fades in without an edge.
 _FADE = (0.08, 0.6)
@@ -15,81 +17,69 @@ _FADE = (0.08, 0.6)
 _FOG = 0.12
 
 
+def stretch(
+    map_: np.ndarray, low: float | None = None, high: float | None = None
+) -> np.ndarray:
+    """A map with `low` at 0 and `high` at 1; 0 everywhere if they are equal.
+
+    By default they are its own extremes.
+    """
+    low = map_.min() if low is None else low
+    high = map_.max() if high is None else high
+    if not high > low:
+        return np.zeros_like(map_)
+    return (map_ - np.float32(low)) / np.float32(high - low)
+
+
 def heat(saliency: np.ndarray) -> np.ndarray:
     """Colours a map: black, purple, red, orange, pale yellow.
 
     The brightness grows with the value, so it also reads in grey and by
-    colour-blind people.
-
-    Args:
-        saliency: float [H, W] in 0 to 1; values outside are clipped, NaN
-            counts as 0.
-
-    Returns:
-        uint8 [H, W, 3].
+    colour-blind people. Values outside of 0 to 1 are clipped, NaN counts as 0.
     """
-    levels = np.rint(255 * _unit(saliency)).astype(np.uint8)
+    unit = np.clip(np.nan_to_num(np.asarray(saliency, np.float32)), 0, 1)
+    levels = np.rint(255 * unit).astype(np.uint8)
     coloured = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
     return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
 
 
-def blend(
-    frame: np.ndarray, saliency: np.ndarray, *, alpha: float = 0.75
+def over(
+    frame: np.ndarray,
+    map_: np.ndarray,
+    *,
+    view: str = "heat",
+    alpha: float = 0.75,
 ) -> np.ndarray:
-    """Draws a map over a frame, transparent where saliency is low.
+    """Draws a map over a frame, with the colours of its own range.
 
     Args:
         frame: uint8 [H, W, 3].
-        saliency: float [h, w] in 0 to 1; resized to the frame.
-        alpha: How opaque the map is at its strongest, 0 to 1.
-
-    Returns:
-        uint8 [H, W, 3].
+        map_: float32 [h, w]; resized to the frame.
+        view: "heat" colours what is salient, "fog" darkens what is not, at
+            most to an eighth of its light.
+        alpha: Strength, 0 to 1.
     """
-    saliency = _like(frame, saliency)
-    weight = alpha * _ramp(saliency)[..., None]
-    mixed = frame * (1 - weight) + heat(saliency) * weight
+    saliency = stretch(cv2.resize(map_, frame.shape[1::-1]))
+    low, high = _FADE
+    ramp = np.clip((saliency - low) / (high - low), 0, 1)[..., None]
+    ramp = ramp * ramp * (3 - 2 * ramp)
+    if view == "fog":
+        mixed = frame * (1 - alpha * (1 - _FOG) * (1 - ramp))
+    else:
+        weight = alpha * ramp
+        mixed = frame * (1 - weight) + heat(saliency) * weight
     return np.rint(mixed).astype(np.uint8)
 
 
-def fog(
-    frame: np.ndarray, saliency: np.ndarray, *, alpha: float = 0.75
-) -> np.ndarray:
-    """Leaves a frame as it is where saliency is high, and darkens the rest.
-
-    Args:
-        frame: uint8 [H, W, 3].
-        saliency: float [h, w] in 0 to 1; resized to the frame.
-        alpha: How dense the fog is where saliency is lowest, 0 to 1; at 1 an
-            eighth of the light is left.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
-    density = alpha * (1 - _FOG) * (1 - _ramp(_like(frame, saliency)))
-    return np.rint(frame * (1 - density[..., None])).astype(np.uint8)
-
-
-def side_by_side(*images: np.ndarray, gap: int = 4) -> np.ndarray:
-    """Puts images in a row, with a white gap between them.
-
-    Args:
-        *images: uint8 [H, W, 3]; each is scaled to the first one's height.
-        gap: Width of the gap in pixels.
-
-    Returns:
-        uint8 [H, sum of widths and gaps, 3].
-    """
+def side_by_side(*images: np.ndarray) -> np.ndarray:
+    """Images in a row, each of the first one's height, with white gaps."""
     height = images[0].shape[0]
-    white = np.full((height, gap, 3), 255, np.uint8)
+    white = np.full((height, GAP, 3), 255, np.uint8)
     row = [images[0]]
     for image in images[1:]:
-        if image.shape[0] != height:
-            width = max(1, round(image.shape[1] * height / image.shape[0]))
-            image = cv2.resize(
-                image, (width, height), interpolation=cv2.INTER_AREA
-            )
-        row += [white, image]
+        width = max(1, round(image.shape[1] * height / image.shape[0]))
+        size = width, height
+        row += [white, cv2.resize(image, size, interpolation=cv2.INTER_AREA)]
     return np.concatenate(row, axis=1)
 
 
@@ -97,56 +87,24 @@ def annotate(image: np.ndarray, text: str) -> np.ndarray:
     """Writes a line into the lower left corner, readable on any background.
 
     White on a darkened strip. The letters shrink with the image, and further
-    where the line would be wider than it.
-
-    Args:
-        image: uint8 [H, W, 3]; stays as it is.
-        text: One line, such as "random I3D weights".
-
-    Returns:
-        uint8 [H, W, 3].
+    where the line would be wider than it. The image given stays as it is.
     """
+    if not text:
+        return image
     image = image.copy()
     height, width = image.shape[:2]
-    font = cv2.FONT_HERSHEY_SIMPLEX
     margin = max(1, height // 60)
     scale = max(height, 240) / 720
     while True:
+        font = cv2.FONT_HERSHEY_SIMPLEX, scale
         thickness = max(1, round(2 * scale))
-        (wide, high), base = cv2.getTextSize(text, font, scale, thickness)
+        (wide, high), base = cv2.getTextSize(text, *font, thickness)
         if wide <= width - 2 * margin or scale < 0.1:
             break
         scale *= 0.9
     top = max(0, height - high - base - 2 * margin)
     strip = image[top:, : wide + 2 * margin]
     strip[:] = strip // 4
-    cv2.putText(
-        image,
-        text,
-        (margin, height - base - margin),
-        font,
-        scale,
-        (255, 255, 255),
-        thickness,
-        cv2.LINE_AA,
-    )
+    place, white = (margin, height - base - margin), (255, 255, 255)
+    cv2.putText(image, text, place, *font, white, thickness, cv2.LINE_AA)
     return image
-
-
-def _like(frame: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """A map in 0 to 1 of a frame's size."""
-    height, width = frame.shape[:2]
-    return cv2.resize(
-        _unit(saliency), (width, height), interpolation=cv2.INTER_LINEAR
-    )
-
-
-def _ramp(saliency: np.ndarray) -> np.ndarray:
-    """0 where a map fades out, 1 where it is strong, smooth between."""
-    low, high = _FADE
-    ramp = np.clip((saliency - low) / (high - low), 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
-
-
-def _unit(saliency: np.ndarray) -> np.ndarray:
-    return np.clip(np.nan_to_num(np.asarray(saliency, np.float32)), 0, 1)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
@@ -79,6 +80,12 @@ def sync(path: pathlib.Path) -> None:
         os.close(number)
 
 
+def sha256(path: pathlib.Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def refuse_folder(path: pathlib.Path) -> None:
     """Raises FileError if a folder stands where a file is to be made."""
     if path.is_dir():
@@ -89,18 +96,15 @@ def refuse_folder(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which gets its name when it is whole.
+    """A folder to fill, which gets its name, `path`, when it is whole.
 
     Leaving by an exception removes it. Folders above it are made.
-
-    Args:
-        path: The final name; nothing, or an empty folder, stands there.
 
     Yields:
         A hidden folder beside it, another one for each process.
 
     Raises:
-        FileExistsError: Something stands there.
+        FileExistsError: Something but an empty folder stands there.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty:
@@ -158,9 +162,6 @@ def naming(what: str | os.PathLike) -> Iterator[None]:
     """Errors of the system in the block say which file they are about.
 
     Writing to an open file says "No space left on device", and not where.
-
-    Args:
-        what: The file, or its description. One that an error names stays.
     """
     try:
         yield

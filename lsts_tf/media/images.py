@@ -37,22 +37,17 @@ class MapError(files.FileError):
     """A file that is not a map."""
 
 
-class File(NamedTuple):
-    """A file or folder in a folder."""
-
-    path: str
-
-
 class Numbered(NamedTuple):
     """What a folder holds.
 
     Attributes:
-        entries: {number: file or folder}, in the order of the numbers.
+        entries: {number: path of a file or folder}, in the order of the
+            numbers.
         strays: What has no number or another type, and why.
         clashes: Numbers that two names have.
     """
 
-    entries: Mapping[int, File]
+    entries: Mapping[int, str]
     strays: Sequence[str]
     clashes: Sequence[str]
 
@@ -63,19 +58,19 @@ def numbered(
     *,
     folders: bool = False,
 ) -> Numbered:
-    """Files of a folder whose names are numbers.
+    """Files of a folder, not below it, whose names are numbers.
 
     Names that begin with a point are passed over.
 
     Args:
-        folder: Where to look; not below it.
+        folder: Where to look.
         suffixes: Those that count, in small letters.
         folders: Whether folders count too.
 
     Raises:
         MapError: There is no such folder.
     """
-    entries: dict[int, File] = {}
+    entries: dict[int, str] = {}
     strays, clashes = [], []
     try:
         found = sorted(
@@ -105,10 +100,10 @@ def numbered(
         elif not re.fullmatch("[0-9]{1,9}", stem):
             strays.append(f"{entry.path}: its name is not a number")
         elif int(stem) in entries:
-            other = pathlib.PurePath(entries[int(stem)].path).name
+            other = pathlib.PurePath(entries[int(stem)]).name
             clashes.append(f"{entry.path}: has the same number as {other}")
         else:
-            entries[int(stem)] = File(entry.path)
+            entries[int(stem)] = entry.path
     return Numbered(dict(sorted(entries.items())), strays, clashes)
 
 
@@ -154,22 +149,6 @@ def read(path: str | os.PathLike) -> np.ndarray:
 
 
 def _read_array(path: str | os.PathLike) -> np.ndarray:
-    array = _load_array(path)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 2 or 0 in array.shape:
-        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
-    if array.dtype.kind not in "buif":
-        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise MapError(path, "has a value that is NaN or infinite.")
-        if np.abs(array).max() > np.finfo(np.float32).max:
-            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
-    return array
-
-
-def _load_array(path: str | os.PathLike) -> np.ndarray:
     try:
         # Mapped first, because a header may declare any shape, and memory of
         # it would be taken before it is found that the file is too short.
@@ -185,7 +164,19 @@ def _load_array(path: str | os.PathLike) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         found.close()
         raise MapError(path, "an archive; save one array with `np.save`.")
-    return np.array(found)
+    array = np.array(found)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 2 or 0 in array.shape:
+        raise MapError(path, f"a map is [H, W], not {list(array.shape)}.")
+    if array.dtype.kind not in "buif":
+        raise MapError(path, f"a map has real numbers, not {array.dtype}.")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise MapError(path, "has a value that is NaN or infinite.")
+        if np.abs(array).max() > np.finfo(np.float32).max:
+            raise MapError(path, "has a value beyond float32's range, 3.4e38.")
+    return array
 
 
 def file_name(frame: int) -> str:
@@ -194,15 +185,7 @@ def file_name(frame: int) -> str:
 
 
 def write_png(path: pathlib.Path, image: np.ndarray) -> None:
-    """Write a picture.
-
-    Args:
-        path: Where, ending in .png; its folder exists.
-        image: uint8 or uint16, grey [H, W] or RGB [H, W, 3].
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Writes a picture, uint8 or uint16, grey [H, W] or RGB [H, W, 3]."""
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".png", image)
@@ -218,16 +201,11 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
     These are what saliency datasets and models write. Everything else is left
     to OpenCV, and so is the last word on what is damaged.
 
-    Args:
-        data: The file.
-        how: For `cv2.imdecode`. A grey PNG of 8 bits comes as [H, W] whatever
-            it is.
-
     Returns:
-        What `cv2.imdecode` returns: uint8 (unchanged also uint16), grey
-        [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
+        What `cv2.imdecode` returns for `how`: uint8 (unchanged also uint16),
+        grey [H, W], or [H, W, 3 or 4], BGR and BGRA, of colour left unchanged;
         None, if it is no picture or a damaged one, or a PNG of more than
-        2**26 pixels.
+        2**26 pixels. A grey PNG of 8 bits is [H, W] always.
     """
     if data.startswith(_PNG_SIGNATURE) and len(data) >= _PNG_HEADER.size:
         width, height, *kind = _PNG_HEADER.unpack_from(data)
@@ -249,11 +227,8 @@ def decode(data: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray | None:
 def read_frame(path: pathlib.Path) -> np.ndarray:
     """Reads a picture as a frame: uint8 RGB [H, W, 3].
 
-    It is turned as its EXIF says; 16 bits become 8, grey becomes colour, what
-    is transparent is blended over black.
-
-    Args:
-        path: A picture of 8 or 16 bits, in any format that Pillow reads.
+    It has 8 or 16 bits, in any format that Pillow reads, and is turned as its
+    EXIF says; what is transparent is blended over black.
 
     Raises:
         files.FileError: It cannot be read, or holds several pictures.

@@ -67,14 +67,9 @@ def _archive(path: str) -> zipfile.ZipFile:
 class Clip:
     """What there is of a clip.
 
-    Attributes:
-        name: Its name, by which predictions are found.
-        number: The name, if that is a number; otherwise its place in
-            `TrainTestSplit.json`, from 1: the names of "train", those of
-            "public_test" and those of "private_test", each in order.
-        videos: The film.
-        saliency: The film of where people looked.
-        fixations: Where they looked, as points.
+    Predictions are found by its name. Its number is the name, if that is one;
+    otherwise the place in `TrainTestSplit.json`, from 1: the names of "train",
+    those of "public_test" and those of "private_test", each in order.
     """
 
     name: str
@@ -96,16 +91,17 @@ class Clip:
                 for frame in json.loads(self.fixations.read())
             ]
         except (ValueError, TypeError) as error:
-            raise self._no_points(str(error)) from error
-        for number, points in enumerate(found):
-            if points.shape[1:] != (2,) or points.dtype.kind != "i":
-                raise self._no_points(
-                    f"frame {number}: {points.dtype} {list(points.shape)}"
-                )
-        return found
-
-    def _no_points(self, received: str) -> files.FileError:
-        return files.FileError(
+            received = str(error)
+        else:
+            wrong = [
+                f"frame {number}: {points.dtype} {list(points.shape)}"
+                for number, points in enumerate(found)
+                if points.shape[1:] != (2,) or points.dtype.kind != "i"
+            ]
+            if not wrong:
+                return found
+            received = wrong[0]
+        raise files.FileError(
             str(self.fixations),
             "fixations must be a list for each frame, of [row, column] in "
             f"whole pixels. Received: {received}",
@@ -145,12 +141,9 @@ def find(root: str | os.PathLike) -> Files:
             }
         name = _name(place)
         for kind in ("videos", "saliency", "fixations"):
-            above = [p for p in place.parts[:-1] if p.lower().startswith(kind)]
-            if (
-                name
-                and above
-                and (place.suffix == ".json") == (kind == "fixations")
-            ):
+            is_kind = any(p.lower().startswith(kind) for p in place.parts[:-1])
+            is_json = place.suffix == ".json"
+            if name and is_kind and is_json == (kind == "fixations"):
                 clip = clips.setdefault(name, Clip(name=name))
                 if getattr(clip, kind) is None:
                     setattr(clip, kind, file)
@@ -199,11 +192,9 @@ def _number(
     root: str | os.PathLike, clips: Mapping[str, Clip], listed: Sequence[str]
 ) -> None:
     """Gives clips their numbers."""
-    if all(name.isdecimal() for name in clips):
-        for name, clip in clips.items():
-            clip.number = int(name)
-        return
     places = {name: number for number, name in enumerate(listed, 1)}
+    if all(name.isdecimal() for name in clips):
+        places = {name: int(name) for name in clips}
     if unknown := sorted(clips.keys() - places.keys()):
         raise files.FileError(
             root,

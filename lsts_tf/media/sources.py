@@ -6,6 +6,7 @@ the source remembers why: what could be decoded is used. Frames are numbered
 from 0, and nothing holds more than a few of them.
 """
 
+import abc
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -21,7 +22,7 @@ import statistics
 import sys
 import threading
 import time as clock
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from absl import logging
 import cv2
@@ -29,18 +30,10 @@ import numpy as np
 
 from lsts_tf.media import files, images, video
 
-STDIN = "-"
 CAMERA = "camera:"
 PIXEL_FORMATS = ("rgb24", "gray")
 IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"),
     ".pgm",
 )
 # A number in a name: digits, or with one point where no more points stand
@@ -55,8 +48,7 @@ _NAMED = 3
 _Timed = tuple[np.ndarray, float]
 
 
-@runtime_checkable
-class Source(Protocol):
+class Source(abc.ABC):
     """Frames with their times.
 
     Attributes:
@@ -66,24 +58,26 @@ class Source(Protocol):
         size: (width, height) of each frame.
         num_frames: How many there should be; None if nobody knows.
         pixel_aspect: Width of a pixel by its height.
-        identity: Changes if a file does; "" if it cannot be read again.
-        paths: The files that it is read from, which no output may replace.
+        paths: The files that it is read from, which no output may replace;
+            none if it cannot be read again.
     """
 
     name: str
     stem: str
     fps: float
     size: tuple[int, int]
-    num_frames: int | None
-    pixel_aspect: fractions.Fraction
-    identity: str
-    paths: Sequence[pathlib.Path]
+    num_frames: int | None = None
+    pixel_aspect: fractions.Fraction = video.SQUARE
+    paths: Sequence[pathlib.Path] = ()
 
     @property
     def damage(self) -> str:
         """After reading: what is wrong with it, or ""."""
+        return ""
 
-    def __iter__(self) -> Iterator[_Timed]: ...
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[_Timed]:
+        """Yields (frame, time)."""
 
 
 def open_source(
@@ -116,7 +110,7 @@ def open_source(
             logging.warning("The pictures come in the order given: %s.", odd)
         return Images(paths, rate=rate)
     (name,) = names
-    if name == STDIN:
+    if name == "-":
         if sys.stdin.isatty():
             raise ValueError(
                 "Standard input must be a pipe with a film in it. Received: a "
@@ -133,14 +127,11 @@ def open_source(
     return File(name)
 
 
-class File:
+class File(Source):
     """A film; see `video.Video`. One from a named pipe is read once only."""
 
     def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        film: video.Video | None = None,
+        self, path: str | os.PathLike, *, film: video.Video | None = None
     ) -> None:
         self._film = film = video.Video(path) if film is None else film
         self.name = os.fspath(path)
@@ -149,11 +140,7 @@ class File:
         self.size = film.size
         self.num_frames = film.num_frames
         self.pixel_aspect = film.pixel_aspect
-        self.paths: Sequence[pathlib.Path] = ()
-        self.identity = ""
-        if not film.is_pipe:
-            self.paths = (film.path,)
-            self.identity = _identity(self.paths)
+        self.paths = () if film.is_pipe else (film.path,)
         self._error: video.VideoError | None = None
 
     @property
@@ -175,15 +162,11 @@ class Stream(File):
     """A film from a pipe, in a format that says what it is, or raw pixels.
 
     Raw frames are rows of pixels without any gap, as `ffmpeg -f rawvideo`
-    writes them. Y4M says size and rate itself; it is taken for BT.601, as
-    FFmpeg takes it.
+    writes them. Size, rate and pixel format are theirs; see `open_source`.
+    Y4M says size and rate itself; it is taken for BT.601, as FFmpeg takes it.
 
     Args:
         stream: An object with `read1`, such as `sys.stdin.buffer`.
-        size: "WIDTHxHEIGHT" of raw pixels.
-        rate: Frames a second of raw pixels.
-        pixel_format: One of `PIXEL_FORMATS`, of raw pixels.
-        name: What it is called.
 
     Raises:
         video.VideoError: Nothing came that can be decoded.
@@ -197,8 +180,8 @@ class Stream(File):
         size: str = "",
         rate: float | None = None,
         pixel_format: str = "rgb24",
-        name: str = "standard input",
     ) -> None:
+        name = "standard input"
         is_raw = bool(size) or rate is not None
         options = {}
         if is_raw:
@@ -229,7 +212,7 @@ class Stream(File):
         self.stem = "stdin"
 
 
-class Images:
+class Images(Source):
     """Pictures of 8 or 16 bits, one a frame.
 
     Alpha is blended over black. Where one cannot be read, the others are used
@@ -241,8 +224,6 @@ class Images:
         damage: What is wrong with them before they are read, or "".
     """
 
-    pixel_aspect = video.SQUARE
-
     def __init__(
         self,
         paths: Sequence[pathlib.Path],
@@ -250,7 +231,7 @@ class Images:
         rate: float | None = None,
         damage: str = "",
     ) -> None:
-        self.paths: Sequence[pathlib.Path] = tuple(paths)
+        self.paths = tuple(paths)
         for path in self.paths:
             if not path.is_file():
                 raise video.VideoError(path, "no such picture.")
@@ -265,11 +246,19 @@ class Images:
         self.name = os.fspath(first if one else first.parent)
         self.stem = first.stem if one else first.parent.name or "images"
         self.fps = video.FPS_IF_UNKNOWN if rate is None else rate
-        self.num_frames: int | None = len(self.paths)
-        self.identity = _identity(self.paths)
+        self.num_frames = len(self.paths)
         self._reasons = [damage] if damage else []
-        height, width = self._first().shape[:2]
-        self.size = width, height
+        failures = []
+        for path in self.paths:
+            try:
+                height, width = images.read_frame(path).shape[:2]
+            except files.FileError as error:
+                failures.append(error)
+            else:
+                self.size = width, height
+                break
+        else:
+            raise failures[0]
 
     @property
     def damage(self) -> str:
@@ -278,33 +267,21 @@ class Images:
             return ""
         return f"{self.name}: {'; '.join(self._reasons)}."
 
-    def _first(self) -> np.ndarray:
-        failure = None
-        for path in self.paths:
-            try:
-                return images.read_frame(path)
-            except files.FileError as error:
-                failure = failure or error
-        raise failure or ValueError("No picture.")
-
-    def _sized(self, path: pathlib.Path) -> np.ndarray:
-        frame = images.read_frame(path)
-        size = frame.shape[1], frame.shape[0]
-        if size != self.size:
-            raise files.FileError(
-                path, f"is {_by(size)}, the first picture {_by(self.size)}."
-            )
-        return frame
-
     def __iter__(self) -> Iterator[_Timed]:
         failures = []
         for number, path in enumerate(self.paths):
             try:
-                frame = self._sized(path)
+                frame = images.read_frame(path)
             except files.FileError as error:
-                failures.append(f"frame {number} (counted from 0), {error}")
-                continue
-            yield frame, number / self.fps
+                reason = str(error)
+            else:
+                size = frame.shape[1::-1]
+                if size == self.size:
+                    yield frame, number / self.fps
+                    continue
+                told = "is {}x{}, the first picture {}x{}."
+                reason = f"{path}: {told.format(*size, *self.size)}"
+            failures.append(f"frame {number} (counted from 0), {reason}")
         if failures:
             self._reasons.append(
                 f"{len(failures)} of {self.num_frames} pictures cannot be "
@@ -382,33 +359,8 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
     )
 
 
-def _identity(paths: Sequence[pathlib.Path]) -> str:
-    about = [
-        f"{path.resolve()} {found.st_size} {found.st_mtime_ns}"
-        for path in paths
-        for found in [path.stat()]
-    ]
-    return "\n".join(about)
-
-
-def _by(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-class Frames:
-    """Frames that another reader has, which starts anew each time.
-
-    Args:
-        read: Gives them from the first on: uint8 RGB [H, W, 3] each.
-        name: What they are called.
-        stem: The name without what is around it.
-        fps: Frames a second.
-        num_frames: How many there are.
-    """
-
-    pixel_aspect = video.SQUARE
-    paths: Sequence[pathlib.Path] = ()
-    identity = damage = ""
+class Frames(Source):
+    """Frames that `read` gives anew each time, uint8 RGB [H, W, 3]."""
 
     def __init__(
         self,
@@ -423,7 +375,7 @@ class Frames:
         self.name = name
         self.stem = stem
         self.fps = fps
-        self.num_frames: int | None = num_frames
+        self.num_frames = num_frames
         height, width = next(read()).shape[:2]
         self.size = width, height
 
@@ -433,15 +385,11 @@ class Frames:
 
 
 class _Pipe:
-    """What has come by a pipe, without waiting for more.
-
-    Attributes:
-        taken: Bytes that were read.
-    """
+    """What has come by a pipe, without waiting for more."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.taken = 0
+        self.taken = 0  # Bytes.
 
     def read(self, most: int) -> bytes:
         data = self._stream.read1(most)
@@ -459,17 +407,13 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class Camera:
+class Camera(Source):
     """A camera of this machine, "camera:0", until Ctrl-C.
 
     Times are those at which frames were taken from it: a model that is slower
     than the camera sees fewer of them. The first Ctrl-C ends the clip, which
     is then written; a second one breaks off.
     """
-
-    pixel_aspect = video.SQUARE
-    identity = ""
-    paths: Sequence[pathlib.Path] = ()
 
     def __init__(self, name: str, *, rate: float | None = None) -> None:
         index = name.removeprefix(CAMERA)
@@ -480,8 +424,7 @@ class Camera:
             )
         self.name = name
         self.stem = name.replace(":", "")
-        self.num_frames: int | None = None
-        self.damage = ""
+        self._damage = ""
         # PyAV's wheels have no driver of cameras (no V4L2, no AVFoundation).
         self._capture = cv2.VideoCapture(int(index))
         taken, frame = self._capture.read()
@@ -494,6 +437,11 @@ class Camera:
         self.fps = found if rate is None else rate
         self.size = frame.shape[1], frame.shape[0]
 
+    @property
+    def damage(self) -> str:
+        """See `Source`."""
+        return self._damage
+
     def __iter__(self) -> Iterator[_Timed]:
         start, last = clock.monotonic(), -1.0
         try:
@@ -502,7 +450,7 @@ class Camera:
                 while not stopped.is_set():
                     taken, frame = self._capture.read()
                     if not taken:
-                        self.damage = f"{self.name}: it stopped giving frames."
+                        self._damage = f"{self.name}: it stopped giving frames."
                         return
                     last = max(clock.monotonic() - start, last + 0.001)
                     yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), last
@@ -537,9 +485,8 @@ class Clip:
 
     Args:
         source: Frames.
-        start: Its first frame: seconds of the source such as "12.5", or a
-            frame number such as "300f"; "" for the first.
-        end: The frame behind its last, in the same way; "" for none.
+        start: Seconds such as "12.5", or a frame number such as "300f".
+        end: The frame behind the last, in the same way; "" for none.
         skip: Frames of it that are passed over at its start.
 
     Raises:
@@ -621,37 +568,30 @@ def two_readers(
     Returns:
         Frames; and (frame, time).
     """
-    kept = _Kept(KEPT_BYTES)
-    return kept.first(clip), kept.second()
+    kept: collections.deque[tuple[np.ndarray | bytes, float]]
+    kept, plain = collections.deque(), 0
 
-
-class _Kept:
-    """Frames between two readers."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._plain = 0
-        self._queue: collections.deque[tuple[np.ndarray | bytes, float]] = (
-            collections.deque()
-        )
-
-    def first(self, clip: Iterator[_Timed] | Clip) -> Iterator[np.ndarray]:
+    def first() -> Iterator[np.ndarray]:
+        nonlocal plain
         for frame, time in clip:
-            kept: np.ndarray | bytes = frame
-            if self._plain + frame.nbytes > self._limit:
+            if plain + frame.nbytes > KEPT_BYTES:
                 how = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-                kept = cv2.imencode(".png", frame, how)[1].tobytes()
+                data = cv2.imencode(".png", frame, how)[1].tobytes()
+                kept.append((data, time))
             else:
-                self._plain += frame.nbytes
-            self._queue.append((kept, time))
+                plain += frame.nbytes
+                kept.append((frame, time))
             yield frame
 
-    def second(self) -> Iterator[_Timed]:
-        while self._queue:
-            kept, time = self._queue.popleft()
-            if isinstance(kept, bytes):
-                data = np.frombuffer(kept, np.uint8)
+    def second() -> Iterator[_Timed]:
+        nonlocal plain
+        while kept:
+            frame, time = kept.popleft()
+            if isinstance(frame, bytes):
+                data = np.frombuffer(frame, np.uint8)
                 yield np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), time
             else:
-                self._plain -= kept.nbytes
-                yield kept, time
+                plain -= frame.nbytes
+                yield frame, time
+
+    return first(), second()

@@ -29,6 +29,11 @@ import numpy as np
 
 from lsts_tf.media import files
 
+# What films are called in a folder of several files.
+SUFFIXES = (
+    *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
+    *(".mts", ".ts", ".webm", ".wmv"),
+)
 FPS_IF_UNKNOWN = 25.0
 # Width of a pixel by its height.
 SQUARE = fractions.Fraction(1)
@@ -90,7 +95,7 @@ class Video:
         """Opens a film.
 
         Args:
-            path: A file in any format that FFmpeg decodes, or a named pipe.
+            path: A file, or a named pipe.
             pipe: An object with `read`, instead of the file.
             form: FFmpeg's name of the format; by default it is recognised.
             options: FFmpeg's options of that format.
@@ -147,11 +152,7 @@ class Video:
         return self._pass.told()
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields the frames; see `timed`.
-
-        Yields:
-            uint8 [H, W, 3], RGB; a new array each time.
-        """
+        """Yields the frames; see `timed`."""
         for frame, _ in self.timed():
             yield frame
 
@@ -160,9 +161,8 @@ class Video:
 
         Yields:
             uint8 [H, W, 3], RGB (or grey), a new array each time; and seconds
-            from the
-            first frame, greater each time. Where the file says none, a frame
-            comes 1 / fps after the one before.
+            from the first frame, greater each time. Where the file says none,
+            a frame comes 1 / fps after the one before.
 
         Raises:
             TruncatedVideoError: After the last frame: frames are missing or
@@ -219,19 +219,7 @@ class Video:
 
 
 def frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
-    """Yields the frames of a film; see `Video`.
-
-    Args:
-        path: A film.
-
-    Yields:
-        uint8 [H, W, 3], RGB.
-
-    Raises:
-        VideoError: The file cannot be read as a film.
-        TruncatedVideoError: After the last frame: some are missing or
-            damaged.
-    """
+    """Yields the frames of a film, uint8 RGB [H, W, 3]; see `Video`."""
     yield from Video(path)
 
 
@@ -239,9 +227,6 @@ def count_frames(path: str | os.PathLike) -> int:
     """Number of frames of a film.
 
     It is what MP4 lists. Of other containers all are decoded and counted.
-
-    Args:
-        path: A film.
 
     Raises:
         VideoError: The file cannot be read as a film; or frames are counted,
@@ -394,8 +379,6 @@ class _Pass:
 
     Attributes:
         stream: What FFmpeg takes for the film.
-        is_mp4: Whether the container is MP4 or a relative of it.
-        fps: Frames a second.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
         damaged: Numbers of damaged frames, of those that somebody has seen.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import fractions
+import functools
 import math
 import os
 import pathlib
@@ -40,31 +41,20 @@ def _gray10(frame: np.ndarray) -> Any:
     return picture
 
 
-def _gray16(frame: np.ndarray) -> Any:
-    return av.VideoFrame.from_ndarray(frame, format="gray16le")
-
-
 class _Kind(NamedTuple):
-    """What a film may be made of.
-
-    Attributes:
-        dtype: Type of a frame.
-        channels: Its shape behind [H, W].
-        suffix: Of the file.
-        codec: FFmpeg's name of the encoder.
-        pix_fmt: FFmpeg's name of what is stored.
-        crf: Its quality, less is better; "" for one without loss.
-        picture: Makes an `av.VideoFrame` of a frame.
-        tags: Of the colours, by FFmpeg's numbers.
-    """
+    """What a film may be made of; codec, pixels and tags by FFmpeg's names."""
 
     dtype: type
+    # Behind [H, W].
     channels: tuple[int, ...]
     suffix: str
     codec: str
     pix_fmt: str
+    # Less is better; "" for one without loss.
     crf: str
+    # Makes an `av.VideoFrame` of a frame.
     picture: Callable[[np.ndarray], Any]
+    # Of the colours.
     tags: dict[str, int]
 
 
@@ -82,7 +72,11 @@ PIXELS = {
     "gray10": _Kind(
         np.uint16, (), *_H264, "gray10le", "0", _gray10, {"color_range": 2}
     ),
-    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "gray16le", "", _gray16, {}),
+    "gray16": _Kind(
+        *(np.uint16, (), ".mkv", "ffv1", "gray16le", ""),
+        functools.partial(av.VideoFrame.from_ndarray, format="gray16le"),
+        {},
+    ),
 }
 
 
@@ -124,8 +118,7 @@ class Writer:
                 folder that exists.
             fps: Frames a second.
             size: (width, height) of the frames that will come.
-            pixels: One of `PIXELS`. All 256 levels of "gray" are kept apart,
-                as far as H.264 goes.
+            pixels: One of `PIXELS`.
             pixel_aspect: Width of a pixel by its height.
             encoder: Another encoder of "rgb" than FFmpeg's libx264.
             options: Of the encoder, in the place of ours.
@@ -150,14 +143,15 @@ class Writer:
         self._shape = (height, width, *self._kind.channels)
         shared = self._kind.pix_fmt == "yuv420p"
         self._pad = (height % 2, width % 2) if shared else (0, 0)
-        self._ticks = Ticks(fps)
+        self._rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self._base = 1 / (self._rate * _TICKS)
+        self._last = -1
         self._pixel_aspect = pixel_aspect
         self._encoder = encoder or self._kind.codec
         self._options = options
         self._comment = comment
         self._count = 0
         self._first = 0.0
-        self._is_whole = False
 
     def __enter__(self) -> "Writer":
         # PyAV would notice only at the first frame.
@@ -181,9 +175,7 @@ class Writer:
         )
         if self._comment:
             self._container.metadata["comment"] = self._comment
-        stream = self._container.add_stream(
-            self._encoder, rate=self._ticks.rate
-        )
+        stream = self._container.add_stream(self._encoder, rate=self._rate)
         stream.height, stream.width = (
             length + pad
             for length, pad in zip(self._shape, self._pad, strict=False)
@@ -197,7 +189,7 @@ class Writer:
         if self._encoder == "libx265":
             # Apple's players know HEVC by this name only.
             context.codec_tag = "hvc1"
-        context.time_base = self._ticks.base
+        context.time_base = self._base
         context.sample_aspect_ratio = self._pixel_aspect
         for name, value in kind.tags.items():
             setattr(context, name, value)
@@ -213,10 +205,9 @@ class Writer:
         """Appends a frame.
 
         Args:
-            frame: [H, W] or [H, W, 3] of the size and pixels given at the
-                start.
-            time: Its time in seconds, later than the one before; the first
-                may have any. By default frames have equal distances.
+            frame: [H, W] or [H, W, 3].
+            time: Its seconds, later than the one before; the first may have
+                any. By default frames have equal distances.
             change: Is given the `av.VideoFrame` that was made of it, and
                 returns the one to encode.
 
@@ -234,29 +225,19 @@ class Writer:
             pad = [(0, p) for p in self._pad] + [(0, 0)] * (frame.ndim - 2)
             frame = np.pad(frame, pad, mode="edge")
         if time is None:
-            time = self._count / float(self._ticks.rate)
+            time = self._count / float(self._rate)
         if not self._count:
             self._first = time
         picture = self._kind.picture(np.ascontiguousarray(frame))
-        self._ticks.stamp(picture, time - self._first)
+        frames = (time - self._first) * float(self._rate)
+        if abs(frames - round(frames)) <= _ROUNDED * self._rate:
+            frames = round(frames)
+        self._last = max(round(frames * _TICKS), self._last + 1)
+        picture.pts, picture.duration = self._last, _TICKS
+        picture.time_base = self._base
         with naming(self.path):
             self._container.mux(self._stream.encode(change(picture)))
         self._count += 1
-
-    def finish(self) -> None:
-        """Closes and checks the file; at the end of the block it is renamed.
-
-        The block does so itself. Before, it is for those who make several
-        files that are to appear together.
-
-        Raises:
-            VideoError: It could not be written whole.
-        """
-        if not self._is_whole:
-            with naming(self.path), self._container:
-                self._container.mux(self._stream.encode())
-            check_written(self.path, self._count, at=self._hidden)
-            self._is_whole = True
 
     def __exit__(
         self,
@@ -266,7 +247,9 @@ class Writer:
     ) -> None:
         if kind is None:
             with self._files:
-                self.finish()
+                with naming(self.path), self._container:
+                    self._container.mux(self._stream.encode())
+                check_written(self.path, self._count, at=self._hidden)
             return
         # What went wrong first is what the caller has to see.
         with contextlib.suppress(av.error.FFmpegError):
@@ -276,11 +259,7 @@ class Writer:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Errors of FFmpeg in the block become ones that name a file.
-
-    Raises:
-        VideoError: Instead of `av.error.FFmpegError`.
-    """
+    """Errors of FFmpeg in the block become `VideoError`, which names a file."""
     try:
         yield
     except av.error.FFmpegError as error:
@@ -290,15 +269,9 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
-    """Counts the frames in a file that was written.
+    """Raises VideoError unless `count` frames are in the file `at`.
 
-    Args:
-        path: The file that was wanted.
-        count: How many frames were written.
-        at: Where it is until then.
-
-    Raises:
-        VideoError: Another number of frames than that, or none.
+    It becomes `path` later.
     """
     if not count:
         raise video.VideoError(path, "no frame was written to it.")
@@ -310,33 +283,3 @@ def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
             f"{count} frames were written and {found} can be read back. "
             "Is the disk full?",
         )
-
-
-class Ticks:
-    """Times as an encoder of PyAV counts them.
-
-    Args:
-        fps: Frames a second.
-
-    Attributes:
-        rate: The same as a fraction.
-        base: Seconds of a tick.
-    """
-
-    def __init__(self, fps: float) -> None:
-        self.rate = fractions.Fraction(fps).limit_denominator(100_000)
-        self.base = 1 / (self.rate * _TICKS)
-        self._last = -1
-
-    def stamp(self, picture: Any, time: float) -> None:
-        """Give an `av.VideoFrame` its time, in seconds from the first."""
-        rate = float(self.rate)
-        even = round(time * rate)
-        if abs(time - even / rate) <= _ROUNDED:
-            ticks = even * _TICKS
-        else:
-            ticks = round(time * rate * _TICKS)
-        self._last = max(ticks, self._last + 1)
-        picture.pts = self._last
-        picture.duration = _TICKS
-        picture.time_base = self.base

@@ -7,23 +7,8 @@ height), as continuous coordinates: the frame is [0, width] x [0, height], and
 the middle of its first pixel is (0.5, 0.5). Boxes are (left, top, right,
 bottom). Lengths without a unit are in diagonals of the frame.
 
-A map of zeros has no attention: no regions, no places, `None` for every number
-but `hot_spots`, which is 0. A constant map above zero is spread evenly: focus
-0, one region that is the whole frame.
-
-Definitions
-
-region       Connected pixels (8 neighbours) at or above half of the map's
-             maximum that hold at least 1 % of the attention. Centre: weighted
-             by attention.
-strongest    The middle of the pixel with the highest value; of several, the
-             first in reading order.
-hot spots    The number of regions.
-centroid     Mean place, weighted by attention.
-dispersion   Root of the mean squared distance from the centroid.
-entropy      Shannon's, divided by that of a uniform map: 0 is one pixel, 1 is
-             everywhere alike. Focus is 1 - entropy.
-jump         How far the strongest point is from that of the frame before.
+docs/attention.md defines what is measured, also of maps of zeros and constant
+ones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,11 +44,7 @@ Place = tuple[float, float]
 class Region(NamedTuple):
     """A part of the frame that stands out.
 
-    Attributes:
-        centre: (x, y), weighted by attention.
-        box: (left, top, right, bottom).
-        share: Of all attention, 0 to 1.
-        peak: Highest value of the map in it.
+    `share` is of all attention, 0 to 1, `peak` the map's highest value in it.
     """
 
     centre: Place
@@ -73,7 +54,7 @@ class Region(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """All that is known of one frame; the words are those of the module.
+    """All that is known of one frame; see docs/attention.md.
 
     Attributes:
         time: Seconds from the start of the clip.
@@ -120,11 +101,7 @@ class Measurer:
         self._rows: list[Measures] = []
 
     def __call__(self, map_: np.ndarray, time: float) -> Measures:
-        """Measures of the next frame.
-
-        Args:
-            map_: float [h, w].
-            time: Its seconds.
+        """Measures of the next frame: of a map, float [h, w], and its seconds.
 
         Raises:
             ValueError: No map.
@@ -250,14 +227,10 @@ def _total(map_: np.ndarray) -> float:
 
 
 def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
-    """Regions of a map with attention.
+    """Regions of a map with attention, and of this sum.
 
-    Args:
-        map_: float [h, w].
-        total: Its sum.
-        scale: Pixels of the source in a pixel of the map, along x and y.
+    `scale` is pixels of the source in a pixel of the map, along x and y.
     """
-    scale_x, scale_y = scale
     labels, _ = ndimage.label(map_ >= _FRACTION * map_.max(), np.ones((3, 3)))
     found = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
@@ -267,18 +240,14 @@ def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
             continue
         rows, columns = place
         y, x = ndimage.center_of_mass(inside.astype(np.float64))
+        first = np.array([columns.start, rows.start])
+        last = np.array([columns.stop, rows.stop])
+        left, top, right, bottom = [*first * scale, *last * scale]
+        centre_x, centre_y = (first + (x, y) + 0.5) * scale
         found.append(
             Region(
-                centre=(
-                    (columns.start + x + 0.5) * scale_x,
-                    (rows.start + y + 0.5) * scale_y,
-                ),
-                box=(
-                    columns.start * scale_x,
-                    rows.start * scale_y,
-                    columns.stop * scale_x,
-                    rows.stop * scale_y,
-                ),
+                centre=(float(centre_x), float(centre_y)),
+                box=(float(left), float(top), float(right), float(bottom)),
                 share=mass / total,
                 peak=float(inside.max()),
             )
@@ -351,28 +320,21 @@ def coverage(
 def read_areas(
     path: str | os.PathLike, size: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """Areas of interest from a JSON file.
-
-        {"unit": "pixels",
-         "areas": {"logo": [[10, 20], [110, 20], [110, 60], [10, 60]]}}
+    """Areas of interest from a JSON file; see docs/attention.md.
 
     Args:
-        path: The file. `unit` is "pixels" of the source, or "fractions" of
-            its width and height. A polygon has at least three corners.
+        path: The file.
         size: (width, height) of the source.
 
     Returns:
         Polygons by name, float64 [corners, 2] in pixels of the source.
 
     Raises:
+        OSError: It cannot be read.
         files.FileError: It is something else.
     """
     try:
         data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise files.FileError(
-            path, f"cannot be read ({error.strerror})."
-        ) from error
     except ValueError as error:
         raise files.FileError(path, f"not JSON ({error}).") from error
     scales = {"pixels": (1, 1), "fractions": size}
@@ -412,13 +374,9 @@ def read_areas(
 
 
 class Stop(NamedTuple):
-    """A stop of the gaze path.
+    """A stop of the gaze path: seconds, and the mean of the strongest points.
 
-    Attributes:
-        start: Seconds.
-        end: Seconds.
-        place: Mean of the strongest points.
-        frames: In how many the strongest point was there.
+    `frames` is in how many the strongest point was there.
     """
 
     start: float
@@ -435,8 +393,6 @@ def gaze_path(
 ) -> list[Stop]:
     """Where the strongest point rests, one stop after the other.
 
-    A stop lasts while the strongest point stays within a tenth of the diagonal
-    of the stop's mean place, or leaves it for less than a tenth of a second.
     Frames without attention end nothing.
 
     Args:
@@ -501,10 +457,7 @@ class Measuring(sink.Sink):
 class JsonLines(Measuring):
     """One JSON object a line and frame, and `summary.json` of the clip.
 
-    A line holds `frame` (from 0), `time`, `regions` (the strongest, each with
-    `centre`, `box`, `share` and `peak`), `strongest`, `centroid`,
-    `dispersion`, `entropy`, `focus`, `hot_spots`, `jump` and `areas`, as
-    docs/attention.md says. Places are in pixels of the source, to a hundredth.
+    docs/attention.md says what they hold.
     """
 
     BESIDE = ("summary.json",)

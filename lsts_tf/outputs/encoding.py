@@ -21,7 +21,7 @@ import av
 import numpy as np
 from scipy import sparse
 
-from lsts_tf.outputs import pictures, sink
+from lsts_tf.outputs import sink
 
 _QP_RANGE = 51
 # What the text format holds.
@@ -43,24 +43,16 @@ class Rectangle(NamedTuple):
     height: int
     offset: int
 
-    def addroi(self) -> dict[str, str]:
+    def addroi(self) -> str:
         """Arguments of FFmpeg's filter of this name."""
-        return {
-            "x": str(self.x),
-            "y": str(self.y),
-            "w": str(self.width),
-            "h": str(self.height),
-            "qoffset": f"{self.offset / _QP_RANGE:.6f}",
-        }
+        qoffset = f"{self.offset / _QP_RANGE:.6f}"
+        return "x={}:y={}:w={}:h={}:qoffset={}".format(*self[:4], qoffset)
 
 
 def _overlaps(cells: int, pixels: int, block: int) -> sparse.csr_array:
     """Which shares of a block each cell of a map fills, along one axis.
 
-    Args:
-        cells: Of the map; they divide the pixels equally.
-        pixels: Of the frame.
-        block: Pixels in a block; the last one is cut off.
+    The cells divide the frame's pixels equally; the last block is cut off.
 
     Returns:
         float64 [blocks, cells]; each row's sum is 1.
@@ -100,20 +92,13 @@ class Blocks(sink.Sink):
     )
 
     def grid(self, map_: np.ndarray) -> np.ndarray:
-        """QP offsets of a frame from its map.
+        """QP offsets of a frame, int8 [rows, columns], from its map.
 
-        A block's saliency s is the mean of the map in it, divided by the
-        highest of all blocks. Its offset is c - strength * s. By the rule of
-        thumb that six steps of QP halve or double a block's bits, c is chosen
-        so that the whole frame keeps its number of bits: the mean of
-        2^(-offset / 6) is 1. If an offset is then above `floor`, all are
-        lowered by what it is too high, and the frame grows.
+        docs/encoding.md has the formula. If an offset is above `floor`, all
+        are lowered by what it is too high, and the frame grows.
 
         Args:
-            map_: float [h, w], not negative.
-
-        Returns:
-            int8 [rows, columns], rounded; 0 everywhere for a constant map.
+            map_: float [h, w], not negative; a constant one changes nothing.
         """
         width, height = self.size
         rows = _overlaps(map_.shape[0], height, self.block)
@@ -147,15 +132,7 @@ class Blocks(sink.Sink):
 @sink.output("roi", "roi.npy")
 @dataclasses.dataclass(kw_only=True)
 class Offsets(Blocks):
-    """Grids of QP offsets of all frames, in four files.
-
-    * NAME.npy: int8 [frames, rows, columns].
-    * NAME.json: block, strength, floor, size, fps, frames, note, format.
-    * NAME.txt: a line "FRAME P 0" for each frame and then its grid, a line a
-      row, offsets within -12 ... 12. It is the layout that FFmpeg's
-      development version documents for `-qpfile` of libx264.
-    * NAME.addroi: the mean grid of the clip as a filter of FFmpeg.
-    """
+    """Grids of QP offsets of all frames, in four files; docs/encoding.md."""
 
     BESIDE = (".json", ".txt", ".addroi")
 
@@ -164,26 +141,21 @@ class Offsets(Blocks):
         self._shape = -(-height // self.block), -(-width // self.block)
         self._sum = np.zeros(self._shape, np.int64)
         array_path, *others = self.paths()
-        self._array = pictures.GrowingArray(
-            self.enter(self.hidden(array_path).open("wb")), self._shape, "i1"
-        )
+        self._array = self.array(array_path, self._shape, "|i1")
         self._about, self._text, self._filter = map(self.text, others)
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         grid = self.grid(map_)
-        self._array.append(grid)
+        self._array.write(grid.tobytes())
         self._sum += grid
         rows = np.clip(grid, -_MOST, _MOST).tolist()
         lines = (" ".join(map(str, row)) for row in rows)
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
 
     def _finish(self) -> None:
-        self._array.finish()
+        self.array_header(self._array, self._shape, "|i1")
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
-        filters = (
-            "addroi=" + ":".join(f"{k}={v}" for k, v in one.addroi().items())
-            for one in self.rectangles(mean)
-        )
+        filters = (f"addroi={each.addroi()}" for each in self.rectangles(mean))
         self._filter.write((",\n".join(filters) or "null") + "\n")
         rows, columns = self._shape
         about = {
@@ -251,7 +223,7 @@ def _marked(
             format=picture.format,
             time_base=picture.time_base,
         ),
-        *(graph.add("addroi", **one.addroi()) for one in found),
+        *(graph.add("addroi", one.addroi()) for one in found),
         graph.add("buffersink"),
     ).configure()
     graph.vpush(picture)

@@ -13,16 +13,12 @@ import cv2
 import numpy as np
 
 from lsts_tf import parts
-from lsts_tf.media import draw, files, images
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import draw, files, images, video
 from lsts_tf.outputs import sink
 
-VIEWS = ("heat", "fog")
 NORMALIZE = ("none", "frame", "clip", "sum")
 MAP_SIZES = ("source", "model")
 
-# Between a frame and its overlay.
-_GAP = 4
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
@@ -31,44 +27,12 @@ alpha_option = functools.partial(
 )
 
 
-def stretch(map_: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A map with `low` at 0 and `high` at 1; 0 everywhere if they are equal."""
-    if not high > low:
-        return np.zeros_like(map_)
-    return (map_ - np.float32(low)) / np.float32(high - low)
-
-
 def to_uint16(map_: np.ndarray) -> np.ndarray:
     """A map in [0, 1] as levels 0 to 65,535."""
     return np.rint(np.clip(map_, 0.0, 1.0) * 65535.0).astype(np.uint16)
 
 
 _LEVELS = {8: images.to_uint8, 16: to_uint16}
-
-
-def drawn(
-    frame: np.ndarray,
-    map_: np.ndarray,
-    *,
-    view: str = "heat",
-    alpha: float,
-) -> np.ndarray:
-    """A map over a frame, with the colours of its own range.
-
-    Args:
-        frame: uint8 RGB [H, W, 3].
-        map_: float32 [h, w].
-        view: "heat" colours what is salient, "fog" darkens what is not.
-        alpha: Strength, 0 to 1.
-
-    Returns:
-        uint8 RGB [H, W, 3].
-    """
-    size = frame.shape[1], frame.shape[0]
-    large = cv2.resize(map_, size, interpolation=cv2.INTER_LINEAR)
-    shown = stretch(large, float(large.min()), float(large.max()))
-    over = {"heat": draw.blend, "fog": draw.fog}[view]
-    return over(frame, shown, alpha=alpha)
 
 
 # === Films to watch ===
@@ -80,7 +44,9 @@ def drawn(
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
 
-    view: str = sink.option("heat", "How overlays are drawn", choices=VIEWS)
+    view: str = sink.option(
+        "heat", "How overlays are drawn", choices=draw.VIEWS
+    )
     alpha: float = alpha_option()
     #: Whether the frame stands to its left.
     beside: bool = False
@@ -88,14 +54,14 @@ class Overlay(sink.Sink):
     def _open(self) -> None:
         width, height = self.size
         if self.beside:
-            width = 2 * width + _GAP
+            width = 2 * width + draw.GAP
         self._film = self.film((width, height))
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        picture = drawn(frame, map_, view=self.view, alpha=self.alpha)
+        picture = draw.over(frame, map_, view=self.view, alpha=self.alpha)
         if self.beside:
-            picture = draw.side_by_side(frame, picture, gap=_GAP)
-        self._film.write(self.noted(picture), time)
+            picture = draw.side_by_side(frame, picture)
+        self._film.write(draw.annotate(picture, self.note), time)
 
 
 # === Maps ===
@@ -159,7 +125,8 @@ class Maps(sink.Sink):
             self._waiting.seek(0)
             for place in range(self.count):
                 time = float(np.load(self._waiting))
-                map_ = stretch(np.load(self._waiting), self._low, self._high)
+                map_ = np.load(self._waiting)
+                map_ = draw.stretch(map_, self._low, self._high)
                 self._put(self._scaled(map_), place, time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
@@ -167,7 +134,7 @@ class Maps(sink.Sink):
         if map_.shape[::-1] != size:
             map_ = cv2.resize(map_, size, interpolation=cv2.INTER_LINEAR)
         if self.normalize == "frame":
-            return stretch(map_, float(map_.min()), float(map_.max()))
+            return draw.stretch(map_)
         if self.normalize == "sum":
             total = float(map_.sum(dtype=np.float64))
             return map_ / np.float32(total) if total > 0 else map_
@@ -191,11 +158,38 @@ class Saliency(Maps):
         self._film = self.film(
             self.written_size,
             pixels={8: "gray", 16: "gray16"}[self.bits],
-            pixel_aspect=self.pixel_aspect if of_source else video_lib.SQUARE,
+            pixel_aspect=self.pixel_aspect if of_source else video.SQUARE,
         )
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         self._film.write(_LEVELS[self.bits](map_), time)
+
+
+@sink.output("msu", "{video}.mp4")
+@dataclasses.dataclass(kw_only=True)
+class Submission(sink.Sink):
+    """What AIM 2024, NTIRE 2026 and CrowdSAL take: a grey film of 10 bits.
+
+    It has the name, size and number of frames of the film. Each map is
+    stretched over its own range, as the challenges' program does when it reads.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first or self.step != 1:
+            raise ValueError(
+                "A submission has a map for each frame: leave out --every and "
+                f"--first_frames=skip. Received: the first map is of frame "
+                f"{self.first}, then of each {self.step}."
+            )
+
+    def _open(self) -> None:
+        self._film = self.film(self.size, pixels="gray10")
+
+    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        large = cv2.resize(map_, self.size, interpolation=cv2.INTER_LINEAR)
+        levels = np.rint(draw.stretch(large) * 1023.0)
+        self._film.write(levels.astype(np.uint16), time)
 
 
 @sink.output("dhf1k", "{video}")
@@ -248,41 +242,6 @@ class Pictures(Maps):
                 )
 
 
-class GrowingArray:
-    """A file of NumPy whose first axis grows.
-
-    Args:
-        file: Open for writing, and empty.
-        shape: Of an item.
-        dtype: Of a number.
-    """
-
-    def __init__(
-        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
-    ) -> None:
-        self._file = file
-        self._shape = shape
-        self._dtype = np.dtype(dtype)
-        self._count = 0
-        self.finish()
-
-    def append(self, item: np.ndarray) -> None:
-        """Writes an item behind the others."""
-        self._file.write(item.astype(self._dtype).tobytes())
-        self._count += 1
-
-    def finish(self) -> None:
-        """Makes it a file that NumPy reads."""
-        about = {
-            "descr": self._dtype.str,
-            "fortran_order": False,
-            "shape": (self._count, *self._shape),
-        }
-        # NumPy leaves room in a header for the first axis to grow.
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, about)
-
-
 @sink.output("npy", "maps.npy")
 @dataclasses.dataclass(kw_only=True)
 class Array(Maps):
@@ -295,15 +254,14 @@ class Array(Maps):
 
     def _open(self) -> None:
         super()._open()
-        file = self.enter(self.hidden(self.path).open("wb"))
-        self._array = GrowingArray(file, self.written_size[::-1], "<f4")
+        self._file = self.array(self.path, self.written_size[::-1], "<f4")
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
-        self._array.append(map_)
+        self._file.write(map_.astype("<f4").tobytes())
 
     def _finish(self) -> None:
         super()._finish()
-        self._array.finish()
+        self.array_header(self._file, self.written_size[::-1], "<f4")
 
 
 @sink.output("stdout")

@@ -5,26 +5,11 @@ width and height, so it moves along one axis only. A position is the distance
 of its left (or upper) edge from the frame's, in pixels, even. Numbers of
 frames count from 0.
 
-How the path is found, in two steps for each scene:
-
-1. Dynamic programming over a grid of positions minimises
-
-       sum over frames of (1 - kept) / fps  +  stiffness * travel
-
-   where `kept` is the share of attention inside the crop and `travel` the way
-   in lengths of the crop along its axis. So the crop rests, and moves where
-   that keeps more attention than it costs. The minimum is over the whole
-   scene, except that a position is settled once `lookahead` more seconds are
-   known, so that few frames wait for theirs.
-2. Each move is eased by a Gaussian of `ease` seconds along time, within the
-   scene, and rounded to even pixels.
-
-A scene begins where the histograms of two frames in a row differ by more than
-`cut`: 8 x 8 x 8 colours of the frame shrunk to 96 x 54 pixels, half of the sum
-of the differences of their shares, 0 to 1. Fades are no cuts.
-
-Frames without attention cost nothing anywhere. Of positions that cost the same
-the one nearer to the middle is taken.
+docs/reframe.md says how its path is found: by dynamic programming within each
+scene, then eased. The minimum is over the whole scene, except that a position
+is settled once `lookahead` more seconds are known, so that few frames wait for
+theirs. Frames without attention cost nothing anywhere. Of positions that cost
+the same the one nearer to the middle is taken.
 """
 
 import collections
@@ -39,6 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lsts_tf.media import draw
 from lsts_tf.outputs import sink
 
 # Positions of the grid at most; a map has no finer detail.
@@ -68,12 +54,7 @@ def read_aspect(text: str) -> float:
 
 
 def crop_size(size: tuple[int, int], aspect: float) -> tuple[int, int]:
-    """The largest even (width, height) of an aspect inside a frame.
-
-    Args:
-        size: (width, height) of the frame.
-        aspect: Width by height, in pixels of the frame. What even numbers can
-            come closest to it.
+    """The largest even (width, height) closest to an aspect inside a frame.
 
     Raises:
         ValueError: The frame is smaller than 2 x 2 pixels.
@@ -124,18 +105,19 @@ def _axis(size: tuple[int, int], crop: tuple[int, int]) -> int:
 
 
 class Cuts:
-    """Finds cuts, frame by frame; see the module."""
+    """Finds cuts, frame by frame, by histograms of 8 x 8 x 8 colours.
+
+    Args:
+        threshold: Half of the sum of the differences of their shares, 0 to 1,
+            that is a cut between two frames, shrunk to 96 x 54 pixels.
+    """
 
     def __init__(self, *, threshold: float = 0.5) -> None:
         self._threshold = threshold
         self._before: np.ndarray | None = None
 
     def __call__(self, frame: np.ndarray) -> bool:
-        """Whether a scene begins with this frame; the first one does.
-
-        Args:
-            frame: uint8 RGB [H, W, 3].
-        """
+        """Whether a scene begins with this frame; the first one does."""
         small = cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA)
         counts = cv2.calcHist(
             [small], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3
@@ -232,19 +214,10 @@ class Path:
 @sink.output("reframed", "reframed.mp4")
 @dataclasses.dataclass(kw_only=True)
 class Reframe(sink.Sink):
-    """The clip in another aspect, and the path of its crop, in four files.
-
-    * NAME.mp4: the crop, H.264, with the source's number of frames.
-    * NAME.json: sizes, settings, cuts, and `frame`, `time`, `x`, `y`, `kept`
-      of each frame.
-    * NAME.csv: the same columns.
-    * NAME.sendcmd: commands for FFmpeg's `crop`; its first line says how to
-      use it.
+    """The clip in another aspect, and the path of its crop; docs/reframe.md.
 
     Frames wait for their position in a temporary file beside the output, for
-    `lookahead` and three times `ease` seconds. A note of the weights is
-    written on the picture. The crop has its aspect as it is seen, where pixels
-    are not square too.
+    `lookahead` and three times `ease` seconds.
     """
 
     BESIDE = (".json", ".csv", ".sendcmd")
@@ -337,7 +310,7 @@ class Reframe(sink.Sink):
             data = self._frames.read(self._bytes)
             frame = np.frombuffer(data, np.uint8).reshape(*self.size[::-1], 3)
             crop = frame[y : y + height, x : x + width]
-            self._film.write(self.noted(crop), time)
+            self._film.write(draw.annotate(crop, self.note), time)
 
     def _seek(self, number: int) -> None:
         """Goes to where a frame waits, in a ring of as many as may wait."""

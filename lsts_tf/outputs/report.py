@@ -7,7 +7,7 @@ user named is escaped. The page itself is `templates/report.html`.
 """
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 
-from lsts_tf.media import writer
+from lsts_tf.media import draw, writer
 from lsts_tf.outputs import attention, pictures, sink
 
 LIMIT = 48 * 2**20
@@ -48,31 +48,32 @@ class Report(attention.Measuring):
     def _open(self) -> None:
         self._page = self.text(self.path)
         self._shown = _even(self.size, WIDTH)
-        self._stills = _Thinned(_STILLS)
+        self._stills: list[dict[str, Any]] = []
+        self._step = 1
         # Its own block, which ends before the page is written.
         self._filming = self.enter(contextlib.ExitStack())
-        self._film = self._filming.enter_context(
-            writer.Writer(
-                self.hidden(pathlib.Path("overlay.mp4")),
-                fps=self.fps,
-                size=self._shown,
-            )
-        )
+        path = self.hidden(pathlib.Path("overlay.mp4"))
+        film = writer.Writer(path, fps=self.fps, size=self._shown)
+        self._film = self._filming.enter_context(film)
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         measures = self.measure(map_, time)
         small = cv2.resize(frame, self._shown, interpolation=cv2.INTER_AREA)
-        drawn = self.noted(pictures.drawn(small, map_, alpha=self.alpha))
+        drawn = draw.over(small, map_, alpha=self.alpha)
+        drawn = draw.annotate(drawn, self.note)
         self._film.write(drawn, time)
-        self._stills.add(
-            lambda number: {
-                "number": number,
+        if self.count % self._step == 0:
+            still = {
+                "number": self.count,
                 "time": time,
                 "regions": measures.regions,
                 "focus": measures.focus,
                 "picture": _data_url("image/jpeg", _jpeg(drawn)),
-            },
-        )
+            }
+            self._stills.append(still)
+        # Of a clip of any length a few are kept, evenly spread.
+        if len(self._stills) > 2 * _STILLS:
+            self._stills, self._step = self._stills[::2], 2 * self._step
 
     def _finish(self) -> None:
         self._filming.close()
@@ -93,14 +94,15 @@ class Report(attention.Measuring):
         panels = [_panel("Focus", lines, across)]
         if curves:
             lines = [
-                (f"area{i}", str(name), _COLOURS[i % len(_COLOURS)], curve)
-                for i, (name, curve) in enumerate(
-                    zip(shares, curves, strict=True)
-                )
+                (f"area{i}", str(name), _COLOURS[i % len(_COLOURS)], curves[i])
+                for i, name in enumerate(shares)
             ]
             panels.append(_panel("Share of attention", lines, across))
         film = self._film.path
-        stills = self._stills.items()
+        fits = film.stat().st_size <= LIMIT
+        last = len(self._stills) - 1
+        places = np.linspace(0, last, min(last + 1, _STILLS))
+        stills = [self._stills[round(place)] for place in places]
         return {
             "title": self.title or self.path.stem,
             "note": self.note,
@@ -111,9 +113,7 @@ class Report(attention.Measuring):
             "fps": self.fps,
             "size": self.size,
             "shown": self._shown,
-            "film": _data_url("video/mp4", film.read_bytes())
-            if film.stat().st_size <= LIMIT
-            else "",
+            "film": fits and _data_url("video/mp4", film.read_bytes()),
             "limit": LIMIT,
             "stills": stills,
             "summary": self.measure.summary(),
@@ -136,11 +136,11 @@ class Report(attention.Measuring):
 
     def _made_with(self) -> Iterator[tuple[str, str]]:
         """(name, value); names of nested mappings are joined by points."""
-        for row in pd.json_normalize(dict(self.about)).to_dict("records"):
-            for name, value in row.items():
-                is_list = isinstance(value, list | tuple)
-                text = ", ".join(map(str, value)) if is_list else str(value)
-                yield str(name), text
+        about = pd.json_normalize(dict(self.about))
+        for name, (value,) in about.items():
+            is_list = isinstance(value, list | tuple)
+            text = ", ".join(map(str, value)) if is_list else str(value)
+            yield str(name), text
 
 
 @functools.cache
@@ -157,31 +157,6 @@ def _template() -> jinja2.Template:
         "clock": _clock,
     }
     return environment.get_template("report.html")
-
-
-class _Thinned:
-    """At most 2 * `most` items, evenly spread over all that came."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._step = 1
-        self._count = 0
-        self._items: list[Any] = []
-
-    def add(self, make: Callable[[int], Any]) -> None:
-        """Takes an item; `make` gets its number, if it is kept."""
-        number, self._count = self._count, self._count + 1
-        if number % self._step == 0 and len(self._items) == 2 * self._most:
-            self._items = self._items[::2]
-            self._step *= 2
-        if number % self._step == 0:
-            self._items.append(make(number))
-
-    def items(self) -> list[Any]:
-        """At most `most` of them, with the first and the last one."""
-        count = len(self._items)
-        places = np.linspace(0, count - 1, min(count, self._most))
-        return [self._items[round(place)] for place in places]
 
 
 def _panel(
@@ -205,14 +180,13 @@ def _panel(
     def height(value: Any) -> Any:
         return 100 * (1 - (value - low) / (high - low))
 
+    is_focus = lines[0][0] == "focus"
     return {
         "title": title,
         "marks": [
             {
                 "height": height(value),
-                "word": f"{value:.4g}"
-                if lines[0][0] == "focus"
-                else f"{100 * value:.4g} %",
+                "word": f"{value:.4g}" if is_focus else f"{100 * value:.4g} %",
             }
             for value in _ticks(low, high, 4)
         ],

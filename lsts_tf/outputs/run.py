@@ -5,7 +5,7 @@ stopped if it can, and writes a record beside the files. docs/predict.md says
 what a user sees of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -19,13 +19,11 @@ import time as clock
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
-import numpy as np
 import tqdm
 
 from lsts_tf import outputs as outputs_package
 from lsts_tf import windows
-from lsts_tf.media import files, sources
-from lsts_tf.media import video as video_lib
+from lsts_tf.media import files, sources, video
 from lsts_tf.outputs import sink
 
 if TYPE_CHECKING:
@@ -50,11 +48,7 @@ def numbered(stem: str) -> str:
 
 def users(option: str) -> list[str]:
     """Names of the outputs that have an option."""
-    return [
-        name
-        for name, kind in KINDS.items()
-        if option in {field.name for field in kind.make.options()}
-    ]
+    return [n for n, kind in KINDS.items() if option in kind.make.options()]
 
 
 def predict(
@@ -115,35 +109,7 @@ def predict(
         dict(about or {}),
     )
     job.make(outputs, options or {})
-    record = job.record()
-    started = datetime.datetime.now(datetime.UTC)
-    begin = clock.perf_counter()
-    with contextlib.ExitStack() as stack:
-        for made in job.made.values():
-            made.job = job.identity(record)
-            if made.paths():
-                made.path.parent.mkdir(parents=True, exist_ok=True)
-        if job.folder is not None:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(files.replacing(job.record_path))
-        for made in job.made.values():
-            stack.enter_context(made)
-        record |= job.write()
-        for made in job.made.values():
-            made.damage = source.damage
-            made.complete()
-        if job.folder is not None:
-            record |= {
-                "damage": source.damage,
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(clock.perf_counter() - begin, 3),
-            }
-            text = json.dumps(record, indent=2, ensure_ascii=False, default=str)
-            with files.naming(job.record_path):
-                # JSON writes what is no UTF-8 in a name as Python does.
-                file.write_text(
-                    text + "\n", encoding="utf-8", errors="backslashreplace"
-                )
+    job.run()
     return source.damage
 
 
@@ -193,7 +159,7 @@ class _Pass:
             )
         for name in names:
             kind = KINDS[name]
-            known = {field.name for field in kind.make.options()}
+            known = kind.make.options()
             self.made[name] = kind.make(
                 path=self._place(name),
                 fps=self.source.fps / self.every,
@@ -211,6 +177,11 @@ class _Pass:
                 **kind.fixed,
                 **{n: v for n, v in options.items() if n in known},
             )
+        # A submission holds one video beside the other, and nothing else that
+        # is not hidden.
+        alone = names in (["dhf1k"], ["msu"])
+        record = f".{numbered(self.source.stem)}.json" if alone else RECORD
+        self._record = self.folder and self.folder / record
         self._refuse_overlaps()
 
     def _place(self, name: str) -> pathlib.Path:
@@ -221,17 +192,8 @@ class _Pass:
         if self.folder is None:
             raise ValueError("--output is needed: a folder to write to.")
         stem = self.source.stem
-        video = numbered(stem) if name == "dhf1k" else stem
-        return self.folder / KINDS[name].file.format(video=video)
-
-    @property
-    def record_path(self) -> pathlib.Path:
-        """Where the record goes; without an output folder nowhere."""
-        # A submission holds one video beside the other, and nothing else that
-        # is not hidden.
-        alone = list(self.made) in (["dhf1k"], ["msu"])
-        name = f".{numbered(self.source.stem)}.json" if alone else RECORD
-        return (self.folder or pathlib.Path()) / name
+        stem = numbered(stem) if name == "dhf1k" else stem
+        return self.folder / KINDS[name].file.format(video=stem)
 
     def _refuse_overlaps(self) -> None:
         """No output takes the place of what is read, or of another one."""
@@ -243,13 +205,13 @@ class _Pass:
             for path, what in read.items()
             for place in (path.resolve(), *path.resolve().parents)
         }
-        written = [
-            (name, path.resolve())
+        written = [("the record", self._record)] if self._record else []
+        written += [
+            (name, path)
             for name, made in self.made.items()
             for path in made.paths()
         ]
-        if self.folder is not None:
-            written.insert(0, ("the record", self.record_path.resolve()))
+        written = [(name, path.resolve()) for name, path in written]
         for name, place in written:
             if place in inputs:
                 raise ValueError(
@@ -266,7 +228,41 @@ class _Pass:
                     f"report another name. Received: {place}, {taken}"
                 )
 
-    def record(self) -> dict[str, Any]:
+    def run(self) -> None:
+        """Predicts and writes; all files appear together at the end."""
+        record = self._described()
+        job = self._job(record)
+        begin = clock.perf_counter()
+        started = datetime.datetime.now(datetime.UTC)
+        with contextlib.ExitStack() as stack:
+            if self._record:
+                self._record.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(files.replacing(self._record))
+            for made in self.made.values():
+                made.job = job
+                if made.paths():
+                    made.path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(made)
+            record |= self._write()
+            for made in self.made.values():
+                made.damage = self.source.damage
+                made.complete()
+            if self._record:
+                record |= {
+                    "damage": self.source.damage,
+                    "started": started.isoformat(timespec="seconds"),
+                    "seconds": round(clock.perf_counter() - begin, 3),
+                }
+                text = json.dumps(
+                    record, indent=2, ensure_ascii=False, default=str
+                )
+                with files.naming(self._record):
+                    # JSON writes what is no UTF-8 in a name as Python does.
+                    file.write_text(
+                        text + "\n", encoding="utf-8", errors="backslashreplace"
+                    )
+
+    def _described(self) -> dict[str, Any]:
         """What is made, of what and how, before any frame is read."""
         outputs = {}
         options: dict[str, Any] = {}
@@ -291,7 +287,7 @@ class _Pass:
             "note": self.predictor.note,
         }
 
-    def identity(self, record: Mapping[str, Any]) -> str:
+    def _job(self, record: Mapping[str, Any]) -> str:
         """A text that says what is made; "" if it cannot be resumed.
 
         Only where every output can, and where a map needs no frames but those
@@ -299,44 +295,53 @@ class _Pass:
         """
         if not (
             self.about
-            and self.source.identity
+            and self.source.paths
             and self._front_end.get("front_end") == "window"
             # Of several maps a window, hops would begin at another frame.
             and self.predictor.hop == 1
             and all(made.resumes for made in self.made.values())
         ):
             return ""
-        what = [record, self.source.identity, self.start, self.end]
+        read = [
+            (path.resolve(), found.st_size, found.st_mtime_ns)
+            for path in self.source.paths
+            for found in [path.stat()]
+        ]
+        what = [record, read, self.start, self.end]
         return json.dumps(what, indent=1, default=str)
 
-    def write(self) -> dict[str, Any]:
+    def _write(self) -> dict[str, Any]:
         """Predicts and writes; returns what the record says of the frames."""
         # All outputs have more than that from before, so that there is always
         # something to predict.
         done = max(0, min(made.count for made in self.made.values()) - 1)
         if self._first + done * self.every < self._missing:
             done = 0
-        for made in self.made.values():
-            made.count = done
         first = self._first + done * self.every
-        # What is read again is the window of the first map to come.
-        skip = first - self._missing if done else 0
+        mode, skip = self.first_frames, 0
         if done:
             logging.info("Resuming at frame %d.", first)
+            # What is read again is the window of the first map to come.
+            mode, skip = "skip", first - self._missing
         clip = sources.Clip(
             self.source, start=self.start, end=self.end, skip=skip
         )
         frames, shown = sources.two_readers(clip)
+        maps = self.predictor.maps(
+            frames,
+            first_frames="copy" if mode == "skip" else mode,
+            stride=self.every,
+        )
+        if mode == "skip":  # Without the copies.
+            maps = itertools.islice(maps, self._missing // self.every, None)
         total = clip.num_frames
         if total is not None:
-            total = max(0, -(-(total - self._first) // self.every))
+            total = len(range(self._first, total, self.every))
         bar = tqdm.tqdm(
-            self._maps(frames, "skip" if done else self.first_frames),
-            total=total,
-            initial=done,
-            desc="predicting",
-            unit="frame",
+            maps, total=total, initial=done, desc="predicting", unit="frame"
         )
+        for made in self.made.values():
+            made.count = done
         last = 0.0
         shown = itertools.islice(shown, first - skip, None, self.every)
         for map_, (frame, time) in zip(bar, shown, strict=False):
@@ -347,7 +352,7 @@ class _Pass:
         if not done:
             # The error names the video itself.
             reason = self.source.damage.removeprefix(f"{self.source.name}: ")
-            raise video_lib.VideoError(
+            raise video.VideoError(
                 self.source.name,
                 reason
                 or f"no frame from --start={self.start} to --end={self.end}.",
@@ -357,16 +362,3 @@ class _Pass:
             "start": {"frame": clip.first_frame, "seconds": clip.first_time},
             "last_map_seconds": last,
         }
-
-    def _maps(
-        self, frames: Iterator[np.ndarray], mode: str
-    ) -> Iterator[np.ndarray]:
-        """As `Predictor.maps`; "skip" leaves out the copies of "copy"."""
-        is_skip = mode == "skip"
-        maps = self.predictor.maps(
-            frames,
-            first_frames="copy" if is_skip else mode,
-            stride=self.every,
-        )
-        copies = self._missing // self.every if is_skip else 0
-        return itertools.islice(maps, copies, None)

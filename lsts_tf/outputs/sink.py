@@ -22,12 +22,12 @@ import os
 import pathlib
 import shutil
 import types
-from typing import IO, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
 from absl import flags
 import numpy as np
 
-from lsts_tf.media import draw, files, video, writer
+from lsts_tf.media import files, video, writer
 
 # What an unfinished output belongs to.
 _JOB = ".job"
@@ -36,17 +36,12 @@ _Made = TypeVar("_Made", bound=type)
 
 
 class Kind(NamedTuple):
-    """What a name of --outputs stands for.
+    """What a name of --outputs stands for."""
 
-    Attributes:
-        file: Name in the output folder; {video} is the video's. "" if it has
-            no file.
-        make: The class.
-        fixed: Arguments that make it this one of several.
-    """
-
+    # Name in the output folder; {video} is the video's. "" if it has no file.
     file: str
     make: type["Sink"]
+    # Arguments that make it this one of several.
     fixed: Mapping[str, Any]
 
 
@@ -74,12 +69,8 @@ def option(
 ) -> Any:
     """A field that is also a flag.
 
-    Args:
-        default: Its type is that of the flag.
-        help_text: A phrase that stands alone, such as "Shown by --help".
-        choices: The only values that are allowed.
-        least: Smallest number that is allowed.
-        most: Largest number that is allowed.
+    The type of the default is that of the flag. Only `choices`, or numbers from
+    `least` to `most`, are allowed.
     """
     about = {"help": help_text, "choices": choices, "range": (least, most)}
     return dataclasses.field(default=default, metadata=about)
@@ -219,6 +210,23 @@ class Sink:
             )
         )
 
+    def array(
+        self, path: pathlib.Path, shape: tuple[int, ...], dtype: str
+    ) -> BinaryIO:
+        """A file of NumPy for items of a shape and type, one a frame."""
+        file = self.enter(self.hidden(path).open("wb"))
+        self.array_header(file, shape, dtype)
+        return file
+
+    def array_header(
+        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
+    ) -> None:
+        """Says how many frames there are, at the end; there is room for it."""
+        shape = self.count, *shape
+        about = {"descr": dtype, "fortran_order": False, "shape": shape}
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, about)
+
     def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:
         """The main file as a film of frames of a size; see `writer.Writer`."""
         how = {"pixel_aspect": self.pixel_aspect, **how}
@@ -227,10 +235,6 @@ class Sink:
                 self.hidden(self.path), fps=self.fps, size=size, **how
             )
         )
-
-    def noted(self, picture: np.ndarray) -> np.ndarray:
-        """A picture, uint8 RGB [H, W, 3], with the note of the weights."""
-        return draw.annotate(picture, self.note) if self.note else picture
 
     # === The block ===
 
@@ -253,16 +257,14 @@ class Sink:
         self.refuse_others()
         part = self.path.with_name(f".{self.path.name}.part")
         alone = part.with_suffix(f".{os.getpid()}.part")
-        self._hidden = part if self.job else alone
-        known = ""
-        with contextlib.suppress(OSError):
-            known = (part / _JOB).read_text(encoding="utf-8")
-        if not self.job or known != self.job:
-            _delete(part)
-            _delete(alone)
-            self._hidden.mkdir()
-            if self.job:
-                files.write_text(self._hidden / _JOB, self.job)
+        self._hidden, known = part if self.job else alone, part / _JOB
+        if self.job and known.is_file() and known.read_text() == self.job:
+            return
+        _delete(part)
+        _delete(alone)
+        self._hidden.mkdir()
+        if self.job:
+            files.write_text(known, self.job)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Takes the next frame.
@@ -345,26 +347,24 @@ class Sink:
     # === Its options ===
 
     @classmethod
-    def options(cls) -> list[dataclasses.Field]:
-        """Fields that no other output needs to have."""
+    def options(cls) -> dict[str, dataclasses.Field]:
+        """Fields that no other output needs to have, by name."""
         common = {field.name for field in dataclasses.fields(Sink)}
-        return [f for f in dataclasses.fields(cls) if f.name not in common]
+        own = [f for f in dataclasses.fields(cls) if f.name not in common]
+        return {field.name: field for field in own}
 
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in self.options()
-            if field.metadata
-        }
+        options = self.options().items()
+        return {n: getattr(self, n) for n, field in options if field.metadata}
 
 
 def flags_of(kinds: Iterable[Kind]) -> dict[str, dataclasses.Field]:
     """Options that are flags, by name; several outputs may share one."""
     return {
-        field.name: field
+        name: field
         for kind in kinds
-        for field in kind.make.options()
+        for name, field in kind.make.options().items()
         if field.metadata
     }
 

@@ -18,16 +18,8 @@ import numpy as np
 import pandas as pd
 
 from lsts_tf import windows
-from lsts_tf.media import cores, files, images, msu_files, video
-from lsts_tf.scoring import (
-    density,
-    folders,
-    msu,
-    predictions,
-    scorer,
-    summary,
-    truth,
-)
+from lsts_tf.media import files, images, msu_files, video
+from lsts_tf.scoring import density, folders, msu, scorer, summary, truth
 
 PROTOCOL = "msu"
 
@@ -133,7 +125,7 @@ def from_flags(
         seed=values.seed,
         first_frames=values.first_frames_count,
         allow_missing=values.allow_missing,
-        workers=values.workers or cores.usable(),
+        workers=values.workers or len(os.sched_getaffinity(0)),
     )
 
 
@@ -203,7 +195,7 @@ def _films(folder: pathlib.Path) -> dict[str, str]:
         raise files.FileError(folder, "no such folder.")
     found: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
-        is_film = path.suffix.lower() in predictions.VIDEO_SUFFIXES
+        is_film = path.suffix.lower() in video.SUFFIXES
         if path.name.startswith(".") or not (is_film or path.is_dir()):
             continue
         name = path.name if path.is_dir() else path.stem
@@ -255,13 +247,13 @@ def _read(path: str) -> Iterator[np.ndarray]:
         return
     for file in images.numbered(path, images.SUFFIXES).entries.values():
         map_: np.ndarray | None
-        if file.path.endswith(".npy"):
-            map_ = images.read(file.path)
+        if file.endswith(".npy"):
+            map_ = images.read(file)
         else:
-            data = pathlib.Path(file.path).read_bytes()
+            data = pathlib.Path(file).read_bytes()
             map_ = images.decode(data, cv2.IMREAD_UNCHANGED)
         if map_ is None:
-            raise images.MapError(file.path, "not a picture, or a damaged one.")
+            raise images.MapError(file, "not a picture, or a damaged one.")
         yield map_
 
 

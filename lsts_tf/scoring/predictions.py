@@ -16,8 +16,6 @@ import numpy as np
 
 from lsts_tf.media import images, video
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-
 
 @dataclasses.dataclass(frozen=True)
 class FrameFiles:
@@ -113,7 +111,7 @@ class Predictions:
         self.folder = pathlib.Path(folder)
         self.clips: dict[int, Clip] = {}
         self.unreadable: list[str] = []
-        top = images.numbered(folder, VIDEO_SUFFIXES, folders=True)
+        top = images.numbered(folder, video.SUFFIXES, folders=True)
         self.strays, self.clashes = list(top.strays), list(top.clashes)
         if not top.entries:
             raise images.MapError(
@@ -121,9 +119,9 @@ class Predictions:
                 "has no numbered folder or video; the map of frame 1 of "
                 "video 601 is 0601/0001.png.",
             )
-        for number, file in top.entries.items():
+        for number, path in top.entries.items():
             if not videos or number in videos:
-                self._add(number, file.path)
+                self._add(number, path)
 
     def _add(self, number: int, path: str) -> None:
         if pathlib.Path(path).is_dir():
@@ -131,7 +129,7 @@ class Predictions:
             self.strays += inside.strays
             self.clashes += inside.clashes
             self.clips[number] = FrameFiles(
-                {n - 1: file.path for n, file in inside.entries.items()}
+                {n - 1: file for n, file in inside.entries.items()}
             )
             return
         try:

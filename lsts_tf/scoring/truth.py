@@ -191,9 +191,9 @@ class Folder:
         self._read_from: set[str] = set()
         found = images.numbered(folder, (), folders=True)
         self.clashes = list(found.clashes)
-        for number, file in found.entries.items():
+        for number, path in found.entries.items():
             if not videos or number in videos:
-                self._add(number, pathlib.Path(file.path))
+                self._add(number, pathlib.Path(path))
         if not self.clips:
             inner = self._folder / "annotation"
             hint = f" Did you mean {inner}?" if inner.is_dir() else ""
@@ -216,14 +216,14 @@ class Folder:
             (fixated, densities, "density map"),
         ):
             self.problems += [
-                f"{file.path}: the frame has no {what}"
-                for n, file in has.entries.items()
+                f"{path}: the frame has no {what}"
+                for n, path in has.entries.items()
                 if n not in lacks.entries
             ]
         self.clips[number] = AnnotatedFiles(
             {
-                n - 1: (file.path, fixated.entries[n].path)
-                for n, file in densities.entries.items()
+                n - 1: (path, fixated.entries[n])
+                for n, path in densities.entries.items()
                 if n in fixated.entries
             }
         )

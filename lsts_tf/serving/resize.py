@@ -12,17 +12,10 @@ import tensorflow as tf
 
 
 def gray(frame: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """As `flow.gray`, but for a grey level in few pixels.
+    """As `flow.gray`, uint8 [H, W, 3] to [*size], but for few pixels' levels.
 
     Not for frames of which one side is shorter than wanted and the other one
     longer: there OpenCV skips pixels, and this takes means.
-
-    Args:
-        frame: uint8 [H, W, 3], RGB.
-        size: Rows and columns of the result.
-
-    Returns:
-        uint8 [*size].
     """
     # The weights of BT.601 in units of 2^-15.
     weights = tf.constant([9798, 19235, 3735], tf.int32)
@@ -33,14 +26,9 @@ def gray(frame: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def squeeze(frame: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """As `preprocess.squeeze`, but for a level in few pixels of large frames.
+    """As `preprocess.squeeze`, uint8 [H, W, 3] to [*size, 3].
 
-    Args:
-        frame: uint8 [H, W, 3].
-        size: Rows and columns of the result.
-
-    Returns:
-        uint8 [*size, 3].
+    In few pixels of large frames it is another level.
     """
     return tf.cond(
         tf.reduce_all(tf.shape(frame)[:2] >= 2 * tf.constant(size)),
@@ -58,15 +46,7 @@ def _area(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def linear(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """`cv2.resize(image, size[::-1])`, bilinear, bit for bit.
-
-    Args:
-        image: uint8 [H, W, C].
-        size: Rows and columns of the result.
-
-    Returns:
-        uint8 [*size, C].
-    """
+    """`cv2.resize` bit for bit, bilinear: uint8 [H, W, C] to [*size, C]."""
     height, width = tf.unstack(tf.shape(image)[:2])
     pixels = tf.cast(image, tf.int32)
     left, weight = _places(width, size[1])

@@ -20,8 +20,7 @@ from tensorboard.plugins.hparams import api as hparams
 import tensorflow as tf
 
 from lsts_tf.features import dataset
-from lsts_tf.media import draw as overlay
-from lsts_tf.media import files
+from lsts_tf.media import draw, files
 from lsts_tf.training import checkpoints
 
 
@@ -149,14 +148,9 @@ def picture(
     The prediction is shown over its own range, because its shape is what one
     wants to see early in training, when all of it is grey.
     """
-    low, high = float(prediction.min()), float(prediction.max())
-    shown = (prediction - low) / max(high - low, 1e-6)
-    over = overlay.blend(frame, shown)
-    if note:
-        over = overlay.annotate(over, note)
-    return overlay.side_by_side(
-        frame, overlay.heat(truth), overlay.heat(shown), over
-    )
+    shown = draw.heat(draw.stretch(prediction))
+    over = draw.annotate(draw.over(frame, prediction), note)
+    return draw.side_by_side(frame, draw.heat(truth), shown, over)
 
 
 def frames_of(

@@ -13,11 +13,6 @@ import pytest
 from lsts_tf.media import files, images
 
 
-def test_frame_0_is_file_1():
-    assert images.file_name(0) == "0001.png"
-    assert images.file_name(1557) == "1558.png"
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_pictures_are_read_as_written(tmp_path, dtype, channels):
@@ -57,15 +52,9 @@ def _animation():
     return file.getvalue()
 
 
-def _archive():
+def _npy(array, save=np.save):
     file = io.BytesIO()
-    np.savez(file, np.zeros((3, 4)))
-    return file.getvalue()
-
-
-def _npy(array):
-    file = io.BytesIO()
-    np.save(file, array)
+    save(file, array)
     return file.getvalue()
 
 
@@ -75,7 +64,7 @@ def _npy(array):
         ("a.png", b"\x89PNG nothing", "not a picture, or a damaged one"),
         ("a.png", b"", "is empty"),
         ("a.png", _animation(), "holds 3 pictures; a map is one"),
-        ("a.npy", _archive(), "an archive"),
+        ("a.npy", _npy(np.zeros(4), np.savez), "an archive"),
         # Whose sums may overflow.
         ("a.npy", _npy(np.full((3, 4), 1e308)), "float32's range"),
         ("a.npy", _npy(np.full((3, 4), -1e39)), "float32's range"),
@@ -141,15 +130,8 @@ def test_a_shape_that_the_file_cannot_hold_takes_no_memory(tmp_path, shape):
 
 
 def test_numbers_and_not_names_order_a_folder(tmp_path):
-    for name in (
-        "10.png",
-        "0002.PNG",
-        "003.npy",
-        "2.png",
-        ".0009.png",
-        "x.png",
-        "4.txt",
-    ):
+    names = "10.png 0002.PNG 003.npy 2.png .0009.png x.png 4.txt"
+    for name in names.split():
         (tmp_path / name).touch()
     (tmp_path / "5").mkdir()
     found = images.numbered(tmp_path, images.SUFFIXES)
@@ -264,45 +246,28 @@ def test_depths_and_alpha(tmp_path):
     bgr = np.zeros((2, 3, 3), np.uint8)
     bgr[...] = (10, 20, 200)
     alpha = np.array([[0, 128, 255], [0, 128, 255]], np.uint8)[..., None]
-    pictures = {
-        "colour": bgr,
-        "colour16": bgr.astype(np.uint16) * 257,
-        "alpha": np.concatenate([bgr, alpha], axis=-1),
-        "alpha16": np.concatenate([bgr, alpha], axis=-1).astype(np.uint16)
-        * 257,
-        "grey": np.full((2, 3), 77, np.uint8),
-        "grey16": np.full((2, 3), 77 * 257 + 100, np.uint16),
-    }
-    found = {}
-    for name, image in pictures.items():
-        path = tmp_path / f"{name}.png"
-        write(path, image)
-        found[name] = images.read_frame(path)
-        assert found[name].dtype == np.uint8
-        assert found[name].shape == (2, 3, 3)
-        assert found[name].flags.c_contiguous
-    for name in ("colour", "colour16"):
-        np.testing.assert_array_equal(found[name], bgr[..., ::-1])
-    blended = [[0, 0, 0], [100, 10, 5], [200, 20, 10]]
-    for name in ("alpha", "alpha16"):
-        np.testing.assert_array_equal(found[name], [blended] * 2)
-    for name in ("grey", "grey16"):
-        np.testing.assert_array_equal(found[name], 77)
+    bgra = np.concatenate([bgr, alpha], axis=-1)
+    blended = [[[0, 0, 0], [100, 10, 5], [200, 20, 10]]] * 2
+    grey = np.full((2, 3), 77, np.uint8)
+    for image, noise, want in (
+        (bgr, 0, bgr[..., ::-1]),
+        (bgra, 0, blended),
+        (grey, 100, np.full((2, 3, 3), 77)),
+    ):
+        for levels in (image, image.astype(np.uint16) * 257 + noise):
+            write(tmp_path / "a.png", levels)
+            found = images.read_frame(tmp_path / "a.png")
+            assert found.dtype == np.uint8 and found.flags.c_contiguous
+            np.testing.assert_array_equal(found, want)
 
 
 def seen(image, turn):
     """What orientation says, word by word: where row 0 and column 0 are."""
-    first = {
-        1: ("top", "left"),
-        2: ("top", "right"),
-        3: ("bottom", "right"),
-        4: ("bottom", "left"),
-        5: ("left", "top"),
-        6: ("right", "top"),
-        7: ("right", "bottom"),
-        8: ("left", "bottom"),
-    }[turn]
-    if first[0] in ("left", "right"):
+    first = (
+        *("top left", "top right", "bottom right", "bottom left"),
+        *("left top", "right top", "right bottom", "left bottom"),
+    )[turn - 1]
+    if first.startswith(("left", "right")):
         image = np.stack([*image], axis=1)
     if "bottom" in first:
         image = image[::-1]

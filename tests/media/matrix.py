@@ -42,17 +42,10 @@ CODECS = {
 
 
 class Container(NamedTuple):
-    """A kind of file.
-
-    Attributes:
-        suffix: Of its name.
-        codecs: Those that go with it, of `CODECS`; the first one is tried
-            with all that may be special about a film.
-        sound: FFmpeg's name of a codec of sound that goes with it.
-        arguments: Of `ffmpeg`.
-    """
+    """A kind of file."""
 
     suffix: str
+    # Those that go with it; the first one is tried with all of `SPECIAL`.
     codecs: str
     sound: str = "aac"
     arguments: str = ""
@@ -119,39 +112,29 @@ SPECIAL = {
 
 
 class Film(NamedTuple):
-    """A film to make.
-
-    Attributes:
-        container: A kind of file.
-        codec: What makes frames of its bytes.
-        special: What is special about it.
-        suffix: Of its name.
-        arguments: Of `ffmpeg`, behind the source of its pictures.
-        change: Changes the file that was made.
-        damage: What is said to be wrong with it, if anything is.
-        differs: Why not all is read that `ffmpeg` decodes, if it is not.
-    """
+    """A film to make."""
 
     container: str
     codec: str
     special: str
-    suffix: str
+    # Of `ffmpeg`, behind the source of its pictures.
     arguments: str
+    # Changes the file that was made.
     change: Callable[[pathlib.Path], None] | None = None
+    # Of its name, if it is none of the container's.
+    suffix: str = ""
+    # What is said to be wrong with it, if anything is.
     damage: str = ""
+    # Why not all is read that `ffmpeg` decodes, if it is not.
     differs: str = ""
 
     def __str__(self) -> str:
         return f"{self.codec} in {self.container}: {self.special}"
 
     def make(self, folder: pathlib.Path) -> pathlib.Path:
-        """Makes it.
-
-        Raises:
-            subprocess.CalledProcessError: `ffmpeg` cannot, which has the reason
-                in `stderr`.
-        """
-        path = folder / f"film{self.suffix}"
+        """Makes it; `subprocess.CalledProcessError` says why it cannot."""
+        suffix = self.suffix or CONTAINERS[self.container].suffix
+        path = folder / f"film{suffix}"
         encode(path, self.arguments)
         if self.change is not None:
             self.change(path)
@@ -192,13 +175,8 @@ def _regular() -> Iterator[Film]:
             )
             if is_tried and (not has or codec in has.split(", ")):
                 written = arguments.format(CODECS[codec], sound=container.sound)
-                yield Film(
-                    name,
-                    codec,
-                    special,
-                    container.suffix,
-                    f"{written} {container.arguments}",
-                )
+                written += f" {container.arguments}"
+                yield Film(name, codec, special, written)
 
 
 # === Films with something of their own ===
@@ -267,112 +245,59 @@ def _grown(path: pathlib.Path) -> None:
 
 def _special() -> Iterator[Film]:
     h264 = CODECS["H.264"]
-    mp4 = ("MP4", "H.264")
-    mkv = ("MKV", "H.264")
+    mp4, mkv, ts = (("MP4", "H.264"), ("MKV", "H.264"), ("TS", "H.264"))
     for special, matrix in MATRICES.items():
-        yield Film(*mp4, special, ".mp4", h264, turned(matrix))
-    yield Film(
-        *mp4,
-        "4:2:2 and a right turn",
-        ".mp4",
-        "-c:v libx264 -pix_fmt yuv422p",
-        turned(MATRICES["a right turn"]),
-    )
+        yield Film(*mp4, special, h264, turned(matrix))
+    right = turned(MATRICES["a right turn"])
+    of_422 = "-c:v libx264 -pix_fmt yuv422p"
+    yield Film(*mp4, "4:2:2 and a right turn", of_422, right)
     opened = "open-gop=1:keyint=6:bframes=3"
-    for container in ("MKV", "TS"):
+    for pair in (mkv, ts):
+        x264 = f"-c:v libx264 {_420} -x264-params {opened}"
+        yield Film(*pair, "open GOPs", x264)
+    hevc = f"{_X265}:{opened} {_420}"
+    yield Film("MP4", "HEVC", "open GOPs", hevc)
+    yield Film(*mp4, "an edit list", h264, _copied("-ss 0.3", "-t 0.2"))
+    yield Film(*mp4, "a delay of 1 s", h264, _copied("-itsoffset 1"))
+    anew = "a clock that wraps around"
+    yield Film(*ts, anew, f"{h264} -output_ts_offset 95443.4")
+    for pair in (mp4, mkv):
         yield Film(
-            container,
-            "H.264",
-            "open GOPs",
-            CONTAINERS[container].suffix,
-            f"-c:v libx264 {_420} -x264-params {opened}",
-        )
-    yield Film("MP4", "HEVC", "open GOPs", ".mp4", f"{_X265}:{opened} {_420}")
-    yield Film(*mp4, "an edit list", ".mp4", h264, _copied("-ss 0.3", "-t 0.2"))
-    yield Film(*mp4, "a delay of 1 s", ".mp4", h264, _copied("-itsoffset 1"))
-    yield Film(
-        "TS",
-        "H.264",
-        "a clock that wraps around",
-        ".ts",
-        f"{h264} -output_ts_offset 95443.4",
-    )
-    for container in ("MP4", "MKV"):
-        yield Film(
-            container,
-            "H.264",
+            *pair,
             "a frame held for two minutes",
-            CONTAINERS[container].suffix,
             rf"-f lavfi -i sine=duration=121 {h264} -c:a aac {_PASS} -vf "
             r"setpts='PTS+gte(N\,7)*120/TB'",
         )
     yield Film(
-        "TS",
-        "H.264",
-        "a start between key frames",
-        ".ts",
-        h264,
-        _without_start,
+        *(*ts, "a start between key frames", h264, _without_start),
         damage="frames at its start cannot be decoded",
     )
+    mpeg2 = f"-c:v mpeg2video -bf 0 {_420}"
     yield Film(
-        "TS",
-        "MPEG-2",
-        "a size that changes",
-        ".ts",
-        f"-c:v mpeg2video -bf 0 {_420}",
-        _grown,
+        *("TS", "MPEG-2", "a size that changes", mpeg2, _grown),
         damage="has another size than the first",
         differs="The film ends there: all its frames have one size.",
     )
-    for container in ("TS", "MP4", "MKV"):
-        yield Film(
-            container,
-            "H.264",
-            "fields coded as separate pictures",
-            CONTAINERS[container].suffix,
-            h264,
-            _of_fields,
-        )
+    for pair in (ts, mp4, mkv):
+        fields = "fields coded as separate pictures"
+        yield Film(*pair, fields, h264, _of_fields)
+    still = "frames without changes"
+    yield Film("AVI", "XviD", still, f"-c:v libxvid -bf 2 {_420}")
+    ends = "a cut before an open GOP"
+    yield Film("MKV", "HEVC", ends, hevc, _copied("-ss 0.3"))
     yield Film(
-        "AVI",
-        "XviD",
-        "frames without changes",
-        ".avi",
-        f"-c:v libxvid -bf 2 {_420}",
-    )
-    yield Film(
-        "MKV",
-        "HEVC",
-        "a cut before an open GOP",
-        ".mkv",
-        f"{_X265}:{opened} {_420}",
-        _copied("-ss 0.3"),
-    )
-    yield Film(
-        "MP3",
-        "PNG",
-        "the cover of an audio file",
-        ".mp3",
+        *("MP3", "PNG", "the cover of an audio file"),
         "-f lavfi -i sine=duration=0.5 -map 1:a -map 0:v -frames:v 1 -c:v png "
         "-disposition:v attached_pic",
+        suffix=".mp3",
     )
     for matrix in ("smpte170m", "bt470bg", "fcc", "smpte240m", "bt2020nc"):
-        yield Film(
-            *mkv,
-            f"{matrix} colours",
-            ".mkv",
-            f"{h264} -colorspace {matrix}",
-        )
+        yield Film(*mkv, f"{matrix} colours", f"{h264} -colorspace {matrix}")
     yield Film(
-        "MKV",
-        "HEVC",
-        "HDR (BT.2020, PQ)",
-        ".mkv",
+        *("MKV", "HEVC", "HDR (BT.2020, PQ)"),
         f"{_X265} -pix_fmt yuv420p10le -colorspace bt2020nc "
         "-color_primaries bt2020 -color_trc smpte2084",
     )
-    alpha = "colorchannelmixer=aa=0.5"
     for container, codec, name, pixels in (
         ("WebM", "VP9", "libvpx-vp9", "yuva420p"),
         ("WebM", "VP8", "libvpx -auto-alt-ref 0", "yuva420p"),
@@ -382,53 +307,33 @@ def _special() -> Iterator[Film]:
         ("MKV", "FFV1", "ffv1", "bgra"),
     ):
         yield Film(
-            container,
-            codec,
-            "transparency (left out)",
-            CONTAINERS[container].suffix,
-            f"-vf format={pixels},{alpha} -c:v {name} -pix_fmt {pixels}",
+            *(container, codec, "transparency (left out)"),
+            f"-vf format={pixels},colorchannelmixer=aa=0.5 -c:v {name} "
+            f"-pix_fmt {pixels}",
         )
     for pixels in ("bgr0", "gbrp10le", "gbrp16le", "rgb48le", "gray16le"):
-        yield Film(
-            "MKV",
-            "FFV1",
-            f"{pixels} pixels",
-            ".mkv",
-            f"-c:v ffv1 -pix_fmt {pixels}",
-        )
+        ffv1 = f"-c:v ffv1 -pix_fmt {pixels}"
+        yield Film("MKV", "FFV1", f"{pixels} pixels", ffv1)
     for pixels in ("pal8", "monow", "rgb555le", "nv12", "yuyv422"):
-        yield Film(
-            "NUT",
-            "raw",
-            f"{pixels} pixels",
-            ".nut",
-            f"-c:v rawvideo -pix_fmt {pixels}",
-        )
+        raw = f"-c:v rawvideo -pix_fmt {pixels}"
+        yield Film("NUT", "raw", f"{pixels} pixels", raw, suffix=".nut")
     other = "-f lavfi -i testsrc=size={}:rate=25:duration=0.8 -map 0:v -map 1:v"
     second = "-disposition:v:0 0 -disposition:v:1 default"
     for name in ("MP4", "MKV", "TS", "AVI"):
-        container = CONTAINERS[name]
-        codec = container.codecs.split(", ")[0]
+        codec = CONTAINERS[name].codecs.split(", ")[0]
         for special, arguments in {
             "a second film that is larger": other.format("128x96"),
             "a second film of the same size": other.format("64x48"),
             "a second film by default": f"{other.format('32x32')} {second}",
         }.items():
-            yield Film(
-                name,
-                codec,
-                special,
-                container.suffix,
-                f"{arguments} {CODECS[codec]}",
-            )
+            yield Film(name, codec, special, f"{arguments} {CODECS[codec]}")
     cover = "-f lavfi -i color=red:size=320x240:duration=0.04 -map 1 -map 0"
     yield Film(
-        *mp4,
-        "a cover",
-        ".mp4",
+        *(*mp4, "a cover"),
         f"{cover} {h264} -c:v:0 png -pix_fmt:v:0 rgb24 "
         "-disposition:v:0 attached_pic",
     )
+    dnxhr = "-c:v dnxhd -profile:v dnxhr_sq -s 256x120 -pix_fmt yuv422p"
     for container, codec, suffix, arguments in (
         ("GIF", "GIF", ".gif", ""),
         ("animated PNG", "PNG", ".apng", ""),
@@ -449,16 +354,11 @@ def _special() -> Iterator[Film]:
         ("AVI", "Ut Video", ".avi", "-c:v utvideo"),
         ("AVI", "Cinepak", ".avi", "-c:v cinepak -pix_fmt rgb24"),
         ("AVI", "raw", ".avi", "-c:v rawvideo -pix_fmt bgr24"),
-        (
-            "MOV",
-            "DNxHR",
-            ".mov",
-            "-c:v dnxhd -profile:v dnxhr_sq -s 256x120 -pix_fmt yuv422p",
-        ),
+        ("MOV", "DNxHR", ".mov", dnxhr),
         ("MOV", "CineForm", ".mov", "-c:v cfhd -s 256x128"),
         ("MKV", "JPEG 2000", ".mkv", f"-c:v jpeg2000 {_420}"),
     ):
-        yield Film(container, codec, "nothing", suffix, arguments)
+        yield Film(container, codec, "nothing", arguments, suffix=suffix)
 
 
 REGULAR, OTHERS = list(_regular()), list(_special())
@@ -497,17 +397,12 @@ def sample() -> set[str]:
 
 
 class Refused(NamedTuple):
-    """What is not read.
-
-    Attributes:
-        what: In words.
-        make: Makes it in a folder, and returns its path.
-        message: What is said; a regular expression.
-        why: The reason for it.
-    """
+    """What is not read, and the reason for it."""
 
     what: str
+    # Makes it in a folder, and returns its path.
     make: Callable[[pathlib.Path], pathlib.Path]
+    # What is said; a regular expression.
     message: str
     why: str
 

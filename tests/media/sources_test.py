@@ -2,9 +2,7 @@ import fractions
 import io
 import itertools
 import os
-import pathlib
 import re
-import shutil
 import signal
 import subprocess
 from unittest import mock
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.media import files, sources, video, writer
+from tests import pages
 from tests.media import video_test
 
 
@@ -52,19 +51,27 @@ def test_damage_before_the_end_of_a_clip_is_known(tmp_path, monkeypatch):
 # === Pictures ===
 
 
+def pictures_in(folder, *stems, shape=(4, 4)):
+    """Pictures whose grey is their place, from 0."""
+    for grey, stem in enumerate(stems):
+        write(folder / f"{stem}.png", np.full(shape, grey, np.uint8))
+
+
+def greys(source):
+    return [int(frame[0, 0, 0]) for frame, _ in source]
+
+
 def test_a_folder_of_pictures_in_natural_order(tmp_path):
     folder = tmp_path / "Bilder ü"
     folder.mkdir()
-    for number in (10, 9, 11, 8):
-        image = np.full((6, 8, 3), number, np.uint8)
-        write(folder / f"frame{number}.png", image)
+    pictures_in(folder, "f8", "f9", "f10", "f11", shape=(6, 8, 3))
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_bytes(b"no picture")
     source = sources.open_source([os.fspath(folder)])
     assert (source.size, source.fps, source.num_frames) == ((8, 6), 25, 4)
     assert source.stem == "Bilder ü" and source.damage == ""
     found = list(source)
-    assert [frame[0, 0, 0] for frame, _ in found] == [8, 9, 10, 11]
+    assert greys(found) == [0, 1, 2, 3]
     assert [time for _, time in found] == [0, 0.04, 0.08, 0.12]
 
 
@@ -92,30 +99,18 @@ def test_pictures_are_ordered_by_value_and_gaps_are_said(
     tmp_path, stems, missing
 ):
     stems = stems.split()
-    for number, stem in enumerate(stems):
-        write(tmp_path / f"{stem}.png", np.full((4, 4), number, np.uint8))
+    pictures_in(tmp_path, *stems)
     source = sources.open_source([os.fspath(tmp_path)])
-    assert [int(frame[0, 0, 0]) for frame in frames_of(source)] == list(
-        range(len(stems))
-    )
+    assert greys(source) == list(range(len(stems)))
     assert bool(source.damage) == bool(missing)
     assert missing in source.damage
 
 
-def test_two_pictures_of_one_number_are_refused(tmp_path):
-    for name in ("1.png", "2.png", "2.jpg"):
-        write(tmp_path / name, np.zeros((4, 4), np.uint8))
-    with pytest.raises(files.FileError, match=r"2\.jpg and 2\.png have"):
-        sources.open_source([os.fspath(tmp_path)])
-
-
 def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
-    names = []
-    for number in (3, 1, 2):
-        names.append(os.fspath(tmp_path / f"{number}.png"))
-        write(names[-1], np.full((4, 4), number, np.uint8))
+    pictures_in(tmp_path, 3, 1, 2)
+    names = [os.fspath(tmp_path / f"{k}.png") for k in (3, 1, 2)]
     source = sources.open_source(names, rate=10)
-    assert [int(f[0, 0, 0]) for f in frames_of(source)] == [3, 1, 2]
+    assert greys(source) == [0, 1, 2]
     assert source.fps == 10
     assert source.damage == ""
     assert "the number of 1.png is less than that of 3.png" in caplog.text
@@ -123,41 +118,37 @@ def test_pictures_one_by_one_keep_the_order_given(tmp_path, caplog):
 
 
 def test_a_damaged_picture_is_named_and_the_others_are_used(tmp_path):
-    for number in range(4):
-        write(tmp_path / f"{number}.png", np.full((4, 4), number, np.uint8))
-    (tmp_path / "2.png").write_bytes(b"\x89PNG nothing")
+    """The first one that can be read says the size."""
+    pictures_in(tmp_path, *range(4), shape=(4, 6))
+    write(tmp_path / "4.png", np.zeros((4, 8), np.uint8))
+    for name in ("0.png", "2.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG nothing")
     source = sources.open_source([os.fspath(tmp_path)])
     found = list(source)
-    assert [int(frame[0, 0, 0]) for frame, _ in found] == [0, 1, 3]
-    assert [time for _, time in found] == [0, 0.04, 0.12]
-    assert "so later ones have other numbers" in source.damage
-    assert "frame 2" in source.damage and "2.png" in source.damage
-    assert "1 of 4" in source.damage
-
-
-def test_a_picture_of_another_size_is_damage(tmp_path):
-    write(tmp_path / "1.png", np.zeros((4, 6), np.uint8))
-    write(tmp_path / "2.png", np.zeros((4, 8), np.uint8))
-    source = sources.open_source([os.fspath(tmp_path)])
+    assert greys(found) == [1, 3]
+    assert [time for _, time in found] == [0.04, 0.12]
+    for told in ("so later ones have other numbers", "frame 0", "0.png"):
+        assert told in source.damage
+    assert "3 of 5" in source.damage
+    source = sources.open_source(
+        [os.fspath(tmp_path / f"{k}.png") for k in (3, 4)]
+    )
     assert len(frames_of(source)) == 1
-    assert "is 8x4, the first picture 6x4" in source.damage
+    assert "4.png: is 8x4, the first picture 6x4" in source.damage
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
+def test_what_makes_no_clip(tmp_path, monkeypatch):
+    """See also `matrix.REFUSED`."""
+    pictures_in(tmp_path, 1, 2)
+    write(tmp_path / "2.jpg", np.zeros((4, 4), np.uint8))
+    (tmp_path / "a.txt").write_text("text")
+    for names, message in (
         (["no.png"], "no such picture"),
-        (["a.txt", "b.txt"], "not a picture; several files"),
-    ],
-)
-def test_what_makes_no_clip(tmp_path, names, message):
-    for name in ("a.txt", "b.txt"):
-        (tmp_path / name).write_text("text")
-    with pytest.raises(files.FileError, match=message):
-        sources.open_source([os.fspath(tmp_path / name) for name in names])
-
-
-def test_settings_that_make_no_clip(monkeypatch):
+        (["a.txt", "a.txt"], "not a picture; several files"),
+        (["."], r"2\.jpg and 2\.png have"),
+    ):
+        with pytest.raises(files.FileError, match=message):
+            sources.open_source([os.fspath(tmp_path / name) for name in names])
     with pytest.raises(ValueError, match="No video"):
         sources.open_source([])
     with pytest.raises(ValueError, match="greater than 0"):
@@ -174,23 +165,11 @@ def test_settings_that_make_no_clip(monkeypatch):
 # === Pipes ===
 
 
-class Pipe(io.RawIOBase):
-    """Bytes that come some at a time, as from a pipe."""
-
-    def __init__(self, data, most=1000):
-        self._data, self._most = io.BytesIO(data), most
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        data = self._data.read(min(len(buffer), self._most))
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def piped(data, **kwargs):
-    return sources.Stream(io.BufferedReader(Pipe(data)), **kwargs)
+    """Bytes that come some at a time."""
+    data = io.BytesIO(data)
+    pipe = mock.Mock(read1=lambda most: data.read(min(most, 1000)))
+    return sources.Stream(pipe, **kwargs)
 
 
 def test_raw_colour():
@@ -203,14 +182,10 @@ def test_raw_colour():
     found[0][0][...] = 0  # Frames may be drawn on.
 
 
-def test_raw_grey_smaller_than_a_header():
-    frames = np.arange(12, dtype=np.uint8).reshape(12, 1, 1)
-    source = piped(frames.tobytes(), size="1x1", rate=1, pixel_format="gray")
-    found = frames_of(source)
-    assert [int(f[0, 0, 2]) for f in found] == list(range(12))
-
-
-def test_raw_that_is_cut_off_names_the_frame():
+def test_raw_grey_smaller_than_a_header_and_raw_that_is_cut_off():
+    data = bytes(range(12))
+    source = piped(data, size="1x1", rate=1, pixel_format="gray")
+    assert greys(source) == list(range(12))
     frames = np.zeros((3, 4, 6, 3), np.uint8).tobytes()[:-1]
     source = piped(frames, size="6x4", rate=25)
     assert len(frames_of(source)) == 2
@@ -252,20 +227,16 @@ def test_y4m():
     assert source.damage == ""
 
 
-def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path):
+def test_a_pipe_of_ffmpeg_has_the_colours_of_the_file(tmp_path, ffmpeg):
     """The command of the documentation, and a film whose colours are BT.709."""
-    if not shutil.which("ffmpeg"):
-        pytest.skip("The program `ffmpeg` is not installed.")
     colours = [[200, 40, 50], [40, 180, 60], [50, 60, 200], [220, 210, 40]]
     frame = np.repeat(np.uint8(colours), 32, axis=0)[None].repeat(64, axis=0)
     path = tmp_path / "in.mp4"
     with writer.Writer(path, fps=25, size=(128, 64)) as film:
         for _ in range(3):
             film.write(frame)
-    page = pathlib.Path(__file__).parents[2] / "docs" / "predict.md"
-    (command,) = re.findall(
-        r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page.read_text()
-    )
+    page = (pages.ROOT / "docs" / "predict.md").read_text()
+    (command,) = re.findall(r"`(ffmpeg -i in\.mp4 .* yuv420p -) ", page)
     done = subprocess.run(
         command.split(), cwd=tmp_path, capture_output=True, check=True
     )
@@ -317,13 +288,13 @@ class Capture:
         self.count = 99
 
 
-def have_a_camera(monkeypatch):
+@pytest.fixture
+def camera(monkeypatch):
     """Number 0."""
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
 
 
-def test_a_camera(monkeypatch):
-    have_a_camera(monkeypatch)
+def test_a_camera(camera):
     source = sources.open_source(["camera:0"])
     assert (source.size, source.fps, source.num_frames) == ((8, 6), 15, None)
     found = list(source)
@@ -335,8 +306,7 @@ def test_a_camera(monkeypatch):
         sources.open_source(["camera:1"])
 
 
-def test_the_first_interrupt_ends_a_cameras_clip(monkeypatch):
-    have_a_camera(monkeypatch)
+def test_the_first_interrupt_ends_a_cameras_clip(camera):
     before = signal.getsignal(signal.SIGINT)
     source = sources.open_source(["camera:0"])
     count = 0
@@ -351,16 +321,13 @@ def test_the_first_interrupt_ends_a_cameras_clip(monkeypatch):
 # === Clips ===
 
 
-class Counted:
+class Counted(sources.Source):
     """Frames whose red is their number, four a second."""
 
     name = stem = "counted"
     fps = 4.0
     size = (2, 2)
     num_frames = 40
-    pixel_aspect = video.SQUARE
-    identity = damage = ""
-    paths = ()
     read = 0
 
     def __iter__(self):

@@ -40,17 +40,12 @@ def test_regions_of_boxes():
     """A speck is none."""
     map_ = box(10, 20, 30, 40) + box(100, 100, 200, 140)
     map_[300, 600] = 0.5
-    large, small = measured(map_).regions
-    assert large.centre == pytest.approx((300, 240))
-    assert large.box == (200, 200, 400, 280)
-    assert large.share == pytest.approx(4000 / 4401)
-    assert large.peak == 0.5
-    assert small.centre == pytest.approx((40, 60))
-    assert small.box == (20, 40, 60, 80)
-    assert small.share == pytest.approx(400 / 4401)
-
-
-def test_diagonal_neighbours_are_one_region():
+    close = pytest.approx
+    assert measured(map_).regions == [
+        (close((300, 240)), (200, 200, 400, 280), close(4000 / 4401), 0.5),
+        (close((40, 60)), (20, 40, 60, 80), close(400 / 4401), 0.5),
+    ]
+    # Diagonal neighbours are one.
     map_ = box(0, 0, 4, 4, (8, 8)) + box(4, 4, 8, 8, (8, 8))
     (region,) = measured(map_, (8, 8)).regions
     assert region.box == (0, 0, 8, 8)
@@ -75,27 +70,21 @@ def test_a_gaussian():
     assert region.share == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_strongest_point_is_the_middle_of_a_pixel():
-    map_ = np.zeros((4, 8), np.float32)
-    map_[2, 5] = map_[3, 0] = 1
-    assert measured(map_, (80, 80)).strongest == (55, 50)
-
-
 def test_a_single_pixel_and_a_uniform_map_are_the_ends_of_the_scale():
     pixel = np.zeros((6, 9), np.float32)
     pixel[1, 2] = 3
     found = measured(pixel, (9, 6))
     assert found.entropy == pytest.approx(0, abs=1e-6)
     assert found.dispersion == 0
+    pixel[2, 1] = 3
+    # The middle of the first one in reading order.
+    assert measured(pixel, (90, 60)).strongest == (25, 15)
     even = measured(np.full((6, 9), 0.2, np.float32), (9, 6))
     assert even.entropy == pytest.approx(1)
     (region,) = even.regions
     assert region.box == (0, 0, 9, 6)
     assert region.share == pytest.approx(1)
     assert measured(np.ones((1, 1))).entropy == 0
-
-
-def test_a_map_of_zeros_has_no_attention():
     areas = {"a": square(0, 0, 10, 10)}
     found = measured(np.zeros((36, 64), np.float32), areas=areas)
     assert found == attention.Measures(0.0, areas={"a": (None, False)})
@@ -104,12 +93,8 @@ def test_a_map_of_zeros_has_no_attention():
 @pytest.mark.parametrize(
     "map_",
     [
-        np.full((4, 4), np.nan),
-        np.full((4, 4), np.inf),
-        np.full((4, 4), -1.0),
-        np.zeros((4, 4, 1)),
-        np.zeros((0, 4)),
-        np.zeros((4, 4), complex),
+        *(np.full((4, 4), value) for value in (np.nan, np.inf, -1.0, 0j)),
+        *(np.zeros((4, 4, 1)), np.zeros((0, 4))),
     ],
 )
 def test_what_is_no_map_is_refused(map_):
@@ -179,15 +164,13 @@ def test_the_share_of_an_area_is_exact_for_rectangles(turn):
         assert share(even, polygon) == pytest.approx(want, 1e-5)
 
 
-def test_the_share_of_a_triangle():
-    even = np.ones(SHAPE, np.float32)
+def test_shares_of_a_triangle_of_a_hole_and_of_what_lies_outside():
+    """A hole is even-odd, and what lies outside counts nothing."""
     corners = np.array([(0, 0), (1280, 0), (0, 720)], float)
-    assert share(even, corners) == pytest.approx(0.5, abs=1e-5)
-    blob = gaussian(320, 180, 15)
-    assert share(blob, corners) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_a_hole_is_even_odd_and_what_lies_outside_counts_nothing():
+    even = share(np.ones(SHAPE, np.float32), corners)
+    assert even == pytest.approx(0.5, abs=1e-5)
+    blob = share(gaussian(320, 180, 15), corners)
+    assert blob == pytest.approx(0.5, abs=1e-3)
     star = np.concatenate([square(0, 0, 8, 8), square(2, 2, 6, 6)])
     star = np.insert(star, 4, star[0], axis=0)
     star = np.append(star, [star[5]], axis=0)
@@ -202,11 +185,13 @@ def write(path, data):
 
 
 def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
-    pixels = {"logo": [[128, 72], [640, 72], [640, 360]]}
-    fractions = {"logo": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]}
     read = []
-    for unit, areas in (("pixels", pixels), ("fractions", fractions)):
-        path = write(tmp_path / unit, {"unit": unit, "areas": areas})
+    for unit, corners in (
+        ("pixels", [[128, 72], [640, 72], [640, 360]]),
+        ("fractions", [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]),
+    ):
+        data = {"unit": unit, "areas": {"logo": corners}}
+        path = write(tmp_path / unit, data)
         read.append(attention.read_areas(path, SIZE)["logo"])
     np.testing.assert_allclose(*read)
 
@@ -214,25 +199,27 @@ def test_areas_in_pixels_and_in_fractions_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "cannot be read"),
         ("{", "not JSON"),
         ([], "areas are"),
         ({"areas": {}}, "unit"),
         ({"unit": "pixels", "areas": {}}, "one area or more"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], [3, 4]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1], [3], [4]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], [3], [4, 5]]}}, "'a'"),
-        ({"unit": "pixels", "areas": {"a": [[1, 2], "x", [4, 5]]}}, "'a'"),
-        (
-            {"unit": "pixels", "areas": {"a": [[-9, 0], [-1, 0], [-1, 9]]}},
-            "covers nothing",
+        *(
+            ({"unit": "pixels", "areas": {"a": corners}}, message)
+            for corners, message in (
+                ([[1, 2], [3, 4]], "'a'"),
+                ([[1], [3], [4]], "'a'"),
+                ([[1, 2], [3], [4, 5]], "'a'"),
+                ([[1, 2], "x", [4, 5]], "'a'"),
+                ([[-9, 0], [-1, 0], [-1, 9]], "covers nothing"),
+            )
         ),
     ],
 )
 def test_what_are_no_areas_is_refused(tmp_path, data, message):
     path = tmp_path / "areas.json"
-    if data is not None:
-        write(path, data)
+    with pytest.raises(FileNotFoundError, match=path.name):
+        attention.read_areas(path, SIZE)
+    write(path, data)
     with pytest.raises(files.FileError, match=message):
         attention.read_areas(path, SIZE)
 
@@ -273,15 +260,12 @@ def test_a_summary_averages_the_clip_and_its_ends():
     rows, result = summarised(maps, 12.0, areas)
     focus = np.array([row.focus for row in rows])
     assert result["frames"] == 60
-    for part, some in (
-        ("mean", focus),
-        ("first_2_seconds", focus[:24]),
-        ("last_2_seconds", focus[-24:]),
-    ):
-        assert result[part]["focus"] == pytest.approx(some.mean(), abs=1e-5)
-    assert result["focus_consistency"] == pytest.approx(
-        1 - focus.std() / focus.mean(), abs=1e-5
-    )
+    ends = ("mean", "first_2_seconds", "last_2_seconds")
+    found = [result[part]["focus"] for part in ends]
+    want = [focus.mean(), focus[:24].mean(), focus[-24:].mean()]
+    assert found == pytest.approx(want, abs=1e-5)
+    want = 1 - focus.std() / focus.mean()
+    assert result["focus_consistency"] == pytest.approx(want, abs=1e-5)
     shares = np.array([row.areas["left"][0] for row in rows])
     left = result["areas"]["left"]
     assert left["mean_share"] == pytest.approx(shares.mean(), abs=1e-5)
@@ -292,22 +276,17 @@ def test_a_summary_averages_the_clip_and_its_ends():
     assert result["large_jumps"] == 0
 
 
-def test_large_jumps_are_counted_and_a_constant_focus_is_consistent():
+def test_summaries_of_jumps_of_nothing_and_of_zeros():
     maps = [gaussian(50.5, 50.5, 8), gaussian(600.5, 300.5, 8)] * 4
     _, result = summarised(maps, 10.0)
     assert result["large_jumps"] == 7
     assert result["focus_consistency"] == pytest.approx(1, abs=1e-3)
-
-
-def test_a_summary_of_nothing_and_of_zeros():
     _, nothing = summarised([], 25.0)
-    assert nothing["frames"] == 0
-    assert nothing["mean"]["focus"] is None
-    assert nothing["focus_consistency"] is None
     _, zeros = summarised([np.zeros((4, 4))] * 3, 25.0)
-    assert zeros["mean"]["hot_spots"] == 0
-    assert zeros["mean"]["focus"] is None
-    assert zeros["gaze_path"] == []
+    for found in (nothing, zeros):
+        assert found["mean"]["focus"] is found["focus_consistency"] is None
+        assert found["gaze_path"] == []
+    assert nothing["frames"] == 0 and zeros["mean"]["hot_spots"] == 0
 
 
 def strict(text):
@@ -317,22 +296,21 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
+def json_lines(path, maps, areas, **how):
+    with attention.JsonLines(
+        path=path, fps=25, size=SIZE, areas=str(areas), **how
+    ) as output:
+        for i, map_ in enumerate(maps):
+            output.write(FRAME, map_, i / 25)
+
+
 def test_json_lines(tmp_path):
     many = sum(box(60 * i, 0, 60 * i + 20 + i, 40) for i in range(6))
     maps = [gaussian(100, 100, 9), np.zeros(SHAPE, np.float32), many]
     path = tmp_path / "attention.jsonl"
     left = {"a b": square(0, 0, 640, 720).tolist()}
     areas = write(tmp_path / "areas", {"unit": "pixels", "areas": left})
-    with attention.JsonLines(
-        path=path,
-        fps=25,
-        size=SIZE,
-        note="random »weights«",
-        areas=str(areas),
-        regions=2,
-    ) as output:
-        for i, map_ in enumerate(maps):
-            output.write(FRAME, map_, i / 25)
+    json_lines(path, maps, areas, note="random »weights«", regions=2)
     first, second, third = map(strict, path.read_text().splitlines())
     assert first["regions"][0]["centre"] == pytest.approx([200, 200], abs=0.1)
     assert first["areas"] == {"a b": 1.0}
@@ -354,10 +332,7 @@ def test_the_page(tmp_path):
     path = write(tmp_path / "areas.json", areas)
     read = attention.read_areas(path, SIZE)
     assert [*read] == ["logo", "face"]
-    with attention.JsonLines(
-        path=tmp_path / "a.jsonl", fps=25, size=SIZE, areas=str(path)
-    ) as output:
-        output.write(FRAME, box(10, 20, 30, 40), 0.0)
+    json_lines(tmp_path / "a.jsonl", [box(10, 20, 30, 40)], path)
     ours = strict((tmp_path / "a.jsonl").read_text())
     assert line.keys() == ours.keys()
     assert ours["areas"].keys() == {"logo", "face"}

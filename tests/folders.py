@@ -1,0 +1,13 @@
+"""What lies in a folder."""
+
+
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder):
+    """{place: bytes, or False for a folder}."""
+    return {
+        path.relative_to(folder): path.is_file() and path.read_bytes()
+        for path in folder.rglob("*")
+    }
