@@ -15,6 +15,7 @@ the video are missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+import functools
 import hashlib
 import sys
 
@@ -73,6 +74,12 @@ def define_flags() -> None:
     flags.DEFINE_string("end", "", "Where the clip ends, given as --start is")
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
     flags.DEFINE_integer("batch", 8, "Maps decoded at a time")
+    flags.DEFINE_integer(
+        "workers",
+        1,
+        "Processes that share a folder's films, each with its own model",
+        lower_bound=1,
+    )
     flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
     flags.DEFINE_float("rate", None, "Frames a second of pictures or raw video")
     flags.DEFINE_enum(
@@ -189,6 +196,11 @@ def _run(names: Sequence[str]) -> str:
             rate=values.rate,
             pixel_format=values.pixel_format,
         )
+    if values.workers > 1 and len(paths) < 2:
+        raise ValueError(
+            "--workers is for a folder of several films; one film is predicted "
+            f"in one process. Received: --workers={values.workers}"
+        )
     given = {n for n in values if not values[n].using_default_value}
     if unused := unused_flags(given, outputs, source):
         logging.warning(
@@ -197,10 +209,13 @@ def _run(names: Sequence[str]) -> str:
     # TensorFlow takes seconds: help and errors above do not wait for it.
     from lsts_tf import predictor
 
-    model = predictor.Predictor.load(
-        chosen.folder, model=values.model, sources=chosen.sources
+    load = functools.partial(
+        predictor.Predictor.load,
+        chosen.folder,
+        model=values.model,
+        sources=chosen.sources,
+        batch=values.batch,
     )
-    model.batch = values.batch
     settings = {
         "outputs": outputs,
         "options": options,
@@ -212,8 +227,10 @@ def _run(names: Sequence[str]) -> str:
         "about": _about(chosen, values.model),
     }
     if source is None:
-        return films.predict(model, paths, values.output, **settings)
-    return predict(model, source, values.output, **settings)
+        return films.predict(
+            load, paths, values.output, workers=values.workers, **settings
+        )
+    return predict(load(), source, values.output, **settings)
 
 
 def main(arguments: Sequence[str]) -> None:

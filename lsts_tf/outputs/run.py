@@ -12,6 +12,7 @@ import datetime
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import pkgutil
@@ -285,6 +286,7 @@ class _Pass:
             "first_map": self._first,
             "every": self.every,
             "first_frames": self.first_frames,
+            "clip": [self.start, self.end],
             "outputs": outputs,
             "options": options,
             "model": self.about,
@@ -307,7 +309,7 @@ class _Pass:
             and all(made.resumes for made in self.made.values())
         ):
             return ""
-        what = [record, self.source.identity, self.start, self.end]
+        what = [record, self.source.identity]
         return json.dumps(what, indent=1, default=str)
 
     def write(self) -> dict[str, Any]:
@@ -337,6 +339,8 @@ class _Pass:
             initial=done,
             desc="predicting",
             unit="frame",
+            # Bars of several processes would overwrite one another.
+            disable=multiprocessing.parent_process() is not None,
         )
         last = 0.0
         shown = itertools.islice(shown, first - skip, None, self.every)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fractions
+import glob
 import json
 import math
 import os
@@ -259,6 +260,8 @@ class Sink:
             known = (part / _JOB).read_text(encoding="utf-8")
         if not self.job or known != self.job:
             _delete(part)
+            for left in filter(_is_left, _others(self.path)):
+                _delete(left)
             _delete(alone)
             self._hidden.mkdir()
             if self.job:
@@ -393,6 +396,22 @@ def _delete(path: pathlib.Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _others(path: pathlib.Path) -> list[pathlib.Path]:
+    """Hidden folders in which processes write what is to become `path`."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
+
+
+def _is_left(part: pathlib.Path) -> bool:
+    """Whether the process that wrote there was killed."""
+    try:
+        os.kill(int(part.suffixes[-2][1:]), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        return False
+    return False
 
 
 def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
