@@ -6,7 +6,7 @@ is not predicted again, what another process is at is left to it, and what is
 wrong with one film does not stop the others.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -182,7 +182,6 @@ class _Wanted:
             if _is_done(predictor, path, folder, self.names, self.settings):
                 logging.info("%s is done already.", path)
                 return Outcome(True, "")
-            logging.info("%s.", path)
             try:
                 damage = run.predict(
                     predictor,
@@ -241,15 +240,17 @@ def _is_done(
 
 _Function = Callable[["predictor_lib.Predictor", pathlib.Path], Outcome | None]
 _Each = Iterator[tuple[pathlib.Path, Outcome | None]]
-_Engine = Callable[[_Function, Iterable[pathlib.Path]], _Each]
+_Engine = Callable[[_Function, Sequence[pathlib.Path]], _Each]
 
 
 def _here(
     predictor: "predictor_lib.Predictor",
     function: _Function,
-    paths: Iterable[pathlib.Path],
+    paths: Sequence[pathlib.Path],
 ) -> _Each:
-    return ((path, function(predictor, path)) for path in paths)
+    for number, path in enumerate(paths, 1):
+        logging.info("%s, film %d of %d.", path, number, len(paths))
+        yield path, function(predictor, path)
 
 
 @contextlib.contextmanager
@@ -276,7 +277,7 @@ def _processes(
         finally:
             idle.put(worker)
 
-    def each(function: _Function, paths: Iterable[pathlib.Path]) -> _Each:
+    def each(function: _Function, paths: Sequence[pathlib.Path]) -> _Each:
         # The largest first, so that all processes end together.
         sizes = {p: p.stat().st_size if p.exists() else 0 for p in paths}
         ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
