@@ -15,6 +15,7 @@ missing, after writing all that could be decoded.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+import functools
 import sys
 from typing import Any
 
@@ -80,6 +81,12 @@ def define_flags() -> None:
         False,
         "Compute I3D in bfloat16: faster on processors that have it, with "
         "slightly different maps",
+    )
+    flags.DEFINE_integer(
+        "workers",
+        1,
+        "Processes that share a folder's films, each with its own model",
+        lower_bound=1,
     )
     flags.DEFINE_float(
         "rate", None, "Frames per second of pictures or raw video"
@@ -198,6 +205,11 @@ def _run(names: Sequence[str]) -> str:
             rate=values.rate,
             pixel_format=values.pixel_format,
         )
+    if values.workers > 1 and len(paths) < 2:
+        raise ValueError(
+            "--workers is for a folder of several films; one film is predicted "
+            f"in one process. Received: --workers={values.workers}"
+        )
     given = {n for n in values if not values[n].using_default_value}
     if unused := unused_flags(given, outputs, source):
         logging.warning("No input or output uses %s.", ", ".join(unused))
@@ -209,15 +221,16 @@ def _run(names: Sequence[str]) -> str:
     # TensorFlow takes seconds: help and errors above do not wait for it.
     from lsts_tf import predictor
 
-    model = predictor.Predictor.load(
+    if program.computes_bfloat16() and not values.bfloat16:
+        logging.info("With --bfloat16 this processor predicts faster.")
+    load = functools.partial(
+        predictor.Predictor.load,
         chosen.folder,
         model=values.model,
         sources=chosen.sources,
+        batch=values.batch,
         bfloat16=values.bfloat16,
     )
-    if program.computes_bfloat16() and not values.bfloat16:
-        logging.info("With --bfloat16 this processor predicts faster.")
-    model.batch = values.batch
     settings: dict[str, Any] = {
         "outputs": outputs,
         "options": options,
@@ -226,8 +239,10 @@ def _run(names: Sequence[str]) -> str:
     for name in ("report", "first_frames", "start", "end", "every"):
         settings[name] = values[name].value
     if source is None:
-        return films.predict(model, paths, values.output, **settings)
-    return predict(model, source, values.output, **settings)
+        return films.predict(
+            load, paths, values.output, workers=values.workers, **settings
+        )
+    return predict(load(), source, values.output, **settings)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -75,6 +75,7 @@ class Predictor:
         model: str = "last",
         sources: Mapping[str, Sequence[str]] | None = None,
         lookahead: int | None = None,
+        batch: int = BATCH,
         bfloat16: bool = False,
     ) -> "Predictor":
         """The model of a run folder.
@@ -89,6 +90,7 @@ class Predictor:
             lookahead: For live use of a model with --front_end=continuous:
                 number of frames that a map waits for, if not for all that it
                 sees. Fewer frames give different maps sooner; see `delay`.
+            batch: Maps that the decoder computes at a time.
             bfloat16: Compute I3D in bfloat16, whatever it was trained on.
                 Maps differ slightly, sooner on processors that have it.
 
@@ -119,7 +121,9 @@ class Predictor:
             (folder / front_end_lib.DESCRIPTION).read_text()
         )
         _check_front_end(folder, trained_on | other, extractor.describe())
-        return cls(keras.models.load_model(path, compile=False), extractor)
+        found = cls(keras.models.load_model(path, compile=False), extractor)
+        found.batch = batch
+        return found
 
     @property
     def first_map(self) -> int:

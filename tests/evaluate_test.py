@@ -745,7 +745,8 @@ def killed(_):
 def test_a_worker_that_is_killed_ends_the_run(refused, tree, monkeypatch):
     monkeypatch.setattr(folders, "_score", killed)
     message = refused(*where(tree), workers=2)
-    assert "--workers" in message
+    assert "killed at one of the videos 0601, 0602" in message
+    assert "--workers=2" in message
 
 
 def test_the_program_alone_needs_no_tensorflow_to_complain(tmp_path):

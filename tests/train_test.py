@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import program, train
+from lsts_tf import experiment, program, train
+from lsts_tf.features import dataset
 from lsts_tf.media import files
 from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
@@ -326,6 +327,36 @@ def test_a_dry_run_counts_and_writes_nothing(tiny):
     assert len(told) == 5
     assert not pathlib.Path(tiny.run_dir).exists()
     assert not pathlib.Path(tiny.store_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "videos", "frames", "windows", "steps", "size"),
+    [
+        ("crowdsal", 3000, 552, "46,400", "5,800", "200.34"),
+        ("ntire2026", 1200, 540, "18,240", "2,280", "80.14"),
+    ],
+)
+def test_what_films_take_by_count(
+    monkeypatch, which, videos, frames, windows, steps, size
+):
+    """The figures in their flagfiles, without the dataset."""
+
+    class Counted(dataset.Dataset):
+        name = f"{which}:1.0.0"
+
+        def __init__(self):
+            self.frame_counts = dict.fromkeys(range(1, videos + 1), frames)
+
+    root = pathlib.Path(__file__).parents[1]
+    monkeypatch.chdir(root)
+    path = root / "experiments" / f"{which}.flags"
+    settings = experiment.load(path)
+    told = "\n".join(dry_run.lines(settings, Counted()))
+    assert f"training: {windows} windows of 79 frames" in told
+    assert f"steps: {steps}, " in told and f"stores: {size} GB" in told
+    header = path.read_text()
+    assert f"{windows} windows" in header and f"{steps} steps" in header
+    assert f"{float(size):.0f} GB of stores" in header
 
 
 def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):

@@ -22,22 +22,18 @@ import errno
 import functools
 import itertools
 import multiprocessing
-import multiprocessing.connection
-import os
 import pathlib
 import shutil
-import sys
-import threading
 from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from lsts_tf import parts, windows
 from lsts_tf.features import dataset, preprocess, stores, views
 from lsts_tf.features import front_end as front_end_lib
+from lsts_tf.features import workers as workers_lib
 
 # What no other video changes: a full disk, a store that cannot be written.
 _STOPPING = frozenset(
@@ -506,39 +502,12 @@ _loaded: list[front_end_lib.FrontEnd] = []
 def _start_worker(
     started: Any, workers: int, load: Callable[[], front_end_lib.FrontEnd]
 ) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     with started.get_lock():
         place = started.value
         started.value += 1
-    _take_devices(place, workers)
+    workers_lib.begin(place, workers)
     _loaded.append(load())
 
 
 def _fill_there(video: dataset.Video, kept: Stores) -> Outcome:
     return fill_video(video, _loaded[-1], kept)
-
-
-def _die_with_parent() -> None:
-    """End this process as soon as the one that started it has ended."""
-    parent: Any = multiprocessing.parent_process()
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _take_devices(place: int, workers: int) -> None:
-    """Take a part of the cores, and one GPU where there are some.
-
-    All workers have the same number of threads, because that decides the
-    last bits of a feature.
-    """
-    if sys.platform == "linux":  # Others cannot choose cores.
-        cores = sorted(os.sched_getaffinity(0))
-        each = max(len(cores) // workers, 1)
-        first = place * each % len(cores)
-        os.sched_setaffinity(0, cores[first : first + each])
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        chosen = gpus[place % len(gpus)]
-        tf.config.set_visible_devices([chosen], "GPU")
-        # Workers may share it.
-        tf.config.experimental.set_memory_growth(chosen, True)

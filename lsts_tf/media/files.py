@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import socket
+import zlib
 
 from absl import logging
 
@@ -155,6 +156,37 @@ def alone(folder: pathlib.Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+@contextlib.contextmanager
+def claimed(
+    folder: pathlib.Path, name: str, *, waits: bool = False
+) -> Iterator[bool]:
+    """Inside, no other process has claimed this name in this folder.
+
+    As by `alone`, the system lets go of it when the process ends, and without
+    locks there is no protection. A process claims one name of a folder at a
+    time.
+
+    Args:
+        folder: It is made.
+        name: What is claimed.
+        waits: Whether to wait for another process to let go of it.
+
+    Yields:
+        Whether it is claimed; False if another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB)
+    with (folder / LOCK).open("a", encoding="utf-8") as file:
+        got = True
+        try:
+            # A byte for each name, so that thousands need one file.
+            fcntl.lockf(file, how, 1, zlib.crc32(os.fsencode(name)))
+        except OSError as error:
+            # Others say that the file system has no locks.
+            got = error.errno not in (errno.EAGAIN, errno.EACCES)
+        yield got
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import datetime
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import pkgutil
@@ -280,6 +281,7 @@ class _Pass:
             "first_map": self._first,
             "every": self.every,
             "first_frames": self.first_frames,
+            "clip": [self.start, self.end],
             "outputs": outputs,
             "options": options,
             "model": self.about,
@@ -307,7 +309,7 @@ class _Pass:
             for path in self.source.paths
             for found in [path.stat()]
         ]
-        what = [record, read, self.start, self.end]
+        what = [record, read]
         return json.dumps(what, indent=1, default=str)
 
     def _write(self) -> dict[str, Any]:
@@ -338,7 +340,13 @@ class _Pass:
         if total is not None:
             total = len(range(self._first, total, self.every))
         bar = tqdm.tqdm(
-            maps, total=total, initial=done, desc="predicting", unit="frame"
+            maps,
+            total=total,
+            initial=done,
+            desc="predicting",
+            unit="frame",
+            # Bars of several processes would overwrite one another.
+            disable=multiprocessing.parent_process() is not None,
         )
         for made in self.made.values():
             made.count = done

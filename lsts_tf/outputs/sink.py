@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fractions
+import glob
 import json
 import math
 import os
@@ -257,14 +258,19 @@ class Sink:
         self.refuse_others()
         part = self.path.with_name(f".{self.path.name}.part")
         alone = part.with_suffix(f".{os.getpid()}.part")
-        self._hidden, known = part if self.job else alone, part / _JOB
-        if self.job and known.is_file() and known.read_text() == self.job:
+        self._hidden = part if self.job else alone
+        known = ""
+        with contextlib.suppress(OSError):
+            known = (part / _JOB).read_text(encoding="utf-8")
+        if self.job and known == self.job:
             return
         _delete(part)
+        for left in filter(_is_left, _others(self.path)):
+            _delete(left)
         _delete(alone)
         self._hidden.mkdir()
         if self.job:
-            files.write_text(known, self.job)
+            files.write_text(self._hidden / _JOB, self.job)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Takes the next frame.
@@ -393,6 +399,22 @@ def _delete(path: pathlib.Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _others(path: pathlib.Path) -> list[pathlib.Path]:
+    """Hidden folders in which processes write what is to become `path`."""
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
+
+
+def _is_left(part: pathlib.Path) -> bool:
+    """Whether the process that wrote there was killed."""
+    try:
+        os.kill(int(part.suffixes[-2][1:]), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        return False
+    return False
 
 
 def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:

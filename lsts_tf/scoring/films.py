@@ -38,6 +38,11 @@ class _Job:
     maps: Mapping[str, str]
     frames: Sequence[int] = range(1)
 
+    @property
+    def name(self) -> str:
+        """What a message calls the video."""
+        return self.clip.name
+
 
 def evaluate(
     models: Mapping[str, str | os.PathLike],

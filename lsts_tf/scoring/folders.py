@@ -245,6 +245,11 @@ class _Job:
     truth: Truth
     clips: Mapping[str, predictions.Clip]
 
+    @property
+    def name(self) -> str:
+        """What a message calls the video."""
+        return f"{self.video:04d}"
+
 
 def _collect(job: _Job) -> tuple[list[tuple], list[str]]:
     """Rows of `truth.FixationSet`, and what cannot be read."""
@@ -386,7 +391,8 @@ def results(
     Args:
         title: What the bar shows.
         function: Takes a job; returns what it found, and what is wrong.
-        jobs: At least one; each has `frames`, which the bar counts.
+        jobs: At least one; each has a `name`, and `frames`, which the bar
+            counts.
         workers: Number of processes.
         scorer: For `_score`.
     """
@@ -410,15 +416,22 @@ def results(
                 initargs=(scorer, True),
             )
             stack.callback(pool.shutdown, cancel_futures=True)
-            each = pool.map(function, jobs)
+            calls = [pool.submit(function, job) for job in jobs]
+            each = (call.result() for call in calls)
         try:
             for job, (lines, reasons) in zip(jobs, each, strict=True):
                 found += lines
                 problems += reasons
                 bar.update(len(job.frames))
         except process.BrokenProcessPool as error:
+            # They are begun in this order.
+            lost = [
+                j for j, c in zip(jobs, calls, strict=True) if c.exception()
+            ]
+            names = ", ".join(job.name for job in lost[:workers])
             raise RuntimeError(
-                "A process was killed, perhaps because memory ran out. "
+                f"A process was killed at one of the videos {names}, perhaps "
+                "because memory ran out. "
                 f"Received: --workers={workers}. Use fewer."
             ) from error
     return found, problems

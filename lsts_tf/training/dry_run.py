@@ -19,9 +19,17 @@ GIGA = 1e9
 _HALF, _TARGET = 2, 8
 
 
-def lines(settings: experiment.Experiment) -> Iterator[str]:
-    """What a training takes, line by line."""
-    data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
+def lines(
+    settings: experiment.Experiment, data: dataset.Dataset | None = None
+) -> Iterator[str]:
+    """What a training takes, line by line.
+
+    Args:
+        settings: The experiment.
+        data: The lengths of its videos; by default of the dataset as built.
+    """
+    if data is None:
+        data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     frames, number = {}, {}
     training, validation = input_pipeline.choose_videos(data, settings)
     for name, videos, stride in (

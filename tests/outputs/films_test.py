@@ -2,7 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
+from absl import flags
 import av
 import cv2
 import numpy as np
@@ -10,9 +15,16 @@ import pytest
 
 from lsts_tf import experiment, predict
 from lsts_tf import predictor as predictor_lib
+from lsts_tf import program as program_lib
 from lsts_tf.media import video as video_lib
 from lsts_tf.outputs import films, run
-from tests import cheap_prediction, flag_scope, msu_folders
+from tests import (
+    cheap_extraction,
+    cheap_prediction,
+    flag_scope,
+    msu_folders,
+    pages,
+)
 
 COUNTS = {"b 1.mp4": 5, "a.mp4": 3, "upright.MP4": 4}
 
@@ -120,13 +132,65 @@ def test_other_outputs_have_a_folder_for_each_film(program, folder, tmp_path):
         assert record["frames"] == 2
 
 
-def test_a_damaged_film_among_others(program, folder, tmp_path, caplog):
+def empty_film(path):
+    """A film without any frame."""
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = msu_folders.SIZE
+        stream.pix_fmt = "yuv420p"
+        film.start_encoding()
+
+
+def test_films_that_cannot_be_read_among_others(
+    program, folder, tmp_path, caplog
+):
     (folder / "a.mp4").write_bytes(b"no film")
+    (folder / "none.mp4").touch()
+    empty_film(folder / "still.mp4")
+    (folder / "gone.mp4").symlink_to(folder / "nowhere.mp4")
     code = program(f"--video={folder}", "--outputs=msu")
     assert code == predict.INCOMPLETE
-    assert "a.mp4" in caplog.text
+    for name in ("a", "none", "still", "gone"):
+        assert f"{folder / name}.mp4: " in caplog.messages[-1]
     shown = sorted(p.name for p in (tmp_path / "out").glob("*.mp4"))
     assert shown == ["b 1.mp4", "upright.mp4"]
+
+
+def test_a_film_that_is_too_short_among_others(
+    program, folder, tmp_path, caplog
+):
+    msu_folders.film(folder / "long.mp4", msu_folders.clip(0, 80)[0])
+    arguments = f"--video={folder}", "--outputs=npy", "--first_frames=copy"
+    assert program(*arguments) == predict.INCOMPLETE
+    assert f"{folder / 'a.mp4'}: --first_frames=copy" in caplog.messages[-1]
+    assert len(np.load(tmp_path / "out" / "long" / "maps.npy")) == 80
+    # As nothing was written of any.
+    (folder / "long.mp4").unlink()
+    assert program(*arguments) == program_lib.FAILED
+    assert "b 1.mp4: --first_frames=copy" in caplog.messages[-1]
+
+
+def test_another_process_is_at_a_film(program, folder, tmp_path, predicted):
+    """It comes last, once the other process has ended without it."""
+    out = tmp_path / "out"
+    code = (
+        "import pathlib, sys, time\n"
+        "from lsts_tf.media import files\n"
+        "out = pathlib.Path(sys.argv[1])\n"
+        "with files.claimed(out, 'a') as is_ours:\n"
+        "    print(is_ours, flush=True)\n"
+        "    while not (out / 'upright.mp4').exists():\n"
+        "        time.sleep(0.01)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, out],
+        cwd=pages.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "True\n"
+        assert program(f"--video={folder}", "--outputs=msu") == 0
+    assert predicted == ["b 1.mp4", "upright.MP4", "a.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +207,19 @@ def test_refusals(program, folder, arguments, message, caplog, monkeypatch):
     assert message in caplog.text
 
 
+def test_several_processes_need_several_films(program, folder, caplog):
+    assert program(f"--video={folder / 'a.mp4'}", "--workers=2") == 1
+    assert "Received: --workers=2" in caplog.messages[-1]
+    for path in folder.glob("*.[mM]*4"):
+        if path.name != "a.mp4":
+            path.unlink()
+    caplog.clear()
+    assert program(f"--video={folder}", "--workers=2") == 1
+    assert "--workers is for a folder of several films" in caplog.messages[-1]
+    with pytest.raises(flags.IllegalFlagValueError, match="workers"):
+        program(f"--video={folder}", "--workers=0")
+
+
 def test_folders_of_pictures_are_clips(folder):
     assert films.found([str(folder), str(folder)]) == []
     assert films.found([str(folder / "a.mp4")]) == []
@@ -154,4 +231,118 @@ def test_films_of_one_name(model, folder):
     (folder / "a.mp4").rename(folder / "b 1.avi")
     paths = films.found([str(folder)])
     with pytest.raises(ValueError, match="two of b 1"):
-        films.predict(model, paths, folder / "out", outputs=["msu"])
+        films.predict(lambda: model, paths, folder / "out", outputs=["msu"])
+    # DHF1K gives numbers four digits.
+    (folder / "b 1.mp4").rename(folder / "7.mp4")
+    (folder / "b 1.avi").rename(folder / "007.mp4")
+    paths = films.found([str(folder)])
+    with pytest.raises(ValueError, match="two of 0007"):
+        films.predict(lambda: model, paths, folder / "out", outputs=["dhf1k"])
+
+
+# === Several processes ===
+
+SETTINGS = {
+    "options": {},
+    "about": {"model": "last"},
+    "first_frames": "repeat",
+    "start": "",
+    "end": "",
+    "every": 1,
+}
+
+
+def test_a_process_that_dies_takes_one_film_along(folder, tmp_path, predicted):
+    paths, out = films.found([str(folder)]), tmp_path / "out"
+    damage = films.predict(
+        cheap_prediction.deadly,
+        paths,
+        out,
+        outputs=["dhf1k"],
+        workers=2,
+        **SETTINGS,
+    )
+    assert damage.startswith(f"{folder / 'upright.MP4'}: the process that")
+    assert "\n" not in damage
+    assert len(list(out.glob("*/*.png"))) == COUNTS["a.mp4"] + COUNTS["b 1.mp4"]
+    load = cheap_prediction.predictor
+    assert not films.predict(load, paths, out, outputs=["dhf1k"], **SETTINGS)
+    assert predicted == ["upright.MP4"]
+    assert len(list(out.glob("*/*.png"))) == sum(COUNTS.values())
+
+
+@pytest.fixture
+def long_films(tmp_path):
+    """Of some seconds each, one of them upright; and a damaged one."""
+    folder = tmp_path / "films"
+    for number in range(8):
+        size = msu_folders.UPRIGHT if number == 5 else msu_folders.SIZE
+        pictures = msu_folders.clip(number, 5, size)[0]
+        frames = [pictures[k * k % 5] for k in range(400 + 40 * number)]
+        msu_folders.film(folder / f"{number}.mp4", frames)
+    (folder / "no.mp4").write_bytes(b"no film")
+    return folder
+
+
+def content(folder):
+    """Of all files but records, which hold times; the records' names."""
+    return {
+        path.name: path.suffix != ".json" and path.read_bytes()
+        for path in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
+)
+def test_ended_in_the_middle_it_goes_on(long_films, tmp_path, number):
+    whole, out, home = (tmp_path / name for name in ("whole", "out", "run"))
+    paths = films.found([str(long_films)])
+    load = cheap_prediction.predictor
+    films.predict(load, paths, whole, outputs=["msu"], **SETTINGS)
+    home.mkdir()
+    (home / "model.keras").write_text("not looked into")
+    experiment.Experiment(run_dir=str(home)).save(home / experiment.FLAGFILE)
+
+    def begun(done):
+        """The program, when so many films are done and another is begun."""
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.cheap_prediction"),
+                *(f"--run_dir={home}", f"--video={long_films}"),
+                *(f"--output={out}", "--outputs=msu", "--workers=2"),
+            ],
+            cwd=pages.ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while len(list(out.glob("*.mp4"))) < done or not any(
+            out.glob(".*.part")
+        ):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.002)
+        return process
+
+    process = begun(1)
+    below = cheap_extraction.children(process.pid)
+    assert len(below) >= 2
+    process.send_signal(number)
+    message = process.communicate()[1]
+    while not all(map(cheap_extraction.gone, below)):
+        time.sleep(0.01)
+    left = len(list(out.glob("*.mp4")))
+    assert 1 <= left < 8
+    if number == signal.SIGTERM:
+        assert process.returncode == program_lib.TERMINATED, message
+        assert "The same command goes on or starts anew." in message
+        assert "Traceback" not in message
+        assert not any(out.glob(".*.part"))
+    else:
+        assert any(out.glob(".*.part"))
+
+    process = begun(left)
+    message = process.communicate()[1]
+    assert process.returncode == predict.INCOMPLETE, message
+    assert f"{long_films / 'no.mp4'}: " in message
+    assert content(out) == content(whole)

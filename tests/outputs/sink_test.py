@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import subprocess
 
 from absl import flags
 import numpy as np
@@ -48,6 +50,20 @@ def test_all_files_appear_at_the_end(tmp_path):
     assert output.finished == 1
     assert folders.listed(tmp_path) == ["a.txt", "b.txt", "c.txt"]
     assert (tmp_path / "b.txt").read_text() == 99 * "-"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    parts = [f".a.txt.{pid}.part" for pid in (ended.pid, os.getppid())]
+    for name in (*parts, ".a.txt.x.part", ".b.txt.part"):
+        (tmp_path / name).mkdir()
+    with Words(path=tmp_path / "a.txt", fps=25, size=(4, 4)):
+        pass
+    left = [".a.txt.x.part", parts[1], ".b.txt.part"]
+    assert folders.listed(tmp_path) == sorted(
+        [*left, "a.txt", "b.txt", "c.txt"]
+    )
 
 
 def test_the_first_error_is_the_one_that_is_seen(tmp_path):

@@ -1,6 +1,8 @@
 """Films scored by `evaluate --protocol=msu`, without unpacking them."""
 
 import json
+import os
+import signal
 
 import av
 import cv2
@@ -98,14 +100,13 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
+def test_a_folder_equals_its_frames(truth, models, program, tmp_path):
     """What films hold after their own decoding, by the definitions."""
     scores = program(
         "--compare",
         models / "ten",
         f"--annotations={truth}",
-        f"--workers={workers}",
+        "--workers=1",
         "--videos=2-4",
         "--",
         models / "eight",
@@ -143,13 +144,34 @@ def test_a_folder_equals_its_frames(truth, models, program, tmp_path, workers):
     assert scores["best"] in READERS and "centre_prior" in scores
 
 
-def test_a_split(truth, models, program):
-    scores = program(
-        f"--predictions={models / 'ten'}",
-        f"--annotations={truth}",
-        "--videos=public_test",
+def test_as_many_processes_as_one_likes(truth, models, program, tmp_path):
+    """Scores and tables are the same to the last digit."""
+    found = []
+    for workers in (1, 3):
+        scores = program(
+            f"--predictions={models / 'ten'}",
+            f"--annotations={truth}",
+            f"--workers={workers}",
+            "--videos=2-4",
+        )
+        found.append((scores, (tmp_path / "scores.csv").read_bytes()))
+    assert found[0] == found[1]
+
+
+def test_a_split_out_of_archives(truth, models, program, tmp_path):
+    packed = tmp_path / "packed"
+    msu_folders.avimos(
+        packed,
+        clips(0, (*NAMES, "other")),
+        json.loads((truth / "TrainTestSplit.json").read_text()),
     )
-    assert set(scores["by_video"]) == {"clip_9", "clip_10"}
+    msu_folders.pack(packed)
+    assert not [p for p in packed.iterdir() if p.is_dir()]
+    arguments = [f"--predictions={models / 'ten'}", "--videos=public_test"]
+    want = program(*arguments, f"--annotations={truth}")
+    assert set(want["by_video"]) == {"clip_9", "clip_10"}
+    got = program(*arguments, f"--annotations={packed}")
+    assert got["overall"] == want["overall"]
 
 
 # === Refusals ===
@@ -217,15 +239,34 @@ def test_fixations_that_are_none(tmp_path, text, message):
         evaluated(root, root / "Test" / "Saliency")
 
 
-def test_a_damaged_film(tmp_path):
-    root = msu_folders.crowdsal(tmp_path, {3001: msu_folders.clip(1, 30)})
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_damaged_film(tmp_path, workers):
+    made = {n: msu_folders.clip(n, 30) for n in (3001, 3002, 3003)}
+    root = msu_folders.crowdsal(tmp_path, made)
     path = root / "Test" / "Saliency" / "3001.mp4"
     (tmp_path / "cut").mkdir()
     data = path.read_bytes()
     half = len(data) // 2
     (tmp_path / "cut" / "3001.mp4").write_bytes(data[:half] + bytes(half))
-    with pytest.raises(folders.FilesError, match=r"3001.*cut/3001\.mp4"):
-        evaluated(root, tmp_path / "cut")
+    for number in (3002, 3003):
+        name = f"{number}.mp4"
+        (tmp_path / "cut" / name).symlink_to(path.with_name(name))
+    with pytest.raises(folders.FilesError, match=r"3001.*cut/3001\.mp4") as e:
+        evaluated(root, tmp_path / "cut", workers=workers)
+    assert "3002" not in str(e.value)
+
+
+def killed(job):
+    """Takes the place of `films._score`."""
+    if job.name == "upright":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [], []
+
+
+def test_a_process_that_is_killed(truth, models, monkeypatch):
+    monkeypatch.setattr(films, "_score", killed)
+    with pytest.raises(RuntimeError, match=r"videos .*upright.*--workers=2"):
+        evaluated(truth, models / "ten", videos="2-4", workers=2)
 
 
 @pytest.mark.parametrize(
