@@ -42,7 +42,9 @@ def test_short_clips_by_hand():
     skip = windows.Geometry(length=4)
     assert list(skip.targets(3)) == []
     assert skip.lead(3) == ()
-    with pytest.raises(ValueError, match="first frame with a window of 4 is 0"):
+    with pytest.raises(
+        ValueError, match="first frame with a complete window of 4 is 0"
+    ):
         rgb.window(-1)
     with pytest.raises(ValueError, match="`short` must be one of"):
         windows.Geometry(short="repeat")
@@ -93,7 +95,7 @@ def test_windows_stay_inside_what_is_played(
 
 def test_what_cannot_be():
     with pytest.raises(
-        ValueError, match="first frame with a window of 79 is 78"
+        ValueError, match="first frame with a complete window of 79 is 78"
     ):
         windows.Geometry().window(77)
     for wrong in ({"length": 0}, {"stride": 0}, {"first": 2}, {"first": -1}):

@@ -335,7 +335,7 @@ def test_ended_in_the_middle_it_goes_on(long_films, tmp_path, number):
     assert 1 <= left < 8
     if number == signal.SIGTERM:
         assert process.returncode == program_lib.TERMINATED, message
-        assert "The same command goes on or starts anew." in message
+        assert "The same command resumes or starts over." in message
         assert "Traceback" not in message
         assert not any(out.glob(".*.part"))
     else:
