@@ -353,41 +353,32 @@ class Store(_Folder):
         return found.tobytes()
 
     def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
-        """Reads records of one video: [len(indices), *shape]; as `read_batch`.
+        """Reads records of a video; safe in several threads.
 
         Args:
             video: Its number.
             indices: Which records, from 0.
-        """
-        return self.read_batch([(video, int(index)) for index in indices])
-
-    def read_batch(self, pairs: Sequence[tuple[Any, int]]) -> np.ndarray:
-        """Reads records of many videos; safe in several threads.
-
-        Args:
-            pairs: (video, index) of each record.
 
         Returns:
-            [len(pairs), *shape], in the store's dtype and the order of
-            `pairs`.
+            [len(indices), *shape], in the store's dtype.
 
         Raises:
-            StoreError: A video is missing or damaged.
-            ValueError: A video has no such record.
+            StoreError: The video is missing or damaged.
+            ValueError: It has no such record.
         """
-        out = np.empty((len(pairs), *self.shape), self.dtype)
-        size = self.record_bytes
-        for values, (video, index) in zip(out, pairs, strict=True):
-            targets, start = self._head(video)
-            if not 0 <= index < len(targets):
-                raise ValueError(
-                    f"{self._said(video)} has records 0 to "
-                    f"{len(targets) - 1}. Received: {index}"
-                )
-            # No map of the file: systems allow some 1,000 open ones.
-            with self.path(video).open("rb", buffering=0) as file:
+        targets, start = self._head(video)
+        out = np.empty((len(indices), *self.shape), self.dtype)
+        # No map of the file: systems allow some 1,000 open ones.
+        with self.path(video).open("rb", buffering=0) as file:
+            for values, index in zip(out, indices, strict=True):
+                if not 0 <= index < len(targets):
+                    raise ValueError(
+                        f"{self._said(video)} has records 0 to "
+                        f"{len(targets) - 1}. Received: {index}"
+                    )
                 # A record ends with its values.
-                file.seek(start + (index + 1) * size - values.nbytes)
+                end = start + (int(index) + 1) * self.record_bytes
+                file.seek(end - values.nbytes)
                 if file.readinto(values.data.cast("B")) != values.nbytes:
                     raise self._damaged(video, "cut off while it was open")
         return out
