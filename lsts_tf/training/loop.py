@@ -429,7 +429,14 @@ def _run(
         )
         training: input_pipeline.TrainingWindows
         if live:
-            training = _live(settings, data, extractor, train_videos)
+            training = input_pipeline.LiveWindows(
+                data,
+                extractor,
+                videos=train_videos,
+                geometry=settings.geometry(settings.train_stride),
+                flip=settings.flip,
+                maps=settings.targets,
+            )
         else:
             training = _stored(
                 settings, data, extractor, train_videos, purpose="training"
@@ -538,24 +545,5 @@ def _stored(
         videos=videos,
         geometry=settings.geometry(stride),
         others={found.view: found.features for found in more},
-        maps=settings.targets,
-    )
-
-
-def _live(
-    settings: experiment.Experiment,
-    data: dataset.Dataset,
-    extractor: front_end_lib.FrontEnd,
-    videos: Sequence[dataset.Key],
-) -> input_pipeline.LiveWindows:
-    """Windows of frames and flows, computed as they stream."""
-    return input_pipeline.LiveWindows(
-        data,
-        videos=videos,
-        streams=settings.streams,
-        geometry=settings.geometry(settings.train_stride),
-        flows=lambda video: extractor.flows(video.frames()),
-        flip=settings.flip,
-        size=extractor.size,
         maps=settings.targets,
     )

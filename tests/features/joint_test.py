@@ -231,11 +231,7 @@ def stored(both, tmp_path):
         kept.features, kept.truth, videos=videos, geometry=geometry
     )
     live = input_pipeline.LiveWindows(
-        both,
-        videos=videos,
-        streams=("rgb", "flow"),
-        geometry=geometry,
-        flows=lambda video: extractor.flows(video.frames()),
+        both, extractor, videos=videos, geometry=geometry
     )
     return kept, data, live, extractor
 
@@ -283,11 +279,9 @@ def test_live_and_stored_windows_are_the_same(stored):
 
 def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
     kept, _, _, _ = stored
-    found = input_pipeline.read_truth(
-        kept.truth, [((UCF, 2), 1), ((UCF, 1), 17)]
-    )
     videos = {video.number: video for video in ucf.videos([1, 2])}
-    for got, (number, frame) in zip(found, [(2, 1), (1, 17)], strict=True):
+    for number, frame in [(2, 1), (1, 17)]:
+        (got,) = input_pipeline.read_truth(kept.truth, (UCF, number), [frame])
         density, fixated = (
             input_pipeline.decode_map(pngs[frame])
             for pngs in (videos[number].maps, videos[number].fixations)
@@ -302,7 +296,7 @@ def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
     """By which its features were made, too."""
     kept, _, _, _ = stored
     view = views.View(crop=1)
-    (found,) = input_pipeline.read_truth(kept.truth, [((UCF, 2), 1)], view)
+    (found,) = input_pipeline.read_truth(kept.truth, (UCF, 2), [1], view)
     (map_,) = kept.truth.maps((UCF, 2), [1])
     want, other = (preprocess.density(view.of(n, map_)) for n in (2, 3))
     np.testing.assert_array_equal(found[..., 0], want)

@@ -253,9 +253,15 @@ def test_live_order_has_every_window_once_and_few_videos_open(monkeypatch):
     assert order != want
 
 
-def flows_that_count(video):
-    for k in range(1, video.num_frames):
-        yield np.full((112, 112, 2), k, np.float32)
+class Front:
+    """Flows that count."""
+
+    def __init__(self, streams=("rgb", "flow"), size=(224, 224)):
+        self.streams, self.size = streams, size
+
+    def flows(self, frames):
+        for k, _ in enumerate(itertools.islice(frames, 1, None), 1):
+            yield np.full((112, 112, 2), k, np.float16)
 
 
 @pytest.fixture
@@ -263,14 +269,13 @@ def live(sample_data):
     return live_windows(sample_data)
 
 
-def live_windows(sample_data, flip=False):
+def live_windows(sample_data, flip=False, streams=("rgb", "flow")):
     data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
     return input_pipeline.LiveWindows(
         data,
+        Front(streams),
         videos=[1, 2, 3],
-        streams=("rgb", "flow"),
         geometry=windows.Geometry.of(("rgb", "flow"), length=17),
-        flows=flows_that_count,
         flip=flip,
     )
 
@@ -307,11 +312,9 @@ def test_live_windows_of_another_size_and_with_several_maps(sample_data):
     data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
     live = input_pipeline.LiveWindows(
         data,
+        Front(("rgb",), (64, 96)),
         videos=[1],
-        streams=("rgb",),
-        flows=flows_that_count,
         geometry=windows.Geometry(length=20),
-        size=(64, 96),
         maps=8,
     )
     ((inputs, truth),) = steps_of(live, 1, 0, 0, 1)
@@ -360,7 +363,8 @@ def test_half_of_the_live_windows_are_mirrored(live, sample_data):
         np.testing.assert_array_equal(found[1][row], truth)
 
 
-def test_live_windows_decode_each_video_once(live, monkeypatch):
+def test_live_windows_decode_each_video_once(sample_data, monkeypatch):
+    live = live_windows(sample_data, streams=("rgb",))
     decoded = collections.Counter()
     frames = dataset.Video.frames
 
