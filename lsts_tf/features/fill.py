@@ -28,7 +28,7 @@ import pathlib
 import shutil
 import sys
 import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from absl import logging
 import numpy as np
@@ -59,6 +59,8 @@ class Outcome(NamedTuple):
 
 
 # === The stores of a dataset ===
+
+_Store = TypeVar("_Store", stores.Store, stores.TruthStore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,46 +100,45 @@ def open_stores(
     """Open or make the stores in `root`.
 
     RGB features at stride 1 start with the first window that RGB alone has,
-    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie
-    beside the others; flows and truth are those of the videos as they are.
-    What becomes of short clips (`windows.Geometry.short`) does not tell stores
-    apart: of those that are in one, the features are those of clips played
-    backwards before their start.
+    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie beside
+    the others; flows and truth are those of the videos as they are. What
+    becomes of short clips does not tell stores apart: of those that are in
+    one, the features are those of clips played backwards before their start.
 
     Args:
         root: Folder of the stores of all datasets.
         dataset_name: Name and version of this one.
         front_end: What computes their features.
         stride: Distance between windows.
-        short: What becomes of short clips.
-        view: Which view of the videos the features are of; crops are of RGB
-            alone, because the flow that is stored is the whole frame's.
+        short: What becomes of short clips; see `windows.Geometry`.
+        view: Which view the features are of; crops are of RGB alone, because
+            the flow that is stored is the whole frame's.
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
     """
     folder = pathlib.Path(root) / dataset_name.replace(":", "-")
-    about = functools.partial(stores.Manifest, dataset=dataset_name)
-    truth = stores.TruthStore.create(
-        folder / "truth",
-        about(kind="truth", shape=(), dtype="uint8"),
-        command=command,
+
+    def create(store: type[_Store], place: str, **manifest: Any) -> _Store:
+        about = stores.Manifest(dataset=dataset_name, **manifest)
+        return store.create(folder / place, about, command=command)
+
+    truth = create(
+        stores.TruthStore, "truth", kind="truth", shape=(), dtype="uint8"
     )
-    about = functools.partial(about, dtype="float16")
     flow = None
     if "flow" in front_end.streams:
         at_size = ""
         if front_end.size != parts.SIZE:
             at_size = f"-{parts.size_name(front_end.size)}"
-        flow = stores.Store.create(
-            folder / f"flow{at_size}",
-            about(
-                kind="flow",
-                shape=(*parts.half(front_end.size), 2),
-                details={"flow": front_end.flow.describe()},
-            ),
-            command=command,
+        flow = create(
+            stores.Store,
+            f"flow{at_size}",
+            kind="flow",
+            shape=(*parts.half(front_end.size), 2),
+            dtype="float16",
+            details={"flow": front_end.flow.describe()},
         )
     features, geometry = {}, {}
     for stream in front_end.streams:
@@ -145,23 +146,22 @@ def open_stores(
         chosen = windows.Geometry.of(
             sharing, length=front_end.window, stride=stride, short=short
         )
+        apart = f"-stride{stride}-first{chosen.first}" if stride > 1 else ""
+        apart += f"-{view.name}" if view.name else ""
         for part, shape in front_end.part_shapes(stream).items():
-            place = front_end.store_name(part)
-            if stride > 1:
-                place += f"-stride{stride}-first{chosen.first}"
-            if view.name:
-                place += f"-{view.name}"
-            details = {
-                **front_end.describe_part(stream, part),
-                **view.describe(),
-                "stride": stride,
-                "first": chosen.first,
-            }
             geometry[part] = chosen
-            features[part] = stores.Store.create(
-                folder / place,
-                about(kind="features", shape=shape, details=details),
-                command=command,
+            features[part] = create(
+                stores.Store,
+                front_end.store_name(part) + apart,
+                kind="features",
+                shape=shape,
+                dtype="float16",
+                details={
+                    **front_end.describe_part(stream, part),
+                    **view.describe(),
+                    "stride": stride,
+                    "first": chosen.first,
+                },
             )
     return Stores(
         truth=truth,
