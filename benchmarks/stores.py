@@ -54,7 +54,7 @@ def make(root: pathlib.Path, videos: int) -> stores.Store:
         )
         store.write(video, range(WINDOWS_PER_VIDEO), records)
     count = videos * WINDOWS_PER_VIDEO
-    size = count * store.record_bytes / 1e9
+    size = count * store.file_dtype.itemsize / 1e9
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
         f"wrote {videos} videos, {count} windows, {size:.2f} GB: "

@@ -164,11 +164,7 @@ def open_stores(
                 },
             )
     return Stores(
-        truth=truth,
-        flow=flow,
-        features=features,
-        geometry=geometry,
-        view=view,
+        truth=truth, flow=flow, features=features, geometry=geometry, view=view
     )
 
 
@@ -249,7 +245,7 @@ def require_disk(
             if kept.flow is not None:
                 counts.append((kept.flow, max(frames - 1, 1)))
             needed |= {
-                store.path(number): count * store.record_bytes
+                store.path(number): count * store.file_dtype.itemsize
                 for store, count in counts
                 if number not in store
             }
@@ -274,15 +270,7 @@ def require_disk(
 def fill_video(
     video: dataset.Video, front_end: front_end_lib.FrontEnd, kept: Stores
 ) -> Outcome:
-    """Compute and store what is missing of one video.
-
-    Args:
-        video: The video.
-        front_end: What computes.
-        kept: Where results are kept.
-
-    Returns:
-        Its outcome, with the error if it failed.
+    """Compute and store what is missing of one video; tell how it went.
 
     Raises:
         OSError: The stores cannot be written, which no other video changes.

@@ -80,15 +80,6 @@ class Manifest:
         except (TypeError, KeyError) as error:
             raise ValueError(f"Not a manifest: {error}") from error
 
-    def differences(self, wanted: "Manifest") -> list[str]:
-        """Fields in which this manifest is not `wanted`, one line each."""
-        # As they are read again: tuples become lists.
-        this, other = (json.loads(each.text()) for each in (self, wanted))
-        return [
-            f"{key}: {have!r} there, {want!r} wanted"
-            for key, (have, want) in differing(this, other).items()
-        ]
-
 
 def differing(
     one: dict[str, Any], other: dict[str, Any]
@@ -157,10 +148,16 @@ class _Folder:
             root.mkdir(parents=True, exist_ok=True)
             files.write_text(root / _MANIFEST, manifest.text())
         store = cls.open(root, command=command)
-        if differences := store.manifest.differences(manifest):
+        # As they are read again: tuples become lists.
+        both = (json.loads(m.text()) for m in (store.manifest, manifest))
+        if differences := differing(*both):
+            said = "; ".join(
+                f"{key}: {have!r} there, {want!r} wanted"
+                for key, (have, want) in differences.items()
+            )
             raise StoreError(
                 f"The {manifest.kind} store at {root} was made with something "
-                f"else ({'; '.join(differences)}). Remove that folder or "
+                f"else ({said}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
         return store
@@ -303,13 +300,8 @@ class Store(_Folder):
 
     @property
     def file_dtype(self) -> np.dtype:
-        """Dtype of a record with its target."""
+        """Dtype of a record with its target, as on disk."""
         return np.dtype([("target", "<i8"), ("values", self.dtype, self.shape)])
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of a record on disk."""
-        return self.file_dtype.itemsize
 
     def length(self, video: Any) -> int:
         """Number of records of a video."""
@@ -323,13 +315,7 @@ class Store(_Folder):
     def write(
         self, video: int, targets: range, records: Iterable[np.ndarray]
     ) -> None:
-        """Stores a video; see `write`.
-
-        Args:
-            video: Its number.
-            targets: Frame of each record, one at least.
-            records: [*shape] each, of any float dtype.
-        """
+        """Stores a video in this store alone; see the function `write`."""
         write({"": self}, video, targets, ({"": each} for each in records))
 
     def _encoded(self, target: int, record: np.ndarray) -> bytes:
@@ -377,7 +363,7 @@ class Store(_Folder):
                         f"{len(targets) - 1}. Received: {index}"
                     )
                 # A record ends with its values.
-                end = start + (int(index) + 1) * self.record_bytes
+                end = start + (int(index) + 1) * self.file_dtype.itemsize
                 file.seek(end - values.nbytes)
                 if file.readinto(values.data.cast("B")) != values.nbytes:
                     raise self._damaged(video, "cut off while it was open")
@@ -463,12 +449,7 @@ class TruthStore(_Folder):
         maps: Sequence[bytes],
         fixations: Sequence[bytes],
     ) -> None:
-        """Stores a video.
-
-        Args:
-            video: Its number.
-            maps: PNG bytes of each frame's density map.
-            fixations: PNG bytes of each frame's fixation map.
+        """Stores a video: PNG bytes of each frame's density and fixation map.
 
         Raises:
             ValueError: The two differ in number, or there is none.

@@ -133,14 +133,9 @@ def units(end_point: str = "Mixed_5c") -> Iterator[Conv]:
                 yield part
 
 
-def layer_name(unit: str, part: str) -> str:
-    """Returns the Keras name of a unit's "conv_3d" or "batch_norm"."""
-    return f"{unit}/{part}".replace("/", "__")
-
-
-def _end_name(name: str) -> str:
-    """Returns the Keras name of what a unit, pooling or block puts out."""
-    return name.replace("/", "__")
+def layer_name(*names: str) -> str:
+    """Returns the Keras name of a layer: a unit's part, or what it puts out."""
+    return "/".join(names).replace("/", "__")
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -263,7 +258,7 @@ def at(network: keras.Model, end_points: Iterable[str]) -> keras.Model:
       channels]}.
     """
     ends = {
-        name: network.get_layer(_end_name(name)).output for name in end_points
+        name: network.get_layer(layer_name(name)).output for name in end_points
     }
     model = keras.Model(network.input, ends, name=network.name)
     model.trainable = False
@@ -359,7 +354,7 @@ def _apply(layer: Layer, x: Any, dtype: str) -> Any:
             layer.kernel,
             layer.stride,
             padding="same",
-            name=_end_name(layer.name),
+            name=layer_name(layer.name),
             dtype=dtype,
         )(x)
     ends = [
@@ -385,7 +380,7 @@ def _unit(unit: Conv, x: Any, dtype: str) -> Any:
         name=layer_name(unit.name, "batch_norm"),
         dtype=dtype,
     )(x)
-    return keras.layers.ReLU(name=_end_name(unit.name), dtype=dtype)(x)
+    return keras.layers.ReLU(name=layer_name(unit.name), dtype=dtype)(x)
 
 
 def multiply_adds(
