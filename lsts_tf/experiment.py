@@ -49,16 +49,10 @@ def _setting(
     at_least: float | None = None,
     free: bool = False,
 ) -> Any:
-    """A field of the record.
+    """A field of the record; the type of its default is the flag's.
 
-    Args:
-        default: Default value; its type is the flag's type.
-        help_text: What the flag is for.
-        choices: Allowed values.
-        at_least: Smallest allowed value.
-        free: Whether a run may continue with another value, because that
-            changes how it is watched, how it is saved or how long it lasts,
-            and not what is learnt.
+    `free`: A run may continue with another value, because that changes how it
+    is watched, how it is saved or how long it lasts, and not what is learnt.
     """
     metadata = {
         "help": help_text,
@@ -512,11 +506,7 @@ class Experiment:
         return f"--{name}={_text(getattr(self, name))}"
 
     def command(self, program: str) -> str:
-        """What to type to run a program on this experiment, for messages.
-
-        Args:
-            program: A verb, such as "extract".
-        """
+        """What to type to run a program, such as "extract", on this one."""
         flags_ = [
             self.flag(field.name)
             for field in dataclasses.fields(self)
@@ -530,18 +520,15 @@ class Experiment:
 
     def differences(self, other: "Experiment") -> list[str]:
         """Settings, as text, in which `other` would be another experiment."""
-        return [
-            f"--{field.name}: {getattr(self, field.name)!r} here, "
-            f"{getattr(other, field.name)!r} there"
-            for field in dataclasses.fields(self)
-            if not self._is_free(field)
-            and getattr(self, field.name) != getattr(other, field.name)
-        ]
-
-    def _is_free(self, field: dataclasses.Field) -> bool:
-        if field.name == "epochs" and self.schedule == "cosine":
-            return False  # The rate of each step depends on the last one's.
-        return field.metadata["free"]
+        found = []
+        for field in dataclasses.fields(self):
+            name, free = field.name, field.metadata["free"]
+            if name == "epochs" and self.schedule == "cosine":
+                free = False  # The rate of each step depends on the last one's.
+            here, there = getattr(self, name), getattr(other, name)
+            if here != there and not free:
+                found.append(f"--{name}: {here!r} here, {there!r} there")
+        return found
 
 
 def _text(value: Any) -> str:

@@ -360,7 +360,7 @@ def _signal(
         # Backwards, motion is another one than what is stored.
         flows = front_end.flows(video.frames())
     elif kept.flow is not None:
-        rows = range(kept.flow.length(video.number))
+        rows = range(len(kept.flow.targets(video.number)))
         flows = (kept.flow.read(video.number, [row])[0] for row in rows)
     for flow in flows:
         yield preprocess.mirror(stream, flow) if kept.view.mirrored else flow

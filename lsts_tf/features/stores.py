@@ -303,10 +303,6 @@ class Store(_Folder):
         """Dtype of a record with its target, as on disk."""
         return np.dtype([("target", "<i8"), ("values", self.dtype, self.shape)])
 
-    def length(self, video: Any) -> int:
-        """Number of records of a video."""
-        return len(self.targets(video))
-
     def targets(self, video: Any) -> range:
         """Frame number of each record of a video."""
         targets, _ = self._head(video)

@@ -11,6 +11,7 @@ costs repeated work and nothing else.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -446,7 +447,9 @@ def _run(
         strategy,
         **shapes,
         networks=extractor.networks,
-        encode=trainer_lib.live_encoder(extractor) if live else None,
+        encode=functools.partial(trainer_lib.encode_each, extractor)
+        if live
+        else None,
         steps=settings.epochs
         * input_pipeline.steps_per_epoch(len(training), settings.batch_size),
     )

@@ -7,6 +7,7 @@ BatchNorm then takes its statistics over each micro-batch, on all replicas.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -384,20 +385,16 @@ def make_optimizer(
     return optimizer
 
 
-def live_encoder(
-    extractor: front_end_lib.FrontEnd,
-) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def encode_each(
+    extractor: front_end_lib.FrontEnd, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Windows of frames and flows to features, one window at a time.
 
     One at a time, because the first layers of a window take half a gigabyte.
     """
-
-    def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for stream, clips in inputs.items():
-            found |= keras.ops.map(
-                lambda clip, s=stream: extractor.encode_parts(s, clip), clips
-            )
-        return found
-
-    return encode
+    found: dict[str, Any] = {}
+    for stream, clips in inputs.items():
+        found |= keras.ops.map(
+            functools.partial(extractor.encode_parts, stream), clips
+        )
+    return found

@@ -255,7 +255,7 @@ def test_the_stores_of_each_dataset_are_its_own(stored, tmp_path):
     }
     names = {p.name for p in (folders / "ucf_sports-1.0.0" / "truth").glob("*")}
     assert names == {"manifest.json", "0001.bin", "0002.bin", "0011.bin"}
-    assert kept.features["rgb"].length((UCF, 2)) == 3
+    assert kept.features["rgb"].targets((UCF, 2)) == range(3)
 
 
 def test_live_and_stored_windows_are_the_same(stored):

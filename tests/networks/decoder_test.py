@@ -351,7 +351,9 @@ def test_sizes_of_the_skip_network():
         "Mixed_3c": (28, 28, 480),
         "Conv3d_2c_3x3": (56, 56, 192),
     }
-    model = decoder.build(("rgb",), design="skip", skip_shapes=skips)
+    model = decoder.build(
+        ("rgb",), design="skip", skip_shapes=skips, map_size=(360, 640)
+    )
     expected = {
         "squeeze": (5, 5, 5, 256),
         "deep": (3, 5, 5, 256),
