@@ -10,6 +10,7 @@ As a program it extracts, or is killed again and again:
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -30,6 +31,7 @@ from tests import fake_front_end
 
 # Seconds between two kills, at most.
 LONGEST = 2.0
+STREAMS = ("rgb", "flow")
 
 
 class Extractor(fake_front_end.Extractor):
@@ -39,14 +41,13 @@ class Extractor(fake_front_end.Extractor):
         for frame in itertools.islice(frames, 1, None):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
-    def features(self, stream, signal, *, stride=1, **_):
-        recent = []
-        for index, element in enumerate(signal):
-            pixels = element[:8, :8, 0].astype(np.float32)
-            recent.append(pixels.reshape(self.feature_shape))
-            since = index - self.window + 1
-            if since >= 0 and since % stride == 0:
-                yield {stream: np.mean(recent[-self.window :], axis=0)}
+    @property
+    def _encoders(self):
+        return {s: functools.partial(self.encode_parts, s) for s in STREAMS}
+
+    def encode_parts(self, stream, clip):
+        pixels = clip[:, :8, :8, 0].astype(np.float32)
+        return {stream: pixels.mean(axis=0).reshape(self.feature_shape)}
 
 
 def files(folder):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import program, train
+from lsts_tf import train
 from lsts_tf.media import files
 from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
@@ -111,28 +111,6 @@ def test_a_second_signal_ends_the_process_at_once():
     )
     assert done.stdout == f"{int(signal.SIGTERM)}\n"
     assert done.returncode == -signal.SIGTERM
-
-
-def test_a_store_that_is_cut_off_while_training_says_so(
-    tiny, monkeypatch, caplog
-):
-    step = trainer_lib.Trainer.train_step
-
-    def damages(self, batch, **keywords):
-        if int(self.step.numpy()) == 1:
-            for path in pathlib.Path(tiny.store_dir).glob("*/rgb-window4/*"):
-                if path.suffix == ".npy":
-                    os.truncate(path, path.stat().st_size // 2)
-        return step(self, batch, **keywords)
-
-    monkeypatch.setattr(trainer_lib.Trainer, "train_step", damages)
-    with pytest.raises(SystemExit) as left, program.exit_codes():
-        train.run(tiny)
-    assert left.value.code == program.FAILED
-    said = caplog.messages[-1]
-    assert "rgb-window4" in said
-    assert "damaged" in said
-    assert "PyFunc" not in said
 
 
 def tiny_records(settings):

@@ -400,17 +400,3 @@ def test_one_dataset_is_scored_at_a_time(settings):
     )
     with pytest.raises(ValueError, match="One dataset is scored at a time"):
         evaluate.evaluate(several, model="last")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"datasets": ("dhf1k", "dhf1k:1.0.0")}, "different datasets"),
-        ({"train_videos": "1-5,hollywood2:1"}, "of dhf1k or ucf_sports"),
-        ({"val_videos": "ucf_sports:x"}, "numbers and ranges"),
-        ({"short_clips": "repeat"}, "--short_clips must be one of"),
-    ],
-)
-def test_settings_that_are_wrong(settings, changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(settings, **changes)
