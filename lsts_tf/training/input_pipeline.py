@@ -148,12 +148,8 @@ class TrainingWindows:
     ) -> tuple[Windows, np.ndarray]:
         """Windows of one step, and which view of each is taken.
 
-        What does not fill a batch at the end of an epoch is left out.
-
-        Args:
-            step: Number of the step from the start of the run, from 0.
-            batch_size: Windows in a step.
-            seed: Seed of the run.
+        Steps count from 0 over the whole run. What does not fill a batch at
+        the end of an epoch is left out.
 
         Returns:
             int64 [batch_size, 2] and [batch_size].
@@ -181,25 +177,19 @@ class TrainingWindows:
         Args:
             rows: Which rows of each batch to read, by block: `devices.rows`.
             batch_size: Windows in a step, over all replicas.
-            seed: Seed of the run.
-            first_step: First step.
+            seed: Of the run.
+            first_step: From 0, over the whole run.
             last_step: The step after the last.
-
-        Returns:
-            The blocks of each step.
         """
         in_epoch = steps_per_epoch(len(self), batch_size)
-        while first_step < last_step:
-            next_epoch = (first_step // in_epoch + 1) * in_epoch
-            stop = min(next_epoch, last_step)
+        numbers = range(first_step, last_step)
+        for _, steps in itertools.groupby(numbers, lambda n: n // in_epoch):
             each = (
-                self.step(step, batch_size=batch_size, seed=seed)
-                for step in range(first_step, stop)
+                self.step(n, batch_size=batch_size, seed=seed) for n in steps
             )
             yield from self._epoch(
                 [[(chosen[r], seen[r]) for r in rows] for chosen, seen in each]
             )
-            first_step = stop
 
     def _epoch(
         self, steps: Sequence[Blocks]
@@ -404,16 +394,17 @@ def live_order(
 ) -> Windows:
     """Order of an epoch in which only `OPEN_VIDEOS` are open at a time.
 
+    The next window comes from one of the open videos, chosen with the odds of
+    what each has left; inside a video the order is random.
+
     Args:
         counts: (place, frames) of each video, in the order of reading.
         geometry: Which windows a video has.
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
+        seed: Of the run.
+        epoch: From 0.
 
     Returns:
-        int64 [N, 2], each window once. The next window comes from one of the
-        open videos, chosen with the odds of what each has left; inside a
-        video the order is random.
+        int64 [N, 2], each window once.
     """
     rng = _random(seed, epoch)
     waiting = [(k, geometry.targets(n)) for k, n in reversed(counts)]
