@@ -50,10 +50,9 @@ def extract(
 
     Args:
         settings: The experiment.
-        splits: Some of "train", "val", "test".
-        workers: Processes that extract; 0: this one does. Not for Beam, which
-            has its own.
-        runner: "local", or "beam".
+        splits: Some of `SPLITS`.
+        workers: Processes that extract; 0: this one does.
+        runner: One of `RUNNERS`; Beam has workers of its own.
         beam_args: Options for Beam.
 
     Raises:
@@ -150,35 +149,31 @@ def _shares(
             yield _Share(title + name, data, chosen, kept)
 
 
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags() -> None:
     """Flags of this program."""
     flags.DEFINE_multi_enum(
         "split",
         list(SPLITS),
         SPLITS,
         "Split to extract; repeat for several.",
-        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "workers",
         0,
         "Processes that extract, each with a model of its own. 0: this one.",
         lower_bound=0,
-        flag_values=flag_values,
     )
     flags.DEFINE_enum(
         "runner",
         "local",
         RUNNERS,
         "local: on this machine; beam: by Apache Beam, see --beam_args.",
-        flag_values=flag_values,
     )
     flags.DEFINE_string(
         "beam_args",
         "",
         "Beam's own options, separated by spaces, such as "
         "'--runner=FlinkRunner --flink_master=host:8081'.",
-        flag_values=flag_values,
     )
 
 

@@ -211,13 +211,6 @@ def test_descriptions_say_what_is_not_usual(small):
     assert skip.shape == (3, 3, 6)
     assert skip.details["skip"] == "Mixed_4f"
     assert "8 frames" in skip.details["rule"]
-    # Another size is another front end.
-    settings = dataclasses.replace(small, input_size="64")
-    folder = pathlib.Path(settings.run_dir)
-    folder.mkdir(parents=True)
-    (folder / "front_end.json").write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="other features"):
-        train.run(settings)
 
 
 def test_finetuning_trains_and_keeps_i3d(small, tiny_tail):

@@ -177,22 +177,11 @@ def ready_stores(
     purpose: str,
     **options: Any,
 ) -> Stores:
-    """Open the stores of one dataset, or of several, and fill them.
-
-    Args:
-        root: Folder of the stores of all datasets.
-        data: The dataset, or several as one.
-        numbers: Videos wanted, as `data` numbers them.
-        front_end: What computes what is missing.
-        purpose: What they are for, on the progress bar.
-        **options: Others of `open_stores`, such as `stride`.
+    """Open stores and fill them; arguments as of `open_stores` and `fill`.
 
     Returns:
         Stores to read from, by the keys of `data`. Of several datasets there
         is no store of flows.
-
-    Raises:
-        Exception: As `open_stores` and `fill`.
     """
     if not isinstance(data, dataset.Joint):
         kept = open_stores(
@@ -230,8 +219,7 @@ def require_disk(
 ) -> None:
     """Say how much will be written; raise OSError unless it is free.
 
-    Args:
-        wanted: Datasets, stores, and the videos that these lack.
+    What is wanted are datasets, stores, and the videos that these lack.
     """
     # By file, because several views of a video share its flow.
     needed: dict[pathlib.Path, int] = {}
@@ -389,7 +377,7 @@ def fill(
         numbers: Videos wanted.
         kept: Where results are kept.
         engine: What does the work: `here`, of `processes`, or `beam.engine`.
-        purpose: What they are for, on the progress bar.
+        purpose: What the progress bar says.
 
     Raises:
         ExtractionError: After all others, naming the videos that failed.
@@ -439,14 +427,8 @@ def processes(
 ) -> Iterator[Callable[[Stores], Engine]]:
     """Processes that fill stores, each with a front end of its own.
 
-    This process reads the videos and hands them on as they are, encoded.
-
-    Args:
-        count: How many processes.
-        load: Loads it; it is called there.
-
-    Yields:
-        A function from stores to an engine that fills them.
+    This process reads the videos and hands them on as they are, encoded. What
+    is yielded makes an engine of stores; `load` is called in the processes.
     """
     context: Any = multiprocessing.get_context(START)
     with concurrent.futures.ProcessPoolExecutor(

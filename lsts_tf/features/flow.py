@@ -16,9 +16,11 @@ import threading
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 
 from lsts_tf import parts
+from lsts_tf.features import tvl1
 from lsts_tf.media import cores
 
 # A range over clips, least where little moves: docs/performance.md.
@@ -155,8 +157,6 @@ class Flow:
         if self.name == "dis":
             about["preset"] = "medium"
         else:
-            from lsts_tf.features import tvl1
-
             about |= tvl1.PARAMETERS._asdict()
         if self.name != "tvl1":
             about["opencv"] = cv2.__version__.split(".")[0]
@@ -200,17 +200,13 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     It must be called from Python: inside `tf.data.Dataset.map` a compiled
     function silently runs uncompiled, three times slower.
     """
-    import tensorflow as tf
-
-    from lsts_tf.features import tvl1
+    import tensorflow as tf  # Under JAX nobody comes here.
 
     often = functools.partial(tvl1.flow, burst=_BURST)
     return tf.function(often, jit_compile=True, autograph=False)
 
 
 def _default_batch() -> int:
-    import keras
-
     devices = keras.distribution.list_devices()
     # A batch takes as long as its slowest pair, and 64 fit a GPU's cache.
     return 1 if all("cpu" in name.lower() for name in devices) else 64

@@ -45,8 +45,7 @@ def build_model(
         settings: The experiment.
         feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
         skip_shapes: {end point: shape} of the skips.
-        networks: {stream: I3D}, whose last layers are trained too; needed
-            with --finetune_from.
+        networks: {stream: I3D}, which --finetune_from needs.
         synchronized: Whether BatchNorm sees all replicas.
     """
     tuned = {}

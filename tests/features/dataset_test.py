@@ -75,15 +75,6 @@ def test_only_splits_that_can_hold_a_number_are_read(sample_data, monkeypatch):
     assert read == ["validation"]
 
 
-def test_frames_played_before_a_video(data):
-    (film,) = data.videos([3])
-    assert film.after(()) is film
-    played = film.after((2, 1))
-    assert played.jpegs == (film.jpegs[2], film.jpegs[1], *film.jpegs)
-    assert played.num_frames == 22
-    assert not played.annotated
-
-
 def test_choosing_what_is_not_there_names_the_range(data):
     with pytest.raises(dataset.DatasetError, match="from 1 to 701"):
         data.choose([99], "training")
