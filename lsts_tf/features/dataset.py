@@ -74,11 +74,6 @@ class Video:
         """Number of frames, T."""
         return len(self.jpegs)
 
-    @property
-    def annotated(self) -> bool:
-        """Whether it is known where people looked."""
-        return bool(self.maps)
-
     def after(self, lead: Sequence[int]) -> "Video":
         """Without annotation, with the frames of a `Geometry.lead` before it.
 

@@ -280,7 +280,7 @@ def _fill_video(
 ) -> None:
     number = video.number
     if number not in kept.truth:
-        if not video.annotated:
+        if not video.maps:
             raise ValueError(
                 f"Video {number} has no annotation, so nothing can be trained "
                 "on it or scored. Choose other videos."

@@ -469,11 +469,7 @@ def _run(
 def claim_run_folder(
     settings: experiment.Experiment, *, writes: bool = True
 ) -> pathlib.Path:
-    """The run folder, with this experiment's flagfile in it.
-
-    Args:
-        settings: The experiment.
-        writes: Whether this process writes into it.
+    """The run folder; a process that writes has its flagfile there.
 
     Raises:
         ValueError: Another experiment lives there.

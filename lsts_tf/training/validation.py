@@ -26,14 +26,9 @@ def validate(
 ) -> dict[str, float]:
     """Loss and scores by name, the same on every worker.
 
-    Each worker computes and scores its own part of each batch.
-
-    Args:
-        trainer: The model.
-        windows: The windows.
-        batch_size: Windows at a time, over all replicas.
-        scorer: Of `windows.fixations()`, for all of the benchmark's metrics;
-            without it, `METRICS`.
+    Each worker computes and scores its own part of each batch, of `batch_size`
+    windows over all replicas. A scorer of `windows.fixations()` gives all of
+    the benchmark's metrics; without it, these are `METRICS`.
     """
     names = ("loss", *(scorer.metrics if scorer else METRICS))
     found = np.zeros((len(names), len(windows)))

@@ -25,8 +25,7 @@ def test_videos_by_number_across_splits(data, sample_data):
     found = videos[601]
     assert found.fps == 30
     assert found.num_frames == 20
-    assert found.annotated
-    assert not videos[701].annotated
+    assert not videos[701].maps
     folder = sample_data / "raw" / "annotation" / "0601"
     # Frame 19 carries annotation file 20, byte for byte.
     assert found.maps[19] == (folder / "maps" / "0020.png").read_bytes()
