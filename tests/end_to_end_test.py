@@ -109,12 +109,10 @@ def test_a_video_that_the_dataset_lacks(trained, text, message):
 
 
 def test_the_continuous_front_end_is_trained_and_served_with_itself(
-    sample_settings, tmp_path, monkeypatch
+    small_settings, tmp_path, monkeypatch
 ):
     settings = dataclasses.replace(
-        sample_settings,
-        run_dir=str(tmp_path / "run"),
-        store_dir=str(tmp_path / "stores"),
+        small_settings,
         streams=("rgb",),
         front_end="continuous",
         input_size="64x96",
@@ -122,11 +120,6 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
         train_stride=1,
         val_stride=1,
         train_videos="1",
-        val_videos="501",
-        test_videos="601",
-        batch_size=2,
-        ema=0.0,
-        epochs=1,
         image_windows=0,
     )
     # Whoever asks for the same front end gets the same one: building and
