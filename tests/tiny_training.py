@@ -22,7 +22,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 
 import cv2
 import numpy as np
@@ -33,7 +32,7 @@ from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
-from tests import run_folder
+from tests import forks, run_folder
 
 SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)
@@ -194,45 +193,17 @@ def run(settings):
     return train.run(settings)
 
 
-def start(settings, log):
-    """A fork, because importing TensorFlow each time would take minutes."""
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            with log.open("a") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            code = run(settings)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(code)
-    return pid
-
-
-def wait(pid, seconds):
-    """The exit code, or None if it still runs after so long."""
-    end = time.monotonic() + seconds
-    while True:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(code)
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.005)
-
-
 def under_fire(settings, log, kills, longest, how, rng):
     """One training to its end; what happened to it, and how often."""
     done = collections.Counter()
     while True:
-        pid = start(settings, log)
+        pid = forks.start(functools.partial(run, settings), log)
         left = done["kills"] < kills
-        code = wait(pid, rng.uniform(0, longest) if left else 600)
+        code = forks.wait(pid, rng.uniform(0, longest) if left else 600)
         if code is None:
             number = signal.SIGTERM if how == "term" else signal.SIGKILL
             os.kill(pid, number)
-            code = wait(pid, 60)
+            code = forks.wait(pid, 60)
             done["kills"] += 1
             done["saved"] += code == 143
             allowed = (0, 143, -15) if how == "term" else (0, -9)

@@ -280,34 +280,6 @@ def live_windows(sample_data, flip=False, streams=("rgb", "flow")):
     )
 
 
-def test_live_windows_hold_the_frames_before_their_target(live, sample_data):
-    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
-    small = {
-        v.number: [cv2.resize(f, (224, 224)) for f in v.frames()]
-        for v in data.videos([1, 2, 3])
-    }
-    annotated = {v.number: v for v in data.videos([1, 2, 3])}
-    assert len(live) == 9
-    found = []
-    for inputs, truth in steps_of(live, 1, 0, 0, 9):
-        assert inputs["rgb"].shape == (1, 17, 224, 224, 3)
-        flow = inputs["flow"][0, :, 0, 0, 0]
-        target = int(flow[-1])
-        # Flow k is that from frame k - 1 to frame k; the last is the target.
-        np.testing.assert_array_equal(flow, range(target - 16, target + 1))
-        (number,) = [
-            n
-            for n, frames in small.items()
-            if (frames[target] == inputs["rgb"][0, -1]).all()
-        ]
-        first = small[number][target - 16]
-        np.testing.assert_array_equal(inputs["rgb"][0, 0], first)
-        want = input_pipeline.decode_map(annotated[number].maps[target])
-        np.testing.assert_array_equal(truth[0, ..., 0], want)
-        found.append((number, target))
-    assert sorted(found) == [(v, t) for v in (1, 2, 3) for t in (17, 18, 19)]
-
-
 def test_live_windows_of_another_size_and_with_several_maps(sample_data):
     data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
     live = input_pipeline.LiveWindows(
