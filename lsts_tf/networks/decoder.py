@@ -468,7 +468,7 @@ def build(
         dropout: Share of channels that training leaves out behind the stages
             that have `DROPOUT_FILTERS` or more.
         blur: Standard deviation in pixels of a Gaussian over the map, or 0.
-        learn_blur: Whether its width is learnt.
+        learn_blur: Whether its width is learnt, if there is one.
         centre_prior: "none", or what `layers.CentrePrior` starts from.
         sharpen: Power of served maps of what moves, see `layers.Sharpen`.
         centre: Weight by which they are drawn to the middle, likewise.
@@ -504,7 +504,7 @@ def build(
         if centre_prior != "none":
             x = layers.CentrePrior(centre_prior, name="prior")(x)
         x = keras.layers.Activation("sigmoid", name="saliency")(x)
-        if blur or learn_blur:
+        if blur:
             x = layers.GaussianBlur(blur, learned=learn_blur, name="blur")(x)
         if sharpen != 1 or centre:
             sharpened = layers.Sharpen(sharpen, centre, name="sharpen")

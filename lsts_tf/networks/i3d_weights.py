@@ -103,11 +103,6 @@ def load(
       ValueError: a source is broken, belongs to the other stream, or is
         unknown; or none of them can be had.
     """
-    if stream not in CHANNELS:
-        raise ValueError(
-            f"A stream is one of {', '.join(CHANNELS)}. "
-            f"Received: stream={stream!r}"
-        )
     variables = _variables(model)
     reasons = []
     for source in sources:

@@ -131,16 +131,8 @@ def build(
     Returns:
         A model from [batch, steps, rows, columns, channels] in front of it to
         pooled Mixed_5c, [batch, 5, 5, 5, 1024] for 79 frames of 224 x 224.
-
-    Raises:
-        ValueError: `first` is another layer.
     """
     _, _, height, width, _ = network.input_shape
-    if first not in parts.BLOCKS:
-        raise ValueError(
-            f"I3D is finetuned from one of {', '.join(parts.BLOCKS)} on. "
-            f"Received: {first!r}"
-        )
     before = parts.stem(first)
     shape = i3d.shapes(frames, height, width)[before]
     inputs = keras.Input(shape, name=before)
