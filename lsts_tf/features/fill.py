@@ -301,12 +301,6 @@ def _fill_video(
             continue
         geometry = kept.geometry[stream]
         targets = geometry.targets(video.num_frames)
-        if not targets:
-            raise ValueError(
-                f"Video {number} has {video.num_frames} frames, fewer than "
-                f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, leave it out, or use --short_clips=mirror."
-            )
         is_still = video.num_frames == 1
         # Whoever encodes a still holds it; its flow needs a frame before.
         lead = (
@@ -374,7 +368,7 @@ def fill(
 
     Args:
         data: The dataset.
-        numbers: Videos wanted.
+        numbers: Videos wanted, some that the dataset has.
         kept: Where results are kept.
         engine: What does the work: `here`, of `processes`, or `beam.engine`.
         purpose: What the progress bar says.
@@ -389,20 +383,15 @@ def fill(
     if not absent:
         logging.info("%s: nothing is missing.", purpose)
         return
-    failures = [
-        f"video {number}: not in the dataset"
-        for number in absent
-        if number not in data.frame_counts
-    ]
-    wanted = [number for number in absent if number in data.frame_counts]
-    require_disk([(data, kept, wanted)])
+    failures = []
+    require_disk([(data, kept, absent)])
     with tqdm.tqdm(
-        total=sum(data.frame_counts[number] for number in wanted),
+        total=sum(data.frame_counts[number] for number in absent),
         desc=purpose,
         unit="frame",
     ) as bar:
-        for count, (number, error) in enumerate(engine(data, wanted), 1):
-            bar.set_postfix_str(f"{count}/{len(wanted)} videos", refresh=False)
+        for count, (number, error) in enumerate(engine(data, absent), 1):
+            bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
             bar.update(data.frame_counts[number])
             if error:
                 logging.error("Video %d: %s", number, error)

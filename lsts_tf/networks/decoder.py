@@ -60,7 +60,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from lsts_tf import parts, windows
+from lsts_tf import parts
 from lsts_tf.networks import layers
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend
@@ -452,7 +452,7 @@ def build(
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
 ) -> keras.Model:
-    """Builds an untrained decoder.
+    """Builds an untrained decoder, as `parts.check_decoder` allows it.
 
     Args:
         streams: In the order of fusion: some of "rgb" and "flow".
@@ -480,12 +480,7 @@ def build(
         A model from {part: [batch, *its shape]} (see `parts.name`) to saliency
         [batch, *map_size, 1] in [0, 1], float32 (float64 under that policy);
         of several targets [batch, targets, *map_size, 1] in order of time.
-
-    Raises:
-        ValueError: An argument is none of these, or some exclude each other.
     """
-    windows.check_streams(streams)
-    parts.check_decoder(design, head, tuple(skip_shapes or ()), targets)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     exact = "float64" if policy.variable_dtype == "float64" else "float32"
     shapes = {parts.MAIN: feature_shape, **(skip_shapes or {})}

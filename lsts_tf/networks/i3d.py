@@ -117,11 +117,6 @@ def chains(layer: Layer) -> tuple[tuple[Conv | Pool, ...], ...]:
 
 def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
     """Returns the table up to and with an end point."""
-    if end_point not in END_POINTS:
-        raise ValueError(
-            f"The end point must be one of {', '.join(END_POINTS)}. "
-            f"Received: end_point={end_point!r}"
-        )
     return LAYERS[: END_POINTS.index(end_point) + 1]
 
 

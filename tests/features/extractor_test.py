@@ -169,9 +169,8 @@ def test_the_same_bytes_each_time(data, extractor, tmp_path):
 
 def test_a_video_that_fails_does_not_stop_the_others(data, extractor, kept):
     with pytest.raises(fill.ExtractionError) as error:
-        filled(data, [5, 701, 999], extractor, kept)
+        filled(data, [5, 701], extractor, kept)
     assert "video 701: Video 701 has no annotation" in str(error.value)
-    assert "video 999: not in the dataset" in str(error.value)
     assert 5 in kept
     assert 701 not in kept
 

@@ -192,20 +192,6 @@ def test_mirrored_features_are_those_of_a_prediction(
     assert all(number in again for number in (1, 2, 11))
 
 
-def test_a_short_clip_is_refused_where_nothing_is_mirrored(ucf, tmp_path):
-    with pytest.raises(
-        fill.ExtractionError, match=r"video 2: .*--short_clips=mirror"
-    ):
-        fill.ready_stores(
-            tmp_path,
-            ucf,
-            [2],
-            fake_front_end.Extractor(("rgb",), window=WINDOW),
-            stride=1,
-            purpose="test",
-        )
-
-
 # === Stores, streams and their truth ===
 
 

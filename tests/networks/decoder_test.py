@@ -270,20 +270,6 @@ def test_seed_repeats_and_differs_by_layer():
     assert not np.allclose(kernel.ravel()[: bias.size], bias)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"streams": ("flow", "rgb")}, "streams"),
-        ({"design": "unet"}, "decoder.*paper.*skip.*unet"),
-        ({"skip_shapes": {"Mixed_4f": (2, 2, 4)}}, "paper none"),
-    ],
-)
-def test_errors_name_the_rule_and_what_came(arguments, message):
-    arguments = {"streams": ("rgb",), **arguments}
-    with pytest.raises(ValueError, match=message):
-        decoder.build(arguments.pop("streams"), **arguments)
-
-
 # === Recipes ===
 
 TINY = (3, 2, 2, 6)
