@@ -19,9 +19,8 @@ from lsts_tf import experiment, parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder, losses, optimizers, tuned_i3d
-from lsts_tf.training import devices
+from lsts_tf.training import devices, input_pipeline
 
-Batch = tuple[Mapping[str, Any], Any]  # inputs by name, truth
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
 # until that is more than --ema.
 _AVERAGE_START = 10.0
@@ -230,7 +229,9 @@ class Trainer:
             ):
                 variable.assign(value)
 
-    def train_step(self, blocks: Sequence[Batch]) -> dict[str, float]:
+    def train_step(
+        self, blocks: Sequence[input_pipeline.Batch]
+    ) -> dict[str, float]:
         """One update of the weights.
 
         Args:
@@ -259,18 +260,20 @@ class Trainer:
         self._follow()
         return values
 
-    def graph(self, blocks: Sequence[Batch]) -> tf.Graph:
+    def graph(self, blocks: Sequence[input_pipeline.Batch]) -> tf.Graph:
         """Operations of loss and gradient on blocks like these."""
         first = next(iter(self._micro_batches(blocks)))
         return self._accumulate.get_concrete_function(*first).graph
 
-    def _micro_batches(self, blocks: Sequence[Batch]) -> Iterator[Any]:
+    def _micro_batches(
+        self, blocks: Sequence[input_pipeline.Batch]
+    ) -> Iterator[Any]:
         here = len(devices.replicas(self.strategy))
         for first in range(0, len(blocks), here):
             yield devices.spread(self.strategy, blocks[first : first + here])
 
     def predict(
-        self, batches: Sequence[Batch]
+        self, batches: Sequence[input_pipeline.Batch]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Maps and losses of features, a batch for each replica here.
 
