@@ -360,8 +360,8 @@ class Experiment:
                 )
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
-        parts.check_decoder(self.decoder, self.head, self.skips, self.targets)
-        for holds, rule, *names in self._rules():
+        parts.check_skips(self.skips)
+        for holds, rule, *names in (*self._rules(), *self._decoder_rules()):
             if not holds:
                 received = " ".join(self.flag(name) for name in names)
                 raise ValueError(f"{rule}. Received: {received}")
@@ -443,6 +443,30 @@ class Experiment:
             len(set(bases)) == len(bases) and "" not in bases,
             "--datasets must be different datasets",
             "datasets",
+        )
+
+    def _decoder_rules(self) -> Iterator[tuple[Any, ...]]:
+        """As `_rules`, of the network behind I3D."""
+        yield (
+            self.targets in parts.TARGETS,
+            f"--targets must be one of {', '.join(map(str, parts.TARGETS))}",
+            "targets",
+        )
+        wants_skips = {"paper": False, "skip": True}
+        yield (
+            wants_skips.get(self.decoder, bool(self.skips)) == bool(self.skips),
+            "--decoder=skip takes one of the skips or more, and paper none",
+            *("decoder", "skips"),
+        )
+        yield (
+            "paper" in (self.decoder, self.head),
+            "Of the decoders only paper has another head",
+            *("decoder", "head"),
+        )
+        yield (
+            self.decoder != "readout" or self.targets == 1,
+            "--decoder=readout gives one map of a window",
+            *("decoder", "targets"),
         )
 
     @property

@@ -452,7 +452,7 @@ def build(
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
 ) -> keras.Model:
-    """Builds an untrained decoder, as `parts.check_decoder` allows it.
+    """Builds an untrained decoder; `Experiment` says what goes together.
 
     Args:
         streams: In the order of fusion: some of "rgb" and "flow".
