@@ -412,9 +412,8 @@ class Experiment:
         # A constant rate may still be halved, as in the paper.
         halves = self.lr_halving_steps > 0
         yield (
-            {"constant": True, "halving": halves, "cosine": not halves}[
-                self.schedule
-            ],
+            self.schedule == "constant"
+            or (self.schedule == "halving") == halves,
             "--schedule=halving needs --lr_halving_steps, and cosine excludes "
             "them",
             *("lr_halving_steps", "schedule"),
