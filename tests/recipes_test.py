@@ -145,6 +145,7 @@ def test_adamw_decays_kernels_alone():
         **settings.decoder_arguments(),
         feature_shape=i3d.feature_shape(settings.window, *size),
         skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
+        map_size=parts.MAP_SIZE,
     )
     found = {v.path for v in model.trainable_variables}
     assert {"blur/log_ratio", "prior/log_odds"} <= found
