@@ -36,7 +36,7 @@ except ImportError:  # `main` says so.
     jax = None
 
 from lsts_tf import parts
-from lsts_tf.features import flow, preprocess
+from lsts_tf.features import flow, preprocess, tvl1
 from lsts_tf.media import video
 from lsts_tf.networks import decoder, i3d, i3d_weights, losses, optimizers
 from lsts_tf.networks.sliding import network as sliding_i3d
@@ -178,7 +178,7 @@ def flows() -> None:
     for burst, count in itertools.product(
         map(int, _BURSTS.value), map(int, _PAIRS.value)
     ):
-        compiled = jax.jit(functools.partial(flow.kernel(), burst=burst))
+        compiled = jax.jit(functools.partial(tvl1.flow, burst=burst))
         # The last batch is filled up with the first frames.
         order = np.arange(-(-pairs // count) * count) % pairs
         batches = [

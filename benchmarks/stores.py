@@ -54,7 +54,7 @@ def make(root: pathlib.Path, videos: int) -> stores.Store:
         )
         store.write(video, range(WINDOWS_PER_VIDEO), records)
     count = videos * WINDOWS_PER_VIDEO
-    size = count * store.record_bytes / 1e9
+    size = count * store.file_dtype.itemsize / 1e9
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(
         f"wrote {videos} videos, {count} windows, {size:.2f} GB: "
@@ -116,22 +116,26 @@ def run(root: pathlib.Path) -> None:
     store = make(root, videos)
     count = min(BATCHES.value, videos * WINDOWS_PER_VIDEO // BATCH)
     threads = THREADS.value
+
+    def read(batch: Batch) -> np.ndarray:
+        return np.concatenate([store.read(v, [i]) for v, i in batch])
+
     readers = {
         "numpy mmap, 1 thread": (read_mapped(store), 1),
-        "read_batch, 1 thread": (store.read_batch, 1),
-        f"read_batch, {threads} threads": (store.read_batch, threads),
+        "store, 1 thread": (read, 1),
+        f"store, {threads} threads": (read, threads),
     }
     rng = np.random.default_rng(1)
     for state in ("cold", "warm"):
         found: dict[str, list[tuple[float, float]]] = {n: [] for n in readers}
         for _ in range(ROUNDS.value):
             batches = shuffled(videos, rng, count)
-            for name, (read, workers) in readers.items():
+            for name, (reader, workers) in readers.items():
                 if state == "cold":
                     forget(store)
                 else:
-                    measure(read, batches, workers)
-                found[name].append(measure(read, batches, workers))
+                    measure(reader, batches, workers)
+                found[name].append(measure(reader, batches, workers))
         base_wall, base_cpu = np.median(found["numpy mmap, 1 thread"], axis=0)
         for name, times in found.items():
             wall, cpu = np.median(times, axis=0)

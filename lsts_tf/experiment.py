@@ -52,16 +52,10 @@ def _setting(
     at_least: float | None = None,
     free: bool = False,
 ) -> Any:
-    """A field of the record.
+    """A field of the record; the type of its default is the flag's.
 
-    Args:
-        default: Default value; its type is the flag's type.
-        help_text: What the flag is for.
-        choices: Allowed values.
-        at_least: Smallest allowed value.
-        free: Whether a run may continue with another value, because that
-            changes how it is watched, how it is saved or how long it lasts,
-            and not what is learnt.
+    `free`: A run may continue with another value, because that changes how it
+    is watched, how it is saved or how long it lasts, and not what is learnt.
     """
     metadata = {
         "help": help_text,
@@ -374,8 +368,8 @@ class Experiment:
                 )
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
-        parts.check_decoder(self.decoder, self.head, self.skips, self.targets)
-        for holds, rule, *names in self._rules():
+        parts.check_skips(self.skips)
+        for holds, rule, *names in (*self._rules(), *self._decoder_rules()):
             if not holds:
                 received = " ".join(self.flag(name) for name in names)
                 raise ValueError(f"{rule}. Received: {received}")
@@ -431,9 +425,8 @@ class Experiment:
         # A constant rate may still be halved, as in the paper.
         halves = self.lr_halving_steps > 0
         yield (
-            {"constant": True, "halving": halves, "cosine": not halves}[
-                self.schedule
-            ],
+            self.schedule == "constant"
+            or (self.schedule == "halving") == halves,
             "--schedule=halving needs --lr_halving_steps, and cosine excludes "
             "it",
             *("lr_halving_steps", "schedule"),
@@ -462,6 +455,30 @@ class Experiment:
             len(set(bases)) == len(bases) and "" not in bases,
             "--datasets must name different datasets",
             "datasets",
+        )
+
+    def _decoder_rules(self) -> Iterator[tuple[Any, ...]]:
+        """As `_rules`, of the network behind I3D."""
+        yield (
+            self.targets in parts.TARGETS,
+            f"--targets must be one of {', '.join(map(str, parts.TARGETS))}",
+            "targets",
+        )
+        wants_skips = {"paper": False, "skip": True}
+        yield (
+            wants_skips.get(self.decoder, bool(self.skips)) == bool(self.skips),
+            "--decoder=skip takes one of the skips or more, and paper none",
+            *("decoder", "skips"),
+        )
+        yield (
+            "paper" in (self.decoder, self.head),
+            "Of the decoders only paper has another head",
+            *("decoder", "head"),
+        )
+        yield (
+            self.decoder != "readout" or self.targets == 1,
+            "--decoder=readout gives one map of a window",
+            *("decoder", "targets"),
         )
 
     @property
@@ -525,11 +542,7 @@ class Experiment:
         return f"--{name}={_text(getattr(self, name))}"
 
     def command(self, program: str) -> str:
-        """What to type to run a program on this experiment, for messages.
-
-        Args:
-            program: A verb, such as "extract".
-        """
+        """What to type to run a program, such as "extract", on this one."""
         flags_ = [
             self.flag(field.name)
             for field in dataclasses.fields(self)
@@ -543,18 +556,15 @@ class Experiment:
 
     def differences(self, other: "Experiment") -> list[str]:
         """Settings, as text, in which `other` would be another experiment."""
-        return [
-            f"--{field.name}: {getattr(self, field.name)!r} here, "
-            f"{getattr(other, field.name)!r} there"
-            for field in dataclasses.fields(self)
-            if not self._is_free(field)
-            and getattr(self, field.name) != getattr(other, field.name)
-        ]
-
-    def _is_free(self, field: dataclasses.Field) -> bool:
-        if field.name == "epochs" and self.schedule == "cosine":
-            return False  # The rate of each step depends on the last one's.
-        return field.metadata["free"]
+        found = []
+        for field in dataclasses.fields(self):
+            name, free = field.name, field.metadata["free"]
+            if name == "epochs" and self.schedule == "cosine":
+                free = False  # The rate of each step depends on the last one's.
+            here, there = getattr(self, name), getattr(other, name)
+            if here != there and not free:
+                found.append(f"--{name}: {here!r} here, {there!r} there")
+        return found
 
 
 def _text(value: Any) -> str:

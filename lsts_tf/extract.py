@@ -11,6 +11,7 @@ killed and is started again, it computes only what is missing.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import functools
+import itertools
 import pathlib
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,10 +50,9 @@ def extract(
 
     Args:
         settings: The experiment.
-        splits: Some of "train", "val", "test".
-        workers: Processes that extract; 0: this one does. Not for Beam, which
-            has its own.
-        runner: "local", or "beam".
+        splits: Some of `SPLITS`.
+        workers: Processes that extract; 0: this one does.
+        runner: One of `RUNNERS`; Beam has workers of its own.
         beam_args: Options for Beam.
 
     Raises:
@@ -70,38 +70,18 @@ def extract(
     # TensorFlow takes seconds: help and errors above do not wait for it.
     import tensorflow as tf
 
-    from lsts_tf.features import dataset, fill
+    from lsts_tf.features import fill
     from lsts_tf.features import front_end as front_end_lib
 
     if workers and tf.config.list_physical_devices("GPU"):
         # This process only hands out videos, and must not take the memory.
         tf.config.set_visible_devices([], "GPU")
-    several = len(settings.dataset_names) > 1
-    data = [
-        dataset.Dataset(name, settings.data_dir)
-        for name in settings.dataset_names
-    ]
     load = functools.partial(
         front_end_lib.load, **settings.front_end_arguments()
     )
     front_end = load()
     failures: list[str] = []
-    shares: list[_Share] = []
-    for split in splits:
-        named = settings.videos(f"{split}_videos")
-        for one in data:
-            numbers = one.numbers(named, "train" if split == "train" else "")
-            if several and not numbers:
-                continue
-            title = f"{split}, {one.name}" if several else split
-            try:
-                chosen = one.choose(numbers, title, settings.geometry())
-            except dataset.DatasetError as error:
-                failures.append(f"{title}: {error}")
-                continue
-            for kept in _stores(settings, split, one.name, front_end):
-                view = f", {kept.view.name}" if kept.view.name else ""
-                shares.append(_Share(title + view, one, chosen, kept))
+    shares = list(_shares(settings, splits, front_end, failures))
     fill.require_disk(
         (each.data, each.kept, [n for n in each.numbers if n not in each.kept])
         for each in shares
@@ -119,74 +99,81 @@ def extract(
             )
         else:
             engine_of = functools.partial(fill.here, front_end)
-        for title, one, videos, kept in shares:
+        for title, data, videos, kept in shares:
             try:
-                fill.fill(one, videos, kept, engine_of(kept), purpose=title)
+                fill.fill(data, videos, kept, engine_of(kept), purpose=title)
             except fill.ExtractionError as error:
                 failures.append(f"{title}: {error}")
     if failures:
         raise fill.ExtractionError("\n".join(failures))
 
 
-def _stores(
+def _shares(
     settings: experiment.Experiment,
-    split: str,
-    dataset_name: str,
+    splits: Sequence[str],
     front_end: "front_end_lib.FrontEnd",
-) -> "Iterator[fill.Stores]":
-    """The stores of a split of a dataset, of each view that it is seen in."""
-    from lsts_tf.features import fill
+    failures: list[str],
+) -> "Iterator[_Share]":
+    """What is to be done, in order; what cannot be done goes to `failures`."""
+    from lsts_tf.features import dataset, fill
 
-    strides = {
-        "train": settings.train_stride,
-        "val": settings.val_stride,
-        "test": 1,
-    }
-    seen = [views.WHOLE]
-    # Live windows are mirrored as they stream.
-    if split == "train" and settings.features == "stored":
-        seen += views.chosen(flip=settings.flip, crops=settings.views)
-    for view in seen:
-        yield fill.open_stores(
-            pathlib.Path(settings.store_dir),
-            dataset_name=dataset_name,
-            front_end=front_end,
-            stride=strides[split],
-            short=settings.short_clips,
-            view=view,
-            command=settings.command("extract"),
-        )
+    names = settings.dataset_names
+    sets = [dataset.Dataset(name, settings.data_dir) for name in names]
+    for split, data in itertools.product(splits, sets):
+        named = settings.videos(f"{split}_videos")
+        numbers = data.numbers(named, "train" if split == "train" else "")
+        if len(sets) > 1 and not numbers:
+            continue
+        title = f"{split}, {data.name}" if len(sets) > 1 else split
+        try:
+            chosen = data.choose(numbers, title, settings.geometry())
+        except dataset.DatasetError as error:
+            failures.append(f"{title}: {error}")
+            continue
+        seen = [views.WHOLE]
+        # Live windows are mirrored as they stream.
+        if split == "train" and settings.features == "stored":
+            seen += views.chosen(flip=settings.flip, crops=settings.views)
+        strides = {"train": settings.train_stride, "val": settings.val_stride}
+        for view in seen:
+            kept = fill.open_stores(
+                pathlib.Path(settings.store_dir),
+                dataset_name=data.name,
+                front_end=front_end,
+                stride=strides.get(split, 1),
+                short=settings.short_clips,
+                view=view,
+                command=settings.command("extract"),
+            )
+            name = f", {view.name}" if view.name else ""
+            yield _Share(title + name, data, chosen, kept)
 
 
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+def define_flags() -> None:
     """Flags of this program."""
     flags.DEFINE_multi_enum(
         "split",
         list(SPLITS),
         SPLITS,
         "Split to extract; repeat for several.",
-        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "workers",
         0,
         "Number of worker processes, each with its own model; 0 for none.",
         lower_bound=0,
-        flag_values=flag_values,
     )
     flags.DEFINE_enum(
         "runner",
         "local",
         RUNNERS,
         "Where to run: local, on this machine; beam, by Apache Beam.",
-        flag_values=flag_values,
     )
     flags.DEFINE_string(
         "beam_args",
         "",
         "Options for Beam, separated by spaces, such as '--runner=FlinkRunner "
         "--flink_master=host:8081'.",
-        flag_values=flag_values,
     )
 
 

@@ -91,42 +91,6 @@ def check_skips(skips: Sequence[str]) -> None:
         )
 
 
-def check_decoder(
-    design: str, head: str, skips: Sequence[str], targets: int
-) -> None:
-    """Raise ValueError for a decoder whose parts do not go together.
-
-    Args:
-        design: One of `DECODERS`.
-        head: One of `HEADS`.
-        skips: End points that it reads beside `MAIN`.
-        targets: Maps of one window, one of `TARGETS`.
-    """
-    check_skips(skips)
-    for what, given, known in (
-        ("decoder", design, DECODERS),
-        ("head", head, HEADS),
-        ("number of targets", targets, TARGETS),
-    ):
-        if given not in known:
-            raise ValueError(
-                f"The {what} must be one of {', '.join(map(str, known))}. "
-                f"Received: {given!r}"
-            )
-    broken = ""
-    if (design, bool(skips)) in (("skip", False), ("paper", True)):
-        broken = "skip takes one or more skips, and paper none"
-    elif design != "paper" and head != "paper":
-        broken = "only paper has several heads"
-    elif design == "readout" and targets > 1:
-        broken = "readout gives one map of a window"
-    if broken:
-        raise ValueError(
-            f"Of the decoders, {broken}. Received: decoder={design}, "
-            f"skips={','.join(skips)}, head={head}, targets={targets}"
-        )
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """Rows and columns of a frame as I3D sees it.
 

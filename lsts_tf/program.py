@@ -39,21 +39,15 @@ def exit_codes() -> Iterator[None]:
         is_term = isinstance(error, Terminated)
         sys.exit(TERMINATED if is_term else INTERRUPTED)
     except Exception as error:
-        if not _is_tensorflows(error):
+        # Programs start without TensorFlow; what did not load it raised none.
+        tensorflow = sys.modules.get("tensorflow")
+        if not tensorflow or not isinstance(error, tensorflow.errors.OpError):
             raise
         # Where it was may be needed to find out more; what it was comes last.
         logging.error("TensorFlow failed.", exc_info=True)
         reason = str(error).strip().partition("\n")[0]
         logging.error("%s: %s", type(error).__name__, reason)
         sys.exit(FAILED)
-
-
-def _is_tensorflows(error: Exception) -> bool:
-    # Programs start without TensorFlow; what did not load it raised no error.
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(
-        error, tensorflow.errors.OpError
-    )
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ As a program it extracts, or is killed again and again:
 """
 
 import contextlib
+import functools
 import itertools
-import logging
 import os
 import pathlib
 import random
@@ -26,10 +26,11 @@ import numpy as np
 from lsts_tf import experiment, extract
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from tests import fake_front_end
+from tests import fake_front_end, forks
 
 # Seconds between two kills, at most.
 LONGEST = 2.0
+STREAMS = ("rgb", "flow")
 
 
 class Extractor(fake_front_end.Extractor):
@@ -39,14 +40,13 @@ class Extractor(fake_front_end.Extractor):
         for frame in itertools.islice(frames, 1, None):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
-    def features(self, stream, signal, *, stride=1, **_):
-        recent = []
-        for index, element in enumerate(signal):
-            pixels = element[:8, :8, 0].astype(np.float32)
-            recent.append(pixels.reshape(self.feature_shape))
-            since = index - self.window + 1
-            if since >= 0 and since % stride == 0:
-                yield {stream: np.mean(recent[-self.window :], axis=0)}
+    @property
+    def _encoders(self):
+        return {s: functools.partial(self.encode_parts, s) for s in STREAMS}
+
+    def encode_parts(self, stream, clip):
+        pixels = clip[:, :8, :8, 0].astype(np.float32)
+        return {stream: pixels.mean(axis=0).reshape(self.feature_shape)}
 
 
 def files(folder):
@@ -75,16 +75,9 @@ def gone(pid):
 
 
 def start(settings, count):
-    """A fork, because importing TensorFlow each time would take minutes."""
-    pid = os.fork()
-    if not pid:
-        try:
-            extract.extract(settings, ["train"], workers=count)
-        except BaseException:
-            logging.exception("extraction failed")
-            os._exit(1)
-        os._exit(0)
-    return pid
+    return forks.start(
+        lambda: extract.extract(settings, ["train"], workers=count)
+    )
 
 
 def kill_somebody(pid, rng):
@@ -102,20 +95,15 @@ def kill_somebody(pid, rng):
 
 def extract_under_fire(settings, count, kills, rng):
     """One extraction, from nothing to its end; how many kills it took."""
-    used = 0
-    pid = start(settings, count)
-    while True:
-        if used == kills:
-            assert os.waitpid(pid, 0)[1] == 0
-            return used
-        time.sleep(rng.uniform(0, LONGEST))
-        done, code = os.waitpid(pid, os.WNOHANG)
-        if done:
+    for used in range(kills):
+        pid = start(settings, count)
+        code = forks.wait(pid, rng.uniform(0, LONGEST))
+        if code is not None:
             assert code == 0
             return used
-        used += 1
         kill_somebody(pid, rng)
-        pid = start(settings, count)
+    assert forks.wait(start(settings, count), 600) == 0
+    return kills
 
 
 def kill(settings, count, kills):

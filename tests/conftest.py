@@ -1,5 +1,6 @@
 """Two logical CPU devices, seeds, and the golden data if it lies beside."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -140,6 +141,23 @@ def sample_settings(sample_data):
         checkpoint_steps=20,
         log_steps=1,
         image_windows=2,
+    )
+
+
+@pytest.fixture
+def small_settings(sample_settings, tmp_path):
+    """A training of two videos and one epoch, in folders of its own."""
+    return dataclasses.replace(
+        sample_settings,
+        run_dir=str(tmp_path / "run"),
+        store_dir=str(tmp_path / "stores"),
+        train_videos="1-2",
+        val_videos="501",
+        test_videos="601",
+        batch_size=2,
+        ema=0.0,
+        epochs=1,
+        image_windows=1,
     )
 
 

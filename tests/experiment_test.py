@@ -64,6 +64,9 @@ def test_flags_have_the_records_defaults():
         ("--sharpen=0", "--sharpen must be above 0"),
         ("--sharpen=1.2", "needs --front_end=continuous"),
         ("--centre=0.5", "needs --front_end=continuous"),
+        ("--centre=-0.1", "at least 0"),
+        ("--blur=-1", "at least 0"),
+        ("--centre_prior=left", "should be one of|must be one of"),
         ("--skips=Mixed_4b", "Skips are some of"),
         ("--targets=4", "targets must be one of"),
         ("--dropout=1", "below 1"),
@@ -74,6 +77,9 @@ def test_flags_have_the_records_defaults():
         ("--schedule=cosine --lr_halving_steps=50", "--lr_halving_steps"),
         ("--features=live --front_end=continuous", "alone.* Received: --fron"),
         ("--features=live --front_end_dtype=bfloat16", "alone.*=bfloat16"),
+        ("--datasets=dhf1k,dhf1k:1.0.0", "different datasets"),
+        ("--train_videos=1-5,hollywood2:1", "Videos must be of dhf1k"),
+        ("--short_clips=repeat", "should be one of|must be one of"),
     ],
 )
 def test_a_wrong_flag_is_a_usage_error(argument, message):

@@ -38,8 +38,11 @@ def test_what_a_user_can_mend_is_one_message(error, caplog):
     assert "Traceback" not in caplog.text
 
 
-def test_ctrl_c_has_its_own_code():
-    assert leaves(KeyboardInterrupt()) == program.INTERRUPTED
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (program.Terminated(), 143)]
+)
+def test_signals_have_codes_of_their_own(error, code):
+    assert leaves(error) == code
 
 
 def test_an_error_of_tensorflow_says_last_what_it_was(caplog):
@@ -130,10 +133,6 @@ def test_the_command_answers_at_once():
     assert done.stdout.endswith("loaded set()\n")
 
 
-def test_sigterm_has_its_own_code():
-    assert leaves(program.Terminated()) == program.TERMINATED
-
-
 def test_sigterm_cleans_up_even_if_it_comes_twice():
     """As from `timeout`."""
     before = signal.getsignal(signal.SIGTERM)
@@ -165,13 +164,3 @@ def test_outside_of_the_main_thread_nothing_changes():
     before = signal.getsignal(signal.SIGTERM)
     with futures.ThreadPoolExecutor() as pool:
         assert pool.submit(enters).result() is before
-
-
-def test_a_mistake_of_ours_is_shown_whole():
-    with pytest.raises(KeyError), program.exit_codes():
-        raise KeyError("a bug")
-
-
-def test_nothing_wrong_nothing_done():
-    with program.exit_codes():
-        pass

@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import numpy as np
 from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from lsts_tf.features import dataset, fill
+from lsts_tf.media import images
 
 
 def records(settings):
@@ -37,3 +39,17 @@ def scored_maps(settings, predictor, number=601):
         purpose="test",
     )
     return predictor.of_stores(kept, number)
+
+
+def assert_straight_is_scored(settings, predictor, number=601):
+    """A video's maps from its frames are those from the stores; its frames."""
+    data = dataset.Dataset(settings.dataset, settings.data_dir)
+    (video,) = data.videos([number])
+    frames = list(video.frames())
+    scored = scored_maps(settings, predictor, number)
+    straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
+    assert straight.shape == scored.shape == (20, 360, 640)
+    # Features are stored in half precision.
+    difference = images.to_uint8(straight).astype(int) - scored
+    assert np.abs(difference).max() <= 2
+    return frames

@@ -13,7 +13,7 @@ scores and curves, bit for bit.
 import collections
 import contextlib
 import dataclasses
-import itertools
+import functools
 import os
 import pathlib
 import random
@@ -22,7 +22,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 
 import cv2
 import numpy as np
@@ -33,6 +32,7 @@ from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
+from tests import forks, run_folder
 
 SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)
@@ -81,16 +81,15 @@ class Extractor(front_end.FrontEnd):
     def part_shapes(self, stream):
         return {stream: SHAPE}
 
+    @property
+    def _encoders(self):
+        """In NumPy, because TensorFlow does not survive a fork."""
+        return {"rgb": functools.partial(self.encode_parts, "rgb")}
+
     def encode_parts(self, stream, clip):
         # Neighbouring pixels of an enlarged frame are alike.
         pixels = clip[-1][::28, ::28, 0].astype(np.float32) / 255
         return {stream: pixels.reshape(SHAPE)}
-
-    def features(self, stream, signal, *, stride=1, **_):
-        for index, frame in enumerate(signal):
-            since = index - self.window + 1
-            if since >= 0 and since % stride == 0:
-                yield self.encode_parts(stream, [frame])
 
 
 def install(patch=setattr):
@@ -131,56 +130,45 @@ def settings(folder, **changes):
 
 
 def curves(folder):
-    """(tag, step) -> value of all curves that repeat.
-
-    Of a point that was logged again, the last value, as TensorBoard shows it.
-    """
-    from tensorboard.backend.event_processing import event_file_loader
+    """(tag, step) -> value of all curves that repeat."""
     from tensorboard.util import tensor_util
 
-    found = {}
-    for path in sorted((folder / "logs").glob("*tfevents*")):
-        for event in event_file_loader.EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag.startswith(("train/", "validation/")):
-                    key = (value.tag, event.step)
-                    found[key] = float(tensor_util.make_ndarray(value.tensor))
-    return found
-
-
-def state(folder):
-    """Everything that has to be equal at the end."""
-    import tensorflow as tf
-
-    newest = checkpoints.found(folder / "checkpoints")[-1]
-    reader = tf.train.load_checkpoint(str(newest))
-    variables = {
-        name: np.asarray(reader.get_tensor(name)).tobytes()
-        for name in reader.get_variable_to_shape_map()
-        if name.endswith("VARIABLE_VALUE")
-    }
+    events = run_folder.events(folder / "logs")
     return {
-        "newest": newest.name,
-        "variables": variables,
-        "scores": (folder / "metrics.jsonl").read_text(),
-        "curves": curves(folder),
+        (tag, point.step): float(tensor_util.make_ndarray(point.tensor_proto))
+        for tag in events.Tags()["tensors"]
+        if tag.startswith(("train/", "validation/"))
+        for point in events.Tensors(tag)
     }
 
 
-def weights(folder):
-    """The model's variables of the newest checkpoint, in order."""
+def variables(folder):
+    """All that the newest checkpoint holds, by name."""
     import tensorflow as tf
 
     newest = checkpoints.found(pathlib.Path(folder) / "checkpoints")[-1]
     reader = tf.train.load_checkpoint(str(newest))
-    names = (
-        f"model/{number}/.ATTRIBUTES/VARIABLE_VALUE"
-        for number in itertools.count()
-    )
-    return [
-        reader.get_tensor(name)
-        for name in itertools.takewhile(reader.has_tensor, names)
-    ]
+    return {
+        name: np.asarray(reader.get_tensor(name))
+        for name in sorted(reader.get_variable_to_shape_map())
+        if name.endswith("VARIABLE_VALUE")
+    }
+
+
+def weights(folder):
+    """The model's variables of the newest checkpoint, in one order."""
+    found = variables(folder).items()
+    return [value for name, value in found if name.startswith("model/")]
+
+
+def state(folder):
+    """Everything that has to be equal at the end."""
+    return {
+        "newest": checkpoints.found(folder / "checkpoints")[-1].name,
+        "variables": {n: v.tobytes() for n, v in variables(folder).items()},
+        "scores": (folder / "metrics.jsonl").read_text(),
+        "curves": curves(folder),
+    }
 
 
 def free_addresses(count):
@@ -205,45 +193,17 @@ def run(settings):
     return train.run(settings)
 
 
-def start(settings, log):
-    """A fork, because importing TensorFlow each time would take minutes."""
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            with log.open("a") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            code = run(settings)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(code)
-    return pid
-
-
-def wait(pid, seconds):
-    """The exit code, or None if it still runs after so long."""
-    end = time.monotonic() + seconds
-    while True:
-        done, code = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(code)
-        if time.monotonic() > end:
-            return None
-        time.sleep(0.005)
-
-
 def under_fire(settings, log, kills, longest, how, rng):
     """One training to its end; what happened to it, and how often."""
     done = collections.Counter()
     while True:
-        pid = start(settings, log)
+        pid = forks.start(functools.partial(run, settings), log)
         left = done["kills"] < kills
-        code = wait(pid, rng.uniform(0, longest) if left else 600)
+        code = forks.wait(pid, rng.uniform(0, longest) if left else 600)
         if code is None:
             number = signal.SIGTERM if how == "term" else signal.SIGKILL
             os.kill(pid, number)
-            code = wait(pid, 60)
+            code = forks.wait(pid, 60)
             done["kills"] += 1
             done["saved"] += code == 143
             allowed = (0, 143, -15) if how == "term" else (0, -9)

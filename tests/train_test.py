@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import experiment, program, train
+from lsts_tf import experiment, train
 from lsts_tf.features import dataset
 from lsts_tf.media import files
 from lsts_tf.networks import i3d
@@ -93,44 +93,13 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_in_validation_saves_and_validates_again(
-    tiny, tmp_path, monkeypatch
-):
-    short = dataclasses.replace(tiny, epochs=2)
-    whole = dataclasses.replace(short, run_dir=str(tmp_path / "whole"))
-    assert train.run(whole) == 0
-    folder = pathlib.Path(short.run_dir)
-    predict = trainer_lib.Trainer.predict
-    # Five batches of the training set, and one of the validation.
-    calls = iter(range(99))
-
-    def asked_in_the_fifth(self, *arguments):
-        if next(calls) == 4:
-            signal.raise_signal(signal.SIGTERM)
-        return predict(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_lib.Trainer, "predict", asked_in_the_fifth)
-        assert train.run(short) == 128 + signal.SIGTERM
-    assert next(calls) == 5
-    assert not (folder / "metrics.jsonl").exists()
-    assert newest(short) == "step-5"
-
-    assert train.run(short) == 0
-    assert tiny_records(short) == [5, 10]
-    found, want = map(tiny_training.curves, (folder, tmp_path / "whole"))
-    assert found.keys() == want.keys()
-    for key, value in want.items():
-        assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
-
-
 def test_a_second_signal_ends_the_process_at_once():
     code = (
         "import signal\n"
         "from lsts_tf.training import loop\n"
-        "with loop.Signals() as signals:\n"
+        "with loop.remembered_signals() as received:\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
-        "    print(signals.received, flush=True)\n"
+        "    print(*received, flush=True)\n"
         "    signal.raise_signal(signal.SIGTERM)\n"
     )
     done = subprocess.run(
@@ -143,28 +112,6 @@ def test_a_second_signal_ends_the_process_at_once():
     )
     assert done.stdout == f"{int(signal.SIGTERM)}\n"
     assert done.returncode == -signal.SIGTERM
-
-
-def test_a_store_that_is_cut_off_while_training_says_so(
-    tiny, monkeypatch, caplog
-):
-    step = trainer_lib.Trainer.train_step
-
-    def damages(self, batch, **keywords):
-        if int(self.step.numpy()) == 1:
-            for path in pathlib.Path(tiny.store_dir).glob("*/rgb-window4/*"):
-                if path.suffix == ".npy":
-                    os.truncate(path, path.stat().st_size // 2)
-        return step(self, batch, **keywords)
-
-    monkeypatch.setattr(trainer_lib.Trainer, "train_step", damages)
-    with pytest.raises(SystemExit) as left, program.exit_codes():
-        train.run(tiny)
-    assert left.value.code == program.FAILED
-    said = caplog.messages[-1]
-    assert "rgb-window4" in said
-    assert "damaged" in said
-    assert "PyFunc" not in said
 
 
 def tiny_records(settings):

@@ -30,10 +30,8 @@ LOOK = 5.0
 class Fill(beam.DoFn):
     """From lists of video numbers to the outcome of each video, as JSON.
 
-    Args:
-        open_data: Opens the dataset, in a folder that Beam's workers see.
-        load: Loads the front end.
-        kept: The stores, likewise.
+    The dataset that it opens and the stores are in folders that Beam's workers
+    see.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ def engine(
         load: Loads the front end; Beam's workers call it.
         data_dir: TFDS data folder, as they see it.
         arguments: Beam's options, such as "--runner=FlinkRunner".
-        kept: The stores, in folders that they see, too.
+        kept: The stores.
     """
 
     def outcomes(

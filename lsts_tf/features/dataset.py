@@ -74,19 +74,10 @@ class Video:
         """Number of frames, T."""
         return len(self.jpegs)
 
-    @property
-    def annotated(self) -> bool:
-        """Whether it is known where people looked."""
-        return bool(self.maps)
-
     def after(self, lead: Sequence[int]) -> "Video":
-        """The video with some of its frames played before it.
+        """Without annotation, with the frames of a `Geometry.lead` before it.
 
-        Args:
-            lead: Which, in order; see `windows.Geometry.lead`.
-
-        Returns:
-            A video without annotation, or this one if `lead` is empty.
+        It is this one if there are none.
         """
         if not lead:
             return self
@@ -186,13 +177,10 @@ class Dataset:
     def numbers(
         self, named: Mapping[str, Collection[int]], otherwise: str = ""
     ) -> frozenset[Key]:
-        """Numbers of videos of one or several datasets.
+        """Numbers of videos that `windows.parse_videos` found.
 
-        Args:
-            named: {dataset without version: numbers}; see
-                `windows.parse_videos`.
-            otherwise: Split of which a dataset has all videos if `named`
-                does not name it, and names others; "" for none.
+        Where others are named and this dataset is not, these are all videos
+        of the split `otherwise`; none if that is "".
         """
         base = self.name.partition(":")[0]
         if base in named or not named:

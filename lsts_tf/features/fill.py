@@ -24,7 +24,7 @@ import itertools
 import multiprocessing
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from absl import logging
 import numpy as np
@@ -55,6 +55,8 @@ class Outcome(NamedTuple):
 
 
 # === The stores of a dataset ===
+
+_Store = TypeVar("_Store", stores.Store, stores.TruthStore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,46 +96,45 @@ def open_stores(
     """Open or make the stores in `root`.
 
     RGB features at stride 1 start with the first window that RGB alone has,
-    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie
-    beside the others; flows and truth are those of the videos as they are.
-    What becomes of short clips (`windows.Geometry.short`) does not tell stores
-    apart: of those that are in one, the features are those of clips played
-    backwards before their start.
+    and so serve LSTS-RGB and LSTS-RGB&Flow. Features of other views lie beside
+    the others; flows and truth are those of the videos as they are. What
+    becomes of short clips does not tell stores apart: of those that are in
+    one, the features are those of clips played backwards before their start.
 
     Args:
         root: Folder of the stores of all datasets.
         dataset_name: Name and version of this one.
         front_end: What computes their features.
         stride: Distance between windows.
-        short: What becomes of short clips.
-        view: Which view of the videos the features are of; crops are of RGB
-            alone, because the flow that is stored is the whole frame's.
+        short: What becomes of short clips; see `windows.Geometry`.
+        view: Which view the features are of; crops are of RGB alone, because
+            the flow that is stored is the whole frame's.
         command: What makes them, for messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
     """
     folder = pathlib.Path(root) / dataset_name.replace(":", "-")
-    about = functools.partial(stores.Manifest, dataset=dataset_name)
-    truth = stores.TruthStore.create(
-        folder / "truth",
-        about(kind="truth", shape=(), dtype="uint8"),
-        command=command,
+
+    def create(store: type[_Store], place: str, **manifest: Any) -> _Store:
+        about = stores.Manifest(dataset=dataset_name, **manifest)
+        return store.create(folder / place, about, command=command)
+
+    truth = create(
+        stores.TruthStore, "truth", kind="truth", shape=(), dtype="uint8"
     )
-    about = functools.partial(about, dtype="float16")
     flow = None
     if "flow" in front_end.streams:
         at_size = ""
         if front_end.size != parts.SIZE:
             at_size = f"-{parts.size_name(front_end.size)}"
-        flow = stores.Store.create(
-            folder / f"flow{at_size}",
-            about(
-                kind="flow",
-                shape=(*parts.half(front_end.size), 2),
-                details={"flow": front_end.flow.describe()},
-            ),
-            command=command,
+        flow = create(
+            stores.Store,
+            f"flow{at_size}",
+            kind="flow",
+            shape=(*parts.half(front_end.size), 2),
+            dtype="float16",
+            details={"flow": front_end.flow.describe()},
         )
     features, geometry = {}, {}
     for stream in front_end.streams:
@@ -141,30 +142,25 @@ def open_stores(
         chosen = windows.Geometry.of(
             sharing, length=front_end.window, stride=stride, short=short
         )
+        apart = f"-stride{stride}-first{chosen.first}" if stride > 1 else ""
+        apart += f"-{view.name}" if view.name else ""
         for part, shape in front_end.part_shapes(stream).items():
-            place = front_end.store_name(part)
-            if stride > 1:
-                place += f"-stride{stride}-first{chosen.first}"
-            if view.name:
-                place += f"-{view.name}"
-            details = {
-                **front_end.describe_part(stream, part),
-                **view.describe(),
-                "stride": stride,
-                "first": chosen.first,
-            }
             geometry[part] = chosen
-            features[part] = stores.Store.create(
-                folder / place,
-                about(kind="features", shape=shape, details=details),
-                command=command,
+            features[part] = create(
+                stores.Store,
+                front_end.store_name(part) + apart,
+                kind="features",
+                shape=shape,
+                dtype="float16",
+                details={
+                    **front_end.describe_part(stream, part),
+                    **view.describe(),
+                    "stride": stride,
+                    "first": chosen.first,
+                },
             )
     return Stores(
-        truth=truth,
-        flow=flow,
-        features=features,
-        geometry=geometry,
-        view=view,
+        truth=truth, flow=flow, features=features, geometry=geometry, view=view
     )
 
 
@@ -177,22 +173,11 @@ def ready_stores(
     purpose: str,
     **options: Any,
 ) -> Stores:
-    """Open the stores of one dataset, or of several, and fill them.
-
-    Args:
-        root: Folder of the stores of all datasets.
-        data: The dataset, or several as one.
-        numbers: Videos wanted, as `data` numbers them.
-        front_end: What computes what is missing.
-        purpose: What they are for, on the progress bar.
-        **options: Others of `open_stores`, such as `stride`.
+    """Open stores and fill them; arguments as of `open_stores` and `fill`.
 
     Returns:
         Stores to read from, by the keys of `data`. Of several datasets there
         is no store of flows.
-
-    Raises:
-        Exception: As `open_stores` and `fill`.
     """
     if not isinstance(data, dataset.Joint):
         kept = open_stores(
@@ -230,8 +215,7 @@ def require_disk(
 ) -> None:
     """Say how much will be written; raise OSError unless it is free.
 
-    Args:
-        wanted: Datasets, stores, and the videos that these lack.
+    What is wanted are datasets, stores, and the videos that these lack.
     """
     # By file, because several views of a video share its flow.
     needed: dict[pathlib.Path, int] = {}
@@ -245,7 +229,7 @@ def require_disk(
             if kept.flow is not None:
                 counts.append((kept.flow, max(frames - 1, 1)))
             needed |= {
-                store.path(number): count * store.record_bytes
+                store.path(number): count * store.file_dtype.itemsize
                 for store, count in counts
                 if number not in store
             }
@@ -270,15 +254,7 @@ def require_disk(
 def fill_video(
     video: dataset.Video, front_end: front_end_lib.FrontEnd, kept: Stores
 ) -> Outcome:
-    """Compute and store what is missing of one video.
-
-    Args:
-        video: The video.
-        front_end: What computes.
-        kept: Where results are kept.
-
-    Returns:
-        Its outcome, with the error if it failed.
+    """Compute and store what is missing of one video; tell how it went.
 
     Raises:
         OSError: The stores cannot be written, which no other video changes.
@@ -300,7 +276,7 @@ def _fill_video(
 ) -> None:
     number = video.number
     if number not in kept.truth:
-        if not video.annotated:
+        if not video.maps:
             raise ValueError(
                 f"Video {number} has no annotation, so nothing can be trained "
                 "on it or scored. Choose other videos."
@@ -321,12 +297,6 @@ def _fill_video(
             continue
         geometry = kept.geometry[stream]
         targets = geometry.targets(video.num_frames)
-        if not targets:
-            raise ValueError(
-                f"Video {number} has {video.num_frames} frames, fewer than "
-                f"the {geometry.first_target + 1} that one window needs. "
-                "Lower --window, leave it out, or use --short_clips=mirror."
-            )
         is_still = video.num_frames == 1
         # Whoever encodes a still holds it; its flow needs a frame before.
         lead = (
@@ -368,7 +338,7 @@ def _signal(
         # Backwards, motion is another one than what is stored.
         flows = front_end.flows(video.frames())
     elif kept.flow is not None:
-        rows = range(kept.flow.length(video.number))
+        rows = range(len(kept.flow.targets(video.number)))
         flows = (kept.flow.read(video.number, [row])[0] for row in rows)
     for flow in flows:
         yield preprocess.mirror(stream, flow) if kept.view.mirrored else flow
@@ -394,10 +364,10 @@ def fill(
 
     Args:
         data: The dataset.
-        numbers: Videos wanted.
+        numbers: Videos wanted, some that the dataset has.
         kept: Where results are kept.
         engine: What does the work: `here`, of `processes`, or `beam.engine`.
-        purpose: What they are for, on the progress bar.
+        purpose: What the progress bar says.
 
     Raises:
         ExtractionError: After all others, naming the videos that failed.
@@ -409,20 +379,15 @@ def fill(
     if not absent:
         logging.info("%s: nothing is missing.", purpose)
         return
-    failures = [
-        f"video {number}: not in the dataset"
-        for number in absent
-        if number not in data.frame_counts
-    ]
-    wanted = [number for number in absent if number in data.frame_counts]
-    require_disk([(data, kept, wanted)])
+    failures = []
+    require_disk([(data, kept, absent)])
     with tqdm.tqdm(
-        total=sum(data.frame_counts[number] for number in wanted),
+        total=sum(data.frame_counts[number] for number in absent),
         desc=purpose,
         unit="frame",
     ) as bar:
-        for count, (number, error) in enumerate(engine(data, wanted), 1):
-            bar.set_postfix_str(f"{count}/{len(wanted)} videos", refresh=False)
+        for count, (number, error) in enumerate(engine(data, absent), 1):
+            bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
             bar.update(data.frame_counts[number])
             if error:
                 logging.error("Video %d: %s", number, error)
@@ -447,14 +412,8 @@ def processes(
 ) -> Iterator[Callable[[Stores], Engine]]:
     """Processes that fill stores, each with a front end of its own.
 
-    This process reads the videos and hands them on as they are, encoded.
-
-    Args:
-        count: How many processes.
-        load: Loads it; it is called there.
-
-    Yields:
-        A function from stores to an engine that fills them.
+    This process reads the videos and hands them on as they are, encoded. What
+    is yielded makes an engine of stores; `load` is called in the processes.
     """
     context: Any = multiprocessing.get_context(START)
     with concurrent.futures.ProcessPoolExecutor(

@@ -17,9 +17,11 @@ import threading
 from typing import Any
 
 import cv2
+import keras
 import numpy as np
 
 from lsts_tf import parts
+from lsts_tf.features import tvl1
 
 # A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
@@ -62,10 +64,17 @@ class Flow:
     many pairs a call instead. The result does not depend on the threads, and
     on the pairs a call only by rounding.
 
-    Attributes:
-        name: The method.
-        workers: How many calls are under way at a time.
-        batch: How many pairs a call computes.
+    Args:
+        name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
+            follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
+        workers: How many calls are under way at a time; one a core and one
+            more by default.
+        batch: How many pairs a call of "tvl1" computes; 1 on a CPU and 64 on
+            an accelerator by default. The other methods have 1.
+
+    Raises:
+        ValueError: Another name.
+        ImportError: "opencv", and the installed OpenCV has no DualTVL1.
     """
 
     def __init__(
@@ -75,21 +84,6 @@ class Flow:
         workers: int | None = None,
         batch: int | None = None,
     ):
-        """Chooses a method.
-
-        Args:
-            name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that
-                "tvl1" follows) or "dis" (fast, for previews only: see
-                `DIS_WARNING`).
-            workers: How many calls are under way at a time; one a core and
-                one more by default.
-            batch: How many pairs a call of "tvl1" computes; 1 on a CPU and
-                64 on an accelerator by default. The other methods have 1.
-
-        Raises:
-            ValueError: Another name.
-            ImportError: "opencv", and the installed OpenCV has no DualTVL1.
-        """
         if name not in METHODS:
             raise ValueError(
                 f"A flow method is one of {', '.join(METHODS)}. "
@@ -163,8 +157,6 @@ class Flow:
         if self.name == "dis":
             about["preset"] = "medium"
         else:
-            from lsts_tf.features import tvl1
-
             about |= tvl1.PARAMETERS._asdict()
         if self.name != "tvl1":
             about["opencv"] = cv2.__version__.split(".")[0]
@@ -201,18 +193,6 @@ def _tvl1() -> Method:
     return compute
 
 
-def kernel() -> Callable[..., Any]:
-    """Returns the method "tvl1" as Keras operations, to be put in a graph.
-
-    Returns:
-        A function of two tensors [N, h, w], frames k-1 and k of N pairs, to
-        float32 [N, h, w, 2]. N, h and w must be known when it is traced.
-    """
-    from lsts_tf.features import tvl1
-
-    return tvl1.flow
-
-
 @functools.cache
 def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     """Compiles the kernel, once a process and size: 16 to 22 CPU seconds.
@@ -220,15 +200,13 @@ def _compiled_tvl1() -> Callable[[np.ndarray, np.ndarray], Any]:
     It must be called from Python: inside `tf.data.Dataset.map` a compiled
     function silently runs uncompiled, three times slower.
     """
-    import tensorflow as tf
+    import tensorflow as tf  # Under JAX nobody comes here.
 
-    often = functools.partial(kernel(), burst=_BURST)
+    often = functools.partial(tvl1.flow, burst=_BURST)
     return tf.function(often, jit_compile=True, autograph=False)
 
 
 def _default_batch() -> int:
-    import keras
-
     devices = keras.distribution.list_devices()
     # A batch takes as long as its slowest pair, and 64 fit a GPU's cache.
     return 1 if all("cpu" in name.lower() for name in devices) else 64

@@ -80,15 +80,6 @@ class Manifest:
         except (TypeError, KeyError) as error:
             raise ValueError(f"Not a manifest: {error}") from error
 
-    def differences(self, wanted: "Manifest") -> list[str]:
-        """Fields in which this manifest is not `wanted`, one line each."""
-        # As they are read again: tuples become lists.
-        this, other = (json.loads(each.text()) for each in (self, wanted))
-        return [
-            f"{key}: {have!r} there, {want!r} wanted"
-            for key, (have, want) in differing(this, other).items()
-        ]
-
 
 def differing(
     one: dict[str, Any], other: dict[str, Any]
@@ -157,10 +148,16 @@ class _Folder:
             root.mkdir(parents=True, exist_ok=True)
             files.write_text(root / _MANIFEST, manifest.text())
         store = cls.open(root, command=command)
-        if differences := store.manifest.differences(manifest):
+        # As they are read again: tuples become lists.
+        both = (json.loads(m.text()) for m in (store.manifest, manifest))
+        if differences := differing(*both):
+            said = "; ".join(
+                f"{key}: {have!r} there, {want!r} wanted"
+                for key, (have, want) in differences.items()
+            )
             raise StoreError(
                 f"The {manifest.kind} store at {root} was made with something "
-                f"else ({'; '.join(differences)}). Remove that folder or "
+                f"else ({said}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
         return store
@@ -303,17 +300,8 @@ class Store(_Folder):
 
     @property
     def file_dtype(self) -> np.dtype:
-        """Dtype of a record with its target."""
+        """Dtype of a record with its target, as on disk."""
         return np.dtype([("target", "<i8"), ("values", self.dtype, self.shape)])
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes of a record on disk."""
-        return self.file_dtype.itemsize
-
-    def length(self, video: Any) -> int:
-        """Number of records of a video."""
-        return len(self.targets(video))
 
     def targets(self, video: Any) -> range:
         """Frame number of each record of a video."""
@@ -323,13 +311,7 @@ class Store(_Folder):
     def write(
         self, video: int, targets: range, records: Iterable[np.ndarray]
     ) -> None:
-        """Stores a video; see `write`.
-
-        Args:
-            video: Its number.
-            targets: Frame of each record, one at least.
-            records: [*shape] each, of any float dtype.
-        """
+        """Stores a video in this store alone; see the function `write`."""
         write({"": self}, video, targets, ({"": each} for each in records))
 
     def _encoded(self, target: int, record: np.ndarray) -> bytes:
@@ -353,41 +335,32 @@ class Store(_Folder):
         return found.tobytes()
 
     def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
-        """Reads records of one video: [len(indices), *shape]; as `read_batch`.
+        """Reads records of a video; safe in several threads.
 
         Args:
             video: Its number.
             indices: Which records, from 0.
-        """
-        return self.read_batch([(video, int(index)) for index in indices])
-
-    def read_batch(self, pairs: Sequence[tuple[Any, int]]) -> np.ndarray:
-        """Reads records of many videos; safe in several threads.
-
-        Args:
-            pairs: (video, index) of each record.
 
         Returns:
-            [len(pairs), *shape], in the store's dtype and the order of
-            `pairs`.
+            [len(indices), *shape], in the store's dtype.
 
         Raises:
-            StoreError: A video is missing or damaged.
-            ValueError: A video has no such record.
+            StoreError: The video is missing or damaged.
+            ValueError: It has no such record.
         """
-        out = np.empty((len(pairs), *self.shape), self.dtype)
-        size = self.record_bytes
-        for values, (video, index) in zip(out, pairs, strict=True):
-            targets, start = self._head(video)
-            if not 0 <= index < len(targets):
-                raise ValueError(
-                    f"{self._said(video)} has records 0 to "
-                    f"{len(targets) - 1}. Received: {index}"
-                )
-            # No map of the file: systems allow some 1,000 open ones.
-            with self.path(video).open("rb", buffering=0) as file:
+        targets, start = self._head(video)
+        out = np.empty((len(indices), *self.shape), self.dtype)
+        # No map of the file: systems allow some 1,000 open ones.
+        with self.path(video).open("rb", buffering=0) as file:
+            for values, index in zip(out, indices, strict=True):
+                if not 0 <= index < len(targets):
+                    raise ValueError(
+                        f"{self._said(video)} has records 0 to "
+                        f"{len(targets) - 1}. Received: {index}"
+                    )
                 # A record ends with its values.
-                file.seek(start + (index + 1) * size - values.nbytes)
+                end = start + (int(index) + 1) * self.file_dtype.itemsize
+                file.seek(end - values.nbytes)
                 if file.readinto(values.data.cast("B")) != values.nbytes:
                     raise self._damaged(video, "cut off while it was open")
         return out
@@ -472,12 +445,7 @@ class TruthStore(_Folder):
         maps: Sequence[bytes],
         fixations: Sequence[bytes],
     ) -> None:
-        """Stores a video.
-
-        Args:
-            video: Its number.
-            maps: PNG bytes of each frame's density map.
-            fixations: PNG bytes of each frame's fixation map.
+        """Stores a video: PNG bytes of each frame's density and fixation map.
 
         Raises:
             ValueError: The two differ in number, or there is none.

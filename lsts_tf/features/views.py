@@ -42,30 +42,23 @@ class View:
             return {"view": f"crop {self.crop}, {share}"}
         return {"mirrored": True} if self.mirrored else {}
 
-    def of(self, video: int, images: np.ndarray) -> np.ndarray:
-        """What the view shows of frames or maps.
+    def of(self, video: int, image: np.ndarray) -> np.ndarray:
+        """What the view shows of a frame or map.
 
         Args:
             video: The video's number in its dataset.
-            images: [..., H, W, C], or maps [H, W].
+            image: [H, W, C], or [H, W].
 
         Returns:
-            [..., h, w, C] or [h, w], a crop of each; no copy.
+            [h, w, C] or [h, w], a crop of it; no copy.
         """
-        rows = 0 if images.ndim == 2 else images.ndim - 3
-        height, width = images.shape[rows : rows + 2]
+        height, width = image.shape[:2]
         (top, bottom), (left, right), mirrored = self._box(video)
-        before = (slice(None),) * rows
-        found = images[
-            (
-                *before,
-                slice(*_pixels(top, bottom, height)),
-                slice(*_pixels(left, right, width)),
-            )
+        found = image[
+            slice(*_pixels(top, bottom, height)),
+            slice(*_pixels(left, right, width)),
         ]
-        if mirrored:
-            found = found[(*before, slice(None), slice(None, None, -1))]
-        return found
+        return found[:, ::-1] if mirrored else found
 
     def _box(
         self, video: int

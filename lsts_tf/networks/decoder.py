@@ -60,7 +60,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from lsts_tf import parts, windows
+from lsts_tf import parts
 from lsts_tf.networks import layers
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend
@@ -337,7 +337,7 @@ def _paper(
     *,
     head: str,
     targets: int,
-    map_size: tuple[int, int],
+    map_size: tuple[int, int] | None,
 ) -> Tensor:
     x = fused[parts.MAIN]
     x = stages.unit(x, "conv3d", TEMPORAL_FILTERS, (x.shape[1], 1, 1))
@@ -350,7 +350,7 @@ def _paper(
     if head == "released":
         x = stages.relu_batch_norm(x, LAST[head].name)
         x = stages.convolve(x, 1, (1, 1, 1), "classifier")
-    if tuple(x.shape[-3:-1]) != map_size:
+    if map_size and tuple(x.shape[-3:-1]) != tuple(map_size):
         x = layers.Resize(map_size, name="map_size")(x)
     return x
 
@@ -432,12 +432,6 @@ DESIGNS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def magnification() -> tuple[int, int]:
-    """Rows and columns of a map for each row and column of features."""
-    strides = [layer.strides for layer in (*DECONVOLUTIONS, LAST["paper"])]
-    return math.prod(s[0] for s in strides), math.prod(s[1] for s in strides)
-
-
 def build(
     streams: Sequence[str],
     *,
@@ -458,7 +452,7 @@ def build(
     dtype: str | keras.DTypePolicy | None = None,
     seed: int | None = None,
 ) -> keras.Model:
-    """Builds an untrained decoder.
+    """Builds an untrained decoder; `Experiment` says what goes together.
 
     Args:
         streams: In the order of fusion: some of "rgb" and "flow".
@@ -469,11 +463,12 @@ def build(
         tuned: {stream: model from other features to these}, trained together
             with the decoder and saved with it, as `tuned_i3d` builds it.
         targets: Maps of each window, one of `parts.TARGETS`: its last frames.
-        map_size: Rows and columns of a map; None for 72 x height, 128 x width.
+        map_size: Rows and columns of a map; None for what the paper's network
+            makes, 72 x height and 128 x width. The other designs need it.
         dropout: Share of channels that training leaves out behind the stages
             that have `DROPOUT_FILTERS` or more.
         blur: Standard deviation in pixels of a Gaussian over the map, or 0.
-        learn_blur: Whether its width is learnt.
+        learn_blur: Whether its width is learnt, if there is one.
         centre_prior: "none", or what `layers.CentrePrior` starts from.
         sharpen: Power of served maps of what moves, see `layers.Sharpen`.
         centre: Weight by which they are drawn to the middle, likewise.
@@ -485,15 +480,7 @@ def build(
         A model from {part: [batch, *its shape]} (see `parts.name`) to saliency
         [batch, *map_size, 1] in [0, 1], float32 (float64 under that policy);
         of several targets [batch, targets, *map_size, 1] in order of time.
-
-    Raises:
-        ValueError: An argument is none of these, or some exclude each other.
     """
-    windows.check_streams(streams)
-    parts.check_decoder(design, head, tuple(skip_shapes or ()), targets)
-    if map_size is None:
-        rows, columns = magnification()
-        map_size = (rows * feature_shape[1], columns * feature_shape[2])
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     exact = "float64" if policy.variable_dtype == "float64" else "float32"
     shapes = {parts.MAIN: feature_shape, **(skip_shapes or {})}
@@ -504,7 +491,7 @@ def build(
             _Stages(seed, dropout, synchronized),
             head=head,
             targets=targets,
-            map_size=tuple(map_size),
+            map_size=map_size,
         )
     # Half precision would leave some 1,000 grey levels and flush small
     # probabilities to zero.
@@ -512,7 +499,7 @@ def build(
         if centre_prior != "none":
             x = layers.CentrePrior(centre_prior, name="prior")(x)
         x = keras.layers.Activation("sigmoid", name="saliency")(x)
-        if blur or learn_blur:
+        if blur:
             x = layers.GaussianBlur(blur, learned=learn_blur, name="blur")(x)
         if sharpen != 1 or centre:
             sharpened = layers.Sharpen(sharpen, centre, name="sharpen")

@@ -117,30 +117,20 @@ def chains(layer: Layer) -> tuple[tuple[Conv | Pool, ...], ...]:
 
 def layers(end_point: str = "Mixed_5c") -> tuple[Layer, ...]:
     """Returns the table up to and with an end point."""
-    if end_point not in END_POINTS:
-        raise ValueError(
-            f"The end point must be one of {', '.join(END_POINTS)}. "
-            f"Received: end_point={end_point!r}"
-        )
     return LAYERS[: END_POINTS.index(end_point) + 1]
 
 
-def units(end_point: str = "Mixed_5c") -> Iterator[Conv]:
-    """Yields every convolution with BatchNorm up to an end point."""
-    for layer in layers(end_point):
+def units() -> Iterator[Conv]:
+    """Yields every convolution with BatchNorm."""
+    for layer in LAYERS:
         for part in itertools.chain(*chains(layer)):
             if isinstance(part, Conv):
                 yield part
 
 
-def layer_name(unit: str, part: str) -> str:
-    """Returns the Keras name of a unit's "conv_3d" or "batch_norm"."""
-    return f"{unit}/{part}".replace("/", "__")
-
-
-def _end_name(name: str) -> str:
-    """Returns the Keras name of what a unit, pooling or block puts out."""
-    return name.replace("/", "__")
+def layer_name(*names: str) -> str:
+    """Returns the Keras name of a layer: a unit's part, or what it puts out."""
+    return "/".join(names).replace("/", "__")
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -263,7 +253,7 @@ def at(network: keras.Model, end_points: Iterable[str]) -> keras.Model:
       channels]}.
     """
     ends = {
-        name: network.get_layer(_end_name(name)).output for name in end_points
+        name: network.get_layer(layer_name(name)).output for name in end_points
     }
     model = keras.Model(network.input, ends, name=network.name)
     model.trainable = False
@@ -359,7 +349,7 @@ def _apply(layer: Layer, x: Any, dtype: str) -> Any:
             layer.kernel,
             layer.stride,
             padding="same",
-            name=_end_name(layer.name),
+            name=layer_name(layer.name),
             dtype=dtype,
         )(x)
     ends = [
@@ -385,7 +375,7 @@ def _unit(unit: Conv, x: Any, dtype: str) -> Any:
         name=layer_name(unit.name, "batch_norm"),
         dtype=dtype,
     )(x)
-    return keras.layers.ReLU(name=_end_name(unit.name), dtype=dtype)(x)
+    return keras.layers.ReLU(name=layer_name(unit.name), dtype=dtype)(x)
 
 
 def multiply_adds(

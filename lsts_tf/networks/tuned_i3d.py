@@ -117,7 +117,6 @@ def build(
     *,
     frames: int,
     rate: float,
-    rematerialise: bool = True,
     dtype: str | keras.DTypePolicy | None = None,
 ) -> keras.Model:
     """Builds the layers of an I3D from one on, with its weights.
@@ -127,30 +126,21 @@ def build(
         first: first of these layers, one of `parts.BLOCKS`.
         frames: frames of a window.
         rate: see the module.
-        rematerialise: whether training keeps only the activations between
-            layers, and computes those inside of a block again.
         dtype: dtype policy; None is Keras' global one.
 
     Returns:
         A model from [batch, steps, rows, columns, channels] in front of it to
         pooled Mixed_5c, [batch, 5, 5, 5, 1024] for 79 frames of 224 x 224.
-
-    Raises:
-        ValueError: `first` is another layer.
     """
     _, _, height, width, _ = network.input_shape
-    if first not in parts.BLOCKS:
-        raise ValueError(
-            f"I3D is finetuned from one of {', '.join(parts.BLOCKS)} on. "
-            f"Received: {first!r}"
-        )
     before = parts.stem(first)
     shape = i3d.shapes(frames, height, width)[before]
     inputs = keras.Input(shape, name=before)
     x = inputs
     for name in i3d.END_POINTS[i3d.END_POINTS.index(first) :]:
-        # A block remembers in which scope it was made.
-        with keras.RematScope("full" if rematerialise else None):
+        # Training keeps only the activations between blocks, and computes
+        # those inside again. A block remembers in which scope it was made.
+        with keras.RematScope("full"):
             block = Block(name, rate=rate, dtype=dtype, name=name)
         x = block(x)
         block.take(network)

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
-from lsts_tf.features import flow as flow_lib
+from lsts_tf.features import tvl1
 from lsts_tf.serving import resize
 
 FEATURES = "features"
@@ -145,7 +145,7 @@ class Graph:
 
 def _motion(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Flow of one pair of grey frames, in half precision as it is stored."""
-    flows = flow_lib.kernel()(first[None], second[None])
+    flows = tvl1.flow(first[None], second[None])
     return tf.cast(flows[0], tf.float16)
 
 

@@ -34,8 +34,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lsts_tf import experiment, parts, windows
+from lsts_tf import experiment, windows
 from lsts_tf.features import dataset, preprocess, stores, views
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import images as maps_lib
 from lsts_tf.scoring import truth as truth_lib
 
@@ -147,12 +148,8 @@ class TrainingWindows:
     ) -> tuple[Windows, np.ndarray]:
         """Windows of one step, and which view of each is taken.
 
-        What does not fill a batch at the end of an epoch is left out.
-
-        Args:
-            step: Number of the step from the start of the run, from 0.
-            batch_size: Windows in a step.
-            seed: Seed of the run.
+        Steps count from 0 over the whole run. What does not fill a batch at
+        the end of an epoch is left out.
 
         Returns:
             int64 [batch_size, 2] and [batch_size].
@@ -180,25 +177,19 @@ class TrainingWindows:
         Args:
             rows: Which rows of each batch to read, by block: `devices.rows`.
             batch_size: Windows in a step, over all replicas.
-            seed: Seed of the run.
-            first_step: First step.
+            seed: Of the run.
+            first_step: From 0, over the whole run.
             last_step: The step after the last.
-
-        Returns:
-            The blocks of each step.
         """
         in_epoch = steps_per_epoch(len(self), batch_size)
-        while first_step < last_step:
-            next_epoch = (first_step // in_epoch + 1) * in_epoch
-            stop = min(next_epoch, last_step)
+        numbers = range(first_step, last_step)
+        for _, steps in itertools.groupby(numbers, lambda n: n // in_epoch):
             each = (
-                self.step(step, batch_size=batch_size, seed=seed)
-                for step in range(first_step, stop)
+                self.step(n, batch_size=batch_size, seed=seed) for n in steps
             )
             yield from self._epoch(
                 [[(chosen[r], seen[r]) for r in rows] for chosen, seen in each]
             )
-            first_step = stop
 
     def _epoch(
         self, steps: Sequence[Blocks]
@@ -233,8 +224,8 @@ class StoredWindows(TrainingWindows):
         others: Mapping[views.View, Mapping[str, stores.Store]] | None = None,
         maps: int = 1,
     ) -> None:
-        self._features = {views.WHOLE: features, **(others or {})}
-        super().__init__(videos, len(self._features) - 1)
+        self._views = [(views.WHOLE, features), *(others or {}).items()]
+        super().__init__(videos, len(self._views) - 1)
         self._truth = truth
         self._maps = maps
         wanted = [
@@ -279,24 +270,23 @@ class StoredWindows(TrainingWindows):
             seen: Which view of each, int [B]; 0 is the whole frame. None:
                 the whole frame of all.
         """
-        count = len(chosen)
-        looks = list(self._features.items())
-        features = {
-            stream: np.empty((count, *store.shape), store.dtype)
-            for stream, store in looks[0][1].items()
-        }
-        truth = np.empty((count, self._maps, *parts.MAP_SIZE, 2), np.uint8)
-        for row, (place, target) in enumerate(chosen.tolist()):
-            view, kept = looks[0 if seen is None else seen[row]]
-            video = self.videos[place]
-            for stream, store in kept.items():
-                index = store.targets(video).index(target)
-                features[stream][row] = store.read(video, [index])[0]
-            frames = range(target + 1 - self._maps, target + 1)
-            truth[row] = read_truth(
-                self._truth, [(video, frame) for frame in frames], view
-            )
-        return features, truth[:, 0] if self._maps == 1 else truth
+        if seen is None:
+            seen = np.zeros(len(chosen), np.int64)
+        each = zip(chosen.tolist(), seen, strict=True)
+        return _batch(
+            [self._window(place, target, k) for (place, target), k in each]
+        )
+
+    def _window(self, place: int, target: int, number: int) -> Batch:
+        """A window as a view shows it, and the truth of its last frames."""
+        video = self.videos[place]
+        view, kept = self._views[number]
+        features = {}
+        for stream, store in kept.items():
+            index = store.targets(video).index(target)
+            features[stream] = store.read(video, [index])[0]
+        frames = range(target + 1 - self._maps, target + 1)
+        return features, read_truth(self._truth, video, frames, view)
 
     def frames(self, chosen: Windows) -> list[tuple[int, int]]:
         """(place, frame) of each map of windows [B, 2], one after the other."""
@@ -357,28 +347,35 @@ class StoredWindows(TrainingWindows):
 
 def read_truth(
     truth: stores.TruthStore,
-    pairs: Sequence[tuple[dataset.Key, int]],
+    video: dataset.Key,
+    frames: Sequence[int],
     view: views.View = views.WHOLE,
 ) -> np.ndarray:
-    """Density and fixation map of (video, frame) pairs: uint8 [B, H, W, 2]."""
-    return np.stack(
-        [
-            _truth(
-                *(
-                    view.of(dataset.number_of(video), read(video, [frame])[0])
-                    for read in (truth.maps, truth.fixations)
-                )
-            )
-            for video, frame in pairs
-        ]
+    """Density and fixation maps of a video's frames: uint8 [T, H, W, 2]."""
+    number = dataset.number_of(video)
+    return _truth(
+        *(
+            [view.of(number, image) for image in read(video, frames)]
+            for read in (truth.maps, truth.fixations)
+        )
     )
 
 
-def _truth(map_: np.ndarray, fixated: np.ndarray) -> np.ndarray:
-    """Density and fixation map, at the size of the maps: uint8 [H, W, 2]."""
-    return np.stack(
-        [preprocess.density(map_), preprocess.fixations(fixated)], axis=-1
-    )
+def _truth(
+    maps: Iterable[np.ndarray], fixations: Iterable[np.ndarray]
+) -> np.ndarray:
+    """Both at the size of the maps, side by side: uint8 [T, H, W, 2]."""
+    densities = [preprocess.density(map_) for map_ in maps]
+    fixated = [preprocess.fixations(map_) for map_ in fixations]
+    return np.stack([densities, fixated], axis=-1)
+
+
+def _batch(each: Sequence[Batch]) -> Batch:
+    """Windows as one batch; of one map of each it has no axis of maps."""
+    signals, truths = zip(*each, strict=True)
+    features = {s: np.stack([x[s] for x in signals]) for s in signals[0]}
+    truth = np.stack(truths)
+    return features, truth[:, 0] if truth.shape[1] == 1 else truth
 
 
 def label(videos: Sequence[dataset.Key], window: Sequence[int]) -> str:
@@ -397,16 +394,17 @@ def live_order(
 ) -> Windows:
     """Order of an epoch in which only `OPEN_VIDEOS` are open at a time.
 
+    The next window comes from one of the open videos, chosen with the odds of
+    what each has left; inside a video the order is random.
+
     Args:
         counts: (place, frames) of each video, in the order of reading.
         geometry: Which windows a video has.
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
+        seed: Of the run.
+        epoch: From 0.
 
     Returns:
-        int64 [N, 2], each window once. The next window comes from one of the
-        open videos, chosen with the odds of what each has left; inside a
-        video the order is random.
+        int64 [N, 2], each window once.
     """
     rng = _random(seed, epoch)
     waiting = [(k, geometry.targets(n)) for k, n in reversed(counts)]
@@ -426,47 +424,37 @@ def live_order(
     return np.array(order, np.int64).reshape(-1, 2)
 
 
-FlowOfVideo = Callable[[dataset.Video], Iterable[np.ndarray]]
-
-
 class LiveWindows(TrainingWindows):
     """Windows of frames and flows out of TFDS videos, as they stream.
 
     Args:
         data: The dataset.
+        front_end: What says how a frame is seen, and computes flow.
         videos: Keys of the videos to take.
-        streams: What a window holds.
         geometry: Which windows to take.
-        flows: Flows 1 … T - 1 of a video, float [112, 112, 2] each; asked
-            for where "flow" is a stream.
         flip: Mirror half of the windows, others each epoch.
-        size: Rows and columns of a frame as the network sees it.
         maps: Of how many of a window's last frames there is truth.
     """
 
     def __init__(
         self,
         data: dataset.Dataset,
+        front_end: front_end_lib.FrontEnd,
         *,
         videos: Sequence[dataset.Key],
-        streams: Sequence[str],
         geometry: windows.Geometry,
-        flows: FlowOfVideo,
         flip: bool = False,
-        size: tuple[int, int] = parts.SIZE,
         maps: int = 1,
     ) -> None:
         super().__init__(videos, int(flip))
         self._data = data
+        self._front_end = front_end
         self._geometry = geometry
         self._maps = maps
         self._counts = tuple(
             (place, data.frame_counts[video])
             for place, video in enumerate(videos)
         )
-        self._streams = streams
-        self._flows = flows
-        self._size = size
 
     def __len__(self) -> int:
         frames = (count for _, count in self._counts)
@@ -513,15 +501,15 @@ class LiveWindows(TrainingWindows):
         """All of a video, and what is played before it: {stream: [T, …]}."""
         played = video.after(self._geometry.lead(video.num_frames))
         found = {}
-        if "rgb" in self._streams:
-            frames = played.frames()
+        if "rgb" in self._front_end.streams:
+            size = self._front_end.size
             found["rgb"] = np.stack(
-                [preprocess.squeeze(frame, self._size) for frame in frames]
+                [preprocess.squeeze(frame, size) for frame in played.frames()]
             )
-        if "flow" in self._streams:
-            rows = [flow.astype(np.float16) for flow in self._flows(played)]
+        if "flow" in self._front_end.streams:
+            flows = list(self._front_end.flows(played.frames()))
             # Row k is flow k; there is no flow 0, and nobody reads that row.
-            found["flow"] = np.stack([np.zeros_like(rows[0]), *rows])
+            found["flow"] = np.stack([np.zeros_like(flows[0]), *flows])
         return found
 
     def _window(
@@ -537,24 +525,16 @@ class LiveWindows(TrainingWindows):
         lead = len(self._geometry.lead(video.num_frames))
         place = slice(frames.start + lead, frames.stop + lead)
         found = {stream: all_[place] for stream, all_ in signals.items()}
-        kinds = (video.maps, video.fixations)
-        truth = np.stack(
-            [
-                _truth(*(decode_map(m[frame]) for m in kinds))
-                for frame in frames[-self._maps :]
-            ]
+        truth = _truth(
+            *(
+                [decode_map(pngs[frame]) for frame in frames[-self._maps :]]
+                for pngs in (video.maps, video.fixations)
+            )
         )
         if is_mirrored:
             found = {s: preprocess.mirror(s, x) for s, x in found.items()}
             truth = truth[..., ::-1, :]
-        return found, truth[0] if self._maps == 1 else truth
-
-
-def _batch(each: Sequence[Batch]) -> Batch:
-    """Windows as one batch."""
-    signals, truths = zip(*each, strict=True)
-    features = {s: np.stack([x[s] for x in signals]) for s in signals[0]}
-    return features, np.stack(truths)
+        return found, truth
 
 
 def decode_map(png: bytes) -> np.ndarray:

@@ -8,9 +8,10 @@ end of an epoch whose line is missing validates again, so a kill at any moment
 costs repeated work and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -41,39 +42,33 @@ NAMED = 8
 WATCHED = 256
 
 
-class Signals:
-    """Remembers, inside its `with` block, that the run was asked to stop.
+@contextlib.contextmanager
+def remembered_signals() -> Iterator[list[int]]:
+    """Inside, collects the signal that asks the run to stop.
 
-    A second signal is not remembered: it ends the process at once.
+    A second one is not collected: it ends the process at once.
     """
+    received: list[int] = []
+    stopping = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _remember(self, number: int, _: Any) -> None:
-        self.received = number
-        for each in self._before:
+    def remember(number: int, _: Any) -> None:
+        received.append(number)
+        for each in stopping:
             signal.signal(each, signal.SIG_DFL)
 
+    before = {each: signal.signal(each, remember) for each in stopping}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
-class _AskedToStopError(Exception):
-    """A worker was asked to stop, and what has to be saved is saved."""
 
-
+@dataclasses.dataclass(kw_only=True)
 class Run:
     """One run of training.
 
-    Args:
+    Attributes:
         settings: The experiment.
         folder: The run folder.
         trainer: The model.
@@ -83,37 +78,27 @@ class Run:
         note: Said on every picture.
     """
 
-    def __init__(
-        self,
-        settings: experiment.Experiment,
-        folder: pathlib.Path,
-        trainer: trainer_lib.Trainer,
-        *,
-        training: input_pipeline.TrainingWindows,
-        validation: input_pipeline.StoredWindows,
-        data: dataset.Dataset,
-        note: str = "",
-    ) -> None:
-        self._settings = settings
-        self._folder = folder
-        self._trainer = trainer
-        self._strategy = trainer.strategy
-        self._is_chief = devices.is_chief(trainer.strategy)
-        self._training = training
-        self._validation = validation
-        self._data = data
-        self._note = note
+    settings: experiment.Experiment
+    folder: pathlib.Path
+    trainer: trainer_lib.Trainer
+    training: input_pipeline.TrainingWindows
+    validation: input_pipeline.StoredWindows
+    data: dataset.Dataset
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self._strategy = self.trainer.strategy
+        self._is_chief = devices.is_chief(self._strategy)
         self._in_epoch = input_pipeline.steps_per_epoch(
-            len(training), settings.batch_size
+            len(self.training), self.settings.batch_size
         )
-        self._last_step = self._in_epoch * settings.epochs
-        self._signals = Signals()
+        self._last_step = self._in_epoch * self.settings.epochs
         # Seconds of each step since the last log: waiting for data, and all.
         self._times: list[tuple[float, float]] = []
         self._checkpoints = checkpoints.Checkpoints(
-            folder / "checkpoints",
-            trainer.checkpoint(),
-            keep=settings.keep,
+            self.folder / "checkpoints",
+            self.trainer.checkpoint(),
+            keep=self.settings.keep,
             writes=self._is_chief,
         )
 
@@ -121,32 +106,32 @@ class Run:
         """Train to the end, or until asked to stop; returns the exit code."""
         first_step = self._resume()
         # The chief decides: others may not see its newest files yet.
-        due = self._is_chief and self._is_unvalidated(first_step)
-        due = bool(devices.total(self._strategy, due) > 0)
+        due = self._any_worker(
+            self._is_chief and self._is_unvalidated(first_step)
+        )
         self._watch = self._open_monitor(first_step)
         self._choose_pictures()
-        try:
-            with contextlib.closing(self._watch), self._signals:
-                if due:
-                    self._end_epoch(first_step)
-                self._train_from(first_step)
-        except _AskedToStopError:
+        with contextlib.closing(self._watch), remembered_signals() as received:
+            if due:
+                self._end_epoch(first_step)
+            is_over = self._train_from(first_step, received)
+        if not is_over:
             # Another worker may be the one that was asked.
-            received = self._signals.received or signal.SIGTERM
+            number = received[0] if received else signal.SIGTERM
             logging.warning(
                 "Stopped by signal %d at step %d; the same command continues.",
-                received,
-                int(self._trainer.step.numpy()),
+                number,
+                int(self.trainer.step.numpy()),
             )
-            return 128 + received
-        logging.info("Trained: %s", self._folder / "model.keras")
+            return 128 + number
+        logging.info("Trained: %s", self.folder / "model.keras")
         return 0
 
     def _resume(self) -> int:
         """Restore the newest checkpoint; the step that it is of."""
         with devices.chief_first(self._strategy):
             self._checkpoints.restore()
-        step = int(self._trainer.step.numpy())
+        step = int(self.trainer.step.numpy())
         restored = devices.gathered(self._strategy, step)
         if len(set(restored)) > 1:
             steps = ", ".join(f"{each:g}" for each in restored)
@@ -154,19 +139,19 @@ class Run:
                 "All workers must continue from one checkpoint, so --run_dir "
                 "must be a folder that all of them share. Received: "
                 f"checkpoints of the steps {steps}, worker by worker; the "
-                f"folder of this one is {self._folder.resolve()}. Give all of "
+                f"folder of this one is {self.folder.resolve()}. Give all of "
                 "them the same folder on a file system that all machines see, "
                 "and start all of them again."
             )
         logging.info(
             "Training on %d windows, %d steps of %d an epoch, from step %d to "
             "%d; validating on %d windows.",
-            len(self._training),
+            len(self.training),
             self._in_epoch,
-            self._settings.batch_size,
+            self.settings.batch_size,
             step,
             self._last_step,
-            len(self._validation),
+            len(self.validation),
         )
         return step
 
@@ -178,52 +163,53 @@ class Run:
 
     def _records(self) -> list[dict[str, Any]]:
         """Lines of `metrics.jsonl`."""
-        path = self._folder / "metrics.jsonl"
+        path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
     def _open_monitor(self, step: int) -> monitor.Monitor:
         watch = monitor.Monitor(
-            self._folder / "logs" if self._is_chief else None,
+            self.folder / "logs" if self._is_chief else None,
             first_step=step,
-            note=self._note,
+            note=self.note,
         )
-        watch.text(step, "experiment", self._settings.flagfile_text())
+        watch.text(step, "experiment", self.settings.flagfile_text())
         watch.text(step, "environment", monitor.environment())
-        watch.settings(step, dataclasses.asdict(self._settings))
+        watch.settings(step, dataclasses.asdict(self.settings))
         return watch
 
     def _choose_pictures(self) -> None:
         """A few validation windows, the same over the whole run."""
-        count = self._settings.image_windows if self._is_chief else 0
-        self._shown = self._validation.some(count).windows
+        count = self.settings.image_windows if self._is_chief else 0
+        self._shown = self.validation.some(count).windows
         self._frames = monitor.frames_of(
-            self._data,
+            self.data,
             [
-                (self._validation.videos[place], target)
+                (self.validation.videos[place], target)
                 for place, target in self._shown.tolist()
             ],
         )
 
-    def _train_from(self, first_step: int) -> None:
+    def _train_from(self, first_step: int, received: list[int]) -> bool:
+        """Train to the end, True; or until a worker is asked to stop."""
         steps = self._last_step - first_step
-        if self._settings.profile_steps and steps <= WARM:
+        if self.settings.profile_steps and steps <= WARM:
             logging.warning(
                 "--profile_steps=%d writes no profile: the first %d steps are "
                 "left out, and this run has %d. Raise --epochs, or leave the "
                 "flag out.",
-                self._settings.profile_steps,
+                self.settings.profile_steps,
                 WARM,
                 steps,
             )
-        batches = self._training.training(
+        batches = self.training.training(
             devices.rows(
                 self._strategy,
-                self._settings.batch_size,
-                self._settings.accumulate,
+                self.settings.batch_size,
+                self.settings.accumulate,
             ),
-            batch_size=self._settings.batch_size,
-            seed=self._settings.seed,
+            batch_size=self.settings.batch_size,
+            seed=self.settings.seed,
             first_step=first_step,
             last_step=self._last_step,
         )
@@ -242,23 +228,27 @@ class Run:
             for step, blocks in enumerate(batches, first_step):
                 waited = time.perf_counter() - begin
                 self._profile(step - first_step - WARM, profile)
-                if self._settings.graph and step == first_step:
-                    self._watch.graph(self._trainer.graph(blocks))
+                if self.settings.graph and step == first_step:
+                    self._watch.graph(self.trainer.graph(blocks))
                 values = self._step(blocks, step)
                 bar.update()
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
                 self._times.append((waited, time.perf_counter() - begin))
                 self._log(step + 1, values)
-                self._save(step + 1)
+                asked = self._any_worker(received)
+                self._save(step + 1, at_once=asked)
+                if asked:
+                    return False
                 if (step + 1) % self._in_epoch == 0:
                     self._end_epoch(step + 1)
                 begin = time.perf_counter()
+        return True
 
     def _profile(self, step: int, profile: contextlib.ExitStack) -> None:
         """Begin or end a profile; steps count from the first that may be."""
-        count = self._settings.profile_steps if self._is_chief else 0
+        count = self.settings.profile_steps if self._is_chief else 0
         if step == 0 < count:
-            logs = str(self._folder / "logs")
+            logs = str(self.folder / "logs")
             profile.enter_context(tf.profiler.experimental.Profile(logs))
         elif step == count:
             profile.close()
@@ -268,15 +258,15 @@ class Run:
     ) -> dict[str, float]:
         """Train one step, or stop before what is not finite is applied."""
         try:
-            return self._trainer.train_step(blocks)
+            return self.trainer.train_step(blocks)
         except trainer_lib.NotFiniteError as error:
-            chosen, _ = self._training.step(
+            chosen, _ = self.training.step(
                 step,
-                batch_size=self._settings.batch_size,
-                seed=self._settings.seed,
+                batch_size=self.settings.batch_size,
+                seed=self.settings.seed,
             )
             named = ", ".join(
-                input_pipeline.label(self._training.videos, window)
+                input_pipeline.label(self.training.videos, window)
                 for window in chosen[:NAMED].tolist()
             )
             if len(chosen) > NAMED:
@@ -285,17 +275,17 @@ class Run:
                 f"The loss or its gradient is not finite at step {step + 1}: "
                 f"{error}. Its batch holds the windows (video:frame) {named}. "
                 "The checkpoint before it is in "
-                f"{self._folder / 'checkpoints'}; look at these windows, or "
+                f"{self.folder / 'checkpoints'}; look at these windows, or "
                 "lower --learning_rate."
             ) from error
 
     def _log(self, step: int, values: Mapping[str, float]) -> None:
-        if step % self._settings.log_steps and step != self._last_step:
+        if step % self.settings.log_steps and step != self._last_step:
             return
-        rate = {"learning_rate": self._trainer.learning_rate}
+        rate = {"learning_rate": self.trainer.learning_rate}
         self._watch.scalars(step, "train", {**values, **rate})
         waited, spent = map(sum, zip(*self._times, strict=True))
-        count = len(self._times) * self._settings.batch_size
+        count = len(self._times) * self.settings.batch_size
         speed = {
             "windows_a_second": count / spent,
             "share_of_waiting": waited / spent,
@@ -303,29 +293,21 @@ class Run:
         self._watch.scalars(step, "speed", speed)
         self._times.clear()
 
-    def _save(self, step: int) -> None:
-        """Save where it is time to; stop where a worker was asked to."""
-        asked = self._asked()
-        ends_epoch = step % self._in_epoch == 0
-        if asked or ends_epoch or step % self._settings.checkpoint_steps == 0:
+    def _save(self, step: int, *, at_once: bool) -> None:
+        """Save where it is time to, or asked for."""
+        every = (self._in_epoch, self.settings.checkpoint_steps)
+        if at_once or any(step % each == 0 for each in every):
             # First what was logged: a checkpoint says that it was.
             self._watch.flush()
             self._checkpoints.save(step)
-        if asked:
-            raise _AskedToStopError
 
-    def _asked(self) -> bool:
-        """Whether any worker was asked to stop; all of them ask at once."""
-        received = self._signals.received or 0
-        return bool(devices.total(self._strategy, received) > 0)
-
-    def _stop_if_asked(self) -> None:
-        if self._asked():
-            raise _AskedToStopError
+    def _any_worker(self, holds: Any) -> bool:
+        """Whether something holds on any worker; all of them ask at once."""
+        return bool(devices.total(self._strategy, bool(holds)) > 0)
 
     def _end_epoch(self, step: int) -> None:
         """Validate, log, and save the models."""
-        with self._trainer.averaged():
+        with self.trainer.averaged():
             seen, scores = self._validate(step)
             if not self._is_chief:
                 return
@@ -339,31 +321,28 @@ class Run:
                 epoch,
                 ", ".join(f"{k} {v:.4f}" for k, v in scores.items()),
             )
-            with checkpoints.writing(self._folder):
-                save_model(self._trainer.model, self._folder / "model.keras")
+            with checkpoints.writing(self.folder):
+                save_model(self.trainer.model, self.folder / "model.keras")
                 if is_best(scores["cc"], [r["cc"] for r in records]):
-                    save_model(self._trainer.model, self._folder / "best.keras")
-        if self._settings.histograms:
-            weights = {v.path: v.numpy() for v in self._trainer.model.weights}
+                    save_model(self.trainer.model, self.folder / "best.keras")
+        if self.settings.histograms:
+            weights = {v.path: v.numpy() for v in self.trainer.model.weights}
             self._watch.histograms(step, weights)
         self._watch.flush()
         records.append({"epoch": epoch, "step": step, **scores})
-        with checkpoints.writing(self._folder):
+        with checkpoints.writing(self.folder):
             files.write_text(
-                self._folder / "metrics.jsonl",
+                self.folder / "metrics.jsonl",
                 "".join(json.dumps(record) + "\n" for record in records),
             )
 
     def _validate(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Scores of some training windows, and of the mini-validation."""
-        at_once = self._settings.batch_size // self._settings.accumulate
+        at_once = self.settings.batch_size // self.settings.accumulate
         seen: dict[str, float] = {}
-        if isinstance(self._training, input_pipeline.StoredWindows):
+        if isinstance(self.training, input_pipeline.StoredWindows):
             seen = validation_lib.validate(
-                self._trainer,
-                self._training.some(WATCHED),
-                at_once,
-                before_batch=self._stop_if_asked,
+                self.trainer, self.training.some(WATCHED), at_once
             )
             # The curve of the loss has every step.
             del seen["loss"]
@@ -371,24 +350,20 @@ class Run:
         if step == self._last_step:
             # Once, because these need the fixations of all frames.
             scorer = scorer_lib.Scorer(
-                self._validation.fixations(),
-                scorer_lib.Settings(seed=self._settings.seed),
+                self.validation.fixations(),
+                scorer_lib.Settings(seed=self.settings.seed),
             )
         scores = validation_lib.validate(
-            self._trainer,
-            self._validation,
-            at_once,
-            scorer=scorer,
-            before_batch=self._stop_if_asked,
+            self.trainer, self.validation, at_once, scorer=scorer
         )
         return seen, scores
 
     def _log_pictures(self, step: int) -> None:
         if not len(self._shown):
             return
-        features, truth = self._validation.read(self._shown)
+        features, truth = self.validation.read(self._shown)
         target = np.asarray(preprocess.target(truth))[..., 0]
-        maps = np.asarray(self._trainer.model(features, training=False))
+        maps = np.asarray(self.trainer.model(features, training=False))
         maps = maps[..., 0]
         if maps.ndim == 4:
             maps, target = maps[:, -1], target[:, -1]
@@ -455,7 +430,14 @@ def _run(
         )
         training: input_pipeline.TrainingWindows
         if live:
-            training = _live(settings, data, extractor, train_videos)
+            training = input_pipeline.LiveWindows(
+                data,
+                extractor,
+                videos=train_videos,
+                geometry=settings.geometry(settings.train_stride),
+                flip=settings.flip,
+                maps=settings.targets,
+            )
         else:
             training = _stored(
                 settings, data, extractor, train_videos, purpose="training"
@@ -465,16 +447,18 @@ def _run(
         strategy,
         **shapes,
         networks=extractor.networks,
-        encode=trainer_lib.live_encoder(extractor) if live else None,
+        encode=functools.partial(trainer_lib.encode_each, extractor)
+        if live
+        else None,
         steps=settings.epochs
         * input_pipeline.steps_per_epoch(len(training), settings.batch_size),
     )
     if init:
         trainer.start_from(init)
     return Run(
-        settings,
-        folder,
-        trainer,
+        settings=settings,
+        folder=folder,
+        trainer=trainer,
         training=training,
         validation=validation,
         data=data,
@@ -485,11 +469,7 @@ def _run(
 def claim_run_folder(
     settings: experiment.Experiment, *, writes: bool = True
 ) -> pathlib.Path:
-    """The run folder, with this experiment's flagfile in it.
-
-    Args:
-        settings: The experiment.
-        writes: Whether this process writes into it.
+    """The run folder; a process that writes has its flagfile there.
 
     Raises:
         ValueError: Another experiment lives there.
@@ -564,24 +544,5 @@ def _stored(
         videos=videos,
         geometry=settings.geometry(stride),
         others={found.view: found.features for found in more},
-        maps=settings.targets,
-    )
-
-
-def _live(
-    settings: experiment.Experiment,
-    data: dataset.Dataset,
-    extractor: front_end_lib.FrontEnd,
-    videos: Sequence[dataset.Key],
-) -> input_pipeline.LiveWindows:
-    """Windows of frames and flows, computed as they stream."""
-    return input_pipeline.LiveWindows(
-        data,
-        videos=videos,
-        streams=settings.streams,
-        geometry=settings.geometry(settings.train_stride),
-        flows=lambda video: extractor.flows(video.frames()),
-        flip=settings.flip,
-        size=extractor.size,
         maps=settings.targets,
     )

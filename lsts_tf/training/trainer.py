@@ -7,6 +7,7 @@ BatchNorm then takes its statistics over each micro-batch, on all replicas.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -18,9 +19,8 @@ from lsts_tf import experiment, parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder, losses, optimizers, tuned_i3d
-from lsts_tf.training import devices
+from lsts_tf.training import devices, input_pipeline
 
-Batch = tuple[Mapping[str, Any], Any]  # inputs by name, truth
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
 # until that is more than --ema.
 _AVERAGE_START = 10.0
@@ -44,8 +44,7 @@ def build_model(
         settings: The experiment.
         feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
         skip_shapes: {end point: shape} of the skips.
-        networks: {stream: I3D}, whose last layers are trained too; needed
-            with --finetune_from.
+        networks: {stream: I3D}, which --finetune_from needs.
         synchronized: Whether BatchNorm sees all replicas.
     """
     tuned = {}
@@ -230,7 +229,9 @@ class Trainer:
             ):
                 variable.assign(value)
 
-    def train_step(self, blocks: Sequence[Batch]) -> dict[str, float]:
+    def train_step(
+        self, blocks: Sequence[input_pipeline.Batch]
+    ) -> dict[str, float]:
         """One update of the weights.
 
         Args:
@@ -259,18 +260,20 @@ class Trainer:
         self._follow()
         return values
 
-    def graph(self, blocks: Sequence[Batch]) -> tf.Graph:
+    def graph(self, blocks: Sequence[input_pipeline.Batch]) -> tf.Graph:
         """Operations of loss and gradient on blocks like these."""
         first = next(iter(self._micro_batches(blocks)))
         return self._accumulate.get_concrete_function(*first).graph
 
-    def _micro_batches(self, blocks: Sequence[Batch]) -> Iterator[Any]:
+    def _micro_batches(
+        self, blocks: Sequence[input_pipeline.Batch]
+    ) -> Iterator[Any]:
         here = len(devices.replicas(self.strategy))
         for first in range(0, len(blocks), here):
             yield devices.spread(self.strategy, blocks[first : first + here])
 
     def predict(
-        self, batches: Sequence[Batch]
+        self, batches: Sequence[input_pipeline.Batch]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Maps and losses of features, a batch for each replica here.
 
@@ -384,20 +387,16 @@ def make_optimizer(
     return optimizer
 
 
-def live_encoder(
-    extractor: front_end_lib.FrontEnd,
-) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def encode_each(
+    extractor: front_end_lib.FrontEnd, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Windows of frames and flows to features, one window at a time.
 
     One at a time, because the first layers of a window take half a gigabyte.
     """
-
-    def encode(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for stream, clips in inputs.items():
-            found |= keras.ops.map(
-                lambda clip, s=stream: extractor.encode_parts(s, clip), clips
-            )
-        return found
-
-    return encode
+    found: dict[str, Any] = {}
+    for stream, clips in inputs.items():
+        found |= keras.ops.map(
+            functools.partial(extractor.encode_parts, stream), clips
+        )
+    return found

@@ -4,8 +4,6 @@ Scores are the benchmark's, on maps of 8 bits, computed on the host by the
 functions that `evaluate` calls.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 
 from lsts_tf.media import images
@@ -25,25 +23,17 @@ def validate(
     batch_size: int,
     *,
     scorer: scorer_lib.Scorer | None = None,
-    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Loss and scores by name, the same on every worker.
 
-    Each worker computes and scores its own part of each batch.
-
-    Args:
-        trainer: The model.
-        windows: The windows.
-        batch_size: Windows at a time, over all replicas.
-        scorer: Of `windows.fixations()`, for all of the benchmark's metrics;
-            without it, `METRICS`.
-        before_batch: Called before each batch, on every worker.
+    Each worker computes and scores its own part of each batch, of `batch_size`
+    windows over all replicas. A scorer of `windows.fixations()` gives all of
+    the benchmark's metrics; without it, these are `METRICS`.
     """
     names = ("loss", *(scorer.metrics if scorer else METRICS))
     found = np.zeros((len(names), len(windows)))
     part = devices.rows(trainer.strategy, batch_size)
     for batches, numbers in windows.in_order(part, batch_size):
-        before_batch()
         maps, loss = trainer.predict(batches)
         real = numbers >= 0
         if not real.any():

@@ -384,7 +384,7 @@ def test_stills_have_windows_of_frames(built):
     assert sorted(videos) == [1, 2, 3, 4, 5, 6, 7]
     (still,) = data.videos([3])
     assert still.num_frames == 1
-    assert still.annotated
+    assert still.maps
     (frame,) = still.frames()
     assert frame.shape == (64, 64, 3)
     assert np.abs(frame[-1, -1].astype(int) - (120, 90, 90)).max() < 5

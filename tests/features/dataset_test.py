@@ -25,8 +25,7 @@ def test_videos_by_number_across_splits(data, sample_data):
     found = videos[601]
     assert found.fps == 30
     assert found.num_frames == 20
-    assert found.annotated
-    assert not videos[701].annotated
+    assert not videos[701].maps
     folder = sample_data / "raw" / "annotation" / "0601"
     # Frame 19 carries annotation file 20, byte for byte.
     assert found.maps[19] == (folder / "maps" / "0020.png").read_bytes()
@@ -73,15 +72,6 @@ def test_only_splits_that_can_hold_a_number_are_read(sample_data, monkeypatch):
     assert [v.number for v in data.videos([602])] == [602]
     # Before anything else was read, too.
     assert read == ["validation"]
-
-
-def test_frames_played_before_a_video(data):
-    (film,) = data.videos([3])
-    assert film.after(()) is film
-    played = film.after((2, 1))
-    assert played.jpegs == (film.jpegs[2], film.jpegs[1], *film.jpegs)
-    assert played.num_frames == 22
-    assert not played.annotated
 
 
 def test_choosing_what_is_not_there_names_the_range(data):

@@ -1,8 +1,6 @@
 import dataclasses
 import itertools
 import re
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -180,13 +178,3 @@ def test_opencv_has_the_parameters_that_ours_has():
     }
     assert default.getMedianFiltering() == 5
     assert default.getGamma() == 0
-
-
-def test_importing_flow_imports_no_tensorflow():
-    code = (
-        "import sys, lsts_tf.features.flow; print('tensorflow' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"

@@ -10,8 +10,7 @@ import pytest
 
 from lsts_tf import evaluate, extract, parts, train
 from lsts_tf import predictor as predictor_lib
-from lsts_tf.features import dataset, front_end, stores
-from lsts_tf.media import images
+from lsts_tf.features import front_end, stores
 from tests import run_folder
 
 
@@ -46,22 +45,9 @@ class Toy(front_end.FrontEnd):
 
 
 @pytest.fixture
-def settings(sample_settings, tmp_path, monkeypatch):
+def settings(small_settings, monkeypatch):
     monkeypatch.setitem(parts.FRONT_ENDS, "toy", f"{__name__}:Toy")
-    return dataclasses.replace(
-        sample_settings,
-        run_dir=str(tmp_path / "run"),
-        store_dir=str(tmp_path / "stores"),
-        front_end="toy",
-        streams=("rgb", "flow"),
-        train_videos="1-2",
-        val_videos="501",
-        test_videos="601",
-        batch_size=2,
-        ema=0.0,
-        epochs=1,
-        image_windows=1,
-    )
+    return dataclasses.replace(small_settings, front_end="toy")
 
 
 def test_a_toy_front_end_stores_trains_and_predicts(settings):
@@ -77,15 +63,7 @@ def test_a_toy_front_end_stores_trains_and_predicts(settings):
     assert evaluate.evaluate(settings, model="last")["frames"] == 20
     predictor = predictor_lib.Predictor.load(folder)
     assert isinstance(predictor.extractor, Toy)
-    # The same frames: through the stores, and straight.
-    data = dataset.Dataset(settings.dataset, settings.data_dir)
-    (video,) = data.videos([601])
-    frames = list(video.frames())
-    straight = np.stack(list(predictor.maps(frames, first_frames="copy")))
-    scored = run_folder.scored_maps(settings, predictor)
-    assert straight.shape == scored.shape == (20, 360, 640)
-    difference = images.to_uint8(straight).astype(int) - scored
-    assert np.abs(difference).max() <= 2
+    frames = run_folder.assert_straight_is_scored(settings, predictor)
     live = list(predictor.stream(frames, chunk=1))
     np.testing.assert_allclose(np.stack(live), predictor(frames), atol=1e-4)
 

@@ -192,20 +192,6 @@ def test_mirrored_features_are_those_of_a_prediction(
     assert all(number in again for number in (1, 2, 11))
 
 
-def test_a_short_clip_is_refused_where_nothing_is_mirrored(ucf, tmp_path):
-    with pytest.raises(
-        fill.ExtractionError, match=r"video 2: .*--short_clips=mirror"
-    ):
-        fill.ready_stores(
-            tmp_path,
-            ucf,
-            [2],
-            fake_front_end.Extractor(("rgb",), window=WINDOW),
-            stride=1,
-            purpose="test",
-        )
-
-
 # === Stores, streams and their truth ===
 
 
@@ -231,11 +217,7 @@ def stored(both, tmp_path):
         kept.features, kept.truth, videos=videos, geometry=geometry
     )
     live = input_pipeline.LiveWindows(
-        both,
-        videos=videos,
-        streams=("rgb", "flow"),
-        geometry=geometry,
-        flows=lambda video: extractor.flows(video.frames()),
+        both, extractor, videos=videos, geometry=geometry
     )
     return kept, data, live, extractor
 
@@ -259,7 +241,7 @@ def test_the_stores_of_each_dataset_are_its_own(stored, tmp_path):
     }
     names = {p.name for p in (folders / "ucf_sports-1.0.0" / "truth").glob("*")}
     assert names == {"manifest.json", "0001.bin", "0002.bin", "0011.bin"}
-    assert kept.features["rgb"].length((UCF, 2)) == 3
+    assert kept.features["rgb"].targets((UCF, 2)) == range(3)
 
 
 def test_live_and_stored_windows_are_the_same(stored):
@@ -283,11 +265,9 @@ def test_live_and_stored_windows_are_the_same(stored):
 
 def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
     kept, _, _, _ = stored
-    found = input_pipeline.read_truth(
-        kept.truth, [((UCF, 2), 1), ((UCF, 1), 17)]
-    )
     videos = {video.number: video for video in ucf.videos([1, 2])}
-    for got, (number, frame) in zip(found, [(2, 1), (1, 17)], strict=True):
+    for number, frame in [(2, 1), (1, 17)]:
+        (got,) = input_pipeline.read_truth(kept.truth, (UCF, number), [frame])
         density, fixated = (
             input_pipeline.decode_map(pngs[frame])
             for pngs in (videos[number].maps, videos[number].fixations)
@@ -302,7 +282,7 @@ def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
     """By which its features were made, too."""
     kept, _, _, _ = stored
     view = views.View(crop=1)
-    (found,) = input_pipeline.read_truth(kept.truth, [((UCF, 2), 1)], view)
+    (found,) = input_pipeline.read_truth(kept.truth, (UCF, 2), [1], view)
     (map_,) = kept.truth.maps((UCF, 2), [1])
     want, other = (preprocess.density(view.of(n, map_)) for n in (2, 3))
     np.testing.assert_array_equal(found[..., 0], want)
@@ -406,17 +386,3 @@ def test_one_dataset_is_scored_at_a_time(settings):
     )
     with pytest.raises(ValueError, match="One dataset is scored at a time"):
         evaluate.evaluate(several, model="last")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"datasets": ("dhf1k", "dhf1k:1.0.0")}, "different datasets"),
-        ({"train_videos": "1-5,hollywood2:1"}, "of dhf1k or ucf_sports"),
-        ({"val_videos": "ucf_sports:x"}, "numbers and ranges"),
-        ({"short_clips": "repeat"}, "--short_clips must be one of"),
-    ],
-)
-def test_settings_that_are_wrong(settings, changes, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(settings, **changes)

@@ -59,14 +59,10 @@ def test_returns_what_was_written(filled):
     for store in (filled, stores.Store.open(filled.root)):
         for video, targets in FILLED.items():
             assert store.targets(video) == targets
-            assert store.length(video) == len(targets)
             np.testing.assert_array_equal(
                 store.read(video, range(len(targets))),
                 _records(len(targets), video),
             )
-    pairs = [(1000, 6), (3, 0), (12, 0), (3, 4), (1000, 0), (3, 0)]
-    want = [_records(len(FILLED[v]), v)[i] for v, i in pairs]
-    np.testing.assert_array_equal(filled.read_batch(pairs), want)
 
 
 def test_numpy_reads_a_data_file(filled):
@@ -101,14 +97,12 @@ def test_reading_from_threads_leaves_no_file_open(store):
 
     for video in range(8):
         store.write(video, range(20), np.full((20, *SHAPE), video))
-    rng = np.random.default_rng(0)
-    batches = [rng.integers([8, 20], size=(16, 2)) for _ in range(40)]
     before = open_files()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(store.read_batch, batches))
+        got = list(pool.map(store.read, range(8), [[3, 19, 0] * 9] * 8))
     assert open_files() <= before
-    for pairs, batch in zip(batches, got, strict=True):
-        np.testing.assert_array_equal(batch[:, 0, 0], pairs[:, 0])
+    for video, records in enumerate(got):
+        np.testing.assert_array_equal(records, video)
 
 
 def test_float16_rounding_bound(store):
@@ -229,14 +223,14 @@ def test_damage_is_named_and_mended(filled, damage, reason, caplog):
     damage(filled.root / "0003.npy")
     again = stores.Store.open(filled.root, command="make it")
     with pytest.raises(stores.StoreError, match=reason) as error:
-        again.read_batch([(12, 0), (3, 0)])
+        again.read(3, [0])
     assert "Video 3 in the features store" in str(error.value)
     assert "0003.npy" in str(error.value)
     assert "with `make it`" in str(error.value)
     # It counts as absent, and is so made again.
     assert 3 not in again
     assert "Video 3" in caplog.text
-    again.read_batch([(12, 0), (1000, 3)])
+    again.read(12, [0])
     again.write(3, range(5), _records(5, 3))
     assert 3 in again
     np.testing.assert_array_equal(again.read(3, [4]), _records(5, 3)[4:])

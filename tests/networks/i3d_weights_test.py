@@ -195,8 +195,6 @@ def test_a_wrong_name_gets_the_near_ones(model, checkpoint, tmp_path):
             i3d_weights.load(model, "rgb", (str(wrong), "random"))
     with pytest.raises(ValueError, match="flow_scratch"):
         i3d_weights.load(model, "rgb", ("rgb_imagenett", "random"))
-    with pytest.raises(ValueError, match="stream='depth'"):
-        i3d_weights.load(model, "depth", ("random",))
     with pytest.raises(ValueError, match="none given"):
         i3d_weights.load(model, "rgb", ())
 
