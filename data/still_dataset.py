@@ -181,10 +181,10 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         columns, rows = points[is_inside].astype(np.int64).T
         if not rows.size:
             raise ValueError(
-                f"Image {path.name}: somebody must have looked at it, "
-                "after each one's first fixation. Received: of "
-                f"{len(observers)} observers, no such fixation inside of "
-                f"{size[1]}x{size[0]}. Remove the image and its fixations."
+                f"Image {path.name} must have a fixation, after the first of "
+                f"each observer. Received: none of {len(observers)} observers "
+                f"inside {size[1]}x{size[0]}. Remove the image and its "
+                "fixations."
             )
         counts = np.zeros(size, np.int64)
         np.add.at(counts, (rows, columns), 1)

@@ -453,7 +453,7 @@ def test_several_maps_of_a_window_at_once(predictor, tmp_path):
     )
     record = export.export(several, tmp_path / "saved")
     assert set(record["signatures"]) == {"features"}
-    assert "8 maps of a window" in record["left_out"][graph_lib.FRAMES]
+    assert "8 maps per window" in record["left_out"][graph_lib.FRAMES]
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     rgb = features(several, 3)
     got = loaded.signatures["features"](rgb=tf.constant(rgb))["saliency"]

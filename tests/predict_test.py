@@ -137,6 +137,7 @@ def test_the_record_names_everything(model, folder):
         "pixel_aspect": [1, 1],
         "first_map": 0,
         "every": 2,
+        "clip": ["", ""],
         "first_frames": "repeat",
         "outputs": {"overlay": "overlay.mp4", "png8": "maps"},
         "options": options,
@@ -573,7 +574,8 @@ def test_a_film_alone_gets_a_folder_of_its_name(model, folder, monkeypatch):
     (folder / "a film.mp4").rename(folder / "films" / "a film.mp4")
     monkeypatch.chdir(folder / "films")
     call("--run_dir=..", "--outputs=npy", ".")
-    assert folders.listed(folder / "films" / "films_saliency") == ["a film"]
+    written = folders.listed(folder / "films" / "films_saliency")
+    assert written == [".lock", "a film"]
 
 
 def test_a_report_beside_other_outputs(model, folder):

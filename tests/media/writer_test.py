@@ -125,7 +125,7 @@ def test_the_aspect_of_pixels_is_kept(folder):
             film.write(blank((64, 32), pixels))
         assert video.Video(path).pixel_aspect == wide
     # A pixel that lies on its side.
-    matrix.turned(matrix.MATRICES["a quarter turn to the left"])(path)
+    matrix.turned(matrix.MATRICES["a left turn"])(path)
     assert video.Video(path).pixel_aspect == 1 / wide
 
 
