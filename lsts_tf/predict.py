@@ -34,8 +34,6 @@ RECORD = run.RECORD
 DEFAULT = run.DEFAULT
 STDOUT = run.STDOUT
 _OPTIONS = sink.flags_of(KINDS.values())
-
-
 _TEXTS = {
     "report": "File for the report, if not in --output; without --output and "
     "--outputs, only the report is written",
@@ -62,9 +60,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "video",
         [],
-        "Video file, folder of films or of pictures, camera:0, - for standard "
-        "input, or dataset:601, a video of the run's dataset. It, or several "
-        "pictures, may also follow the flags",
+        "Film, folder of films or of pictures, camera:0, - for standard input, "
+        "or dataset:601; it, or several pictures, may also follow the flags",
     )
     flags.DEFINE_string(
         "output",
@@ -72,10 +69,12 @@ def define_flags() -> None:
         "Folder to write to; by default that of NAME.mp4 is NAME_saliency, in "
         "the current folder",
     )
-    names = f"{', '.join(KINDS)}; maps is png8"
-    flags.DEFINE_list("outputs", list(DEFAULT), f"What is written: {names}")
+    known = f"What is written: {', '.join(KINDS)}; maps is png8"
+    flags.DEFINE_list("outputs", list(DEFAULT), known)
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
-    flags.DEFINE_integer("batch", 4, "Number of maps decoded together")
+    flags.DEFINE_integer(
+        "batch", 4, "Number of maps decoded together", lower_bound=1
+    )
     flags.DEFINE_boolean(
         "bfloat16",
         False,
@@ -97,11 +96,6 @@ def define_flags() -> None:
         first, *_ = choices
         flags.DEFINE_enum(name, first, list(choices), help_text)
     sink.define_flags(KINDS.values())
-
-
-def _about(chosen: experiment.Run, model: str) -> dict[str, str]:
-    checksum = files.sha256(experiment.model_file(chosen.folder, model))
-    return {"run": chosen.name, "model": model, "sha256": checksum}
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
@@ -181,10 +175,6 @@ def unused_flags(
 def _run(names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
-    if values.batch < 1:
-        raise ValueError(
-            f"--batch must be at least 1. Received: {values.batch}"
-        )
     chosen = experiment.chosen_run()
     outputs = list(values.outputs)
     if values.report:
@@ -207,8 +197,8 @@ def _run(names: Sequence[str]) -> str:
         )
     if values.workers > 1 and len(paths) < 2:
         raise ValueError(
-            "--workers is for a folder of several films; one film is predicted "
-            f"in one process. Received: --workers={values.workers}"
+            "--workers needs a folder of several films. Received: "
+            f"--workers={values.workers}"
         )
     given = {n for n in values if not values[n].using_default_value}
     if unused := unused_flags(given, outputs, source):
@@ -231,13 +221,11 @@ def _run(names: Sequence[str]) -> str:
         batch=values.batch,
         bfloat16=values.bfloat16,
     )
-    settings: dict[str, Any] = {
-        "outputs": outputs,
-        "options": options,
-        "about": _about(chosen, values.model),
-    }
-    for name in ("report", "first_frames", "start", "end", "every"):
-        settings[name] = values[name].value
+    checksum = files.sha256(experiment.model_file(chosen.folder, values.model))
+    about = {"run": chosen.name, "model": values.model, "sha256": checksum}
+    names = ["report", "first_frames", "start", "end", "every"]
+    settings: dict[str, Any] = {name: values[name].value for name in names}
+    settings |= {"outputs": outputs, "options": options, "about": about}
     if source is None:
         return films.predict(
             load, paths, values.output, workers=values.workers, **settings

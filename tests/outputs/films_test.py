@@ -215,7 +215,7 @@ def test_several_processes_need_several_films(program, folder, caplog):
             path.unlink()
     caplog.clear()
     assert program(f"--video={folder}", "--workers=2") == 1
-    assert "--workers is for a folder of several films" in caplog.messages[-1]
+    assert "--workers needs a folder of several films" in caplog.messages[-1]
     with pytest.raises(flags.IllegalFlagValueError, match="workers"):
         program(f"--video={folder}", "--workers=0")
 
