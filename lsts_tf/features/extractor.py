@@ -69,7 +69,7 @@ class Extractor(front_end.FrontEnd):
         lookahead: int | None = None,
         seed: int = 0,
     ) -> None:
-        sliding_i3d.check_lookahead(lookahead, name)
+        sliding_i3d.check_front_end(name, lookahead)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         super().__init__(

@@ -22,12 +22,26 @@ FRONT_ENDS = ("window", "continuous")
 _CHUNK = 4
 
 
-def check_lookahead(lookahead: int | None, front_end: str) -> None:
-    """Raises ValueError for a lookahead that a front end cannot have."""
+def check_front_end(front_end: str, lookahead: int | None) -> None:
+    """Raises ValueError for a front end or lookahead that there is not."""
+    if front_end not in FRONT_ENDS:
+        raise ValueError(
+            f"The front end must be one of {', '.join(FRONT_ENDS)}. "
+            f"Received: front_end={front_end!r}"
+        )
     if lookahead is not None and (front_end == "window" or lookahead < 0):
         raise ValueError(
             'Only "continuous" looks ahead, by 0 frames or more. '
             f"Received: lookahead={lookahead}, front_end={front_end!r}"
+        )
+
+
+def _check(**sizes: int) -> None:
+    if min(sizes.values()) < 1:
+        received = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            "A window, its stride and a chunk have at least one frame. "
+            f"Received: {received}"
         )
 
 
@@ -101,17 +115,8 @@ class SlidingI3D:
           ValueError: a size below 1, an unknown front end or skip, a skip
             behind the end point, or a lookahead without "continuous".
         """
-        if min(window, stride, chunk) < 1:
-            raise ValueError(
-                "A window, its stride and a chunk have at least one frame. "
-                f"Received: window={window}, stride={stride}, chunk={chunk}"
-            )
-        if front_end not in FRONT_ENDS:
-            raise ValueError(
-                f"The front end must be one of {', '.join(FRONT_ENDS)}. "
-                f"Received: front_end={front_end!r}"
-            )
-        check_lookahead(lookahead, front_end)
+        _check(window=window, stride=stride, chunk=chunk)
+        check_front_end(front_end, lookahead)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         _, _, height, width, channels = network.input_shape
