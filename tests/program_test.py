@@ -11,7 +11,15 @@ import tensorflow as tf
 from lsts_tf import program
 from tests import pages
 
-VERBS = ("train", "evaluate", "predict", "extract", "export", "sample")
+VERBS = (
+    "train",
+    "evaluate",
+    "predict",
+    "extract",
+    "export",
+    "sample",
+    "app",
+)
 
 
 def leaves(error):
