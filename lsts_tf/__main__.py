@@ -17,6 +17,7 @@ VERBS = {
     "extract": "Store the features that training reads",
     "export": "A model for a hub, TensorFlow Serving or LiteRT",
     "sample": "Generate a small dataset",
+    "app": "A page to drop films on, and a camera's overlay",
 }
 
 

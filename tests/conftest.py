@@ -41,6 +41,7 @@ LONG = (
     "export_test",
     "extract_test",
     "recipes_test",
+    "app_test",
 )
 
 

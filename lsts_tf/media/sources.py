@@ -147,7 +147,7 @@ class File(Source):
     def damage(self) -> str:
         """What is wrong with what was read: a clip may end before the film."""
         if self._error is not None:
-            return str(self._error)
+            return f"{self.name}: {self._error.reason}"
         found = self._film.damage
         return f"{self.name}: {found}." if found else ""
 
