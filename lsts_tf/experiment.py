@@ -467,17 +467,17 @@ class Experiment:
         wants_skips = {"paper": False, "skip": True}
         yield (
             wants_skips.get(self.decoder, bool(self.skips)) == bool(self.skips),
-            "--decoder=skip takes one of the skips or more, and paper none",
+            "--decoder=skip takes one or more skips, and paper none",
             *("decoder", "skips"),
         )
         yield (
             "paper" in (self.decoder, self.head),
-            "Of the decoders only paper has another head",
+            "Of the decoders, only paper has several heads",
             *("decoder", "head"),
         )
         yield (
             self.decoder != "readout" or self.targets == 1,
-            "--decoder=readout gives one map of a window",
+            "--decoder=readout gives one map per window",
             *("decoder", "targets"),
         )
 
