@@ -25,8 +25,12 @@ import types
 from absl import app, flags
 import cv2
 import numpy as np
-import torch
-import torchvision
+
+try:  # First: behind TensorFlow it crashes.
+    import torch
+    import torchvision
+except ImportError:
+    torch = torchvision = None
 
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.media import video as video_lib
@@ -128,9 +132,11 @@ def methods(frames: Sequence[np.ndarray]) -> Iterator[tuple[str, Round]]:
         yield "TinyHD-M", tinyhd(frames, several=True)
 
 
-@torch.no_grad()
 def main(_: Sequence[str]) -> None:
     """Print a table."""
+    if torch is None:
+        raise app.UsageError("Install torch and torchvision for this.")
+    torch.set_grad_enabled(False)
     count = max(FRAMES.value, 16)
     frames = list(itertools.islice(video_lib.Video(VIDEO.value), count))
     each = dict(methods(frames))

@@ -4,6 +4,8 @@ r"""What `predict` costs a frame, stage by stage, and that memory stays bounded.
         [--video=FILE] [--frames=40]
     python -m benchmarks.predict --memory [--minutes=30]
     python -m benchmarks.predict --write [--video=FILE] [--frames=40]
+    python -m benchmarks.predict --flagfile=RUN/experiment.flags --program \
+        [--video=FILE] [--frames=40] [-- --bfloat16]
 
 The first runs the stages one after the other over the same frames, each a
 second time when everything is compiled, and then the program as a whole. A run
@@ -19,14 +21,23 @@ minutes; --nostand_in takes the run's.
 The third writes each output alone, of frames and maps that are there already,
 blobs that drift: no network runs. It prints the processor's milliseconds a
 frame, after a short first run of each.
+
+The fourth starts the program `predict` and prints the seconds from its start to
+its first map, those of each further one, and its peak resident memory. What
+stands behind `--` are flags of the program. The starter is
+`--flagfile=lsts_tf/starter/experiment.flags --run_dir=lsts_tf/starter`.
 """
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
+import json
 import os
 import pathlib
 import re
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from typing import Any
@@ -57,6 +68,7 @@ STAND_IN = flags.DEFINE_boolean(
     "stand_in", True, "Measure memory with a model that costs nothing."
 )
 WRITE = flags.DEFINE_boolean("write", False, "Measure each output instead.")
+PROGRAM = flags.DEFINE_boolean("program", False, "Measure the program itself.")
 
 # Of the memory's clip.
 _SIZE = (320, 180)
@@ -157,8 +169,11 @@ class _Ready:
         self.extractor = predictor.extractor
         self._maps = maps
 
-    def maps(self, *_: Any, **__: Any) -> Iterator[np.ndarray]:
-        yield from self._maps
+    def maps(
+        self, frames: Iterable[np.ndarray], **_: Any
+    ) -> Iterator[np.ndarray]:
+        for _, map_ in zip(frames, self._maps, strict=True):
+            yield map_
 
 
 def write(
@@ -223,7 +238,7 @@ def print_stages(settings: experiment.Experiment) -> None:
     print(f"{count} frames of {width}x{height}; {what}")
     print(
         f"{'+'.join(predictor.extractor.streams)}, windows of "
-        f"{predictor.extractor.window}, {predictor.extractor.front_end}; "
+        f"{predictor.extractor.window}, {predictor.extractor.name}; "
         f"outputs {','.join(OUTPUTS.value)}; {os.cpu_count()} cores, "
         f"{len(tf.config.list_physical_devices('GPU'))} GPUs, load "
         f"{os.getloadavg()[0]:.1f}"
@@ -405,10 +420,62 @@ def print_memory(settings: experiment.Experiment) -> None:
         print(f"last minute / minute 2: {last / source.peaks[2]:.4f}")
 
 
-def main(_: Sequence[str]) -> None:
-    """Print one of the three."""
+# === The program ===
+
+
+def saved(settings: experiment.Experiment, folder: pathlib.Path) -> str:
+    """The run's folder; without a model there, a new one with a random one."""
+    if (pathlib.Path(settings.run_dir) / experiment.MODELS["last"]).is_file():
+        return settings.run_dir
+    predictor, _ = load(settings)
+    settings.save(folder / experiment.FLAGFILE)
+    (folder / front_end.DESCRIPTION).write_text(
+        json.dumps(predictor.extractor.describe())
+    )
+    predictor.model.save(folder / experiment.MODELS["last"])
+    return str(folder)
+
+
+def print_program(
+    settings: experiment.Experiment, arguments: Sequence[str]
+) -> None:
+    """What somebody waits for who starts the program."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(VIDEO.value or f"{folder}/texture.mp4")
+        if not VIDEO.value:
+            texture(path, FRAMES.value)
+        command = [
+            *(sys.executable, "-m", "lsts_tf.predict", str(path)),
+            f"--run_dir={saved(settings, pathlib.Path(folder))}",
+            *("--outputs=stdout", "--map_size=model", f"--end={FRAMES.value}f"),
+            *arguments,
+        ]
+        begin = time.perf_counter()
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout is not None
+            count = len(process.stdout.read(1))
+            first = time.perf_counter() - begin
+            while some := process.stdout.read(1 << 20):
+                count += len(some)
+        seconds = time.perf_counter() - begin
+    assert process.returncode == 0, process.returncode
+    frames = count / (360 * 640)
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    each = (seconds - first) / (frames - 1)
+    print(
+        f"{frames:.0f} maps: the first after {first:.1f} s, then {each:.3f} s "
+        f"a map; peak resident {most:.0f} MiB; load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one of the four."""
     settings = experiment.from_flags()
-    if MEMORY.value:
+    if PROGRAM.value:
+        print_program(settings, arguments[1:])
+    elif MEMORY.value:
         print_memory(settings)
     elif WRITE.value:
         print_outputs()
