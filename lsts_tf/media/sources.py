@@ -557,13 +557,18 @@ class _Point:
 
 
 def two_readers(
-    clip: Clip,
+    clip: Clip, *, draws: bool = True
 ) -> tuple[Iterator[np.ndarray], Iterator[_Timed]]:
     """Frames for a model, and the same for who draws on them later.
 
     The second reader must not overtake the first. A model reads some hundred
     frames ahead of its maps; the frames between the readers are kept: as they
     are up to `KEPT_BYTES`, the others compressed without loss.
+
+    Args:
+        clip: What is read.
+        draws: Whether the second reader needs the frames; without them it has
+            empty ones, and nothing is kept.
 
     Returns:
         Frames; and (frame, time).
@@ -574,7 +579,9 @@ def two_readers(
     def first() -> Iterator[np.ndarray]:
         nonlocal plain
         for frame, time in clip:
-            if plain + frame.nbytes > KEPT_BYTES:
+            if not draws:
+                kept.append((np.empty((0, 0, 3), np.uint8), time))
+            elif plain + frame.nbytes > KEPT_BYTES:
                 how = [cv2.IMWRITE_PNG_COMPRESSION, 1]
                 data = cv2.imencode(".png", frame, how)[1].tobytes()
                 kept.append((data, time))

@@ -461,6 +461,7 @@ class JsonLines(Measuring):
     """
 
     BESIDE = ("summary.json",)
+    DRAWS = False
 
     regions: int = sink.option(
         3, "Number of regions per frame in json", least=0

@@ -135,6 +135,7 @@ class Offsets(Blocks):
     """Grids of QP offsets of all frames, in four files; docs/encoding.md."""
 
     BESIDE = (".json", ".txt", ".addroi")
+    DRAWS = False
 
     def _open(self) -> None:
         width, height = self.size

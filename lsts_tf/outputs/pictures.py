@@ -77,6 +77,8 @@ class Maps(sink.Sink):
     a name, 0.92 MB each.
     """
 
+    DRAWS = False
+
     normalize: str = sink.option(
         "none",
         "How maps are normalised (overlays always stretch each map)",
@@ -173,6 +175,8 @@ class Submission(sink.Sink):
     It has the name, size and number of frames of the film. Each map is
     stretched over its own range, as the challenges' program does when it reads.
     """
+
+    DRAWS = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

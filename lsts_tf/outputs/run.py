@@ -328,7 +328,9 @@ class _Pass:
         clip = sources.Clip(
             self.source, start=self.start, end=self.end, skip=skip
         )
-        frames, shown = sources.two_readers(clip)
+        frames, shown = sources.two_readers(
+            clip, draws=any(made.DRAWS for made in self.made.values())
+        )
         maps = self.predictor.maps(
             frames,
             first_frames="copy" if mode == "skip" else mode,

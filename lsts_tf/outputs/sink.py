@@ -132,6 +132,8 @@ class Sink:
     #: Files beside the main one: endings that take the place of its own, or
     #: names.
     BESIDE: ClassVar[tuple[str, ...]] = ()
+    #: Whether it needs the frames themselves, which are large.
+    DRAWS: ClassVar[bool] = True
 
     path: pathlib.Path
     fps: float
@@ -276,7 +278,8 @@ class Sink:
         """Takes the next frame.
 
         Args:
-            frame: uint8 RGB [H, W, 3], as the video has it.
+            frame: uint8 RGB [H, W, 3], as the video has it; may be empty for
+                an output that does not draw.
             map_: float32 [h, w] in [0, 1], as the network gave it.
             time: Seconds from the start of the clip.
         """

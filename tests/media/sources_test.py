@@ -387,3 +387,11 @@ def test_two_readers_see_the_same(monkeypatch, limit):
     np.testing.assert_array_equal(ahead, [frame for frame, _ in behind])
     assert [time for _, time in behind] == [n / 4 for n in range(40)]
     assert source.read == 40
+
+
+def test_who_does_not_draw_gets_no_frames():
+    first, second = sources.two_readers(sources.Clip(Counted()), draws=False)
+    assert all(frame.size for frame in first)
+    found = list(second)
+    assert [time for _, time in found] == [n / 4 for n in range(40)]
+    assert not any(frame.size for frame, _ in found)

@@ -54,7 +54,7 @@ SOURCES = {"src", "href", "srcset", "data", "poster", "action"}
 class Page(html.parser.HTMLParser):
     """Tags, texts, and where something would be loaded from."""
 
-    VOID = frozenset({"meta", "img", "line", "path", "br"})
+    VOID = frozenset({"meta", "link", "img", "line", "path", "br"})
 
     def __init__(self, text):
         super().__init__()
