@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Callable, Iterator
+from concurrent import futures
 import functools
 import threading
 import time
@@ -45,17 +46,18 @@ class _Ended(Exception):  # noqa: N818, not an error
 
 
 class _Clip:
-    """One clip: a thread that predicts, and what waits on both sides of it."""
+    """One clip: what a thread predicts, and what waits on both sides of it."""
 
-    def __init__(self, predictor: "predictor_lib.Predictor") -> None:
+    def __init__(
+        self, predictor: "predictor_lib.Predictor", thread: futures.Executor
+    ) -> None:
         self.last = time.monotonic()
         self._predictor = predictor
         self._coming: collections.deque = collections.deque(maxlen=CHUNK)
         self._done: collections.deque = collections.deque(maxlen=CHUNK)
         self._state = threading.Condition()
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._running = thread.submit(self._run)
 
     def __call__(self, frame: np.ndarray) -> Shown | None:
         self.last = time.monotonic()
@@ -74,7 +76,7 @@ class _Clip:
         with self._state:
             self._error = _Ended()
             self._state.notify()
-        self._thread.join()
+        self._running.result()
 
     def _run(self) -> None:
         seen: collections.deque = collections.deque()
@@ -116,6 +118,8 @@ class Live:
     def __init__(self, load: Callable[[], "predictor_lib.Predictor"]) -> None:
         self._load = functools.cache(load)
         self._lock = threading.Lock()
+        # One for all clips, because each new one keeps memory of its own.
+        self._thread = futures.ThreadPoolExecutor(1)
         self._clip: _Clip | None = None
         self._user = ""
 
@@ -134,7 +138,7 @@ class Live:
             if paused or user != self._user:
                 self._end()
             self._user = user
-            self._clip = self._clip or _Clip(self._load())
+            self._clip = self._clip or _Clip(self._load(), self._thread)
             return self._clip(frame)
 
     def end(self, user: str | None = None) -> None:

@@ -7,8 +7,11 @@ closed.
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
 import contextlib
+import contextvars
 import copy
+import functools
 import json
 import math
 import os
@@ -93,7 +96,8 @@ class Uploads:
         self._seconds = seconds
         # {page: what tells its prediction to stop, and its folders}.
         self._pages: dict[str, tuple[threading.Event, set[pathlib.Path]]] = {}
-        self._alone = threading.Lock()
+        # One thread for all, because each new one keeps memory of its own.
+        self._thread = futures.ThreadPoolExecutor(1)
 
     def take(self, page: str, film: pathlib.Path) -> None:
         """A page has another film now; its earlier files are removed.
@@ -145,15 +149,18 @@ class Uploads:
             source = sources.File(film)
             source.name = film.name
             self._refuse_longer(source, source.num_frames or 0)
-            with self._alone:
-                damage = run.predict(
-                    watched,
-                    source,
-                    result,
-                    outputs=_OUTPUTS,
-                    options=_OPTIONS,
-                    about=self._about,
-                )
+            work = functools.partial(
+                run.predict,
+                watched,
+                source,
+                result,
+                outputs=_OUTPUTS,
+                options=_OPTIONS,
+                about=self._about,
+            )
+            # What `tell` knows of its user goes along.
+            here = contextvars.copy_context()
+            damage = self._thread.submit(here.run, work).result()
         except Exception as error:
             folders.discard(result)
             self._remove(result)
@@ -194,7 +201,7 @@ class Uploads:
         """All pages are closed; waits until the last prediction has stopped."""
         for page in list(self._pages):
             self.leave(page)
-        self._alone.acquire()
+        self._thread.shutdown()
 
     def sweep(self) -> None:
         """Removes old results, and uploads that no page took."""
