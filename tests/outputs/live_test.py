@@ -96,10 +96,10 @@ def test_overlays_come_in_the_order_of_their_frames(camera):
 
 def test_another_user_begins_a_clip(camera):
     until(camera, "one")
-    thread = camera._clip._thread
+    running = camera._clip._running
     # Maps of one clip are not given to another user.
     assert camera(predict_test.picture(0), "other") is None
-    assert not thread.is_alive()
+    assert running.done()
     camera.end("one")
     assert camera._clip is not None
     camera.end("other")
@@ -108,10 +108,10 @@ def test_another_user_begins_a_clip(camera):
 
 def test_a_pause_begins_a_clip(camera, monkeypatch):
     until(camera)
-    thread = camera._clip._thread
+    running = camera._clip._running
     monkeypatch.setattr(live, "_PAUSE", 0.0)
     camera(predict_test.picture(0))
-    assert not thread.is_alive()
+    assert running.done()
 
 
 def test_the_model_is_loaded_once_and_late(model):
