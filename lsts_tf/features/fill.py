@@ -421,11 +421,11 @@ def processes(
     ) as pool:
         try:
             yield lambda kept: functools.partial(_hand_out, pool, count, kept)
-        except BaseException:
-            # Nobody waits for the videos that are under way.
+        finally:
+            # What is still under way nobody waits for. A process that somebody
+            # killed may hold the queue, and others never hear that all is over.
             for process in multiprocessing.active_children():
                 process.kill()
-            raise
 
 
 def _hand_out(
