@@ -24,13 +24,6 @@ def tiny(monkeypatch):
     tiny_training.install(patch)
 
 
-def run(program, *arguments):
-    with flag_scope.defined(
-        experiment.define_flags, program.define_flags
-    ) as values:
-        program.main(values([program.__name__, *map(str, arguments)]))
-
-
 @pytest.fixture(scope="module")
 def root(sample_data, tmp_path_factory):
     """CrowdSAL/, and tfds/ with it and DHF1K's sample."""
@@ -48,22 +41,17 @@ def root(sample_data, tmp_path_factory):
 
 def settings_of(root, folder, **changes):
     common = {
-        "run_dir": str(folder / "run"),
         "data_dir": str(root / "tfds"),
-        "store_dir": str(folder / "stores"),
         "train_videos": "crowdsal:1-3",
         "val_videos": "crowdsal:4",
         "test_videos": "crowdsal:3001-3002",
-        "window": 4,
-        "rgb_weights": ("random",),
-        "loss": "kld-cc",
         "learning_rate": 3e-3,
         "batch_size": 8,
         "epochs": 12,
         "image_windows": 0,
-        "strategy": "one",
+        "deterministic": False,
     }
-    return experiment.Experiment(**(common | changes))
+    return tiny_training.settings(folder, **(common | changes))
 
 
 def test_from_films_to_scores(tiny, root, tmp_path):
