@@ -179,6 +179,7 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
             train.run(short)
     assert tiny_records(short) == [5]
     assert tiny_training.weights(short.run_dir)
+    run_folder.put_events_first(pathlib.Path(short.run_dir) / "logs")
     assert train.run(short) == 0
     assert tiny_records(short) == [5, 10]
     assert {
