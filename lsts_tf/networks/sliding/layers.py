@@ -5,172 +5,62 @@ window needs partial sums of dense values: these are the very products that
 the dense values themselves are sums of, so each is computed once and kept.
 Where borders would leave hardly a shared step (the last two blocks at 79
 frames), windows are assembled and run as a batch.
-
-A layer is laid out once, where it tells a `Plan` what it has to remember from
-chunk to chunk, and then called once a chunk. `geometry` has the words.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-import dataclasses
 import functools
 import itertools
 import math
 import operator
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 import numpy as np
 
 from lsts_tf.networks import i3d
-from lsts_tf.networks.sliding import geometry
-
-
-class Signal(NamedTuple):
-    """Activations of one chunk behind a layer.
-
-    Attributes:
-      dense: [new labels, height, width, channels].
-      left: [windows, left steps, height, width, channels], or None.
-      right: [windows, right steps, height, width, channels], or None.
-    """
-
-    dense: Any
-    left: Any
-    right: Any
-
-    def each(self, function: Callable[[Any], Any]) -> "Signal":
-        """Applies a function of [batch, height, width, channels] to all."""
-        return Signal(
-            function(self.dense),
-            _over_steps(function, self.left),
-            _over_steps(function, self.right),
-        )
-
-
-@dataclasses.dataclass
-class Run:
-    """One call of a step function: its arguments, and the state it leaves.
-
-    Attributes:
-      windows: number of windows that the chunk completes.
-      weights: those of `Plan`.
-      state: what the last chunk left.
-      emits: whether right borders and features are wanted: not before the
-        first window is complete.
-      start: start of the chunk's last window where labels outside of the video
-        must be zero, else None.
-      end: last frame of the video, likewise.
-      is_still: whether the video stood still until here: all that is
-        remembered equals what is new, and `state` is not read.
-      left_behind: the state for the next chunk, by place in `Plan.histories`.
-    """
-
-    windows: int
-    weights: Sequence[Any]
-    state: Sequence[Any]
-    emits: bool
-    start: Any = None
-    end: Any = None
-    is_still: bool = False
-    left_behind: dict[int, Any] = dataclasses.field(default_factory=dict)
-
-    def inside(self, x: Any, head: int, grid: int) -> Any:
-        """Zeroes dense values whose labels lie outside of the video."""
-        if self.start is None:
-            return x
-        ages = grid * np.arange(x.shape[0] - 1, -1, -1, dtype="int32")
-        labels = self.start + head - ages
-        keep = ops.logical_and(labels >= 0, labels <= self.end)
-        return x * ops.reshape(ops.cast(keep, x.dtype), (-1, 1, 1, 1))
-
-
-class Plan:
-    """Collects weights, state and costs while the layers are laid out.
-
-    Attributes:
-      stride: of the windows, in frames.
-      borders: whether windows have borders ("continuous" has none).
-      weights: arrays that the layers take from `Run.weights`.
-      histories: shapes of the state.
-      costs: multiply-adds for one window, by layer of the table.
-      layer: name of the layer being laid out.
-    """
-
-    def __init__(self, stride: int, *, borders: bool):
-        self.stride = stride
-        self.borders = borders
-        self.weights: list[np.ndarray] = []
-        self.histories: list[tuple[int, ...]] = []
-        self.costs: dict[str, float] = {}
-        self.layer = ""
-
-    def weight(self, array: np.ndarray) -> int:
-        """Returns the place of an array among the weights."""
-        self.weights.append(np.ascontiguousarray(array, np.float32))
-        return len(self.weights) - 1
-
-    def count(self, cost: float) -> None:
-        """Adds to the costs of the layer."""
-        self.costs[self.layer] = self.costs.get(self.layer, 0.0) + cost
-
-
-class Place(NamedTuple):
-    """Where a layer is laid out: what lies in front of it.
-
-    Attributes:
-      plan: of all layers.
-      track: the steps of windows.
-      size: height, width and channels.
-    """
-
-    plan: Plan
-    track: geometry.Track
-    size: Sequence[int]
-
-    @property
-    def grid(self) -> int:
-        """Frames between dense labels."""
-        return self.track.grid(self.plan.stride)
-
-    @property
-    def new_labels(self) -> int:
-        """Dense labels that a window adds."""
-        return self.plan.stride // self.grid
-
-    def behind(
-        self, kernel: int, step: int, size: Sequence[int] | None = None
-    ) -> "Place":
-        """Returns the place behind a layer; its size unless it changes."""
-        plan = self.plan
-        track = geometry.follow(
-            self.track, kernel, step, plan.stride, borders=plan.borders
-        )
-        return Place(plan, track, size or self.size)
-
+from lsts_tf.networks.sliding import arithmetic, geometry, layout, toom_cook
 
 # === Memory ===
 
 
 class _History:
-    """Keeps the last entries of an array that grows along its first axis."""
+    """Keeps the last entries of an array that grows along an axis.
 
-    def __init__(self, plan: Plan, length: int, shape: Sequence[int]):
+    Args:
+      plan: of all layers.
+      length: number of entries kept.
+      shape: of the array without that axis.
+      axis: which one.
+    """
+
+    def __init__(
+        self,
+        plan: layout.Plan,
+        length: int,
+        shape: Sequence[int],
+        *,
+        axis: int = 0,
+    ):
         self._length = max(length, 0)
+        self._axis = axis
         self._index = len(plan.histories)
         if self._length:
-            plan.histories.append((self._length, *shape))
+            plan.histories.append((*shape[:axis], self._length, *shape[axis:]))
 
-    def extend(self, run: Run, new: Any) -> Any:
+    def extend(self, run: layout.Run, new: Any) -> Any:
         """Returns old and new entries, in order."""
         if not self._length:
             return new
+        before = (slice(None),) * self._axis
         if run.is_still:
-            old = ops.repeat(new[-1:], self._length, axis=0)
+            newest = new[(*before, slice(-1, None))]
+            old = ops.repeat(newest, self._length, axis=self._axis)
         else:
             old = run.state[self._index]
-        whole = ops.concatenate([old, new])
-        run.left_behind[self._index] = whole[-self._length :]
+        whole = ops.concatenate([old, new], self._axis)
+        run.left_behind[self._index] = whole[
+            (*before, slice(-self._length, None))
+        ]
         return whole
 
 
@@ -183,7 +73,7 @@ class _Dense(_History):
 
     def __init__(
         self,
-        at: Place,
+        at: layout.Place,
         reads: Iterable[tuple[int, int]],
         head: int | None = None,
     ):
@@ -205,33 +95,19 @@ class _Dense(_History):
 class _Delay(_History):
     """Holds left borders back until the next layer can use them."""
 
-    def __init__(self, at: Place, ready: int | None):
+    def __init__(self, at: layout.Place, ready: int | None):
         left, length = at.track.left, 0
         if left and at.track.ready is not None and ready is not None:
             length = (at.track.ready - ready) // at.plan.stride
-        super().__init__(at.plan, length, (left, *at.size))
+        super().__init__(at.plan, length, (left, *at.size), axis=1)
 
-    def __call__(self, run: Run, left: Any) -> Any:
-        if left is None:
-            return None
-        return self.extend(run, left)[: run.windows]
+    def __call__(self, run: layout.Run, left: Any) -> Any:
+        if left is None or not self._length:
+            return left
+        return self.extend(run, left)[:, : run.windows]
 
 
 # === Layers over dense values and borders ===
-
-
-class Unit(NamedTuple):
-    """A convolution with BatchNorm folded into kernel and bias.
-
-    Attributes:
-      kernel: [time, height, width, channels, filters].
-      bias: [filters].
-      stride: over time, height and width.
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    stride: tuple[int, int, int]
 
 
 class _Term(NamedTuple):
@@ -259,7 +135,7 @@ class _Spanning:
 
     def __init__(
         self,
-        at: Place,
+        at: layout.Place,
         size: Sequence[int],
         kernel: int,
         step: int,
@@ -295,7 +171,7 @@ class _Spanning:
                             self._at.plan.stride,
                         )
 
-    def __call__(self, run: Run, x: Signal) -> Signal:
+    def __call__(self, run: layout.Run, x: layout.Signal) -> layout.Signal:
         values = self._values(run, x.dense)
         track, grid = self._out.track, self._out.grid
         count = run.windows * self._out.new_labels
@@ -304,27 +180,31 @@ class _Spanning:
             for term, value in zip(self._terms, values, strict=True)
         )
         dense = run.inside(self._end(run, dense), track.head, grid)
-        left = right = None
-        if track.left:
-            held = self._delay(run, x.left)
-            left = self._border(run, held, values, is_left=True)
-        if track.right and run.emits:
-            right = self._border(run, x.right, values, is_left=False)
-        return Signal(dense, left, right)
+        left, right = self._seen(
+            run, [self._delay(run, x.left), x.right if run.emits else None]
+        )
+        return layout.Signal(
+            dense,
+            self._border(run, left, values, is_left=True),
+            self._border(run, right, values, is_left=False),
+        )
 
     def _border(
-        self, run: Run, border: Any, values: Sequence[Any], *, is_left: bool
+        self,
+        run: layout.Run,
+        seen: Any,
+        values: Sequence[Any],
+        *,
+        is_left: bool,
     ) -> Any:
+        groups = self._left if is_left else self._right
+        if not groups or not (is_left or run.emits):
+            return None
         found = []
-        for group in self._left if is_left else self._right:
+        for group in groups:
             terms = []
             if group.border:
-                span = self._step * (len(group.steps) - 1) + 1
-                parts = [
-                    border[:, first : first + span : self._step]
-                    for first in group.border.values()
-                ]
-                terms.append(self._of_border(run, tuple(group.border), parts))
+                terms.append(self._of_border(seen, group))
             for term, value in zip(self._terms, values, strict=True):
                 if term.taps[0] in group.dense:
                     labels = (
@@ -335,36 +215,43 @@ class _Spanning:
                         _stack(run, self._at.plan, term.dense, value, labels)
                     )
             found.append(self._combine(terms))
-        y = _concatenate(found, 1)
-        return _over_steps(lambda part: self._end(run, part), y)
+        y = arithmetic.concatenate(found, 0)
+        return arithmetic.over_steps(lambda part: self._end(run, part), y)
 
-    def _values(self, run: Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[Any]:
         """Returns old and new values of each term."""
         raise NotImplementedError
 
-    def _of_border(
-        self, run: Run, taps: tuple[int, ...], parts: Sequence[Any]
-    ) -> Any:
-        """Combines what taps see of a border, [windows, steps, ...] each."""
+    def _seen(self, run: layout.Run, borders: Sequence[Any]) -> Sequence[Any]:
+        """Returns what `_of_border` takes of the left and right border."""
+        del run
+        return borders
+
+    def _of_border(self, seen: Any, group: geometry.Group) -> Any:
+        """Combines what a group sees of a border."""
         raise NotImplementedError
 
     def _combine(self, terms: Iterable[Any]) -> Any:
         raise NotImplementedError
 
-    def _end(self, run: Run, x: Any) -> Any:
+    def _end(self, run: layout.Run, x: Any) -> Any:
         """Applies what comes behind the combination."""
         del run
         return x
 
 
 def _stack(
-    run: Run, plan: Plan, dense: _Dense, value: Any, labels: Iterable[int]
+    run: layout.Run,
+    plan: layout.Plan,
+    dense: _Dense,
+    value: Any,
+    labels: Iterable[int],
 ) -> Any:
-    """Returns labels of all windows, [windows, labels, ...]."""
+    """Returns labels of all windows, [labels, windows, ...]."""
     picked = [
         dense.pick(value, label, plan.stride, run.windows) for label in labels
     ]
-    return ops.stack(picked, 1)
+    return ops.stack(picked)
 
 
 class _Tapped(_Spanning):
@@ -375,14 +262,23 @@ class _Tapped(_Spanning):
     its taps laid side by side as channels.
     """
 
-    def __init__(self, at: Place, unit: Unit):
+    def __init__(self, at: layout.Place, unit: layout.Unit):
         step, *spatial = unit.stride
-        every = range(unit.kernel.shape[0])
-        size = _scaled(at.size, spatial, unit.kernel.shape[-1])
+        self._taps = len(unit.kernel)
+        every = range(self._taps)
+        size = arithmetic.scaled(at.size, spatial, unit.kernel.shape[-1])
         super().__init__(at, size, len(every), step, every)
         self._stride = unit.stride[1:]
         self._bias = at.plan.weight(unit.bias)
         self._kernels: dict[tuple[int, ...], int] = {}
+        edges = [n for n in (at.track.left, at.track.right) if n]
+        self._correlation = None
+        if self._taps == 1:
+            self._fold(unit.kernel, (0,), sum(edges))
+        elif edges:
+            self._correlation = toom_cook.Correlation(
+                at.plan, unit.kernel, edges, size[:2]
+            )
         borders = (*self._left, *self._right)
 
         def sums(tap: int) -> list[bool]:
@@ -400,15 +296,11 @@ class _Tapped(_Spanning):
             self._terms.append(_Term(taps, 0, products))
             self._fold(unit.kernel, taps, out.new_labels)
         self._source = _Dense(at, reads)
-        for group in borders:
-            self._fold(unit.kernel, tuple(group.border), len(group.steps))
 
     def _fold(
         self, kernel: np.ndarray, taps: tuple[int, ...], steps: int
     ) -> None:
         """Keeps a kernel with some taps as channels; counts its cost."""
-        if not taps:
-            return
         kernel = np.concatenate([kernel[t] for t in taps], 2)
         if taps not in self._kernels:
             self._kernels[taps] = self._at.plan.weight(kernel)
@@ -416,12 +308,14 @@ class _Tapped(_Spanning):
         self._at.plan.count(steps * kernel.size * height * width)
 
     def _convolve(
-        self, run: Run, taps: tuple[int, ...], parts: Sequence[Any]
+        self, run: layout.Run, taps: tuple[int, ...], parts: Sequence[Any]
     ) -> Any:
         kernel = run.weights[self._kernels[taps]]
-        return _convolve(_concatenate(parts, -1), kernel, self._stride)
+        return arithmetic.convolve(
+            arithmetic.concatenate(parts, -1), kernel, self._stride
+        )
 
-    def _values(self, run: Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[Any]:
         source = self._source.extend(run, new)
         count = run.windows * self._out.new_labels
         found = []
@@ -439,16 +333,31 @@ class _Tapped(_Spanning):
             found.append(term.dense.extend(run, product))
         return found
 
-    def _of_border(
-        self, run: Run, taps: tuple[int, ...], parts: Sequence[Any]
-    ) -> Any:
-        x = _concatenate(parts, -1)
-        return _over_steps(lambda y: self._convolve(run, taps, [y]), x)
+    def _seen(self, run: layout.Run, borders: Sequence[Any]) -> Sequence[Any]:
+        """Convolves the borders with all taps."""
+        if not self._correlation:
+            return [
+                arithmetic.over_steps(
+                    lambda y: self._convolve(run, (0,), [y]), x
+                )
+                for x in borders
+            ]
+        there = [x for x in borders if x is not None]
+        found = iter(self._correlation(run, there))
+        return [None if x is None else next(found) for x in borders]
+
+    def _of_border(self, seen: Any, group: geometry.Group) -> Any:
+        tap, first = next(iter(group.border.items()))
+        # The first output is the one that sees step 0 with the last tap.
+        first += self._taps - 1 - tap
+        if len(group.steps) == seen.shape[0]:
+            return seen  # TensorFlow fuses bias and ReLU with what it gives.
+        return seen[first : first + len(group.steps)]
 
     def _combine(self, terms: Iterable[Any]) -> Any:
         return functools.reduce(operator.add, terms)
 
-    def _end(self, run: Run, x: Any) -> Any:
+    def _end(self, run: layout.Run, x: Any) -> Any:
         return ops.relu(x + run.weights[self._bias])
 
 
@@ -462,14 +371,16 @@ class _Max(_Spanning):
 
     def __init__(
         self,
-        at: Place,
+        at: layout.Place,
         pool: i3d.Conv | i3d.Pool,
         taps: Sequence[int] | None = None,
     ):
         kernel, step = pool.kernel[0], pool.stride[0]
         taps = range(kernel) if taps is None else taps
         # Pooled over space before all else.
-        at = at._replace(size=_scaled(at.size, pool.stride[1:], at.size[-1]))
+        at = at._replace(
+            size=arithmetic.scaled(at.size, pool.stride[1:], at.size[-1])
+        )
         super().__init__(at, at.size, kernel, step, taps)
         self._pool = pool
         reads = [
@@ -482,19 +393,20 @@ class _Max(_Spanning):
             _Term((tap,), self._ahead(tap), self._source) for tap in taps
         ]
 
-    def __call__(self, run: Run, x: Signal) -> Signal:
+    def __call__(self, run: layout.Run, x: layout.Signal) -> layout.Signal:
         return super().__call__(
-            run, x.each(lambda y: _pool_space(y, self._pool))
+            run, x.each(lambda y: arithmetic.pool_space(y, self._pool))
         )
 
-    def _values(self, run: Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[Any]:
         return [self._source.extend(run, new)] * len(self._terms)
 
-    def _of_border(
-        self, run: Run, taps: tuple[int, ...], parts: Sequence[Any]
-    ) -> Any:
-        del run, taps
-        return self._combine(parts)
+    def _of_border(self, seen: Any, group: geometry.Group) -> Any:
+        span = self._step * (len(group.steps) - 1) + 1
+        return self._combine(
+            seen[first : first + span : self._step]
+            for first in group.border.values()
+        )
 
     def _combine(self, terms: Iterable[Any]) -> Any:
         return functools.reduce(ops.maximum, terms)
@@ -503,7 +415,12 @@ class _Max(_Spanning):
 class _Inception:
     """A Mixed block."""
 
-    def __init__(self, at: Place, block: i3d.Mixed, units: Mapping[str, Unit]):
+    def __init__(
+        self,
+        at: layout.Place,
+        block: i3d.Mixed,
+        units: Mapping[str, layout.Unit],
+    ):
         *wide, (pool, last) = i3d.branches(block)
         kernel, step = pool.kernel[0], pool.stride[0]
         out = at.behind(kernel, step)
@@ -512,7 +429,7 @@ class _Inception:
         at = at._replace(track=at.track._replace(ready=out.track.ready))
         # Side by side: what they read, they read once.
         heads = [units[branch[0].name] for branch in wide]
-        together = Unit(
+        together = layout.Unit(
             np.concatenate([unit.kernel for unit in heads], -1),
             np.concatenate([unit.bias for unit in heads]),
             i3d.ONE,
@@ -529,16 +446,18 @@ class _Inception:
         self._pooled = _Max(at, pool)
         self._last = _Tapped(out, units[last.name])
 
-    def __call__(self, run: Run, x: Signal) -> Signal:
+    def __call__(self, run: layout.Run, x: layout.Signal) -> layout.Signal:
         x = x._replace(left=self._delay(run, x.left))
         heads = self._heads(run, x)
         ends = []
         edges = itertools.pairwise(self._edges)
         for end, (a, b) in zip(self._ends, edges, strict=True):
-            part = Signal(*(None if y is None else y[..., a:b] for y in heads))
+            part = layout.Signal(
+                *(None if y is None else y[..., a:b] for y in heads)
+            )
             ends.append(end(run, part))
         ends.append(self._last(run, self._pooled(run, x)))
-        return Signal(
+        return layout.Signal(
             *(
                 None if part[0] is None else ops.concatenate(part, -1)
                 for part in zip(*ends, strict=True)
@@ -547,8 +466,8 @@ class _Inception:
 
 
 def shared(
-    at: Place, layer: i3d.Layer, units: Mapping[str, Unit]
-) -> Callable[[Run, Signal], Signal]:
+    at: layout.Place, layer: i3d.Layer, units: Mapping[str, layout.Unit]
+) -> Callable[[layout.Run, layout.Signal], layout.Signal]:
     """Returns a layer of the table over what windows share.
 
     Args:
@@ -575,7 +494,9 @@ class Assembly:
       delay: age of the windows in frames ("continuous").
     """
 
-    def __init__(self, at: Place, *, count: int | None = None, delay: int = 0):
+    def __init__(
+        self, at: layout.Place, *, count: int | None = None, delay: int = 0
+    ):
         self._plan, track, _ = at
         first = track.steps - (count or track.steps)
         # Border steps, counted within their border.
@@ -592,31 +513,31 @@ class Assembly:
         reads = [(label, at.plan.stride) for label in self._labels]
         self._source = _Dense(at, reads)
 
-    def __call__(self, run: Run, x: Signal) -> Any:
-        """Returns [windows, steps, height, width, channels], or None."""
+    def __call__(self, run: layout.Run, x: layout.Signal) -> Any:
+        """Returns [steps, windows, height, width, channels], or None."""
         source = self._source.extend(run, x.dense)
         left = self._delay(run, x.left)
         if not run.emits:
             return None
         found = []
         if self._lefts:
-            found.append(left[:, self._lefts])
+            found.append(left[self._lefts])
         if self._labels:
             found.append(
                 _stack(run, self._plan, self._source, source, self._labels)
             )
         if x.right is not None:
-            found.append(x.right[:, self._rights])
-        return _concatenate(found, 1)
+            found.append(x.right[self._rights])
+        return arithmetic.concatenate(found, 0)
 
 
 def whole(
-    plan: Plan,
+    plan: layout.Plan,
     layer: i3d.Layer,
-    units: Mapping[str, Unit],
+    units: Mapping[str, layout.Unit],
     size: Sequence[int],
-) -> Callable[[Run, Any], Any]:
-    """Returns a layer of the table over [windows, steps, height, width, depth].
+) -> Callable[[layout.Run, Any], Any]:
+    """Returns a layer of the table over [steps, windows, height, width, depth].
 
     Args:
       plan: where the layer is laid out.
@@ -624,121 +545,58 @@ def whole(
       units: all units, by name.
       size: steps, height, width and channels behind it.
     """
-    weights = {}
+    convolutions: dict[str, Callable[[layout.Run, Any], Any]] = {}
+    biases = {}
+    steps, *space, _ = size
     for part in itertools.chain(*i3d.chains(layer)):
         if isinstance(part, i3d.Conv):
             kernel, bias, _ = units[part.name]
-            weights[part.name] = plan.weight(kernel), plan.weight(bias)
-            plan.count(kernel.size * math.prod(size[:3]))
-
-    def apply(run: Run, part: i3d.Conv | i3d.Pool, x: Any) -> Any:
-        if isinstance(part, i3d.Pool):
-            x = _over_steps(lambda y: _pool_space(y, part), x)
-            return _pool_time(x, part.kernel[0], part.stride[0])
-        kernel, bias = (run.weights[n] for n in weights[part.name])
-        if part.kernel == i3d.ONE:
-            return _over_steps(
-                lambda y: ops.relu(_convolve(y, kernel[0]) + bias), x
+            biases[part.name] = plan.weight(bias)
+            convolutions[part.name] = _whole_convolution(
+                plan, part, kernel, steps, space
             )
-        return ops.relu(_convolve(x, kernel, part.stride) + bias)
 
-    def call(run: Run, x: Any) -> Any:
+    def apply(run: layout.Run, part: i3d.Conv | i3d.Pool, x: Any) -> Any:
+        if isinstance(part, i3d.Pool):
+            x = arithmetic.over_steps(
+                lambda y: arithmetic.pool_space(y, part), x
+            )
+            return arithmetic.pool_time(x, part.kernel[0], part.stride[0])
+        x = convolutions[part.name](run, x)
+        bias = run.weights[biases[part.name]]
+        return arithmetic.over_steps(lambda y: ops.relu(y + bias), x)
+
+    def call(run: layout.Run, x: Any) -> Any:
         ends = [
             functools.reduce(lambda y, part: apply(run, part, y), chain, x)
             for chain in i3d.chains(layer)
         ]
-        return _concatenate(ends, -1)
+        return arithmetic.concatenate(ends, -1)
 
     return call
 
 
-def average(x: Any) -> Any:
-    """Does what `i3d.pool` does, in two dimensions and then in one."""
-    time, *space = i3d.pooling_kernel(*x.shape[1:4])
-    x = _over_steps(lambda y: ops.average_pool(y, tuple(space), 1, "valid"), x)
-    out = x.shape[1] - time + 1
-    terms = [x[:, t : t + out] for t in range(time)]
-    return functools.reduce(operator.add, terms) / time
-
-
-# === Arithmetic ===
-
-
-def _over_steps(function: Callable[[Any], Any], x: Any) -> Any:
-    """Applies a function of [batch, ...] to [windows, steps, ...], or None."""
-    if x is None:
-        return None
-    windows, steps, *size = x.shape
-    y = function(ops.reshape(x, (windows * steps, *size)))
-    return ops.reshape(y, (windows, steps, *y.shape[1:]))
-
-
-def _concatenate(parts: Sequence[Any], axis: int) -> Any:
-    return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
-
-
-def _convolve(x: Any, kernel: Any, strides: Any = 1) -> Any:
-    return ops.conv(
-        x, kernel, strides, padding="same", data_format="channels_last"
-    )
-
-
-def _scaled(
-    size: Sequence[int], spatial: Sequence[int], channels: int
-) -> tuple[int, int, int]:
-    height, width = (
-        -(-n // step) for n, step in zip(size[:2], spatial, strict=True)
-    )
-    return height, width, channels
-
-
-def _pool_space(x: Any, pool: i3d.Conv | i3d.Pool) -> Any:
-    """Pools [batch, height, width, channels]; the rest is over time.
-
-    A maximum over a box is one over space and then one over time, and three
-    two-dimensional operations take a small part of the three-dimensional one.
-    """
-    if pool.kernel[1:] == pool.stride[1:] == (1, 1):
-        return x
-    return ops.max_pool(
-        x, pool.kernel[1:], pool.stride[1:], "same", "channels_last"
-    )
-
-
-def _pool_time(x: Any, kernel: int, step: int) -> Any:
-    """Pools steps of [windows, steps, ...], which are not negative."""
-    steps = x.shape[1]
-    padding = [(0, 0)] * len(x.shape)
-    padding[1] = i3d.same_padding(steps, kernel, step)
-    x = ops.pad(x, padding)
-    span = step * (-(-steps // step) - 1) + 1
-    return functools.reduce(
-        ops.maximum, [x[:, t : t + span : step] for t in range(kernel)]
-    )
-
-
-# === Weights ===
-
-
-def folded_units(network: keras.Model) -> dict[str, Unit]:
-    """Returns the units of an I3D with BatchNorm inside the kernels."""
-    found = {}
-    for unit in i3d.units():
-        conv = network.get_layer(i3d.layer_name(unit.name, "conv_3d"))
-        norm = network.get_layer(i3d.layer_name(unit.name, "batch_norm"))
-        kernel, beta, mean, variance = (
-            np.asarray(ops.convert_to_numpy(array), np.float64)
-            for array in (
-                conv.kernel,
-                norm.beta,
-                norm.moving_mean,
-                norm.moving_variance,
-            )
+def _whole_convolution(
+    plan: layout.Plan,
+    part: i3d.Conv,
+    kernel: np.ndarray,
+    steps: int,
+    space: Sequence[int],
+) -> Callable[[layout.Run, Any], Any]:
+    """Returns a convolution of [steps, windows, height, width, channels]."""
+    if part.kernel[0] == 3 and part.stride == i3d.ONE:
+        correlation = toom_cook.Correlation(plan, kernel, [steps], space)
+        return lambda run, x: correlation(run, [x])[0][1:-1]
+    place = plan.weight(kernel)
+    plan.count(kernel.size * steps * math.prod(space))
+    if part.kernel == i3d.ONE:
+        return lambda run, x: arithmetic.over_steps(
+            lambda y: arithmetic.convolve(y, run.weights[place][0]), x
         )
-        scale = 1 / np.sqrt(variance + i3d.EPSILON)
-        found[unit.name] = Unit(
-            (kernel * scale).astype(np.float32),
-            (beta - mean * scale).astype(np.float32),
-            unit.stride,
-        )
-    return found
+
+    def first(run: layout.Run, x: Any) -> Any:
+        x = ops.swapaxes(x, 0, 1)
+        x = arithmetic.convolve(x, run.weights[place], part.stride)
+        return ops.swapaxes(x, 0, 1)
+
+    return first

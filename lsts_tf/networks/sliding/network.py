@@ -14,7 +14,7 @@ import numpy as np
 
 from lsts_tf import parts
 from lsts_tf.networks import i3d
-from lsts_tf.networks.sliding import geometry, layers
+from lsts_tf.networks.sliding import arithmetic, geometry, layers, layout
 
 FRONT_ENDS = ("window", "continuous")
 # Frames of the largest chunk computed at once: larger ones take no less time on
@@ -142,7 +142,7 @@ class SlidingI3D:
                 window, stride, end_point, borders=False
             )
             self.delay = geometry.delay_of(last, stride, lookahead)
-        plan = layers.Plan(stride, borders=not self._is_continuous)
+        plan = layout.Plan(stride, borders=not self._is_continuous, dtype=dtype)
         self._layers: list[tuple[str, Any]] = []
         # Of each skip: what puts its last steps together, and their number.
         self._taps: dict[str, tuple[layers.Assembly | None, int]] = {}
@@ -150,7 +150,7 @@ class SlidingI3D:
         # early waits in a queue, outside of the state that each chunk copies.
         self._early_by: dict[str, int] = {}
         self._oldest = 0
-        self._lay_out(plan, layers.folded_units(network), skips)
+        self._lay_out(plan, layout.folded_units(network), skips)
         self.costs = plan.costs
         self._histories = plan.histories
         self._weights = [
@@ -166,8 +166,8 @@ class SlidingI3D:
 
     def _lay_out(
         self,
-        plan: layers.Plan,
-        units: Mapping[str, layers.Unit],
+        plan: layout.Plan,
+        units: Mapping[str, layout.Unit],
         skips: Sequence[str],
     ) -> None:
         shapes = i3d.shapes(self._window, *self._size[:2])
@@ -179,9 +179,9 @@ class SlidingI3D:
             plan.layer = name = layer.name
             # Chunks older than this see labels before the video.
             self._oldest = max(self._oldest, -after.head)
-            at = layers.Place(plan, before, size)
+            at = layout.Place(plan, before, size)
             size = shapes[name][1:]
-            behind = layers.Place(plan, after, size)
+            behind = layout.Place(plan, after, size)
             if (
                 plan.borders
                 and not is_whole
@@ -220,9 +220,7 @@ class SlidingI3D:
         self._pending = np.zeros((self._early, *self._size), np.float32)
         self._seen = 0
         self._emitted = 0
-        self._state = [
-            ops.zeros(shape, self._dtype) for shape in self._histories
-        ]
+        self._state: list[Any] = []  # Zeros, which take no memory before use.
         self._waiting: dict[str, collections.deque] = {
             name: collections.deque([None] * count)
             for name, count in self._early_by.items()
@@ -239,7 +237,7 @@ class SlidingI3D:
         """
         self.reset()
         frames = np.repeat(frame[None], self._stride, axis=0)
-        run = layers.Run(
+        run = layout.Run(
             1, self._weights, (), emits=self._is_continuous, is_still=True
         )
         # Once a video, so not worth a compiled function.
@@ -351,6 +349,9 @@ class SlidingI3D:
             # Small chunks compute some unneeded borders, to save a function.
             is_plain = start >= 0 or windows < self._chunks[0]
         last = np.int32(2**30 if end is None else end)
+        self._state = self._state or [
+            ops.zeros(shape, self._dtype) for shape in self._histories
+        ]
         features, self._state = self._function(windows, is_plain)(
             self._weights,
             self._state,
@@ -381,7 +382,7 @@ class SlidingI3D:
         if key not in self._functions:
 
             def step(weights, state, frames, start, end):
-                run = layers.Run(
+                run = layout.Run(
                     windows,
                     weights,
                     state,
@@ -395,9 +396,9 @@ class SlidingI3D:
         return self._functions[key]
 
     def _step(
-        self, run: layers.Run, frames: Any
+        self, run: layout.Run, frames: Any
     ) -> tuple[list[Any], list[Any]]:
-        x: Any = layers.Signal(frames, None, None)
+        x: Any = layout.Signal(frames, None, None)
         taken = {}
         for name, layer in self._layers:
             x = layer(run, x)
@@ -405,16 +406,19 @@ class SlidingI3D:
                 break
             if name in self._taps:
                 recent, count = self._taps[name]
-                steps = recent(run, x) if recent else x[:, -count:]
+                steps = recent(run, x) if recent else x[-count:]
                 if run.emits:
-                    taken[name] = ops.mean(steps, 1)
+                    taken[name] = ops.mean(steps, 0)
         left_behind = [run.left_behind[n] for n in range(len(self._histories))]
         if x is None:
             return [], left_behind
         if self._is_pooled:
-            x = layers.average(x)
+            x = arithmetic.average(x)
         _, *skips = self.part_shapes
-        return [x, *(taken[name] for name in skips)], left_behind
+        return [
+            ops.swapaxes(x, 0, 1),
+            *(taken[name] for name in skips),
+        ], left_behind
 
 
 def _rows(part: Any) -> list[np.ndarray]:
