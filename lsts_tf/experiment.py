@@ -275,7 +275,7 @@ class Experiment:
         at_least=0,
     )
     batch_size: int = _setting(
-        128, "Windows per step, over all replicas.", at_least=1
+        128, "Windows per step, over all devices.", at_least=1
     )
     accumulate: int = _setting(
         1,
