@@ -36,7 +36,7 @@ _TURN, _SWEEP = 300, 30
 def define_flags() -> None:
     """Flags of this program."""
     flags.DEFINE_string(
-        "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all networks"
+        "host", "127.0.0.1", "Address to listen on; 0.0.0.0 for all networks"
     )
     flags.DEFINE_integer("port", 7860, "Port of the page", 1, 65535)
     flags.DEFINE_integer("max_megabytes", 200, "Largest film in megabytes", 1)

@@ -93,7 +93,7 @@ def define_flags() -> None:
         "per_frame",
         ["csv"],
         ["csv", "parquet", "none"],
-        "Format of the table of all frames; repeat for several.",
+        "Format of the table of all frames.",
     )
 
 

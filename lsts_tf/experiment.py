@@ -73,8 +73,8 @@ class Experiment:
     # Where.
     run_dir: str = _setting(
         "workspace/runs/default",
-        "Folder of the run: flagfile, checkpoints, model, logs, scores; for a "
-        "model of Hugging Face hf://OWNER/NAME.",
+        "Folder of the run: flagfile, checkpoints, model, logs, scores; or "
+        "hf://OWNER/NAME, a model on Hugging Face.",
         free=True,
     )
     dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
@@ -259,7 +259,7 @@ class Experiment:
     )
     ema: float = _setting(
         0.0,
-        "Momentum of a moving average of the weights, such as 0.999, that is "
+        "Momentum, such as 0.999, of a moving average of the weights, which is "
         "validated and saved instead; 0 for none.",
         at_least=0,
     )
@@ -275,7 +275,7 @@ class Experiment:
         at_least=0,
     )
     batch_size: int = _setting(
-        128, "Windows per step, over all replicas.", at_least=1
+        128, "Windows per step, over all devices.", at_least=1
     )
     accumulate: int = _setting(
         1,

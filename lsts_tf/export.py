@@ -68,9 +68,7 @@ def export(
             f"Received: {file_format!r}"
         )
     if file_format == "hub" and run is None:
-        raise ValueError(
-            "A folder for a hub is that of a run. Received: run=None"
-        )
+        raise ValueError("The format hub needs a run. Received: run=None")
     # TensorFlow takes seconds: help and errors above do not wait for it.
     import keras
     import tensorflow as tf

@@ -155,7 +155,7 @@ def define_flags() -> None:
         "split",
         list(SPLITS),
         SPLITS,
-        "Split to extract; repeat for several.",
+        "Split to extract.",
     )
     flags.DEFINE_integer(
         "workers",

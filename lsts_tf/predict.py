@@ -61,19 +61,19 @@ def define_flags() -> None:
         "video",
         [],
         "Film, folder of films or of pictures, camera:0, - for standard input, "
-        "or dataset:601; it, or several pictures, may also follow the flags",
+        "or dataset:601; a film or several pictures may also follow the flags",
     )
     flags.DEFINE_string(
         "output",
         None,
-        "Folder to write to; by default that of NAME.mp4 is NAME_saliency, in "
-        "the current folder",
+        "Folder to write to; by default, for NAME.mp4, NAME_saliency in the "
+        "current folder",
     )
     known = f"What is written: {', '.join(KINDS)}; maps is png8"
     flags.DEFINE_list("outputs", list(DEFAULT), known)
     flags.DEFINE_integer("every", 1, "Predict every Nth frame")
     flags.DEFINE_integer(
-        "batch", 4, "Number of maps decoded together", lower_bound=1
+        "batch", 4, "Number of maps computed together", lower_bound=1
     )
     flags.DEFINE_boolean(
         "bfloat16",

@@ -5,9 +5,9 @@
 
 The run folder holds `experiment.flags`, `front_end.json` (what the features
 come from), `checkpoints/`, `model.keras` (after the last epoch), `best.keras`
-(highest CC of the mini-validation), `metrics.jsonl` and `logs/` for
-TensorBoard. A killed run continues by the same command and ends as if it had
-never been killed; SIGTERM and SIGINT save first and leave with 143 and 130. On
+(highest CC in validation), `metrics.jsonl` and `logs/` for
+TensorBoard. The same command continues a killed run, which ends as if it had
+never been killed; SIGTERM and SIGINT save first and exit with 143 and 130. On
 several machines the same command runs on each, and the first one writes.
 """
 

@@ -244,7 +244,7 @@ class Dataset:
         """
         if numbers and set(self.frame_counts.values()) == {1}:
             raise DatasetError(
-                "A still has no motion, so there is no flow to learn or "
+                "A photograph has no motion, so there is no flow to learn or "
                 f"predict from. Received: dataset {self.name}, where each "
                 f"video has one frame, for {purpose} with the stream flow. "
                 "Choose --streams=rgb, or take other datasets."

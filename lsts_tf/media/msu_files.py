@@ -199,7 +199,7 @@ def _number(
         raise files.FileError(
             root,
             f"clips whose names are not numbers must be listed in {SPLITS}. "
-            f"Received: {unknown[0]} and {len(unknown) - 1} more that do not, "
+            f"Received: {unknown[0]} and {len(unknown) - 1} more that are not, "
             f"{len(listed)} that are listed.",
         )
     for name, clip in clips.items():

@@ -206,7 +206,7 @@ class Stream(File):
             raise video.VideoError(
                 name,
                 f"{error.reason} Raw video needs --size=WIDTHxHEIGHT and "
-                "--rate; Y4M says both itself (`ffmpeg -f yuv4mpegpipe`).",
+                "--rate; Y4M states both itself (`ffmpeg -f yuv4mpegpipe`).",
             ) from error
         super().__init__(name, film=film)
         self.stem = "stdin"

@@ -140,7 +140,7 @@ class Video:
             self.pixel_aspect = 1 / self.pixel_aspect
         if others := self._pass.others():
             logging.warning(
-                "%s holds several films. %s is read; left aside: %s.",
+                "%s holds several video streams. %s is read, not %s.",
                 self.path,
                 _described(self._pass.stream),
                 ", ".join(map(_described, others)),

@@ -162,7 +162,7 @@ class _Wanted:
             stems = [run.numbered(stem) for stem in stems]
         if twice := {stem for stem in stems if stems.count(stem) > 1}:
             raise ValueError(
-                f"Films need different names. Received: two of {min(twice)}"
+                f"Films need different names. Received: two named {min(twice)}"
             )
 
     def predict(
@@ -176,7 +176,7 @@ class _Wanted:
         folder = self.root if self.is_named else self.root / path.stem
         with files.claimed(self.root, path.stem, waits=waits) as is_ours:
             if not is_ours:
-                logging.info("Another process is at %s.", path)
+                logging.info("Another process works on %s.", path)
                 return None
             if _is_done(predictor, path, folder, self.names, self.settings):
                 logging.info("%s is done already.", path)
@@ -330,8 +330,8 @@ class _Worker:
                 self._pool.submit(_begin, *self._about).result()
             except futures.BrokenExecutor as error:
                 raise RuntimeError(
-                    "A process died before it had loaded the model, as they do "
-                    "for want of memory: try fewer --workers."
+                    "A process died before it had loaded the model, perhaps "
+                    "because memory ran out: try fewer --workers."
                 ) from error
         try:
             return self._pool.submit(_call, function, path).result()

@@ -184,7 +184,7 @@ class Submission(sink.Sink):
             raise ValueError(
                 "A submission has a map for each frame: leave out --every and "
                 f"--first_frames=skip. Received: the first map is of frame "
-                f"{self.first}, then of each {self.step}."
+                f"{self.first}, the next of {self.first + self.step}."
             )
 
     def _open(self) -> None:

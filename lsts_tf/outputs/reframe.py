@@ -48,7 +48,7 @@ def read_aspect(text: str) -> float:
         aspect = math.nan
     if not 0 < aspect < math.inf:
         raise ValueError(
-            f'An aspect is "WIDTH:HEIGHT", such as 9:16. Received: {text!r}'
+            f"--aspect is WIDTH:HEIGHT, such as 9:16. Received: {text!r}"
         )
     return aspect
 
@@ -222,7 +222,7 @@ class Reframe(sink.Sink):
 
     BESIDE = (".json", ".csv", ".sendcmd")
 
-    aspect: str = sink.option("9:16", "Aspect of the reframed video")
+    aspect: str = sink.option("9:16", "Aspect ratio of the reframed video")
     stiffness: float = sink.option(
         0.5,
         "Cost of moving the crop by its length, in seconds of all attention",

@@ -174,8 +174,8 @@ class Uploads:
     def _refuse_longer(self, source: sources.File, frames: int) -> None:
         if frames > math.ceil(self._seconds * min(source.fps, _MOST_FPS)):
             raise ValueError(
-                f"{source.name}: a film has at most {self._seconds} seconds, "
-                f"and {_MOST_FPS} frames in each. Cut it, or start the page "
+                f"{source.name}: a film has at most {self._seconds} seconds "
+                f"and {_MOST_FPS} frames a second. Cut it, or start the page "
                 "with another --max_seconds."
             )
 

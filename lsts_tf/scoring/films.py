@@ -138,7 +138,7 @@ def refuse_run(protocol: str) -> None:
     """Raises ValueError if a run is to be scored by this protocol."""
     if protocol == PROTOCOL:
         raise ValueError(
-            f"--protocol={PROTOCOL} scores films: write them by `predict "
+            f"--protocol={PROTOCOL} scores films: write them with `predict "
             "--outputs=msu`, and name their folder with --predictions."
         )
 

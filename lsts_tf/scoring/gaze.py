@@ -565,7 +565,7 @@ class Table:
             found.isna(),
             "a point has a video, and videos are whole numbers, also as the "
             "name of a file, 601.mp4. If all points are of one, give its "
-            "number by --videos.",
+            "number with --videos.",
         )
         return found.astype(np.int64)
 

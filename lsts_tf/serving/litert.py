@@ -84,7 +84,7 @@ def convert(function: Any, path: pathlib.Path) -> None:
     if any(n.op in _POOLING for n in itertools.chain.from_iterable(nodes)):
         raise ValueError(
             "LiteRT has no pooling over time, and the decoder of a finetuned "
-            "model holds blocks of I3D that pool: export it by "
+            "model holds blocks of I3D that pool: export it with "
             f"--format=saved_model. Received: {path.name}"
         )
     with tempfile.TemporaryDirectory() as folder:

@@ -153,7 +153,7 @@ def rows(
     size, rest = divmod(batch_size, count * accumulate)
     if rest or not size:
         raise ValueError(
-            f"--batch_size must be a multiple of the {count} replicas "
+            f"--batch_size must be a multiple of the {count} devices "
             f"times --accumulate={accumulate}. Received: {batch_size}"
         )
     blocks = [

@@ -101,7 +101,7 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     if count < batch_size:
         raise ValueError(
             f"A batch of {batch_size} windows is larger than the data, which "
-            f"has {count}. Lower --batch_size, or name more videos by "
+            f"has {count}. Lower --batch_size, or name more videos with "
             "--train_videos."
         )
     return count // batch_size
@@ -242,7 +242,7 @@ class StoredWindows(TrainingWindows):
             if missing:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
-                    f"{len(wanted)} windows, first (video:frame) "
+                    f"{len(wanted)} windows, the first (video:frame) "
                     f"{label(self.videos, missing[0])}. Make them with "
                     f"`{store.command}`."
                 )

@@ -82,7 +82,7 @@ def read_init(settings: experiment.Experiment, **shapes: Any) -> keras.Model:
     if not path.is_file():
         raise FileNotFoundError(
             f"--init is starter or a .keras file. Received: {settings.init}, "
-            "which is no file."
+            "which is not a file."
         )
     trained = keras.models.load_model(path, compile=False)
     wanted = build_model(settings, **shapes)
@@ -129,9 +129,9 @@ class Trainer:
         devices.rows(strategy, settings.batch_size, settings.accumulate)
         if settings.jit and strategy.num_replicas_in_sync > 1:
             raise ValueError(
-                "--jit is for one device: BatchNorm over several replicas "
+                "--jit is for one device: BatchNorm over several devices "
                 "does not compile. Received: "
-                f"{strategy.num_replicas_in_sync} replicas"
+                f"{strategy.num_replicas_in_sync} devices"
             )
         self.strategy = strategy
         self._settings = settings

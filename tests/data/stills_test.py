@@ -393,7 +393,7 @@ def test_stills_have_windows_of_frames(built):
 @pytest.mark.parametrize("streams", [("flow",), ("rgb", "flow")])
 def test_a_still_has_no_flow(built, streams):
     data = dataset.Dataset("scene", str(built))
-    words = r"A still has no motion.*scene:1\.0\.0.*training.*--streams=rgb"
+    words = r"photograph has no motion.*scene:1\.0\.0.*training.*--streams=rgb"
     for short in ("skip", "mirror"):
         with pytest.raises(dataset.DatasetError, match=words):
             data.choose([1, 2], "training", geometry(streams, short))

@@ -494,7 +494,7 @@ REFUSED = [
         "Nothing is read from the network.",
     ),
     Refused(
-        "colours by YCgCo",
+        "YCgCo colours",
         _film(
             f"{_SOURCE} {CODECS['H.264']} "
             "-bsf:v h264_metadata=matrix_coefficients=8"
@@ -586,7 +586,7 @@ def _films() -> str:
     cases = (
         f"`tests/media/matrix.py` lists {len(special)} special cases among "
         "them, such as edit lists, open GOPs, variable rates, interlacing, "
-        "rotation, transparency, HDR and second films."
+        "rotation, transparency, HDR and a second video stream."
     )
     return "\n\n".join(
         [

@@ -230,13 +230,13 @@ def test_folders_of_pictures_are_clips(folder):
 def test_films_of_one_name(model, folder):
     (folder / "a.mp4").rename(folder / "b 1.avi")
     paths = films.found([str(folder)])
-    with pytest.raises(ValueError, match="two of b 1"):
+    with pytest.raises(ValueError, match="two named b 1"):
         films.predict(lambda: model, paths, folder / "out", outputs=["msu"])
     # DHF1K gives numbers four digits.
     (folder / "b 1.mp4").rename(folder / "7.mp4")
     (folder / "b 1.avi").rename(folder / "007.mp4")
     paths = films.found([str(folder)])
-    with pytest.raises(ValueError, match="two of 0007"):
+    with pytest.raises(ValueError, match="two named 0007"):
         films.predict(lambda: model, paths, folder / "out", outputs=["dhf1k"])
 
 

@@ -214,7 +214,7 @@ def test_the_norm_is_of_the_gradient_without_loss_scaling(small):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 7}, "multiple of the 2 replicas"),
+        ({"batch_size": 7}, "multiple of the 2 devices"),
         ({"accumulate": 4}, "--accumulate=4"),
         ({"jit": True}, "--jit is for one device"),
     ],
