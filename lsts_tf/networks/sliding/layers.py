@@ -2,8 +2,9 @@
 
 A convolution over time is a sum over its temporal taps. The border of a
 window needs partial sums of dense values: these are the very products that
-the dense values themselves are sums of, so each is computed once and kept.
-Where borders would leave hardly a shared step (the last two blocks at 79
+the dense values themselves are sums of, so each is computed once and kept. What
+a border's own steps contribute to it takes few products (`toom_cook`). Where
+borders would leave hardly a shared step (the last two blocks at 79
 frames), windows are assembled and run as a batch.
 """
 
