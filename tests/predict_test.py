@@ -108,10 +108,10 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
         found = [images.read(out / kind / name) for name in names]
         np.testing.assert_array_equal(found, eight)
     found = [images.read(out / "maps16" / name) for name in names]
-    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.levels(maps, 16))
     with av.open(os.fspath(out / "saliency16.mkv")) as container:
         found = [frame.to_ndarray() for frame in container.decode(video=0)]
-    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.levels(maps, 16))
     for name, size in sizes.items():
         film = video.Video(out / name)
         assert film.fps == pytest.approx(25) and film.size == size

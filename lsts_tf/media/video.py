@@ -10,7 +10,7 @@ with it is learnt on the way: what decoder and container mark as damaged, what
 fails to decode, and whether all frames came that the container lists.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fractions
 import functools
@@ -52,7 +52,7 @@ _HEADERS = 256
 _NOT_CODED = 8
 # Matroska rounds times to milliseconds, here twice.
 _ROUNDED = 0.002
-# How many damaged frames a message names.
+# How many of several things a message names.
 _NAMED = 3
 # Pixel formats whose first plane is grey; FFmpeg's number of the full range.
 _LUMA = re.compile(r"(gray|yuvj?4\d\dp)(\d+le)?")
@@ -138,12 +138,12 @@ class Video:
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
         if "transpose" in dict(_turning(first[0])):
             self.pixel_aspect = 1 / self.pixel_aspect
-        if others := self._pass.others():
+        if aside := self._pass.aside:
             logging.warning(
                 "%s holds several films. %s is read; left aside: %s.",
                 self.path,
                 _described(self._pass.stream),
-                ", ".join(map(_described, others)),
+                ", ".join(map(_described, aside)),
             )
 
     @property
@@ -237,6 +237,12 @@ def count_frames(path: str | os.PathLike) -> int:
         return reading.listed() or sum(1 for _ in film)
 
 
+def named(things: Sequence[object]) -> str:
+    """Some of several things, for a message: "4, 7, 8 and 2 more"."""
+    more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
+    return ", ".join(map(str, things[:_NAMED])) + more
+
+
 def _refuse_unreadable(path: pathlib.Path) -> None:
     if not path.exists():
         raise VideoError(path, "no such file.")
@@ -292,6 +298,25 @@ def _turning(frame: Any) -> list[tuple[str, str]]:
     return found
 
 
+def filtering(frame: Any, filters: Sequence[tuple[str, str]]) -> Any:
+    """FFmpeg's filters, by (name, arguments), for frames as a given one.
+
+    `vpush` takes a frame, and `vpull` gives it.
+    """
+    graph = av.filter.Graph()
+    # The workers that call this are as many as there are cores.
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    nodes = [graph.add(*each) for each in (*filters, ("buffersink", ""))]
+    graph.link_nodes(source, *nodes).configure()
+    return graph
+
+
 class _Rgb:
     """Turns frames into RGB by the filters that `ffmpeg` puts there.
 
@@ -312,18 +337,8 @@ class _Rgb:
         turning = _turning(frame)
         kind = (frame.width, frame.height, frame.format.name, turning)
         if kind != self._kind:
-            self._kind, self._graph = kind, av.filter.Graph()
-            # The workers that call this are as many as there are cores.
-            self._graph.threads = 1
-            source = self._graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base,
-            )
-            filters = [*turning, ("format", "rgb24"), ("buffersink", "")]
-            nodes = [self._graph.add(*each) for each in filters]
-            self._graph.link_nodes(source, *nodes).configure()
+            self._kind = kind
+            self._graph = filtering(frame, [*turning, ("format", "rgb24")])
         self._graph.vpush(frame)
         return self._graph.vpull().to_ndarray()
 
@@ -379,6 +394,7 @@ class _Pass:
 
     Attributes:
         stream: What FFmpeg takes for the film.
+        aside: Other films in the file.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
         damaged: Numbers of damaged frames, of those that somebody has seen.
@@ -410,7 +426,7 @@ class _Pass:
         # PyAV asks FFmpeg to guess times that are missing. Of films in AVI
         # whose frames are not stored in their order it guesses wrong ones.
         self._container.flags &= ~av.container.core.Flags.gen_pts.value
-        films = self._films()
+        films = [s for s in self._container.streams.video if s.codec_context]
         if not films:
             self.close()
             raise VideoError(
@@ -418,7 +434,9 @@ class _Pass:
                 "not a video: there is only sound, or a codec that FFmpeg "
                 "does not know.",
             )
-        self.stream = max(films, key=_rank)
+        self.stream, *others = sorted(films, key=_rank, reverse=True)
+        # Covers are none.
+        self.aside = [stream for stream in others if _rank(stream) > 1]
         self._codec = self.stream.codec_context.name
         self.rgb = _Rgb()
         # Decoding takes a millisecond a frame, and the workers that call this
@@ -458,17 +476,6 @@ class _Pass:
         if self.about is None and self._seconds is not None:
             self.about = max(1, round(self._seconds * self.fps))
         self.frames = self._decoded()
-
-    def _films(self) -> list[Any]:
-        return [s for s in self._container.streams.video if s.codec_context]
-
-    def others(self) -> list[Any]:
-        """Other films in the file; covers are none."""
-        return [
-            stream
-            for stream in self._films()
-            if stream.index != self.stream.index and _rank(stream) > 1
-        ]
 
     def close(self) -> None:
         """Closes the file."""
@@ -569,7 +576,9 @@ class _Pass:
         last = av.Packet()
         last.stream, last.time_base = self.stream, self.stream.time_base
         for packet in itertools.chain(self._film(), [last]):
-            if packet.size and self._is_to_be_shown(packet):
+            # An edit list discards some, and of others no frame comes.
+            is_empty = self._codec == "mpeg4" and packet.size <= _NOT_CODED
+            if packet.size and not (packet.is_discard or is_empty):
                 self._owed += 1
                 if packet.pts is not None:
                     self._waiting[packet.pts] = None
@@ -590,12 +599,6 @@ class _Pass:
                 yield frame, frame.is_corrupt or frame.pts in broken
                 broken.discard(frame.pts)
         self._finish()
-
-    def _is_to_be_shown(self, packet: Any) -> bool:
-        """Whether a frame should come of a packet."""
-        if packet.is_discard:  # By an edit list.
-            return False
-        return not (self._codec == "mpeg4" and packet.size <= _NOT_CODED)
 
     def _note(self, frame: Any) -> None:
         """Compares a frame to be shown with the packets."""
@@ -683,11 +686,8 @@ class _Pass:
         if self._missing:
             reasons.append(self._missing)
         if self.damaged:
-            named = ", ".join(map(str, self.damaged[:_NAMED]))
-            if len(self.damaged) > _NAMED:
-                named += f" and {len(self.damaged) - _NAMED} more"
             reasons.append(
-                f"damaged frames (counted from 0): {named}; frames around them "
-                "may show it"
+                f"damaged frames (counted from 0): {named(self.damaged)}; "
+                "frames around them may show it"
             )
         return "; ".join(reasons)

@@ -1,14 +1,12 @@
 """A film of frames, written by PyAV; whole or not at all."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fractions
-import functools
 import math
 import os
 import pathlib
-import types
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -19,26 +17,6 @@ from lsts_tf.media import files, video
 # round them to milliseconds: so close to an even rate, it is even.
 _TICKS = 64
 _ROUNDED = 0.001
-
-
-def _rgb(frame: np.ndarray) -> Any:
-    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-
-
-def _gray(frame: np.ndarray) -> Any:
-    height, width = frame.shape
-    planes = np.full((height * 3 // 2, width), 128, np.uint8)
-    planes[:height] = frame
-    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    picture.color_range = 2
-    return picture
-
-
-def _gray10(frame: np.ndarray) -> Any:
-    picture = av.VideoFrame.from_ndarray(frame, format="gray10le")
-    picture.color_range = 2
-    return picture
 
 
 class _Kind(NamedTuple):
@@ -52,31 +30,37 @@ class _Kind(NamedTuple):
     pix_fmt: str
     # Less is better; "" for one without loss.
     crf: str
-    # Makes an `av.VideoFrame` of a frame.
-    picture: Callable[[np.ndarray], Any]
     # Of the colours.
     tags: dict[str, int]
 
+    def picture(self, frame: np.ndarray) -> Any:
+        """An `av.VideoFrame` of a frame."""
+        make = av.VideoFrame.from_ndarray
+        if self.channels:
+            picture = make(frame, format="rgb24")
+            return picture.reformat(
+                format=self.pix_fmt, dst_colorspace="ITU709"
+            )
+        if self.pix_fmt == "yuv420p":
+            height, width = frame.shape
+            planes = np.full((height * 3 // 2, width), 128, np.uint8)
+            planes[:height] = frame
+            frame = planes
+        picture = make(frame, format=self.pix_fmt)
+        picture.color_range = self.tags.get("color_range", 0)
+        return picture
+
 
 _BT709 = ("colorspace", "color_primaries", "color_trc", "color_range")
-_H264 = (".mp4", "libx264")
+_H264, _FULL = (".mp4", "libx264"), {"color_range": 2}
+_RGB = dict.fromkeys(_BT709, 1)
 PIXELS = {
-    "rgb": _Kind(
-        np.uint8, (3,), *_H264, "yuv420p", "20", _rgb, dict.fromkeys(_BT709, 1)
-    ),
+    "rgb": _Kind(np.uint8, (3,), *_H264, "yuv420p", "20", _RGB),
     # Maps are smooth, so that a finer step costs little.
-    "gray": _Kind(
-        np.uint8, (), *_H264, "yuv420p", "12", _gray, {"color_range": 2}
-    ),
+    "gray": _Kind(np.uint8, (), *_H264, "yuv420p", "12", _FULL),
     # As the films of AViMoS and CrowdSAL are.
-    "gray10": _Kind(
-        np.uint16, (), *_H264, "gray10le", "0", _gray10, {"color_range": 2}
-    ),
-    "gray16": _Kind(
-        *(np.uint16, (), ".mkv", "ffv1", "gray16le", ""),
-        functools.partial(av.VideoFrame.from_ndarray, format="gray16le"),
-        {},
-    ),
+    "gray10": _Kind(np.uint16, (), *_H264, "gray10le", "0", _FULL),
+    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "gray16le", "", {}),
 }
 
 
@@ -148,12 +132,14 @@ class Writer:
         self._last = -1
         self._pixel_aspect = pixel_aspect
         self._encoder = encoder or self._kind.codec
-        self._options = options
+        self._options = dict(options) if options is not None else {}
+        if options is None and self._kind.crf:
+            self._options = {"crf": self._kind.crf, "preset": "veryfast"}
         self._comment = comment
         self._count = 0
         self._first = 0.0
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         # PyAV would notice only at the first frame.
         if not self.path.parent.is_dir():
             raise video.VideoError(
@@ -161,7 +147,7 @@ class Writer:
             )
         with contextlib.ExitStack() as stack:
             self._hidden = stack.enter_context(files.replacing(self.path))
-            with naming(self.path):
+            with _naming(self.path):
                 self._open()
             self._files = stack.pop_all()
         return self
@@ -176,15 +162,13 @@ class Writer:
         if self._comment:
             self._container.metadata["comment"] = self._comment
         stream = self._container.add_stream(self._encoder, rate=self._rate)
+        height, width, *_ = self._shape
         stream.height, stream.width = (
-            length + pad
-            for length, pad in zip(self._shape, self._pad, strict=False)
+            height + self._pad[0],
+            width + self._pad[1],
         )
         stream.pix_fmt = kind.pix_fmt
-        if self._options is not None:
-            stream.options = dict(self._options)
-        elif kind.crf:
-            stream.options = {"crf": kind.crf, "preset": "veryfast"}
+        stream.options = self._options
         context = stream.codec_context
         if self._encoder == "libx265":
             # Apple's players know HEVC by this name only.
@@ -200,7 +184,7 @@ class Writer:
         frame: np.ndarray,
         time: float | None = None,
         *,
-        change: Callable[[Any], Any] = lambda picture: picture,
+        filters: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Appends a frame.
 
@@ -208,8 +192,7 @@ class Writer:
             frame: [H, W] or [H, W, 3].
             time: Its seconds, later than the one before; the first may have
                 any. By default frames have equal distances.
-            change: Is given the `av.VideoFrame` that was made of it, and
-                returns the one to encode.
+            filters: Of FFmpeg, that it goes through; see `video.filtering`.
 
         Raises:
             ValueError: Another size or type.
@@ -235,30 +218,43 @@ class Writer:
         self._last = max(round(frames * _TICKS), self._last + 1)
         picture.pts, picture.duration = self._last, _TICKS
         picture.time_base = self._base
-        with naming(self.path):
-            self._container.mux(self._stream.encode(change(picture)))
+        with _naming(self.path):
+            if filters:
+                graph = video.filtering(picture, filters)
+                graph.vpush(picture)
+                picture = graph.vpull()
+            self._container.mux(self._stream.encode(picture))
         self._count += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        if kind is None:
-            with self._files:
-                with naming(self.path), self._container:
-                    self._container.mux(self._stream.encode())
-                check_written(self.path, self._count, at=self._hidden)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            # What went wrong first is what the caller has to see.
+            with contextlib.suppress(av.error.FFmpegError):
+                self._container.close()
+            self._files.__exit__(*error)
             return
-        # What went wrong first is what the caller has to see.
-        with contextlib.suppress(av.error.FFmpegError):
-            self._container.close()
-        self._files.__exit__(kind, error, trace)
+        with self._files, _naming(self.path):
+            with self._container:
+                self._container.mux(self._stream.encode())
+            self._check_written()
+
+    def _check_written(self) -> None:
+        """Raises VideoError unless all frames are in the file."""
+        if not self._count:
+            raise video.VideoError(self.path, "no frame was written to it.")
+        with av.open(f"file:{self._hidden}") as container:
+            packets = container.demux(video=0)
+            found = sum(1 for packet in packets if packet.size)
+        if found != self._count:
+            raise video.VideoError(
+                self.path,
+                f"{self._count} frames were written and {found} can be read "
+                "back. Is the disk full?",
+            )
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
+def _naming(path: pathlib.Path) -> Iterator[None]:
     """Errors of FFmpeg in the block become `VideoError`, which names a file."""
     try:
         yield
@@ -266,20 +262,3 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise video.VideoError(
             path, f"cannot be written ({error.strerror})."
         ) from error
-
-
-def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
-    """Raises VideoError unless `count` frames are in the file `at`.
-
-    It becomes `path` later.
-    """
-    if not count:
-        raise video.VideoError(path, "no frame was written to it.")
-    with naming(path), av.open(f"file:{at}") as container:
-        found = sum(1 for packet in container.demux(video=0) if packet.size)
-    if found != count:
-        raise video.VideoError(
-            path,
-            f"{count} frames were written and {found} can be read back. "
-            "Is the disk full?",
-        )

@@ -11,13 +11,11 @@ frame; adaptive quantisation has to be on. `Offsets` writes files for other
 ways; docs/encoding.md says which there are, and what was tried.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
-import av
 import numpy as np
 from scipy import sparse
 
@@ -154,7 +152,6 @@ class Offsets(Blocks):
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
 
     def _finish(self) -> None:
-        self.array_header(self._array, self._shape, "|i1")
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
         filters = (f"addroi={each.addroi()}" for each in self.rectangles(mean))
         self._filter.write((",\n".join(filters) or "null") + "\n")
@@ -201,31 +198,9 @@ class Encoder(Blocks):
         )
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        # PyAV cannot attach regions itself; and the filters are made anew
+        # because `addroi` takes no commands.
         found = self.rectangles(self.grid(map_))
-        mark = functools.partial(_marked, found=found)
-        self._film.write(frame, time, change=mark)
-
-
-def _marked(
-    picture: av.VideoFrame, found: Sequence[Rectangle]
-) -> av.VideoFrame:
-    """A frame with regions of interest.
-
-    PyAV cannot attach them itself, so the frame goes through a chain of
-    FFmpeg's filters, made anew because `addroi` takes no commands.
-    """
-    if not found:
-        return picture
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            time_base=picture.time_base,
-        ),
-        *(graph.add("addroi", one.addroi()) for one in found),
-        graph.add("buffersink"),
-    ).configure()
-    graph.vpush(picture)
-    return graph.vpull()
+        self._film.write(
+            frame, time, filters=[("addroi", one.addroi()) for one in found]
+        )

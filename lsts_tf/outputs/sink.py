@@ -22,7 +22,6 @@ import math
 import os
 import pathlib
 import shutil
-import types
 from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
 from absl import flags
@@ -218,17 +217,17 @@ class Sink:
     ) -> BinaryIO:
         """A file of NumPy for items of a shape and type, one a frame."""
         file = self.enter(self.hidden(path).open("wb"))
-        self.array_header(file, shape, dtype)
-        return file
+        about = {"descr": dtype, "fortran_order": False}
 
-    def array_header(
-        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
-    ) -> None:
-        """Says how many frames there are, at the end; there is room for it."""
-        shape = self.count, *shape
-        about = {"descr": dtype, "fortran_order": False, "shape": shape}
-        file.seek(0)
-        np.lib.format.write_array_header_1_0(file, about)
+        def write_header() -> None:
+            about["shape"] = self.count, *shape
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, about)
+
+        write_header()
+        # There is room for the number of frames, which only the end knows.
+        self._contexts.callback(write_header)
+        return file
 
     def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:
         """The main file as a film of frames of a size; see `writer.Writer`."""
@@ -267,7 +266,8 @@ class Sink:
         if self.job and known == self.job:
             return
         _delete(part)
-        for left in filter(_is_left, _others(self.path)):
+        others = f".{glob.escape(self.path.name)}.*.part"
+        for left in filter(_is_left, list(self.path.parent.glob(others))):
             _delete(left)
         _delete(alone)
         self._hidden.mkdir()
@@ -298,22 +298,17 @@ class Sink:
             with self.naming(), self._contexts:
                 self._finish()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         placed = False
         try:
-            if kind is None:
+            if error[0] is None:
                 self.complete()
                 self._place()
                 placed = True
             else:
                 # What went wrong first is what the caller has to see.
                 with contextlib.suppress(OSError, ValueError):
-                    self._contexts.__exit__(kind, error, trace)
+                    self._contexts.__exit__(*error)
         finally:
             if self.paths() and (placed or not self.job):
                 _delete(self._hidden)
@@ -360,7 +355,7 @@ class Sink:
         """Fields that no other output needs to have, by name."""
         common = {field.name for field in dataclasses.fields(Sink)}
         own = [f for f in dataclasses.fields(cls) if f.name not in common]
-        return {field.name: field for field in own}
+        return {field.name: field for field in own if field.init}
 
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
@@ -404,19 +399,12 @@ def _delete(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _others(path: pathlib.Path) -> list[pathlib.Path]:
-    """Hidden folders in which processes write what is to become `path`."""
-    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
-
-
 def _is_left(part: pathlib.Path) -> bool:
     """Whether the process that wrote there was killed."""
     try:
         os.kill(int(part.suffixes[-2][1:]), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, OverflowError, OSError):
-        return False
+    except (ValueError, OverflowError, OSError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
