@@ -169,7 +169,7 @@ def test_a_submission_can_be_scored(model, folder):
     [
         ({"outputs": ["film", "npy"]}, "Outputs are .*overlay.*: film"),
         ({"outputs": ["npy"], "output": None}, "--output is needed"),
-        ({"outputs": []}, "Name at least one output"),
+        ({"outputs": []}, "Outputs are one or more.*: none"),
         ({"every": 0}, "--every must be at least 1"),
         ({"options": {"alpha": math.nan}}, "`alpha` is .*alpha=nan"),
         ({"options": {"alhpa": 0.5}}, "fields of the outputs.*: alhpa"),
@@ -716,7 +716,7 @@ def test_folders_of_maps_go_on(model, folder, caplog, mode, every):
     "change",
     [
         {"about": {"model": "best"}},
-        {"about": None},
+        {"about": {}},
         {"options": {"map_size": "model"}},
         {"start": "1f"},
         {"outputs": ("maps", "overlay")},

@@ -116,8 +116,9 @@ class Video:
             _Pass, self.path, source, form, options or {}
         )
         self._is_grey = grey
+        self._is_read = False
         self._pass = self._open()
-        first = next(self._pass.frames, None)
+        first = self._pass.first
         if first is None:
             self._pass.close()
             reason = "no frame of it can be decoded (damaged?)."
@@ -127,16 +128,12 @@ class Video:
                     "only with its index in front (`-movflags faststart`)."
                 )
             raise VideoError(self.path, reason)
-        # Where the first reading goes on.
-        self._begun: Iterator[tuple[Any, bool]] | None = itertools.chain(
-            [first], self._pass.frames
-        )
         self.fps = self._pass.fps
         self.num_frames = self._pass.about
-        image = self._image(first[0], 0)
+        image = self._image(first, 0)
         self.size = image.shape[1], image.shape[0]
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
-        if "transpose" in dict(_turning(first[0])):
+        if "transpose" in dict(_turning(first)):
             self.pixel_aspect = 1 / self.pixel_aspect
         if aside := self._pass.aside:
             logging.warning(
@@ -170,16 +167,14 @@ class Video:
             VideoError: A frame has another size than the first, or colours
                 that FFmpeg cannot convert; or a pipe is read a second time.
         """
-        found, self._begun = self._begun, None
-        if found is None:
+        if self._is_read:
             if self.is_pipe:
                 raise VideoError(self.path, "a pipe can be read only once.")
             self._pass = self._open()
-            found = self._pass.frames
-        reading = self._pass
+        self._is_read, reading = True, self._pass
         start = last = 0.0
         with contextlib.closing(reading):
-            for count, (frame, is_damaged) in enumerate(found):
+            for count, (frame, is_damaged) in enumerate(reading.frames):
                 image = self._image(frame, count)
                 if image.shape[1::-1] != self.size:
                     raise VideoError(
@@ -397,6 +392,7 @@ class _Pass:
         aside: Other films in the file.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
+        first: The first of them, which is decoded at once, or None.
         damaged: Numbers of damaged frames, of those that somebody has seen.
     """
 
@@ -448,9 +444,9 @@ class _Pass:
         # Packets that came, frames that were shown, and the end of the last
         # packet in the stream's ticks.
         self._came = self._shown = self._reached = 0
-        # Seconds: when the first and the last frame begin, how long that one
-        # lasts, and how far two are apart at most.
-        self._begin = self._start = self._lasts = self._longest = 0.0
+        # Seconds: when frames begin, and how long the last one lasts.
+        self._times: list[float] = []
+        self._lasts = 0.0
         # Times of packets whose frame has not been shown; with the number of
         # the frame that was shown in its place, if there is one.
         self._waiting: dict[int, int | None] = {}
@@ -475,7 +471,10 @@ class _Pass:
         self.about: int | None = self.listed() or None
         if self.about is None and self._seconds is not None:
             self.about = max(1, round(self._seconds * self.fps))
-        self.frames = self._decoded()
+        decoded = self._decoded()
+        head = list(itertools.islice(decoded, 1))
+        self.frames: Iterator[tuple[Any, bool]] = itertools.chain(head, decoded)
+        self.first = head[0][0] if head else None
 
     def close(self) -> None:
         """Closes the file."""
@@ -614,15 +613,14 @@ class _Pass:
             self._is_timed = False
         if frame.time is not None:
             self._lasts = float((frame.duration or 0) * frame.time_base)
-            if not self._shown:
-                self._begin = self._start = frame.time
-            self._longest = max(self._longest, frame.time - self._start)
-            self._start = frame.time
+            self._times.append(frame.time)
         self._shown += 1
 
     def _finish(self) -> None:
         """Looks whether all came that the container lists."""
         stream, missing, listed = self.stream, False, ""
+        times = self._times or [0.0]
+        longest = np.diff(times).max(initial=0)
         if self.is_mp4:
             entries = stream.index_entries
             missing = self._came < len(entries)
@@ -631,12 +629,12 @@ class _Pass:
             # It counts in ticks, of which a frame may last several.
             tick = float(stream.time_base)
             left = (stream.frames - self._reached) * tick
-            missing = left > max(tick, self._longest) - tick / 2
+            missing = left > max(tick, longest) - tick / 2
             listed = f" of {self.about}"
         elif "matroska" in self._name and self._seconds is not None:
             # The last one may be shown for as long as any other.
-            most = max((1 + _GAP) / self.fps, self._longest, self._lasts)
-            left = self._seconds - (self._start - self._begin)
+            most = max((1 + _GAP) / self.fps, longest, self._lasts)
+            left = self._seconds - (times[-1] - times[0])
             missing = left > most + _ROUNDED
         elif self._name == "yuv4mpegpipe":
             # Its reader drops a frame that is cut off.
@@ -658,7 +656,7 @@ class _Pass:
         if not self._is_timed or 0 not in self._waiting.values():
             return ""
         first = min(t for t, place in self._waiting.items() if place == 0)
-        seconds = self._begin - float(first * self.stream.time_base)
+        seconds = self._times[0] - float(first * self.stream.time_base)
         return f" ({seconds:.2f} s)"
 
     def told(self) -> str:
