@@ -10,6 +10,7 @@ import abc
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import dataclasses
 import decimal
 import fractions
 import itertools
@@ -36,6 +37,7 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"),
     ".pgm",
 )
+_SIZE = re.compile("[1-9][0-9]{0,4}[xX][1-9][0-9]{0,4}")
 # A number in a name: digits, or with one point where no more points stand
 # around, as dates and versions have.
 _NUMBER = re.compile(r"((?<![0-9.])[0-9]+\.[0-9]+(?![0-9.])|[0-9]+)")
@@ -183,9 +185,13 @@ class Stream(File):
         if size or rate is not None:
             if rate is None:
                 raise ValueError("Raw video needs --rate. Received: none")
-            width, height = parse_size(size)
+            if not _SIZE.fullmatch(size):
+                raise ValueError(
+                    "--size is WIDTHxHEIGHT, such as 640x360. "
+                    f"Received: {size!r}"
+                )
             how = {
-                "video_size": f"{width}x{height}",
+                "video_size": size.lower(),
                 "framerate": str(rate),
                 "pixel_format": pixel_format,
             }
@@ -208,11 +214,7 @@ class Images(Source):
 
     Alpha is blended over black. Where one cannot be read, the others are used
     and keep their times; the frames that come are counted, as in a video.
-
-    Args:
-        paths: One or more, in their order.
-        rate: Frames a second.
-        damage: What is wrong with them before they are read, or "".
+    `damage` is what is wrong with them before they are read.
     """
 
     def __init__(
@@ -338,28 +340,22 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
     )
 
 
+@dataclasses.dataclass(kw_only=True)
 class Frames(Source):
     """Frames that `read` gives anew each time, uint8 RGB [H, W, 3]."""
 
-    def __init__(
-        self,
-        read: Callable[[], Iterator[np.ndarray]],
-        *,
-        name: str,
-        stem: str,
-        fps: float,
-        num_frames: int,
-    ) -> None:
-        self._read = read
-        self.name = name
-        self.stem = stem
-        self.fps = fps
-        self.num_frames = num_frames
-        height, width = next(read()).shape[:2]
+    read: Callable[[], Iterator[np.ndarray]]
+    name: str
+    stem: str
+    fps: float
+    num_frames: int | None
+
+    def __post_init__(self) -> None:
+        height, width = next(self.read()).shape[:2]
         self.size = width, height
 
     def __iter__(self) -> Iterator[_Timed]:
-        for number, frame in enumerate(self._read()):
+        for number, frame in enumerate(self.read()):
             yield frame, number / self.fps
 
 
@@ -374,16 +370,6 @@ class _Pipe:
         data = self._stream.read1(most)
         self.taken += len(data)
         return data
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of a text such as "640x360"."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text)
-    if not found:
-        raise ValueError(
-            f"--size is WIDTHxHEIGHT, such as 640x360. Received: {text!r}"
-        )
-    return int(found[1]), int(found[2])
 
 
 class Camera(Source):
@@ -411,9 +397,8 @@ class Camera(Source):
             self._capture.release()
             raise video.VideoError(name, "no such camera, or it is busy.")
         found = self._capture.get(cv2.CAP_PROP_FPS)
-        if not (math.isfinite(found) and found > 0):
-            found = video.FPS_IF_UNKNOWN
-        self.fps = found if rate is None else rate
+        is_known = math.isfinite(found) and found > 0
+        self.fps = rate or (found if is_known else video.FPS_IF_UNKNOWN)
         self.size = frame.shape[1], frame.shape[0]
 
     def _reason(self) -> str:
@@ -454,32 +439,36 @@ def _first_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+@dataclasses.dataclass
 class Clip:
     """The part of a source from `start` to before `end`.
 
     Its times begin at 0. Frames before it are decoded and dropped, because
     seeking is not exact.
 
-    Args:
-        source: Frames.
+    Attributes:
         start: Seconds such as "12.5", or a frame number such as "300f".
         end: The frame behind the last, in the same way; "" for none.
         skip: Frames of it that are passed over at its start.
+        first_frame: Its number in the source; None before reading.
+        first_time: Its time there.
 
     Raises:
         ValueError: A text that is neither.
     """
 
-    def __init__(
-        self, source: Source, *, start: str = "", end: str = "", skip: int = 0
-    ) -> None:
-        self.source = source
-        self._start = _Moment.of(start or "0f", "start")
-        self._end = _Moment.of(end, "end") if end else _Moment(math.inf)
-        self._skip = skip
-        #: Of the source, and its time there; None before reading.
-        self.first_frame: int | None = None
-        self.first_time: float | None = None
+    source: Source
+    start: str = ""
+    end: str = ""
+    skip: int = 0
+    first_frame: int | None = None
+    first_time: float | None = None
+
+    def __post_init__(self) -> None:
+        self._start = _Moment.of(self.start or "0f", "start")
+        self._end = _Moment(math.inf)
+        if self.end:
+            self._end = _Moment.of(self.end, "end")
 
     @property
     def num_frames(self) -> int | None:
@@ -491,16 +480,14 @@ class Clip:
         return max(0, int(end - self._start.place(fps)))
 
     def __iter__(self) -> Iterator[_Timed]:
-        index = -1
         for number, (frame, time) in enumerate(self.source):
             if self._end.reached(number, time):
                 return
             if not self._start.reached(number, time):
                 continue
-            if self.first_time is None:
+            if self.first_frame is None or self.first_time is None:
                 self.first_frame, self.first_time = number, time
-            index += 1
-            if index >= self._skip:
+            if number - self.first_frame >= self.skip:
                 yield frame, time - self.first_time
 
 
@@ -534,19 +521,12 @@ class _Moment(NamedTuple):
 def two_readers(
     clip: Clip, *, draws: bool = True
 ) -> tuple[Iterator[np.ndarray], Iterator[_Timed]]:
-    """Frames for a model, and the same for who draws on them later.
+    """Frames for a model, and (frame, time) for who draws on them later.
 
     The second reader must not overtake the first. A model reads some hundred
     frames ahead of its maps; the frames between the readers are kept: as they
-    are up to `KEPT_BYTES`, the others compressed without loss.
-
-    Args:
-        clip: What is read.
-        draws: Whether the second reader needs the frames; without them it has
-            empty ones, and nothing is kept.
-
-    Returns:
-        Frames; and (frame, time).
+    are up to `KEPT_BYTES`, the others compressed without loss. Unless the
+    second one `draws`, its frames are empty, and nothing is kept.
     """
     kept: collections.deque[_Timed] = collections.deque()
 

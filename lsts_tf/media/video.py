@@ -76,7 +76,7 @@ class Video:
     Attributes:
         path: The file, or what a pipe is called.
         fps: Frames a second, on average; 25 when the file does not say.
-        size: (width, height) of the frames as they are delivered.
+        size: (width, height) of the frames.
         num_frames: How many frames MP4 lists; of other containers about as
             many as fill its length at that rate; None if nobody knows.
         pixel_aspect: Width of a pixel by its height, as it is to be seen.
@@ -108,7 +108,15 @@ class Video:
         """
         self.path = pathlib.Path(path)
         if pipe is None:
-            _refuse_unreadable(self.path)
+            if not self.path.exists():
+                raise VideoError(path, "no such file.")
+            if not (self.path.is_file() or self.path.is_fifo()):
+                raise VideoError(
+                    path,
+                    "neither a file nor a pipe; for a camera, use camera:0.",
+                )
+            if self.path.is_file() and not self.path.stat().st_size:
+                raise VideoError(path, "the file is empty.")
         self.is_pipe = pipe is not None or self.path.is_fifo()
         # Without a protocol, FFmpeg takes what stands before a colon for one.
         source = f"file:{self.path}" if pipe is None else pipe
@@ -135,12 +143,15 @@ class Video:
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
         if "transpose" in dict(_turning(first)):
             self.pixel_aspect = 1 / self.pixel_aspect
-        if aside := self._pass.aside:
+        if self._pass.aside:
+            read, *aside = (
+                f"stream {stream.index} ({size.width}x{size.height})"
+                for stream in (self._pass.stream, *self._pass.aside)
+                for size in [stream.codec_context]
+            )
             logging.warning(
                 "%s holds several films. %s is read; left aside: %s.",
-                self.path,
-                _described(self._pass.stream),
-                ", ".join(map(_described, aside)),
+                *(self.path, read, ", ".join(aside)),
             )
 
     @property
@@ -238,17 +249,6 @@ def named(things: Sequence[object]) -> str:
     return ", ".join(map(str, things[:_NAMED])) + more
 
 
-def _refuse_unreadable(path: pathlib.Path) -> None:
-    if not path.exists():
-        raise VideoError(path, "no such file.")
-    if not (path.is_file() or path.is_fifo()):
-        raise VideoError(
-            path, "neither a file nor a pipe; for a camera, use camera:0."
-        )
-    if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(path, "the file is empty.")
-
-
 def _rank(stream: Any) -> int:
     """The greatest is the one that `ffmpeg` takes for the film.
 
@@ -261,12 +261,6 @@ def _rank(stream: Any) -> int:
     is_default = bool(stream.disposition & av.stream.Disposition.default)
     context = stream.codec_context
     return context.width * context.height + 5_000_000 * is_default
-
-
-def _described(stream: Any) -> str:
-    """A stream by its number in the file and its size, for a message."""
-    context = stream.codec_context
-    return f"stream {stream.index} ({context.width}x{context.height})"
 
 
 def _turning(frame: Any) -> list[tuple[str, str]]:
@@ -312,32 +306,6 @@ def filtering(frame: Any, filters: Sequence[tuple[str, str]]) -> Any:
     return graph
 
 
-class _Rgb:
-    """Turns frames into RGB by the filters that `ffmpeg` puts there.
-
-    The pixels are those of FFmpeg's program. `av.VideoFrame.reformat` differs:
-    it converts the fields of interlaced frames one by one, and shifts colour
-    samples of 10 bits.
-    """
-
-    def __init__(self) -> None:
-        self._kind: Any = None
-
-    def __call__(self, frame: Any) -> np.ndarray:
-        """uint8 [H, W, 3] of an `av.VideoFrame`, upright.
-
-        Raises:
-            av.error.FFmpegError: FFmpeg cannot convert it.
-        """
-        turning = _turning(frame)
-        kind = (frame.width, frame.height, frame.format.name, turning)
-        if kind != self._kind:
-            self._kind = kind
-            self._graph = filtering(frame, [*turning, ("format", "rgb24")])
-        self._graph.vpush(frame)
-        return self._graph.vpull().to_ndarray()
-
-
 def _luma(frame: Any) -> np.ndarray | None:
     """Grey levels [H, W] of an `av.VideoFrame`; None if it has more than grey.
 
@@ -377,7 +345,9 @@ def _stretched() -> np.ndarray:
     ):
         found = np.frombuffer(plane, np.uint8)
         found.reshape(plane.height, -1)[:, : plane.width] = levels
-    return np.ascontiguousarray(_Rgb()(ramp)[0, :, 0])
+    graph = filtering(ramp, [("format", "rgb24")])
+    graph.vpush(ramp)
+    return np.ascontiguousarray(graph.vpull().to_ndarray()[0, :, 0])
 
 
 class _Pass:
@@ -397,11 +367,7 @@ class _Pass:
     """
 
     def __init__(
-        self,
-        path: pathlib.Path,
-        source: Any,
-        form: str | None,
-        options: Mapping[str, str],
+        self, path: pathlib.Path, source: Any, form: str | None, options: Any
     ) -> None:
         try:
             # PyAV's log level stays as it is: setting it while frame threads
@@ -434,9 +400,8 @@ class _Pass:
         # Covers are none.
         self.aside = [stream for stream in others if _rank(stream) > 1]
         self._codec = self.stream.codec_context.name
-        self.rgb = _Rgb()
-        # Decoding takes a millisecond a frame, and the workers that call this
-        # are as many as there are cores.
+        self._kind: Any = None
+        # See `filtering`.
         self.stream.codec_context.thread_count = 1
         self._source, self._name = source, self._container.format.name
         self.is_mp4 = "mp4" in self._name
@@ -475,6 +440,24 @@ class _Pass:
         head = list(itertools.islice(decoded, 1))
         self.frames: Iterator[tuple[Any, bool]] = itertools.chain(head, decoded)
         self.first = head[0][0] if head else None
+
+    def rgb(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3] of an `av.VideoFrame`, upright.
+
+        The pixels are those of FFmpeg's program. `av.VideoFrame.reformat`
+        differs: it converts the fields of interlaced frames one by one, and
+        shifts colour samples of 10 bits.
+
+        Raises:
+            av.error.FFmpegError: FFmpeg cannot convert it.
+        """
+        turning = _turning(frame)
+        kind = (frame.width, frame.height, frame.format.name, turning)
+        if kind != self._kind:
+            self._kind = kind
+            self._graph = filtering(frame, [*turning, ("format", "rgb24")])
+        self._graph.vpush(frame)
+        return self._graph.vpull().to_ndarray()
 
     def close(self) -> None:
         """Closes the file."""
@@ -651,14 +634,6 @@ class _Pass:
                 f"damaged, from frame {self._shown} (counted from 0) on"
             )
 
-    def _head(self) -> str:
-        """How long its start is that cannot be decoded, if it has times."""
-        if not self._is_timed or 0 not in self._waiting.values():
-            return ""
-        first = min(t for t, place in self._waiting.items() if place == 0)
-        seconds = self._times[0] - float(first * self.stream.time_base)
-        return f" ({seconds:.2f} s)"
-
     def told(self) -> str:
         """What is wrong with the frames that were read so far, or ""."""
         late = [
@@ -671,10 +646,14 @@ class _Pass:
         )
         reasons = []
         if early := lost.count(0):
+            length = ""
+            head = [t for t, place in self._waiting.items() if place == 0]
+            if self._is_timed and head:
+                start = float(min(head) * self.stream.time_base)
+                length = f" ({self._times[0] - start:.2f} s)"
             reasons.append(
-                f"frames at its start cannot be decoded: {early}"
-                f"{self._head()}, so all others have other numbers than they "
-                "should"
+                f"frames at its start cannot be decoded: {early}{length}, so "
+                "all others have other numbers than they should"
             )
         if lost[early:]:
             reasons.append(

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import fractions
 import math
-import os
 import pathlib
 from typing import Any, NamedTuple, Self
 
@@ -64,8 +64,9 @@ PIXELS = {
 }
 
 
+@dataclasses.dataclass
 class Writer:
-    """Writes a film, whole or not at all.
+    """Writes a film, at `path`, whole or not at all.
 
     Of pixels "rgb" and "gray" one that a browser plays, H.264 in MP4: colours
     by BT.709, greys at full range. Of "gray10" (levels 0 … 1023) one that loses
@@ -77,65 +78,56 @@ class Writer:
                 film.write(frame)
 
     "rgb" and "gray" of odd width or height get their last column or row twice:
-    with shared colour samples H.264 has even sizes only.
+    with shared colour samples H.264 has even sizes only. Nothing is written
+    before the `with` block.
 
     Attributes:
-        path: The file that is made.
+        path: A name that ends in `.mp4` (`.mkv` for "gray16"), in a folder
+            that exists.
+        fps: Frames a second.
+        size: (width, height) of the frames that will come.
+        pixels: One of `PIXELS`.
+        pixel_aspect: Width of a pixel by its height.
+        encoder: Another encoder of "rgb" than FFmpeg's libx264.
+        options: Of the encoder, in the place of ours.
+        comment: Stands in the file.
+
+    Raises:
+        ValueError: Another suffix, or an impossible rate or size.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        fps: float,
-        size: tuple[int, int],
-        pixels: str = "rgb",
-        pixel_aspect: fractions.Fraction = video.SQUARE,
-        encoder: str = "",
-        options: Mapping[str, str] | None = None,
-        comment: str = "",
-    ):
-        """Prepares a file; nothing is written before the `with` block.
+    path: pathlib.Path
+    _: dataclasses.KW_ONLY
+    fps: float
+    size: tuple[int, int]
+    pixels: str = "rgb"
+    pixel_aspect: fractions.Fraction = video.SQUARE
+    encoder: str = ""
+    options: Mapping[str, str] | None = None
+    comment: str = ""
 
-        Args:
-            path: A name that ends in `.mp4` (`.mkv` for "gray16"), in a
-                folder that exists.
-            fps: Frames a second.
-            size: (width, height) of the frames that will come.
-            pixels: One of `PIXELS`.
-            pixel_aspect: Width of a pixel by its height.
-            encoder: Another encoder of "rgb" than FFmpeg's libx264.
-            options: Of the encoder, in the place of ours.
-            comment: Stands in the file.
-
-        Raises:
-            ValueError: Another suffix, or an impossible rate or size.
-        """
-        self.path = pathlib.Path(path)
-        self._kind = PIXELS[pixels]
-        if self.path.suffix.lower() != self._kind.suffix:
+    def __post_init__(self) -> None:
+        self.path = pathlib.Path(self.path)
+        self._kind = kind = PIXELS[self.pixels]
+        if self.path.suffix.lower() != kind.suffix:
             raise ValueError(
-                f"A video of {pixels} is written as {self._kind.suffix}. "
-                f"Received: path={str(path)!r}"
+                f"A video of {self.pixels} is written as {kind.suffix}. "
+                f"Received: path={str(self.path)!r}"
             )
-        if not (math.isfinite(fps) and fps > 0) or min(size) < 1:
+        if not (math.isfinite(self.fps) and self.fps > 0 < min(self.size)):
             raise ValueError(
                 "A video needs a positive rate and size. "
-                f"Received: fps={fps}, size={size}"
+                f"Received: fps={self.fps}, size={self.size}"
             )
-        width, height = size
-        self._shape = (height, width, *self._kind.channels)
-        shared = self._kind.pix_fmt == "yuv420p"
+        width, height = self.size
+        self._shape = (height, width, *kind.channels)
+        shared = kind.pix_fmt == "yuv420p"
         self._pad = (height % 2, width % 2) if shared else (0, 0)
-        self._rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self._rate = fractions.Fraction(self.fps).limit_denominator(100_000)
         self._base = 1 / (self._rate * _TICKS)
         self._last = -1
-        self._pixel_aspect = pixel_aspect
-        self._encoder = encoder or self._kind.codec
-        self._options = dict(options) if options is not None else {}
-        if options is None and self._kind.crf:
-            self._options = {"crf": self._kind.crf, "preset": "veryfast"}
-        self._comment = comment
+        if self.options is None and kind.crf:
+            self.options = {"crf": kind.crf, "preset": "veryfast"}
         self._count = 0
         self._first = 0.0
 
@@ -159,22 +151,21 @@ class Writer:
             "w",
             options={"movflags": "faststart"} if kind.crf else {},
         )
-        if self._comment:
-            self._container.metadata["comment"] = self._comment
-        stream = self._container.add_stream(self._encoder, rate=self._rate)
-        height, width, *_ = self._shape
-        stream.height, stream.width = (
-            height + self._pad[0],
-            width + self._pad[1],
+        if self.comment:
+            self._container.metadata["comment"] = self.comment
+        stream = self._container.add_stream(
+            self.encoder or kind.codec, rate=self._rate
         )
+        even = np.add(self._shape[:2], self._pad)
+        stream.height, stream.width = even.tolist()
         stream.pix_fmt = kind.pix_fmt
-        stream.options = self._options
+        stream.options = dict(self.options or {})
         context = stream.codec_context
-        if self._encoder == "libx265":
+        if self.encoder == "libx265":
             # Apple's players know HEVC by this name only.
             context.codec_tag = "hvc1"
         context.time_base = self._base
-        context.sample_aspect_ratio = self._pixel_aspect
+        context.sample_aspect_ratio = self.pixel_aspect
         for name, value in kind.tags.items():
             setattr(context, name, value)
         self._stream = stream

@@ -12,7 +12,6 @@ ways; docs/encoding.md says which there are, and what was tried.
 """
 
 from collections.abc import Iterator
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -22,8 +21,6 @@ from scipy import sparse
 from lsts_tf.outputs import sink
 
 _QP_RANGE = 51
-# What the text format holds.
-_MOST = 12
 # Encoders of FFmpeg, and what lets them follow single blocks: adaptive
 # quantisation is on, and x265's quantisation groups are as small as our blocks.
 CODECS = {
@@ -70,7 +67,6 @@ def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
             yield int(first), int(last), int(row[first])
 
 
-@dataclasses.dataclass(kw_only=True)
 class Blocks(sink.Sink):
     """The base of outputs that are made of blocks; see `grid`."""
 
@@ -93,10 +89,8 @@ class Blocks(sink.Sink):
         """QP offsets of a frame, int8 [rows, columns], from its map.
 
         docs/encoding.md has the formula. If an offset is above `floor`, all
-        are lowered by what it is too high, and the frame grows.
-
-        Args:
-            map_: float [h, w], not negative; a constant one changes nothing.
+        are lowered by what it is too high, and the frame grows. The map is
+        float [h, w], not negative; a constant one changes nothing.
         """
         width, height = self.size
         rows = _overlaps(map_.shape[0], height, self.block)
@@ -128,7 +122,6 @@ class Blocks(sink.Sink):
 
 
 @sink.output("roi", "roi.npy")
-@dataclasses.dataclass(kw_only=True)
 class Offsets(Blocks):
     """Grids of QP offsets of all frames, in four files; docs/encoding.md."""
 
@@ -147,7 +140,7 @@ class Offsets(Blocks):
         grid = self.grid(map_)
         self._array.write(grid.tobytes())
         self._sum += grid
-        rows = np.clip(grid, -_MOST, _MOST).tolist()
+        rows = np.clip(grid, -12, 12).tolist()  # The format holds no more.
         lines = (" ".join(map(str, row)) for row in rows)
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
 
@@ -170,7 +163,6 @@ class Offsets(Blocks):
 
 
 @sink.output("encoded", "encoded.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Encoder(Blocks):
     """The clip itself, with more bits where people look: MP4.
 

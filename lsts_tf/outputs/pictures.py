@@ -16,9 +16,6 @@ from lsts_tf import parts
 from lsts_tf.media import draw, files, images, video
 from lsts_tf.outputs import sink
 
-NORMALIZE = ("none", "frame", "clip", "sum")
-MAP_SIZES = ("source", "model")
-
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
@@ -40,7 +37,6 @@ def levels(map_: np.ndarray, bits: int) -> np.ndarray:
 
 @sink.output("side_by_side", "side_by_side.mp4", beside=True)
 @sink.output("overlay", "overlay.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
 
@@ -67,7 +63,6 @@ class Overlay(sink.Sink):
 # === Maps ===
 
 
-@dataclasses.dataclass(kw_only=True)
 class Maps(sink.Sink):
     """The base of what holds maps alone, of a size and normalised.
 
@@ -82,12 +77,12 @@ class Maps(sink.Sink):
     normalize: str = sink.option(
         "none",
         "How maps are normalised (overlays always stretch each map)",
-        choices=NORMALIZE,
+        choices=("none", "frame", "clip", "sum"),
     )
     map_size: str = sink.option(
         "source",
         "Size of maps: the video's, or the model's 640x360",
-        choices=MAP_SIZES,
+        choices=("source", "model"),
     )
     #: Bits of a pixel; 32 for floats.
     bits: int = 8
@@ -146,7 +141,6 @@ class Maps(sink.Sink):
 
 @sink.output("saliency16", "saliency16.mkv", bits=16)
 @sink.output("saliency", "saliency.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Saliency(Maps):
     """A grey video of the maps.
 
@@ -169,7 +163,6 @@ class Saliency(Maps):
 
 
 @sink.output("msu", "{video}.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Submission(Saliency):
     """What AIM 2024, NTIRE 2026 and CrowdSAL take: a grey film of 10 bits.
 
@@ -194,7 +187,6 @@ class Submission(Saliency):
 @sink.output("dhf1k", "{video}")
 @sink.output("png16", "maps16", bits=16)
 @sink.output("png8", "maps")
-@dataclasses.dataclass(kw_only=True)
 class Pictures(Maps):
     """A folder of one grey PNG for each map: `0001.png` is frame 0.
 
@@ -202,10 +194,9 @@ class Pictures(Maps):
     replaced; one with anything else in it is refused.
     """
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.resumes = self.normalize != "clip"
 
     def _open(self) -> None:
         super()._open()
@@ -242,7 +233,6 @@ class Pictures(Maps):
 
 
 @sink.output("npy", "maps.npy")
-@dataclasses.dataclass(kw_only=True)
 class Array(Maps):
     """All maps in one file of NumPy: float32 [N, height, width].
 
@@ -260,7 +250,6 @@ class Array(Maps):
 
 
 @sink.output("stdout")
-@dataclasses.dataclass(kw_only=True)
 class Raw(Maps):
     """Maps as grey bytes, row by row, frame by frame, into a pipe.
 

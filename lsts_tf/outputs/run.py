@@ -84,17 +84,14 @@ def predict(
 
 @dataclasses.dataclass
 class Pass:
-    """One call of `predict`, and what may be wanted of it.
+    """One call of `predict`, and what may be wanted.
 
     Attributes:
         outputs: Names of `KINDS`, or "maps" for "png8".
         options: What outputs are told, by the names of the fields of their
             classes; each takes what it knows.
-        report: The report's file, where it is not to lie in `folder`.
         first_frames: See `Predictor.maps`. With "skip" the outputs begin with
             the first frame that has a whole window.
-        start: Where the clip begins; see `sources.Clip`.
-        end: Where it ends.
         every: Only every Nth frame gets a map and is written; the model sees
             all of them.
         about: What the model is, for the record. With it an interrupted
@@ -107,18 +104,25 @@ class Pass:
     _: dataclasses.KW_ONLY
     outputs: Sequence[str] = DEFAULT
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    report: str | os.PathLike = ""
-    first_frames: str = "repeat"
-    start: str = ""
-    end: str = ""
-    every: int = 1
+    report: str | os.PathLike = sink.option(
+        "",
+        "File for the report, if not in --output; without --output and "
+        "--outputs, only the report is written",
+    )
+    first_frames: str = sink.option(
+        windows.FIRST_FRAMES[0],
+        "How frames before the first complete window are predicted",
+        choices=windows.FIRST_FRAMES,
+    )
+    start: str = sink.option(
+        "", "Start of the clip: seconds (12.5) or a frame number (300f)"
+    )
+    end: str = sink.option("", "End of the clip, in the same form as --start")
+    every: int = sink.option(1, "Predict every Nth frame", least=1)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(
-                f"--every must be at least 1. Received: {self.every}"
-            )
+        sink.check(self)
         names = list(dict.fromkeys(ALIASES.get(n, n) for n in self.outputs))
         unknown = [name for name in names if name not in KINDS]
         if unknown or not names:
@@ -182,7 +186,7 @@ class Pass:
         """No output takes the place of what is read, or of another one."""
         read = dict.fromkeys(self.source.paths, "the video")
         for made in self._made.values():
-            read |= made.reads()
+            read |= made.reads
         read = {path.resolve(): what for path, what in read.items()}
         written = [
             (name, path.resolve())
@@ -287,8 +291,7 @@ class Pass:
             for path in self.source.paths
             for found in [path.stat()]
         ]
-        what = [record, read]
-        return json.dumps(what, indent=1, default=str)
+        return json.dumps([record, read], indent=1, default=str)
 
     def _write(self) -> dict[str, Any]:
         """Predicts and writes; returns what the record says of the frames."""

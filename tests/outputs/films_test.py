@@ -128,7 +128,7 @@ def test_other_outputs_have_a_folder_for_each_film(program, folder, tmp_path):
         out = tmp_path / "out" / stem
         assert len(np.load(out / "maps.npy")) == 2
         assert (out / f"{stem}.mp4").is_file()
-        record = json.loads((out / predict.RECORD).read_text())
+        record = json.loads((out / run.RECORD).read_text())
         assert record["frames"] == 2
 
 
