@@ -64,6 +64,14 @@ def folder(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def model():
+    """A predictor that costs next to nothing."""
+    from tests import cheap_prediction
+
+    return cheap_prediction.predictor()
+
+
+@pytest.fixture(scope="session")
 def shared():
     """Folder of recorded reference data; too large for the repository."""
     folder = pathlib.Path(__file__).parents[2] / "shared"

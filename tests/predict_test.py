@@ -40,11 +40,6 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
-
-
 def picture(number):
     """A frame that its map tells: light grows, and something moves."""
     width, height = SIZE
@@ -393,8 +388,7 @@ def test_names_that_are_not_utf8(model, folder):
 
 def test_a_phones_video_stands_upright(model, folder):
     path = clip_of(folder, 3)
-    one, minus = 0x10000, -0x10000
-    matrix.turned((0, one, minus, 0))(path)
+    matrix.turned(matrix.MATRICES["a right turn"])(path)
     out = folder / "out"
     predict.predict(model, path, out, outputs=["overlay", "npy"])
     assert video.Video(out / "overlay.mp4").size == (36, 64)

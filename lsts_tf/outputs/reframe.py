@@ -102,16 +102,11 @@ def _axis(size: tuple[int, int], crop: tuple[int, int]) -> int:
     return int(size[1] - crop[1] > size[0] - crop[0])
 
 
-def colours(frame: np.ndarray) -> np.ndarray:
+def _colours(frame: np.ndarray) -> np.ndarray:
     """Shares of 8 x 8 x 8 colours in a frame, shrunk to 96 x 54: [512]."""
     small = cv2.resize(frame, (96, 54), interpolation=cv2.INTER_AREA)
     counts = cv2.calcHist([small], [0, 1, 2], None, [8] * 3, [0, 256] * 3)
     return counts.ravel() / counts.sum()
-
-
-def change(one: np.ndarray, other: np.ndarray) -> float:
-    """Half of the sum of the differences of colours' shares, 0 to 1."""
-    return float(np.abs(one - other).sum()) / 2
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -255,8 +250,10 @@ class Reframe(sink.Sink):
         self._frames = self.enter(tempfile.TemporaryFile(dir=self._hidden))
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        before, self._before = self._before, colours(frame)
-        if before is not None and change(before, self._before) > self.cut:
+        before, self._before = self._before, _colours(frame)
+        before = self._before if before is None else before
+        # Half of the sum of the differences of shares is 0 to 1.
+        if np.abs(before - self._before).sum() / 2 > self.cut:
             self._cuts.append(self.count)
             self._write_at(self._search.end())
         places = np.arange(0, self._last + 1, 2, dtype=np.float64)

@@ -6,9 +6,9 @@ An output is one class, and all that is known of it stands there:
     class Overlay(sink.Sink):
         view: str = sink.option("heat", "How overlays are drawn", choices=...)
 
-`output` gives it a name for --outputs, and a file. `option` is a field of the
-class, which is a dataclass, and a flag of the same name; the base checks its
-range. `run` finds the classes of every module of this package.
+`output` gives it a name for --outputs, and a file. The base makes the class a
+dataclass, so that an `option` is a field and also a flag of the same name, and
+checks its range. `run` finds the classes of every module of this package.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -29,11 +29,6 @@ from tests import (
 COUNTS = {"b 1.mp4": 5, "a.mp4": 3, "upright.MP4": 4}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
-
-
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "films"
