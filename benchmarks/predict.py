@@ -56,11 +56,12 @@ from lsts_tf.media import sources
 from lsts_tf.media import video as video_lib
 from lsts_tf.media import writer as writer_lib
 from lsts_tf.networks import decoder
+from lsts_tf.outputs import run
 
 VIDEO = flags.DEFINE_string("video", "", "A video file.")
 FRAMES = flags.DEFINE_integer("frames", 40, "Frames of it that are used.")
 OUTPUTS = flags.DEFINE_list(
-    "outputs", list(predict.DEFAULT), "Outputs that are written."
+    "outputs", list(run.DEFAULT), "Outputs that are written."
 )
 MEMORY = flags.DEFINE_boolean("memory", False, "Measure memory instead.")
 MINUTES = flags.DEFINE_integer("minutes", 30, "Length of the memory's clip.")
@@ -278,7 +279,7 @@ def print_outputs() -> None:
     count = len(frames)
     maps = blobs(count)
     watch = Stopwatch()
-    for name in predict.KINDS:
+    for name in run.KINDS:
         with tempfile.TemporaryDirectory() as folder:
             write(predictor, frames[:3], maps[:3], folder, [name])
             watch(

@@ -29,34 +29,12 @@ INCOMPLETE = 3
 DATASET = "dataset:"
 # What the program does, for Python.
 predict = run.predict
-KINDS = run.KINDS
-RECORD = run.RECORD
-DEFAULT = run.DEFAULT
-STDOUT = run.STDOUT
-_OPTIONS = sink.flags_of(KINDS.values())
-_TEXTS = {
-    "report": "File for the report, if not in --output; without --output and "
-    "--outputs, only the report is written",
-    "start": "Start of the clip: seconds (12.5) or a frame number (300f)",
-    "end": "End of the clip, in the same form as --start",
-    "size": "Size of raw video: WIDTHxHEIGHT",
-}
-# The first is the default.
-_CHOICES = {
-    "first_frames": (
-        windows.FIRST_FRAMES,
-        "How frames before the first complete window are predicted",
-    ),
-    "model": (
-        experiment.MODELS,
-        "Model after the last epoch, or the best in validation",
-    ),
-    "pixel_format": (sources.PIXEL_FORMATS, "Pixel format of raw video"),
-}
+_OPTIONS = sink.options_of(*(kind.make for kind in run.KINDS.values()))
+_SETTINGS = sink.options_of(run.Pass)
 
 
 def define_flags() -> None:
-    """Flags of this program; those of an output stand in its class."""
+    """Flags of this program; others stand in `run.Pass` and in outputs."""
     flags.DEFINE_multi_string(
         "video",
         [],
@@ -69,12 +47,9 @@ def define_flags() -> None:
         "Folder to write to; by default, for NAME.mp4, NAME_saliency in the "
         "current folder",
     )
-    known = f"What is written: {', '.join(KINDS)}; maps is png8"
-    flags.DEFINE_list("outputs", list(DEFAULT), known)
-    flags.DEFINE_integer("every", 1, "Predict every Nth frame")
-    flags.DEFINE_integer(
-        "batch", 4, "Number of maps computed together", lower_bound=1
-    )
+    known = f"What is written: {', '.join(run.KINDS)}; maps is png8"
+    flags.DEFINE_list("outputs", list(run.DEFAULT), known)
+    flags.DEFINE_integer("batch", 4, "Number of maps computed together", 1)
     flags.DEFINE_boolean(
         "bfloat16",
         False,
@@ -85,26 +60,24 @@ def define_flags() -> None:
         "workers",
         1,
         "Processes that share a folder's films, each with its own model",
-        lower_bound=1,
+        1,
     )
-    flags.DEFINE_float(
-        "rate", None, "Frames per second of pictures or raw video"
-    )
-    for name, help_text in _TEXTS.items():
-        flags.DEFINE_string(name, "", help_text)
-    for name, (choices, help_text) in _CHOICES.items():
-        first, *_ = choices
-        flags.DEFINE_enum(name, first, list(choices), help_text)
-    sink.define_flags(KINDS.values())
+    about = "Frames per second of pictures or raw video"
+    flags.DEFINE_float("rate", None, about)
+    flags.DEFINE_string("size", "", "Size of raw video: WIDTHxHEIGHT")
+    formats = list(sources.PIXEL_FORMATS)
+    about = "Pixel format of raw video"
+    flags.DEFINE_enum("pixel_format", formats[0], formats, about)
+    about = "Model after the last epoch, or the best in validation"
+    flags.DEFINE_enum("model", "last", list(experiment.MODELS), about)
+    sink.define_flags(_OPTIONS | _SETTINGS)
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
     """A video of the run's dataset: the frames that `evaluate` scores.
 
-    Args:
-        settings: The run's.
-        text: The number of one video, as `--test_videos` names it: "601", or
-            "ucf_sports:601" where there are several datasets.
+    The text is the number of one video, as `--test_videos` names it: "601", or
+    "ucf_sports:601" where there are several datasets.
 
     Raises:
         ValueError: Not one number, a dataset that has not been built or lacks
@@ -129,7 +102,7 @@ def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
             f"from {have[0]} to {have[-1]}."
         )
     return sources.Frames(
-        video.frames,
+        read=video.frames,
         name=f"{DATASET}{text}",
         stem=str(local),
         fps=video.fps,
@@ -153,12 +126,9 @@ def unused_flags(
     outputs: Sequence[str],
     source: sources.Source | None,
 ) -> list[str]:
-    """Which flags nothing uses, and what would: "--view (overlay)".
+    """Which flags of those given nothing uses, and what would.
 
-    Args:
-        given: Names of the flags that somebody gave.
-        outputs: What is written.
-        source: What is read; None of several films.
+    "--view (overlay)", for instance. The source of several films is None.
     """
     written = {run.ALIASES.get(n, n) for n in outputs}
     found = [
@@ -181,7 +151,7 @@ def _run(names: Sequence[str]) -> str:
         alone = not values.output and values["outputs"].using_default_value
         outputs = ["report"] if alone else [*outputs, "report"]
     options = {name: values[name].value for name in _OPTIONS}
-    if STDOUT in outputs:
+    if run.STDOUT in outputs:
         options["stream"] = pictures.claim_stdout()
     names = [*values.video, *names]
     source: sources.Source | None = None
@@ -204,7 +174,7 @@ def _run(names: Sequence[str]) -> str:
     if unused := unused_flags(given, outputs, source):
         logging.warning("No input or output uses %s.", ", ".join(unused))
     # Standard output needs no folder, nor does a report that has a place.
-    placed = {STDOUT, run.REPORT if values.report else STDOUT}
+    placed = {run.STDOUT, run.REPORT if values.report else run.STDOUT}
     if values.output is None and not placed.issuperset(outputs):
         stem = source.stem if source else paths[0].resolve().parent.name
         values.output = f"{stem}_saliency"
@@ -223,8 +193,7 @@ def _run(names: Sequence[str]) -> str:
     )
     checksum = files.sha256(experiment.model_file(chosen.folder, values.model))
     about = {"run": chosen.name, "model": values.model, "sha256": checksum}
-    names = ["report", "first_frames", "start", "end", "every"]
-    settings: dict[str, Any] = {name: values[name].value for name in names}
+    settings: dict[str, Any] = {n: values[n].value for n in _SETTINGS}
     settings |= {"outputs": outputs, "options": options, "about": about}
     if source is None:
         return films.predict(

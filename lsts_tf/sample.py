@@ -109,16 +109,13 @@ def _write_clip(
         file.mux(stream.encode())
     if number not in ANNOTATED:
         return
-    maps, fixation = (
-        root / "annotation" / f"{number:04d}" / name
-        for name in ("maps", "fixation")
-    )
-    maps.mkdir(parents=True)
-    fixation.mkdir()
+    folder = root / "annotation" / f"{number:04d}"
+    for kind in ("maps", "fixation"):
+        (folder / kind).mkdir(parents=True)
     for frame, fixated in enumerate(fixations):
-        name = images.file_name(frame)
-        images.write_png(maps / name, density.density_map(fixated))
-        images.write_png(fixation / name, fixated * np.uint8(255))
+        name, map_ = images.file_name(frame), density.density_map(fixated)
+        images.write_png(folder / "maps" / name, map_)
+        images.write_png(folder / "fixation" / name, fixated * np.uint8(255))
 
 
 # === A clip ===
@@ -212,13 +209,10 @@ def _define_flags() -> None:
             kind,
             count,
             f"Number of clips numbered from {first:03d} on, up to {largest}.",
-            lower_bound=0,
-            upper_bound=largest,
+            *(0, largest),
         )
-    flags.DEFINE_integer(
-        "frames", 80, "Number of frames of each clip.", lower_bound=1
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of the dataset.", lower_bound=0)
+    flags.DEFINE_integer("frames", 80, "Number of frames of each clip.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of the dataset.", 0)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -55,6 +55,22 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A path with a space and letters that are not ASCII."""
+    folder = tmp_path / "ein Ordner für 動画"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A predictor that costs next to nothing."""
+    from tests import cheap_prediction
+
+    return cheap_prediction.predictor()
+
+
 @pytest.fixture(scope="session")
 def shared():
     """Folder of recorded reference data; too large for the repository."""

@@ -22,15 +22,14 @@ import pytest
 
 from lsts_tf import experiment, predict, program
 from lsts_tf.media import images, sources, video, writer
-from lsts_tf.outputs import pictures, sink
+from lsts_tf.outputs import pictures, run
 from lsts_tf.scoring import predictions
 from tests import cheap_prediction, flag_scope, folders, pages
 from tests.media import matrix, sources_test
 
 SIZE = (64, 36)
-# What leaves no trace if it fails.
-FILES = ("overlay", "side_by_side", "saliency", "saliency16", "npy", "maps")
-ALL = (*FILES, "png16", "dhf1k", "stdout")
+FILMS = ("overlay", "side_by_side", "saliency", "saliency16")
+ALL = (*FILMS, "npy", "maps", "png16", "dhf1k", "stdout")
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +38,6 @@ def interruptible():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A path with a space and letters that are not ASCII."""
-    folder = tmp_path / "ein Ordner für 動画"
-    folder.mkdir()
-    return folder
 
 
 def picture(number):
@@ -72,7 +58,7 @@ def clip_of(folder, count, *, times=None, name="a film.mp4", **how):
 
 
 def record_of(out):
-    return json.loads((out / predict.RECORD).read_text(encoding="utf-8"))
+    return json.loads((out / run.RECORD).read_text(encoding="utf-8"))
 
 
 def true_maps(model, path, **kwargs):
@@ -108,10 +94,10 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
         found = [images.read(out / kind / name) for name in names]
         np.testing.assert_array_equal(found, eight)
     found = [images.read(out / "maps16" / name) for name in names]
-    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.levels(maps, 16))
     with av.open(os.fspath(out / "saliency16.mkv")) as container:
         found = [frame.to_ndarray() for frame in container.decode(video=0)]
-    np.testing.assert_array_equal(found, pictures.to_uint16(maps))
+    np.testing.assert_array_equal(found, pictures.levels(maps, 16))
     for name, size in sizes.items():
         film = video.Video(out / name)
         assert film.fps == pytest.approx(25) and film.size == size
@@ -169,8 +155,8 @@ def test_a_submission_can_be_scored(model, folder):
     [
         ({"outputs": ["film", "npy"]}, "Outputs are .*overlay.*: film"),
         ({"outputs": ["npy"], "output": None}, "--output is needed"),
-        ({"outputs": []}, "Name at least one output"),
-        ({"every": 0}, "--every must be at least 1"),
+        ({"outputs": []}, "Outputs are one or more.*: none"),
+        ({"every": 0}, "`every` is a number at least 1.*every=0"),
         ({"options": {"alpha": math.nan}}, "`alpha` is .*alpha=nan"),
         ({"options": {"alhpa": 0.5}}, "fields of the outputs.*: alhpa"),
     ],
@@ -402,8 +388,7 @@ def test_names_that_are_not_utf8(model, folder):
 
 def test_a_phones_video_stands_upright(model, folder):
     path = clip_of(folder, 3)
-    one, minus = 0x10000, -0x10000
-    matrix.turned((0, one, minus, 0))(path)
+    matrix.turned(matrix.MATRICES["a right turn"])(path)
     out = folder / "out"
     predict.predict(model, path, out, outputs=["overlay", "npy"])
     assert video.Video(out / "overlay.mp4").size == (36, 64)
@@ -478,8 +463,9 @@ def test_of_a_damaged_video_what_can_be_had(model, folder):
     assert record_of(out)["damage"] == damage
     assert record_of(out)["frames"] == count
     assert len(np.load(out / "maps.npy")) == count
-    for name in ("overlay.mp4", "saliency.mp4", "saliency16.mkv"):
-        assert len(list(video.Video(out / name))) == count
+    for name in FILMS:
+        (path,) = out.glob(f"{name}.m*")
+        assert len(list(video.Video(path))) == count
     for name in ("maps", "maps16", "noisy"):
         assert len(folders.listed(out / name)) == count
     assert len(stream.getvalue()) == count * 36 * 64
@@ -498,7 +484,7 @@ def test_flags_that_nothing_uses(model, folder):
     pictures = sources.Images([*pictures_in(folder / "p", 1).iterdir()])
     raw = sources_test.piped(bytes(6912), size="64x36", rate=25)
     of_raw = {"rate", "size", "pixel_format"}
-    every = {*sink.flags_of(predict.KINDS.values()), *of_raw, "start", "report"}
+    every = {*predict._OPTIONS, *of_raw, "start", "report"}
     unused = predict.unused_flags
 
     def names(*arguments):
@@ -506,8 +492,8 @@ def test_flags_that_nothing_uses(model, folder):
         return {text.split()[0].removeprefix("--") for text in found}
 
     assert names((), ["npy"], film) == set()
-    assert names(every, list(predict.KINDS), raw) == set()
-    assert names(every, list(predict.KINDS), film) == of_raw
+    assert names(every, list(run.KINDS), raw) == set()
+    assert names(every, list(run.KINDS), film) == of_raw
     assert names(["rate", "size"], ["maps"], pictures) == {"size"}
     assert names(["normalize", "map_size"], ["maps"], film) == set()
     for given, output, told in (
@@ -536,44 +522,31 @@ def test_the_program_between_two_pipes(folder):
     assert about["model"] == "last" and len(about["sha256"]) == 64
 
 
-def test_a_report_alone_needs_no_folder(model, folder, monkeypatch):
+def test_where_the_program_writes_without_output(model, folder, monkeypatch):
     make_run(folder)
-    page = folder / "pages" / "film.html"
+    path = clip_of(folder, 3)
     load = "lsts_tf.predictor.Predictor.load"
     monkeypatch.setattr(load, lambda *_, **__: model)
-    arguments = f"--run_dir={folder}", f"--report={page}"
-    with flag_scope.defined(
-        experiment.define_flags, predict.define_flags
-    ) as values:
-        values(["predict", *arguments, f"--video={clip_of(folder, 3)}"])
-        predict.main(["predict"])
+    define = experiment.define_flags, predict.define_flags
+
+    def call(place, *arguments):
+        monkeypatch.chdir(place)
+        with flag_scope.defined(*define) as values:
+            how = ["predict", f"--run_dir={folder}", *arguments]
+            predict.main(values(how))
+
+    # A report alone needs no folder.
+    page = folder / "pages" / "film.html"
+    call(folder, f"--report={page}", f"--video={path}")
     assert "</html>" in page.read_text("utf-8")
     assert folders.listed(page.parent) == ["film.html"]
-
-
-def test_a_film_alone_gets_a_folder_of_its_name(model, folder, monkeypatch):
-    make_run(folder)
-    clip_of(folder, 3)
-    load = "lsts_tf.predictor.Predictor.load"
-    monkeypatch.setattr(load, lambda *_, **__: model)
-    monkeypatch.chdir(folder)
-
-    def call(*arguments):
-        with flag_scope.defined(
-            experiment.define_flags, predict.define_flags
-        ) as values:
-            predict.main(values(["predict", "--run_dir=.", *arguments]))
-
-    call("a film.mp4", "--outputs=npy,report", "--report=page.html")
-    assert folders.listed(folder / "a film_saliency") == [
-        "maps.npy",
-        predict.RECORD,
-    ]
+    call(folder, path.name, "--outputs=npy,report", "--report=page.html")
+    written = folders.listed(folder / "a film_saliency")
+    assert written == ["maps.npy", run.RECORD]
     # A folder of one film: that of its folder's name.
     (folder / "films").mkdir()
-    (folder / "a film.mp4").rename(folder / "films" / "a film.mp4")
-    monkeypatch.chdir(folder / "films")
-    call("--run_dir=..", "--outputs=npy", ".")
+    path.rename(folder / "films" / path.name)
+    call(folder / "films", "--outputs=npy", ".")
     written = folders.listed(folder / "films" / "films_saliency")
     assert written == [".lock", "a film"]
 
@@ -617,7 +590,7 @@ def test_if_finishing_fails_nothing_appears(model, folder, monkeypatch, first):
     path, out = clip_of(folder, 3), folder / "out"
     full = mock.Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(pictures.Array, "_finish", full)
-    others = [n for n in predict.KINDS if n not in ("npy", "stdout")]
+    others = [n for n in run.KINDS if n not in ("npy", "stdout")]
     wanted = ["npy", *others] if first else [*others, "npy"]
     with pytest.raises(OSError, match="No space left"):
         predict.predict(model, path, out, outputs=wanted)
@@ -716,7 +689,7 @@ def test_folders_of_maps_go_on(model, folder, caplog, mode, every):
     "change",
     [
         {"about": {"model": "best"}},
-        {"about": None},
+        {"about": {}},
         {"options": {"map_size": "model"}},
         {"start": "1f"},
         {"outputs": ("maps", "overlay")},
@@ -752,4 +725,4 @@ def test_flags_of_the_program_are_no_settings():
         overlay = pictures.Overlay(path="a.mp4", fps=25, size=SIZE)
         for name, default in overlay.settings().items():
             assert flags.FLAGS[name].value == default
-        assert tuple(flags.FLAGS["outputs"].value) == predict.DEFAULT
+        assert tuple(flags.FLAGS["outputs"].value) == run.DEFAULT

@@ -16,6 +16,18 @@ from tests import pages
 VERBS = tuple(command.VERBS)
 
 
+def answered(code, *arguments):
+    """What a process of its own says."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=pages.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+
 def leaves(error):
     with pytest.raises(SystemExit) as caught, program.exit_codes():
         raise error
@@ -76,14 +88,7 @@ def test_help_and_mistakes_do_not_wait_for_tensorflow():
         "    print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
     )
     verbs = [f"lsts_tf.{verb}" for verb in VERBS]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *verbs],
-        cwd=pages.ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = answered(code, *verbs)
     for verb in verbs:
         assert f"answered {verb}\n" in done.stdout
     assert done.stdout.endswith("loaded set()\n")
@@ -111,17 +116,8 @@ def test_the_command_answers_at_once():
         "        print(repr(text), end.code)\n"
         "print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
     )
-    done = subprocess.run(
-        [
-            *(sys.executable, "-c", code, "", "--help", "--version"),
-            *("predit", "sample --helpshort"),
-        ],
-        cwd=pages.ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    asked = "", "--help", "--version", "predit", "sample --helpshort"
+    done = answered(code, *asked)
     assert done.stdout.count("lsts predict in.mp4") == 2
     for verb, does in command.VERBS.items():
         assert f"{verb:12}{does}" in done.stdout

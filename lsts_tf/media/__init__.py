@@ -1,4 +1,1 @@
-"""Pixels and files: films, pictures, pipes, and what is written whole.
-
-No TensorFlow and no Keras is imported here.
-"""
+"""Pixels and files, without TensorFlow and Keras: films, pictures, pipes."""

@@ -50,14 +50,10 @@ def over(
     view: str = "heat",
     alpha: float = 0.75,
 ) -> np.ndarray:
-    """Draws a map over a frame, with the colours of its own range.
+    """Draws a map, resized, over a frame, with the colours of its own range.
 
-    Args:
-        frame: uint8 [H, W, 3].
-        map_: float32 [h, w]; resized to the frame.
-        view: "heat" colours what is salient, "fog" darkens what is not, at
-            most to an eighth of its light.
-        alpha: Strength, 0 to 1.
+    View "heat" colours what is salient, "fog" darkens what is not, at most to
+    an eighth of its light; `alpha`, 0 to 1, is how strongly.
     """
     saliency = stretch(cv2.resize(map_, frame.shape[1::-1]))
     low, high = _FADE

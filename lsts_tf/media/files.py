@@ -18,12 +18,7 @@ LOCK = ".lock"
 
 
 class FileError(ValueError):
-    """A file that is not what it has to be.
-
-    Attributes:
-        path: The file.
-        reason: What is wrong with it, without the path.
-    """
+    """A file, at `path`, that is not what it has to be; `reason` says why."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(path, reason)
@@ -164,17 +159,13 @@ def claimed(
 ) -> Iterator[bool]:
     """Inside, no other process has claimed this name in this folder.
 
-    As by `alone`, the system lets go of it when the process ends, and without
-    locks there is no protection. A process claims one name of a folder at a
-    time.
-
-    Args:
-        folder: It is made.
-        name: What is claimed.
-        waits: Whether to wait for another process to let go of it.
+    As by `alone`, the folder is made, the system lets go of the name when the
+    process ends, and without locks there is no protection. A process claims
+    one name of a folder at a time.
 
     Yields:
-        Whether it is claimed; False if another process has it.
+        Whether it is claimed; False if another process has it, unless this one
+        `waits` for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 import re
+import stat
 import struct
 from typing import NamedTuple
 
@@ -60,12 +61,8 @@ def numbered(
 ) -> Numbered:
     """Files of a folder, not below it, whose names are numbers.
 
-    Names that begin with a point are passed over.
-
-    Args:
-        folder: Where to look.
-        suffixes: Those that count, in small letters.
-        folders: Whether folders count too.
+    Names that begin with a point are passed over. Those with `suffixes`, which
+    are in small letters, count, and folders if `folders` says so.
 
     Raises:
         MapError: There is no such folder.
@@ -82,19 +79,14 @@ def numbered(
         if entry.name.startswith("."):
             continue
         name = pathlib.PurePath(entry.name)
-        stem, suffix = name.stem, name.suffix
         try:
             # Of what a link points to; one in a loop points to nothing.
-            entry.stat()
-            is_folder = entry.is_dir()
+            is_folder = stat.S_ISDIR(entry.stat().st_mode)
         except OSError as error:
             strays.append(f"{entry.path}: cannot be read ({error.strerror})")
             continue
-        if is_folder:
-            stem, fits = entry.name, folders
-        else:
-            fits = suffix.lower() in suffixes
-        if not fits:
+        stem = entry.name if is_folder else name.stem
+        if not (folders if is_folder else name.suffix.lower() in suffixes):
             kind = "a folder" if is_folder else "a file of another type"
             strays.append(f"{entry.path}: {kind}")
         elif not re.fullmatch("[0-9]{1,9}", stem):

@@ -10,6 +10,7 @@ import abc
 import collections
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import dataclasses
 import decimal
 import fractions
 import itertools
@@ -22,7 +23,7 @@ import statistics
 import sys
 import threading
 import time as clock
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from absl import logging
 import cv2
@@ -36,14 +37,13 @@ IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"),
     ".pgm",
 )
+_SIZE = re.compile("[1-9][0-9]{0,4}[xX][1-9][0-9]{0,4}")
 # A number in a name: digits, or with one point where no more points stand
 # around, as dates and versions have.
 _NUMBER = re.compile(r"((?<![0-9.])[0-9]+\.[0-9]+(?![0-9.])|[0-9]+)")
 # Bytes of frames that are kept as they are between two readers; the others
 # are compressed without loss.
 KEPT_BYTES = 1 << 30
-# How many gaps between pictures a message names.
-_NAMED = 3
 
 _Timed = tuple[np.ndarray, float]
 
@@ -72,7 +72,11 @@ class Source(abc.ABC):
 
     @property
     def damage(self) -> str:
-        """After reading: what is wrong with it, or ""."""
+        """What is wrong with what was read of it, or ""."""
+        reason = self._reason()
+        return f"{self.name}: {reason}." if reason else ""
+
+    def _reason(self) -> str:
         return ""
 
     @abc.abstractmethod
@@ -141,21 +145,17 @@ class File(Source):
         self.num_frames = film.num_frames
         self.pixel_aspect = film.pixel_aspect
         self.paths = () if film.is_pipe else (film.path,)
-        self._error: video.VideoError | None = None
+        self._error = ""
 
-    @property
-    def damage(self) -> str:
-        """What is wrong with what was read: a clip may end before the film."""
-        if self._error is not None:
-            return f"{self.name}: {self._error.reason}"
-        found = self._film.damage
-        return f"{self.name}: {found}." if found else ""
+    def _reason(self) -> str:
+        # A clip may end before the film.
+        return self._error or self._film.damage
 
     def __iter__(self) -> Iterator[_Timed]:
         try:
             yield from self._film.timed()
         except video.VideoError as error:
-            self._error = error
+            self._error = error.reason.removesuffix(".")
 
 
 class Stream(File):
@@ -181,33 +181,30 @@ class Stream(File):
         rate: float | None = None,
         pixel_format: str = "rgb24",
     ) -> None:
-        name = "standard input"
-        is_raw = bool(size) or rate is not None
-        options = {}
-        if is_raw:
+        name, how = "standard input", {}
+        if size or rate is not None:
             if rate is None:
                 raise ValueError("Raw video needs --rate. Received: none")
-            width, height = parse_size(size)
-            options = {
-                "video_size": f"{width}x{height}",
+            if not _SIZE.fullmatch(size):
+                raise ValueError(
+                    "--size is WIDTHxHEIGHT, such as 640x360. "
+                    f"Received: {size!r}"
+                )
+            how = {
+                "video_size": size.lower(),
                 "framerate": str(rate),
                 "pixel_format": pixel_format,
             }
+        form = "rawvideo" if how else None
         try:
-            film = video.Video(
-                name,
-                pipe=_Pipe(stream),
-                form="rawvideo" if is_raw else None,
-                options=options,
-            )
+            film = video.Video(name, pipe=_Pipe(stream), form=form, options=how)
         except video.VideoError as error:
-            if is_raw:
-                raise
-            raise video.VideoError(
-                name,
-                f"{error.reason} Raw video needs --size=WIDTHxHEIGHT and "
-                "--rate; Y4M states both itself (`ffmpeg -f yuv4mpegpipe`).",
-            ) from error
+            if not how:
+                error.reason += (
+                    " Raw video needs --size=WIDTHxHEIGHT and --rate; Y4M "
+                    "states both itself (`ffmpeg -f yuv4mpegpipe`)."
+                )
+            raise
         super().__init__(name, film=film)
         self.stem = "stdin"
 
@@ -217,11 +214,7 @@ class Images(Source):
 
     Alpha is blended over black. Where one cannot be read, the others are used
     and keep their times; the frames that come are counted, as in a video.
-
-    Args:
-        paths: One or more, in their order.
-        rate: Frames a second.
-        damage: What is wrong with them before they are read, or "".
+    `damage` is what is wrong with them before they are read.
     """
 
     def __init__(
@@ -248,24 +241,14 @@ class Images(Source):
         self.fps = video.FPS_IF_UNKNOWN if rate is None else rate
         self.num_frames = len(self.paths)
         self._reasons = [damage] if damage else []
-        failures = []
-        for path in self.paths:
-            try:
-                height, width = images.read_frame(path).shape[:2]
-            except files.FileError as error:
-                failures.append(error)
-            else:
-                self.size = width, height
-                break
-        else:
-            raise failures[0]
+        self.size = 0, 0
+        timed = next(iter(self), None)
+        # If none can be read, the error of the first one says why.
+        frame = timed[0] if timed else images.read_frame(first)
+        self.size = frame.shape[1], frame.shape[0]
 
-    @property
-    def damage(self) -> str:
-        """What is wrong with the pictures that were read, or ""."""
-        if not self._reasons:
-            return ""
-        return f"{self.name}: {'; '.join(self._reasons)}."
+    def _reason(self) -> str:
+        return "; ".join(self._reasons)
 
     def __iter__(self) -> Iterator[_Timed]:
         failures = []
@@ -276,7 +259,7 @@ class Images(Source):
                 reason = str(error)
             else:
                 size = frame.shape[1::-1]
-                if size == self.size:
+                if self.size in (size, (0, 0)):
                     yield frame, number / self.fps
                     continue
                 told = "is {}x{}, the first picture {}x{}."
@@ -341,9 +324,9 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
             ]
             if len(apart) == 1:
                 steps[one, other] = apart[0]
-    if not steps:
-        return ""
-    usual = 1 if min(steps.values()) == 1 else statistics.median(steps.values())
+    usual = min(steps.values(), default=1)
+    if usual != 1:
+        usual = statistics.median(steps.values())
     gaps = [
         f"{one.name} and {other.name}"
         for (one, other), step in steps.items()
@@ -351,36 +334,28 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
     ]
     if not gaps:
         return ""
-    more = f" and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
     return (
-        f"by their numbers, pictures are missing between "
-        f"{', '.join(gaps[:_NAMED])}{more}, so later ones have other numbers "
-        "than they should"
+        f"by their numbers, pictures are missing between {video.named(gaps)}, "
+        "so later ones have other numbers than they should"
     )
 
 
+@dataclasses.dataclass(kw_only=True)
 class Frames(Source):
     """Frames that `read` gives anew each time, uint8 RGB [H, W, 3]."""
 
-    def __init__(
-        self,
-        read: Callable[[], Iterator[np.ndarray]],
-        *,
-        name: str,
-        stem: str,
-        fps: float,
-        num_frames: int,
-    ) -> None:
-        self._read = read
-        self.name = name
-        self.stem = stem
-        self.fps = fps
-        self.num_frames = num_frames
-        height, width = next(read()).shape[:2]
+    read: Callable[[], Iterator[np.ndarray]]
+    name: str
+    stem: str
+    fps: float
+    num_frames: int | None
+
+    def __post_init__(self) -> None:
+        height, width = next(self.read()).shape[:2]
         self.size = width, height
 
     def __iter__(self) -> Iterator[_Timed]:
-        for number, frame in enumerate(self._read()):
+        for number, frame in enumerate(self.read()):
             yield frame, number / self.fps
 
 
@@ -395,16 +370,6 @@ class _Pipe:
         data = self._stream.read1(most)
         self.taken += len(data)
         return data
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of a text such as "640x360"."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text)
-    if not found:
-        raise ValueError(
-            f"--size is WIDTHxHEIGHT, such as 640x360. Received: {text!r}"
-        )
-    return int(found[1]), int(found[2])
 
 
 class Camera(Source):
@@ -424,7 +389,7 @@ class Camera(Source):
             )
         self.name = name
         self.stem = name.replace(":", "")
-        self._damage = ""
+        self._is_over = False
         # PyAV's wheels have no driver of cameras (no V4L2, no AVFoundation).
         self._capture = cv2.VideoCapture(int(index))
         taken, frame = self._capture.read()
@@ -432,15 +397,12 @@ class Camera(Source):
             self._capture.release()
             raise video.VideoError(name, "no such camera, or it is busy.")
         found = self._capture.get(cv2.CAP_PROP_FPS)
-        if not (math.isfinite(found) and found > 0):
-            found = video.FPS_IF_UNKNOWN
-        self.fps = found if rate is None else rate
+        is_known = math.isfinite(found) and found > 0
+        self.fps = rate or (found if is_known else video.FPS_IF_UNKNOWN)
         self.size = frame.shape[1], frame.shape[0]
 
-    @property
-    def damage(self) -> str:
-        """See `Source`."""
-        return self._damage
+    def _reason(self) -> str:
+        return "it stopped giving frames" if self._is_over else ""
 
     def __iter__(self) -> Iterator[_Timed]:
         start, last = clock.monotonic(), -1.0
@@ -450,7 +412,7 @@ class Camera(Source):
                 while not stopped.is_set():
                     taken, frame = self._capture.read()
                     if not taken:
-                        self._damage = f"{self.name}: it stopped giving frames."
+                        self._is_over = True
                         return
                     last = max(clock.monotonic() - start, last + 0.001)
                     yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), last
@@ -477,128 +439,115 @@ def _first_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+@dataclasses.dataclass
 class Clip:
     """The part of a source from `start` to before `end`.
 
     Its times begin at 0. Frames before it are decoded and dropped, because
     seeking is not exact.
 
-    Args:
-        source: Frames.
+    Attributes:
         start: Seconds such as "12.5", or a frame number such as "300f".
         end: The frame behind the last, in the same way; "" for none.
         skip: Frames of it that are passed over at its start.
+        first_frame: Its number in the source; None before reading.
+        first_time: Its time there.
 
     Raises:
         ValueError: A text that is neither.
     """
 
-    def __init__(
-        self, source: Source, *, start: str = "", end: str = "", skip: int = 0
-    ) -> None:
-        self.source = source
-        self._start = _Point(start or "0f", "start")
-        self._end = _Point(end, "end") if end else None
-        self._skip = skip
-        #: Of the source, and its time there; None before reading.
-        self.first_frame: int | None = None
-        self.first_time: float | None = None
+    source: Source
+    start: str = ""
+    end: str = ""
+    skip: int = 0
+    first_frame: int | None = None
+    first_time: float | None = None
+
+    def __post_init__(self) -> None:
+        self._start = _Moment.of(self.start or "0f", "start")
+        self._end = _Moment(math.inf)
+        if self.end:
+            self._end = _Moment.of(self.end, "end")
 
     @property
     def num_frames(self) -> int | None:
         """About how many frames there are, if anybody knows."""
         total, fps = self.source.num_frames, self.source.fps
-        if self._end is not None:
-            end = self._end.frame(fps)
-            total = end if total is None else min(total, end)
-        if total is None:
+        end = min(math.inf if total is None else total, self._end.place(fps))
+        if end == math.inf:
             return None
-        return max(0, total - self._start.frame(fps))
+        return max(0, int(end - self._start.place(fps)))
 
     def __iter__(self) -> Iterator[_Timed]:
-        index = -1
         for number, (frame, time) in enumerate(self.source):
-            if self._end is not None and self._end.reached(number, time):
+            if self._end.reached(number, time):
                 return
             if not self._start.reached(number, time):
                 continue
-            if self.first_time is None:
+            if self.first_frame is None or self.first_time is None:
                 self.first_frame, self.first_time = number, time
-            index += 1
-            if index >= self._skip:
+            if number - self.first_frame >= self.skip:
                 yield frame, time - self.first_time
 
 
-class _Point:
-    """A moment of a clip: "12.5" seconds, or frame "300f"."""
+class _Moment(NamedTuple):
+    """A moment of a clip: behind so many frames and seconds of its source."""
 
-    def __init__(self, text: str, flag: str) -> None:
+    frames: float = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, text: str, flag: str) -> Self:
+        """That of "12.5" seconds, or of frame "300f"."""
         found = re.fullmatch(r"([0-9]+)f|([0-9]*\.?[0-9]+)s?", text.strip())
         if not found:
             raise ValueError(
                 f"--{flag} is in seconds, such as 12.5, or a frame number, "
                 f"such as 300f. Received: {text!r}"
             )
-        self._frame = int(found[1]) if found[1] else None
-        self._seconds = float(found[2] or 0)
+        return cls(int(found[1] or 0), float(found[2] or 0))
 
-    def reached(self, frame: int, time: float) -> bool:
+    def reached(self, number: int, time: float) -> bool:
         """Whether a frame is there or behind."""
-        if self._frame is not None:
-            return frame >= self._frame
         # Containers round times to milliseconds.
-        return time >= self._seconds - 0.0006
+        return number >= self.frames and time >= self.seconds - 0.0006
 
-    def frame(self, fps: float) -> int:
+    def place(self, fps: float) -> float:
         """The frame there, where all have equal distances."""
-        if self._frame is not None:
-            return self._frame
-        return math.ceil(self._seconds * fps - 0.01)
+        return max(self.frames, math.ceil(self.seconds * fps - 0.01))
 
 
 def two_readers(
     clip: Clip, *, draws: bool = True
 ) -> tuple[Iterator[np.ndarray], Iterator[_Timed]]:
-    """Frames for a model, and the same for who draws on them later.
+    """Frames for a model, and (frame, time) for who draws on them later.
 
     The second reader must not overtake the first. A model reads some hundred
     frames ahead of its maps; the frames between the readers are kept: as they
-    are up to `KEPT_BYTES`, the others compressed without loss.
-
-    Args:
-        clip: What is read.
-        draws: Whether the second reader needs the frames; without them it has
-            empty ones, and nothing is kept.
-
-    Returns:
-        Frames; and (frame, time).
+    are up to `KEPT_BYTES`, the others compressed without loss. Unless the
+    second one `draws`, its frames are empty, and nothing is kept.
     """
-    kept: collections.deque[tuple[np.ndarray | bytes, float]]
-    kept, plain = collections.deque(), 0
+    kept: collections.deque[_Timed] = collections.deque()
 
     def first() -> Iterator[np.ndarray]:
-        nonlocal plain
         for frame, time in clip:
+            held = frame
+            # What is compressed has one axis.
+            plain = sum(some.nbytes for some, _ in kept if some.ndim > 1)
             if not draws:
-                kept.append((np.empty((0, 0, 3), np.uint8), time))
+                held = np.empty((0, 0, 3), np.uint8)
             elif plain + frame.nbytes > KEPT_BYTES:
                 how = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-                data = cv2.imencode(".png", frame, how)[1].tobytes()
-                kept.append((data, time))
-            else:
-                plain += frame.nbytes
-                kept.append((frame, time))
+                held = cv2.imencode(".png", frame, how)[1]
+            kept.append((held, time))
             yield frame
 
     def second() -> Iterator[_Timed]:
-        nonlocal plain
         while kept:
-            frame, time = kept.popleft()
-            if isinstance(frame, bytes):
-                data = np.frombuffer(frame, np.uint8)
-                yield np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)), time
-            else:
-                plain -= frame.nbytes
-                yield frame, time
+            held, time = kept.popleft()
+            if held.ndim == 1:
+                held = np.asarray(cv2.imdecode(held, cv2.IMREAD_COLOR))
+            yield held, time
 
     return first(), second()

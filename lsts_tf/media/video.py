@@ -10,7 +10,7 @@ with it is learnt on the way: what decoder and container mark as damaged, what
 fails to decode, and whether all frames came that the container lists.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import fractions
 import functools
@@ -52,7 +52,7 @@ _HEADERS = 256
 _NOT_CODED = 8
 # Matroska rounds times to milliseconds, here twice.
 _ROUNDED = 0.002
-# How many damaged frames a message names.
+# How many of several things a message names.
 _NAMED = 3
 # Pixel formats whose first plane is grey; FFmpeg's number of the full range.
 _LUMA = re.compile(r"(gray|yuvj?4\d\dp)(\d+le)?")
@@ -76,7 +76,7 @@ class Video:
     Attributes:
         path: The file, or what a pipe is called.
         fps: Frames a second, on average; 25 when the file does not say.
-        size: (width, height) of the frames as they are delivered.
+        size: (width, height) of the frames.
         num_frames: How many frames MP4 lists; of other containers about as
             many as fill its length at that rate; None if nobody knows.
         pixel_aspect: Width of a pixel by its height, as it is to be seen.
@@ -108,7 +108,15 @@ class Video:
         """
         self.path = pathlib.Path(path)
         if pipe is None:
-            _refuse_unreadable(self.path)
+            if not self.path.exists():
+                raise VideoError(path, "no such file.")
+            if not (self.path.is_file() or self.path.is_fifo()):
+                raise VideoError(
+                    path,
+                    "neither a file nor a pipe; for a camera, use camera:0.",
+                )
+            if self.path.is_file() and not self.path.stat().st_size:
+                raise VideoError(path, "the file is empty.")
         self.is_pipe = pipe is not None or self.path.is_fifo()
         # Without a protocol, FFmpeg takes what stands before a colon for one.
         source = f"file:{self.path}" if pipe is None else pipe
@@ -116,8 +124,9 @@ class Video:
             _Pass, self.path, source, form, options or {}
         )
         self._is_grey = grey
+        self._is_read = False
         self._pass = self._open()
-        first = next(self._pass.frames, None)
+        first = self._pass.first
         if first is None:
             self._pass.close()
             reason = "no frame of it can be decoded (damaged?)."
@@ -127,23 +136,22 @@ class Video:
                     "only with its index in front (`-movflags faststart`)."
                 )
             raise VideoError(self.path, reason)
-        # Where the first reading goes on.
-        self._begun: Iterator[tuple[Any, bool]] | None = itertools.chain(
-            [first], self._pass.frames
-        )
         self.fps = self._pass.fps
         self.num_frames = self._pass.about
-        image = self._image(first[0], 0)
+        image = self._image(first, 0)
         self.size = image.shape[1], image.shape[0]
         self.pixel_aspect = self._pass.stream.sample_aspect_ratio or SQUARE
-        if "transpose" in dict(_turning(first[0])):
+        if "transpose" in dict(_turning(first)):
             self.pixel_aspect = 1 / self.pixel_aspect
-        if others := self._pass.others():
+        if self._pass.aside:
+            read, *aside = (
+                f"stream {stream.index} ({size.width}x{size.height})"
+                for stream in (self._pass.stream, *self._pass.aside)
+                for size in [stream.codec_context]
+            )
             logging.warning(
                 "%s holds several video streams. %s is read, not %s.",
-                self.path,
-                _described(self._pass.stream),
-                ", ".join(map(_described, others)),
+                *(self.path, read, ", ".join(aside)),
             )
 
     @property
@@ -170,16 +178,14 @@ class Video:
             VideoError: A frame has another size than the first, or colours
                 that FFmpeg cannot convert; or a pipe is read a second time.
         """
-        found, self._begun = self._begun, None
-        if found is None:
+        if self._is_read:
             if self.is_pipe:
                 raise VideoError(self.path, "a pipe can be read only once.")
             self._pass = self._open()
-            found = self._pass.frames
-        reading = self._pass
+        self._is_read, reading = True, self._pass
         start = last = 0.0
         with contextlib.closing(reading):
-            for count, (frame, is_damaged) in enumerate(found):
+            for count, (frame, is_damaged) in enumerate(reading.frames):
                 image = self._image(frame, count)
                 if image.shape[1::-1] != self.size:
                     raise VideoError(
@@ -237,15 +243,10 @@ def count_frames(path: str | os.PathLike) -> int:
         return reading.listed() or sum(1 for _ in film)
 
 
-def _refuse_unreadable(path: pathlib.Path) -> None:
-    if not path.exists():
-        raise VideoError(path, "no such file.")
-    if not (path.is_file() or path.is_fifo()):
-        raise VideoError(
-            path, "neither a file nor a pipe; for a camera, use camera:0."
-        )
-    if path.is_file() and path.stat().st_size == 0:
-        raise VideoError(path, "the file is empty.")
+def named(things: Sequence[object]) -> str:
+    """Some of several things, for a message: "4, 7, 8 and 2 more"."""
+    more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
+    return ", ".join(map(str, things[:_NAMED])) + more
 
 
 def _rank(stream: Any) -> int:
@@ -260,12 +261,6 @@ def _rank(stream: Any) -> int:
     is_default = bool(stream.disposition & av.stream.Disposition.default)
     context = stream.codec_context
     return context.width * context.height + 5_000_000 * is_default
-
-
-def _described(stream: Any) -> str:
-    """A stream by its number in the file and its size, for a message."""
-    context = stream.codec_context
-    return f"stream {stream.index} ({context.width}x{context.height})"
 
 
 def _turning(frame: Any) -> list[tuple[str, str]]:
@@ -292,40 +287,23 @@ def _turning(frame: Any) -> list[tuple[str, str]]:
     return found
 
 
-class _Rgb:
-    """Turns frames into RGB by the filters that `ffmpeg` puts there.
+def filtering(frame: Any, filters: Sequence[tuple[str, str]]) -> Any:
+    """FFmpeg's filters, by (name, arguments), for frames as a given one.
 
-    The pixels are those of FFmpeg's program. `av.VideoFrame.reformat` differs:
-    it converts the fields of interlaced frames one by one, and shifts colour
-    samples of 10 bits.
+    `vpush` takes a frame, and `vpull` gives it.
     """
-
-    def __init__(self) -> None:
-        self._kind: Any = None
-
-    def __call__(self, frame: Any) -> np.ndarray:
-        """uint8 [H, W, 3] of an `av.VideoFrame`, upright.
-
-        Raises:
-            av.error.FFmpegError: FFmpeg cannot convert it.
-        """
-        turning = _turning(frame)
-        kind = (frame.width, frame.height, frame.format.name, turning)
-        if kind != self._kind:
-            self._kind, self._graph = kind, av.filter.Graph()
-            # The workers that call this are as many as there are cores.
-            self._graph.threads = 1
-            source = self._graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base,
-            )
-            filters = [*turning, ("format", "rgb24"), ("buffersink", "")]
-            nodes = [self._graph.add(*each) for each in filters]
-            self._graph.link_nodes(source, *nodes).configure()
-        self._graph.vpush(frame)
-        return self._graph.vpull().to_ndarray()
+    graph = av.filter.Graph()
+    # The workers that call this are as many as there are cores.
+    graph.threads = 1
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    nodes = [graph.add(*each) for each in (*filters, ("buffersink", ""))]
+    graph.link_nodes(source, *nodes).configure()
+    return graph
 
 
 def _luma(frame: Any) -> np.ndarray | None:
@@ -367,7 +345,9 @@ def _stretched() -> np.ndarray:
     ):
         found = np.frombuffer(plane, np.uint8)
         found.reshape(plane.height, -1)[:, : plane.width] = levels
-    return np.ascontiguousarray(_Rgb()(ramp)[0, :, 0])
+    graph = filtering(ramp, [("format", "rgb24")])
+    graph.vpush(ramp)
+    return np.ascontiguousarray(graph.vpull().to_ndarray()[0, :, 0])
 
 
 class _Pass:
@@ -379,17 +359,15 @@ class _Pass:
 
     Attributes:
         stream: What FFmpeg takes for the film.
+        aside: Other films in the file.
         about: How many frames there are, or should be; None if nobody knows.
         frames: (frame, whether it is damaged), in the order of showing.
+        first: The first of them, which is decoded at once, or None.
         damaged: Numbers of damaged frames, of those that somebody has seen.
     """
 
     def __init__(
-        self,
-        path: pathlib.Path,
-        source: Any,
-        form: str | None,
-        options: Mapping[str, str],
+        self, path: pathlib.Path, source: Any, form: str | None, options: Any
     ) -> None:
         try:
             # PyAV's log level stays as it is: setting it while frame threads
@@ -410,7 +388,7 @@ class _Pass:
         # PyAV asks FFmpeg to guess times that are missing. Of films in AVI
         # whose frames are not stored in their order it guesses wrong ones.
         self._container.flags &= ~av.container.core.Flags.gen_pts.value
-        films = self._films()
+        films = [s for s in self._container.streams.video if s.codec_context]
         if not films:
             self.close()
             raise VideoError(
@@ -418,11 +396,12 @@ class _Pass:
                 "not a video: there is only sound, or a codec that FFmpeg "
                 "does not know.",
             )
-        self.stream = max(films, key=_rank)
+        self.stream, *others = sorted(films, key=_rank, reverse=True)
+        # Covers are none.
+        self.aside = [stream for stream in others if _rank(stream) > 1]
         self._codec = self.stream.codec_context.name
-        self.rgb = _Rgb()
-        # Decoding takes a millisecond a frame, and the workers that call this
-        # are as many as there are cores.
+        self._kind: Any = None
+        # See `filtering`.
         self.stream.codec_context.thread_count = 1
         self._source, self._name = source, self._container.format.name
         self.is_mp4 = "mp4" in self._name
@@ -430,9 +409,9 @@ class _Pass:
         # Packets that came, frames that were shown, and the end of the last
         # packet in the stream's ticks.
         self._came = self._shown = self._reached = 0
-        # Seconds: when the first and the last frame begin, how long that one
-        # lasts, and how far two are apart at most.
-        self._begin = self._start = self._lasts = self._longest = 0.0
+        # Seconds: when frames begin, and how long the last one lasts.
+        self._times: list[float] = []
+        self._lasts = 0.0
         # Times of packets whose frame has not been shown; with the number of
         # the frame that was shown in its place, if there is one.
         self._waiting: dict[int, int | None] = {}
@@ -457,18 +436,28 @@ class _Pass:
         self.about: int | None = self.listed() or None
         if self.about is None and self._seconds is not None:
             self.about = max(1, round(self._seconds * self.fps))
-        self.frames = self._decoded()
+        decoded = self._decoded()
+        head = list(itertools.islice(decoded, 1))
+        self.frames: Iterator[tuple[Any, bool]] = itertools.chain(head, decoded)
+        self.first = head[0][0] if head else None
 
-    def _films(self) -> list[Any]:
-        return [s for s in self._container.streams.video if s.codec_context]
+    def rgb(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3] of an `av.VideoFrame`, upright.
 
-    def others(self) -> list[Any]:
-        """Other films in the file; covers are none."""
-        return [
-            stream
-            for stream in self._films()
-            if stream.index != self.stream.index and _rank(stream) > 1
-        ]
+        The pixels are those of FFmpeg's program. `av.VideoFrame.reformat`
+        differs: it converts the fields of interlaced frames one by one, and
+        shifts colour samples of 10 bits.
+
+        Raises:
+            av.error.FFmpegError: FFmpeg cannot convert it.
+        """
+        turning = _turning(frame)
+        kind = (frame.width, frame.height, frame.format.name, turning)
+        if kind != self._kind:
+            self._kind = kind
+            self._graph = filtering(frame, [*turning, ("format", "rgb24")])
+        self._graph.vpush(frame)
+        return self._graph.vpull().to_ndarray()
 
     def close(self) -> None:
         """Closes the file."""
@@ -569,7 +558,9 @@ class _Pass:
         last = av.Packet()
         last.stream, last.time_base = self.stream, self.stream.time_base
         for packet in itertools.chain(self._film(), [last]):
-            if packet.size and self._is_to_be_shown(packet):
+            # An edit list discards some, and of others no frame comes.
+            is_empty = self._codec == "mpeg4" and packet.size <= _NOT_CODED
+            if packet.size and not (packet.is_discard or is_empty):
                 self._owed += 1
                 if packet.pts is not None:
                     self._waiting[packet.pts] = None
@@ -591,12 +582,6 @@ class _Pass:
                 broken.discard(frame.pts)
         self._finish()
 
-    def _is_to_be_shown(self, packet: Any) -> bool:
-        """Whether a frame should come of a packet."""
-        if packet.is_discard:  # By an edit list.
-            return False
-        return not (self._codec == "mpeg4" and packet.size <= _NOT_CODED)
-
     def _note(self, frame: Any) -> None:
         """Compares a frame to be shown with the packets."""
         if frame.interlaced_frame and self._codec == "h264":
@@ -611,15 +596,14 @@ class _Pass:
             self._is_timed = False
         if frame.time is not None:
             self._lasts = float((frame.duration or 0) * frame.time_base)
-            if not self._shown:
-                self._begin = self._start = frame.time
-            self._longest = max(self._longest, frame.time - self._start)
-            self._start = frame.time
+            self._times.append(frame.time)
         self._shown += 1
 
     def _finish(self) -> None:
         """Looks whether all came that the container lists."""
         stream, missing, listed = self.stream, False, ""
+        times = self._times or [0.0]
+        longest = np.diff(times).max(initial=0)
         if self.is_mp4:
             entries = stream.index_entries
             missing = self._came < len(entries)
@@ -628,12 +612,12 @@ class _Pass:
             # It counts in ticks, of which a frame may last several.
             tick = float(stream.time_base)
             left = (stream.frames - self._reached) * tick
-            missing = left > max(tick, self._longest) - tick / 2
+            missing = left > max(tick, longest) - tick / 2
             listed = f" of {self.about}"
         elif "matroska" in self._name and self._seconds is not None:
             # The last one may be shown for as long as any other.
-            most = max((1 + _GAP) / self.fps, self._longest, self._lasts)
-            left = self._seconds - (self._start - self._begin)
+            most = max((1 + _GAP) / self.fps, longest, self._lasts)
+            left = self._seconds - (times[-1] - times[0])
             missing = left > most + _ROUNDED
         elif self._name == "yuv4mpegpipe":
             # Its reader drops a frame that is cut off.
@@ -650,14 +634,6 @@ class _Pass:
                 f"damaged, from frame {self._shown} (counted from 0) on"
             )
 
-    def _head(self) -> str:
-        """How long its start is that cannot be decoded, if it has times."""
-        if not self._is_timed or 0 not in self._waiting.values():
-            return ""
-        first = min(t for t, place in self._waiting.items() if place == 0)
-        seconds = self._begin - float(first * self.stream.time_base)
-        return f" ({seconds:.2f} s)"
-
     def told(self) -> str:
         """What is wrong with the frames that were read so far, or ""."""
         late = [
@@ -670,10 +646,14 @@ class _Pass:
         )
         reasons = []
         if early := lost.count(0):
+            length = ""
+            head = [t for t, place in self._waiting.items() if place == 0]
+            if self._is_timed and head:
+                start = float(min(head) * self.stream.time_base)
+                length = f" ({self._times[0] - start:.2f} s)"
             reasons.append(
-                f"frames at its start cannot be decoded: {early}"
-                f"{self._head()}, so all others have other numbers than they "
-                "should"
+                f"frames at its start cannot be decoded: {early}{length}, so "
+                "all others have other numbers than they should"
             )
         if lost[early:]:
             reasons.append(
@@ -683,11 +663,8 @@ class _Pass:
         if self._missing:
             reasons.append(self._missing)
         if self.damaged:
-            named = ", ".join(map(str, self.damaged[:_NAMED]))
-            if len(self.damaged) > _NAMED:
-                named += f" and {len(self.damaged) - _NAMED} more"
             reasons.append(
-                f"damaged frames (counted from 0): {named}; frames around them "
-                "may show it"
+                f"damaged frames (counted from 0): {named(self.damaged)}; "
+                "frames around them may show it"
             )
         return "; ".join(reasons)

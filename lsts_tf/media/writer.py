@@ -1,14 +1,12 @@
 """A film of frames, written by PyAV; whole or not at all."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import fractions
-import functools
 import math
-import os
 import pathlib
-import types
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
@@ -19,26 +17,6 @@ from lsts_tf.media import files, video
 # round them to milliseconds: so close to an even rate, it is even.
 _TICKS = 64
 _ROUNDED = 0.001
-
-
-def _rgb(frame: np.ndarray) -> Any:
-    picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-
-
-def _gray(frame: np.ndarray) -> Any:
-    height, width = frame.shape
-    planes = np.full((height * 3 // 2, width), 128, np.uint8)
-    planes[:height] = frame
-    picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-    picture.color_range = 2
-    return picture
-
-
-def _gray10(frame: np.ndarray) -> Any:
-    picture = av.VideoFrame.from_ndarray(frame, format="gray10le")
-    picture.color_range = 2
-    return picture
 
 
 class _Kind(NamedTuple):
@@ -52,36 +30,43 @@ class _Kind(NamedTuple):
     pix_fmt: str
     # Less is better; "" for one without loss.
     crf: str
-    # Makes an `av.VideoFrame` of a frame.
-    picture: Callable[[np.ndarray], Any]
     # Of the colours.
     tags: dict[str, int]
 
+    def picture(self, frame: np.ndarray) -> Any:
+        """An `av.VideoFrame` of a frame."""
+        make = av.VideoFrame.from_ndarray
+        if self.channels:
+            picture = make(frame, format="rgb24")
+            return picture.reformat(
+                format=self.pix_fmt, dst_colorspace="ITU709"
+            )
+        if self.pix_fmt == "yuv420p":
+            height, width = frame.shape
+            planes = np.full((height * 3 // 2, width), 128, np.uint8)
+            planes[:height] = frame
+            frame = planes
+        picture = make(frame, format=self.pix_fmt)
+        picture.color_range = self.tags.get("color_range", 0)
+        return picture
+
 
 _BT709 = ("colorspace", "color_primaries", "color_trc", "color_range")
-_H264 = (".mp4", "libx264")
+_H264, _FULL = (".mp4", "libx264"), {"color_range": 2}
+_RGB = dict.fromkeys(_BT709, 1)
 PIXELS = {
-    "rgb": _Kind(
-        np.uint8, (3,), *_H264, "yuv420p", "20", _rgb, dict.fromkeys(_BT709, 1)
-    ),
+    "rgb": _Kind(np.uint8, (3,), *_H264, "yuv420p", "20", _RGB),
     # Maps are smooth, so that a finer step costs little.
-    "gray": _Kind(
-        np.uint8, (), *_H264, "yuv420p", "12", _gray, {"color_range": 2}
-    ),
+    "gray": _Kind(np.uint8, (), *_H264, "yuv420p", "12", _FULL),
     # As the films of AViMoS and CrowdSAL are.
-    "gray10": _Kind(
-        np.uint16, (), *_H264, "gray10le", "0", _gray10, {"color_range": 2}
-    ),
-    "gray16": _Kind(
-        *(np.uint16, (), ".mkv", "ffv1", "gray16le", ""),
-        functools.partial(av.VideoFrame.from_ndarray, format="gray16le"),
-        {},
-    ),
+    "gray10": _Kind(np.uint16, (), *_H264, "gray10le", "0", _FULL),
+    "gray16": _Kind(np.uint16, (), ".mkv", "ffv1", "gray16le", "", {}),
 }
 
 
+@dataclasses.dataclass
 class Writer:
-    """Writes a film, whole or not at all.
+    """Writes a film, at `path`, whole or not at all.
 
     Of pixels "rgb" and "gray" one that a browser plays, H.264 in MP4: colours
     by BT.709, greys at full range. Of "gray10" (levels 0 … 1023) one that loses
@@ -93,67 +78,60 @@ class Writer:
                 film.write(frame)
 
     "rgb" and "gray" of odd width or height get their last column or row twice:
-    with shared colour samples H.264 has even sizes only.
+    with shared colour samples H.264 has even sizes only. Nothing is written
+    before the `with` block.
 
     Attributes:
-        path: The file that is made.
+        path: A name that ends in `.mp4` (`.mkv` for "gray16"), in a folder
+            that exists.
+        fps: Frames a second.
+        size: (width, height) of the frames that will come.
+        pixels: One of `PIXELS`.
+        pixel_aspect: Width of a pixel by its height.
+        encoder: Another encoder of "rgb" than FFmpeg's libx264.
+        options: Of the encoder, in the place of ours.
+        comment: Stands in the file.
+
+    Raises:
+        ValueError: Another suffix, or an impossible rate or size.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        fps: float,
-        size: tuple[int, int],
-        pixels: str = "rgb",
-        pixel_aspect: fractions.Fraction = video.SQUARE,
-        encoder: str = "",
-        options: Mapping[str, str] | None = None,
-        comment: str = "",
-    ):
-        """Prepares a file; nothing is written before the `with` block.
+    path: pathlib.Path
+    _: dataclasses.KW_ONLY
+    fps: float
+    size: tuple[int, int]
+    pixels: str = "rgb"
+    pixel_aspect: fractions.Fraction = video.SQUARE
+    encoder: str = ""
+    options: Mapping[str, str] | None = None
+    comment: str = ""
 
-        Args:
-            path: A name that ends in `.mp4` (`.mkv` for "gray16"), in a
-                folder that exists.
-            fps: Frames a second.
-            size: (width, height) of the frames that will come.
-            pixels: One of `PIXELS`.
-            pixel_aspect: Width of a pixel by its height.
-            encoder: Another encoder of "rgb" than FFmpeg's libx264.
-            options: Of the encoder, in the place of ours.
-            comment: Stands in the file.
-
-        Raises:
-            ValueError: Another suffix, or an impossible rate or size.
-        """
-        self.path = pathlib.Path(path)
-        self._kind = PIXELS[pixels]
-        if self.path.suffix.lower() != self._kind.suffix:
+    def __post_init__(self) -> None:
+        self.path = pathlib.Path(self.path)
+        self._kind = kind = PIXELS[self.pixels]
+        if self.path.suffix.lower() != kind.suffix:
             raise ValueError(
-                f"A video of {pixels} is written as {self._kind.suffix}. "
-                f"Received: path={str(path)!r}"
+                f"A video of {self.pixels} is written as {kind.suffix}. "
+                f"Received: path={str(self.path)!r}"
             )
-        if not (math.isfinite(fps) and fps > 0) or min(size) < 1:
+        if not (math.isfinite(self.fps) and self.fps > 0 < min(self.size)):
             raise ValueError(
                 "A video needs a positive rate and size. "
-                f"Received: fps={fps}, size={size}"
+                f"Received: fps={self.fps}, size={self.size}"
             )
-        width, height = size
-        self._shape = (height, width, *self._kind.channels)
-        shared = self._kind.pix_fmt == "yuv420p"
+        width, height = self.size
+        self._shape = (height, width, *kind.channels)
+        shared = kind.pix_fmt == "yuv420p"
         self._pad = (height % 2, width % 2) if shared else (0, 0)
-        self._rate = fractions.Fraction(fps).limit_denominator(100_000)
+        self._rate = fractions.Fraction(self.fps).limit_denominator(100_000)
         self._base = 1 / (self._rate * _TICKS)
         self._last = -1
-        self._pixel_aspect = pixel_aspect
-        self._encoder = encoder or self._kind.codec
-        self._options = options
-        self._comment = comment
+        if self.options is None and kind.crf:
+            self.options = {"crf": kind.crf, "preset": "veryfast"}
         self._count = 0
         self._first = 0.0
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Self:
         # PyAV would notice only at the first frame.
         if not self.path.parent.is_dir():
             raise video.VideoError(
@@ -161,7 +139,7 @@ class Writer:
             )
         with contextlib.ExitStack() as stack:
             self._hidden = stack.enter_context(files.replacing(self.path))
-            with naming(self.path):
+            with _naming(self.path):
                 self._open()
             self._files = stack.pop_all()
         return self
@@ -173,24 +151,21 @@ class Writer:
             "w",
             options={"movflags": "faststart"} if kind.crf else {},
         )
-        if self._comment:
-            self._container.metadata["comment"] = self._comment
-        stream = self._container.add_stream(self._encoder, rate=self._rate)
-        stream.height, stream.width = (
-            length + pad
-            for length, pad in zip(self._shape, self._pad, strict=False)
+        if self.comment:
+            self._container.metadata["comment"] = self.comment
+        stream = self._container.add_stream(
+            self.encoder or kind.codec, rate=self._rate
         )
+        even = np.add(self._shape[:2], self._pad)
+        stream.height, stream.width = even.tolist()
         stream.pix_fmt = kind.pix_fmt
-        if self._options is not None:
-            stream.options = dict(self._options)
-        elif kind.crf:
-            stream.options = {"crf": kind.crf, "preset": "veryfast"}
+        stream.options = dict(self.options or {})
         context = stream.codec_context
-        if self._encoder == "libx265":
+        if self.encoder == "libx265":
             # Apple's players know HEVC by this name only.
             context.codec_tag = "hvc1"
         context.time_base = self._base
-        context.sample_aspect_ratio = self._pixel_aspect
+        context.sample_aspect_ratio = self.pixel_aspect
         for name, value in kind.tags.items():
             setattr(context, name, value)
         self._stream = stream
@@ -200,7 +175,7 @@ class Writer:
         frame: np.ndarray,
         time: float | None = None,
         *,
-        change: Callable[[Any], Any] = lambda picture: picture,
+        filters: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Appends a frame.
 
@@ -208,8 +183,7 @@ class Writer:
             frame: [H, W] or [H, W, 3].
             time: Its seconds, later than the one before; the first may have
                 any. By default frames have equal distances.
-            change: Is given the `av.VideoFrame` that was made of it, and
-                returns the one to encode.
+            filters: Of FFmpeg, that it goes through; see `video.filtering`.
 
         Raises:
             ValueError: Another size or type.
@@ -235,30 +209,43 @@ class Writer:
         self._last = max(round(frames * _TICKS), self._last + 1)
         picture.pts, picture.duration = self._last, _TICKS
         picture.time_base = self._base
-        with naming(self.path):
-            self._container.mux(self._stream.encode(change(picture)))
+        with _naming(self.path):
+            if filters:
+                graph = video.filtering(picture, filters)
+                graph.vpush(picture)
+                picture = graph.vpull()
+            self._container.mux(self._stream.encode(picture))
         self._count += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        if kind is None:
-            with self._files:
-                with naming(self.path), self._container:
-                    self._container.mux(self._stream.encode())
-                check_written(self.path, self._count, at=self._hidden)
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            # What went wrong first is what the caller has to see.
+            with contextlib.suppress(av.error.FFmpegError):
+                self._container.close()
+            self._files.__exit__(*error)
             return
-        # What went wrong first is what the caller has to see.
-        with contextlib.suppress(av.error.FFmpegError):
-            self._container.close()
-        self._files.__exit__(kind, error, trace)
+        with self._files, _naming(self.path):
+            with self._container:
+                self._container.mux(self._stream.encode())
+            self._check_written()
+
+    def _check_written(self) -> None:
+        """Raises VideoError unless all frames are in the file."""
+        if not self._count:
+            raise video.VideoError(self.path, "no frame was written to it.")
+        with av.open(f"file:{self._hidden}") as container:
+            packets = container.demux(video=0)
+            found = sum(1 for packet in packets if packet.size)
+        if found != self._count:
+            raise video.VideoError(
+                self.path,
+                f"{self._count} frames were written and {found} can be read "
+                "back. Is the disk full?",
+            )
 
 
 @contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
+def _naming(path: pathlib.Path) -> Iterator[None]:
     """Errors of FFmpeg in the block become `VideoError`, which names a file."""
     try:
         yield
@@ -266,20 +253,3 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise video.VideoError(
             path, f"cannot be written ({error.strerror})."
         ) from error
-
-
-def check_written(path: pathlib.Path, count: int, *, at: pathlib.Path) -> None:
-    """Raises VideoError unless `count` frames are in the file `at`.
-
-    It becomes `path` later.
-    """
-    if not count:
-        raise video.VideoError(path, "no frame was written to it.")
-    with naming(path), av.open(f"file:{at}") as container:
-        found = sum(1 for packet in container.demux(video=0) if packet.size)
-    if found != count:
-        raise video.VideoError(
-            path,
-            f"{count} frames were written and {found} can be read back. "
-            "Is the disk full?",
-        )

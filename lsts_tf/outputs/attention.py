@@ -75,28 +75,19 @@ class Measures(NamedTuple):
     areas: Mapping[str, tuple[float | None, bool]] = {}
 
 
+@dataclasses.dataclass(kw_only=True)
 class Measurer:
     """Measures of one frame after the other, and of the clip that they are.
 
-    Memory grows by some numbers a frame: tens of MB an hour.
-
-    Args:
-        size: (width, height) of the source.
-        fps: Frames a second.
-        areas: Polygons of the areas of interest by name: float [corners, 2],
-            (x, y) in pixels of the source.
+    Memory grows by some numbers a frame: tens of MB an hour. `areas` are
+    polygons by name: float [corners, 2], (x, y) in pixels of the source.
     """
 
-    def __init__(
-        self,
-        *,
-        size: tuple[int, int],
-        fps: float = 25.0,
-        areas: Mapping[str, np.ndarray] | None = None,
-    ) -> None:
-        self._size = size
-        self._fps = fps
-        self._areas = areas or {}
+    size: tuple[int, int]
+    fps: float = 25.0
+    areas: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._covered: dict[str, np.ndarray] = {}
         self._rows: list[Measures] = []
 
@@ -115,30 +106,35 @@ class Measurer:
         total = _total(map_)
         if not self._covered:
             self._covered = {
-                name: coverage(polygon, map_.shape, self._size)
-                for name, polygon in self._areas.items()
+                name: coverage(polygon, map_.shape, self.size)
+                for name, polygon in self.areas.items()
             }
         if not total:
             nothing = dict.fromkeys(self._covered, (None, False))
             return Measures(time, areas=nothing)
         height, width = map_.shape
-        scale = self._size[0] / width, self._size[1] / height
+        scale = self.size[0] / width, self.size[1] / height
         row, column = np.unravel_index(int(map_.argmax()), map_.shape)
         strongest = (column + 0.5) * scale[0], (row + 0.5) * scale[1]
         before = self._rows[-1].strongest if self._rows else None
         found = _regions(map_, total, scale)
         centroid, deviation = _moments(map_, scale)
-        spread = _entropy(map_, total)
+        diagonal = math.hypot(*self.size)
+        # Single precision is faster, and right to six digits.
+        nats = special.entr(map_.astype(np.float32) / np.float32(total))
+        entropy = nats.sum(dtype=np.float64) / math.log(max(map_.size, 2))
+        # 0 for a single pixel, 1 for a uniform map.
+        spread = min(max(float(entropy), 0.0), 1.0)
         return Measures(
             time=time,
             regions=found,
             strongest=strongest,
             centroid=centroid,
-            dispersion=deviation / math.hypot(*self._size),
+            dispersion=deviation / diagonal,
             entropy=spread,
             focus=1 - spread,
             hot_spots=len(found),
-            jump=before and distance(before, strongest, self._size),
+            jump=before and math.dist(before, strongest) / diagonal,
             areas={
                 name: (
                     min(float(np.vdot(map_, covered)) / total, 1.0),
@@ -160,7 +156,7 @@ class Measurer:
         def of_areas(item: int) -> pd.DataFrame:
             pairs = [row.areas.values() for row in self._rows]
             values = [[pair[item] for pair in some] for some in pairs]
-            return pd.DataFrame(values, columns=[*self._areas], dtype=float)
+            return pd.DataFrame(values, columns=[*self.areas], dtype=float)
 
         numbers = rows[["time", *_NUMBERS]].astype(float)
         return numbers, of_areas(0), of_areas(1)
@@ -186,26 +182,26 @@ class Measurer:
                 name: {
                     "mean_share": shares[name].mean(),
                     "share_of_frame": float(
-                        coverage(polygon, (360, 640), self._size).mean()
+                        coverage(polygon, (360, 640), self.size).mean()
                     ),
                     "strongest_inside": inside[name].mean(),
                 }
-                for name, polygon in self._areas.items()
+                for name, polygon in self.areas.items()
             },
         }
         points = ((row.time, row.strongest) for row in self._rows)
         return {
             "frames": len(table),
-            "fps": self._fps,
-            "size": list(self._size),
-            **_plain(result),
+            "fps": self.fps,
+            "size": list(self.size),
+            **plain(result),
             "gaze_path": [
                 {
                     "start": round(stop.start, 6),
                     "end": round(stop.end, 6),
-                    "place": _plain(stop.place),
+                    "place": plain(stop.place),
                 }
-                for stop in gaze_path(points, fps=self._fps, size=self._size)
+                for stop in gaze_path(points, fps=self.fps, size=self.size)
             ],
         }
 
@@ -266,19 +262,6 @@ def _moments(map_: np.ndarray, scale: Place) -> tuple[Place, float]:
     return (means[0], means[1]), math.sqrt(variance)
 
 
-def _entropy(map_: np.ndarray, total: float) -> float:
-    """0 for a single pixel, 1 for a uniform map."""
-    # Single precision is faster, and right to six digits.
-    shares = map_.astype(np.float32) / np.float32(total)
-    nats = float(special.entr(shares).sum(dtype=np.float64))
-    return min(max(nats / math.log(max(map_.size, 2)), 0.0), 1.0)
-
-
-def distance(one: Place, other: Place, size: tuple[int, int]) -> float:
-    """Distance of two places of a frame of some size, in diagonals."""
-    return math.dist(one, other) / math.hypot(*size)
-
-
 # === Areas of interest ===
 
 
@@ -322,10 +305,6 @@ def read_areas(
 ) -> dict[str, np.ndarray]:
     """Areas of interest from a JSON file; see docs/attention.md.
 
-    Args:
-        path: The file.
-        size: (width, height) of the source.
-
     Returns:
         Polygons by name, float64 [corners, 2] in pixels of the source.
 
@@ -352,11 +331,8 @@ def read_areas(
             polygon = np.array(corners, np.float64)
         except (TypeError, ValueError):
             polygon = np.empty(0)
-        if (
-            polygon.shape != (len(polygon), 2)
-            or len(polygon) < 3
-            or not np.isfinite(polygon).all()
-        ):
+        has_corners = polygon.shape[1:] == (2,) and len(polygon) > 2
+        if not (has_corners and np.isfinite(polygon).all()):
             raise files.FileError(
                 path, f"area {name!r} is not three or more corners [x, y]."
             )
@@ -393,17 +369,13 @@ def gaze_path(
 ) -> list[Stop]:
     """Where the strongest point rests, one stop after the other.
 
-    Frames without attention end nothing.
-
-    Args:
-        points: Seconds and strongest point of each frame.
-        fps: Frames a second.
-        size: (width, height) of the source.
+    Frames without attention end nothing. `points` are the seconds and the
+    strongest point of each frame.
     """
 
     def longer(stop: Stop, end: float, point: Place) -> Stop | None:
         """The stop with one more frame, or None if the point is not near."""
-        if distance(stop.place, point, size) > _STOP_RADIUS:
+        if math.dist(stop.place, point) > _STOP_RADIUS * math.hypot(*size):
             return None
         frames = stop.frames + 1
         (x, y), (to_x, to_y) = stop.place, point
@@ -421,8 +393,7 @@ def gaze_path(
         elif same := longer(stops[-1], end, point):
             stops[-1], new = same, None
         else:
-            more = new and longer(new, end, point)
-            new = more or Stop(time, end, point)
+            new = (new and longer(new, end, point)) or Stop(time, end, point)
             if new.end - new.start >= _STOP_SECONDS - _ROUNDING:
                 stops[-1] = stops[-1]._replace(end=new.start)
                 stops.append(new)
@@ -433,7 +404,6 @@ def gaze_path(
 # === Outputs ===
 
 
-@dataclasses.dataclass(kw_only=True)
 class Measuring(sink.Sink):
     """The base of outputs that measure attention."""
 
@@ -444,16 +414,12 @@ class Measuring(sink.Sink):
     def __post_init__(self) -> None:
         super().__post_init__()
         areas = read_areas(self.areas, self.size) if self.areas else {}
+        if areas:
+            self.reads = {pathlib.Path(self.areas): "the areas of interest"}
         self.measure = Measurer(size=self.size, fps=self.fps, areas=areas)
-
-    def reads(self) -> Mapping[pathlib.Path, str]:
-        """See `sink.Sink`."""
-        path = pathlib.Path(self.areas)
-        return {path: "the areas of interest"} if self.areas else {}
 
 
 @sink.output("json", "attention.jsonl")
-@dataclasses.dataclass(kw_only=True)
 class JsonLines(Measuring):
     """One JSON object a line and frame, and `summary.json` of the clip.
 
@@ -475,9 +441,9 @@ class JsonLines(Measuring):
         some = list(measures.regions[: self.regions])
         line = {
             "frame": self.count,
-            **_plain(measures._replace(regions=some, areas={})),
+            **plain(measures._replace(regions=some, areas={})),
             "time": round(time, 6),
-            "areas": {n: _plain(v) for n, (v, _) in measures.areas.items()},
+            "areas": {n: plain(v) for n, (v, _) in measures.areas.items()},
         }
         self._lines.write(sink.to_json(line) + "\n")
 
@@ -486,14 +452,14 @@ class JsonLines(Measuring):
         self._about.write(sink.to_json(result, indent=2) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON holds it: places to a hundredth, other numbers to 5 digits."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, tuple):
         return [round(float(each), 2) for each in value]
     if isinstance(value, float):

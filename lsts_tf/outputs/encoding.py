@@ -11,21 +11,16 @@ frame; adaptive quantisation has to be on. `Offsets` writes files for other
 ways; docs/encoding.md says which there are, and what was tried.
 """
 
-from collections.abc import Iterator, Sequence
-import dataclasses
-import functools
+from collections.abc import Iterator
 import math
 from typing import NamedTuple
 
-import av
 import numpy as np
 from scipy import sparse
 
 from lsts_tf.outputs import sink
 
 _QP_RANGE = 51
-# What the text format holds.
-_MOST = 12
 # Encoders of FFmpeg, and what lets them follow single blocks: adaptive
 # quantisation is on, and x265's quantisation groups are as small as our blocks.
 CODECS = {
@@ -72,7 +67,6 @@ def _runs(row: np.ndarray) -> Iterator[tuple[int, int, int]]:
             yield int(first), int(last), int(row[first])
 
 
-@dataclasses.dataclass(kw_only=True)
 class Blocks(sink.Sink):
     """The base of outputs that are made of blocks; see `grid`."""
 
@@ -95,10 +89,8 @@ class Blocks(sink.Sink):
         """QP offsets of a frame, int8 [rows, columns], from its map.
 
         docs/encoding.md has the formula. If an offset is above `floor`, all
-        are lowered by what it is too high, and the frame grows.
-
-        Args:
-            map_: float [h, w], not negative; a constant one changes nothing.
+        are lowered by what it is too high, and the frame grows. The map is
+        float [h, w], not negative; a constant one changes nothing.
         """
         width, height = self.size
         rows = _overlaps(map_.shape[0], height, self.block)
@@ -130,7 +122,6 @@ class Blocks(sink.Sink):
 
 
 @sink.output("roi", "roi.npy")
-@dataclasses.dataclass(kw_only=True)
 class Offsets(Blocks):
     """Grids of QP offsets of all frames, in four files; docs/encoding.md."""
 
@@ -149,12 +140,11 @@ class Offsets(Blocks):
         grid = self.grid(map_)
         self._array.write(grid.tobytes())
         self._sum += grid
-        rows = np.clip(grid, -_MOST, _MOST).tolist()
+        rows = np.clip(grid, -12, 12).tolist()  # The format holds no more.
         lines = (" ".join(map(str, row)) for row in rows)
         self._text.write("\n".join([f"{self.count} P 0", *lines]) + "\n")
 
     def _finish(self) -> None:
-        self.array_header(self._array, self._shape, "|i1")
         mean = np.rint(self._sum / max(self.count, 1)).astype(np.int8)
         filters = (f"addroi={each.addroi()}" for each in self.rectangles(mean))
         self._filter.write((",\n".join(filters) or "null") + "\n")
@@ -173,7 +163,6 @@ class Offsets(Blocks):
 
 
 @sink.output("encoded", "encoded.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Encoder(Blocks):
     """The clip itself, with more bits where people look: MP4.
 
@@ -201,31 +190,9 @@ class Encoder(Blocks):
         )
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
+        # PyAV cannot attach regions itself; and the filters are made anew
+        # because `addroi` takes no commands.
         found = self.rectangles(self.grid(map_))
-        mark = functools.partial(_marked, found=found)
-        self._film.write(frame, time, change=mark)
-
-
-def _marked(
-    picture: av.VideoFrame, found: Sequence[Rectangle]
-) -> av.VideoFrame:
-    """A frame with regions of interest.
-
-    PyAV cannot attach them itself, so the frame goes through a chain of
-    FFmpeg's filters, made anew because `addroi` takes no commands.
-    """
-    if not found:
-        return picture
-    graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            time_base=picture.time_base,
-        ),
-        *(graph.add("addroi", one.addroi()) for one in found),
-        graph.add("buffersink"),
-    ).configure()
-    graph.vpush(picture)
-    return graph.vpull()
+        self._film.write(
+            frame, time, filters=[("addroi", one.addroi()) for one in found]
+        )

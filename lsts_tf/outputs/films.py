@@ -77,10 +77,10 @@ def predict(
         load: Loads the model; of several workers each calls it.
         films: The films.
         output: Folder to write to.
-        outputs: See `run.predict`.
+        outputs: See `run.Pass`.
         report: Must be "".
         workers: Number of processes; 1 works in this one.
-        **settings: See `run.predict`.
+        **settings: See `run.Pass`.
 
     Returns:
         What is wrong with the films, or "".
@@ -136,8 +136,8 @@ class _Wanted:
 
     Attributes:
         root: The folder of all.
-        outputs: See `run.predict`.
-        settings: See `run.predict`.
+        outputs: See `run.Pass`.
+        settings: See `run.Pass`.
     """
 
     root: pathlib.Path

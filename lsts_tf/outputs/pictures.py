@@ -16,9 +16,6 @@ from lsts_tf import parts
 from lsts_tf.media import draw, files, images, video
 from lsts_tf.outputs import sink
 
-NORMALIZE = ("none", "frame", "clip", "sum")
-MAP_SIZES = ("source", "model")
-
 _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
@@ -27,12 +24,12 @@ alpha_option = functools.partial(
 )
 
 
-def to_uint16(map_: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] as levels 0 to 65,535."""
-    return np.rint(np.clip(map_, 0.0, 1.0) * 65535.0).astype(np.uint16)
-
-
-_LEVELS = {8: images.to_uint8, 16: to_uint16}
+def levels(map_: np.ndarray, bits: int) -> np.ndarray:
+    """A map in [0, 1] as the nearest of 2**bits levels: uint8, or uint16."""
+    if bits == 8:
+        return images.to_uint8(map_)
+    top = 2.0**bits - 1
+    return np.rint(np.clip(map_, 0.0, 1.0) * top).astype(np.uint16)
 
 
 # === Films to watch ===
@@ -40,7 +37,6 @@ _LEVELS = {8: images.to_uint8, 16: to_uint16}
 
 @sink.output("side_by_side", "side_by_side.mp4", beside=True)
 @sink.output("overlay", "overlay.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
 
@@ -67,7 +63,6 @@ class Overlay(sink.Sink):
 # === Maps ===
 
 
-@dataclasses.dataclass(kw_only=True)
 class Maps(sink.Sink):
     """The base of what holds maps alone, of a size and normalised.
 
@@ -82,12 +77,12 @@ class Maps(sink.Sink):
     normalize: str = sink.option(
         "none",
         "How maps are normalised (overlays always stretch each map)",
-        choices=NORMALIZE,
+        choices=("none", "frame", "clip", "sum"),
     )
     map_size: str = sink.option(
         "source",
         "Size of maps: the video's, or the model's 640x360",
-        choices=MAP_SIZES,
+        choices=("source", "model"),
     )
     #: Bits of a pixel; 32 for floats.
     bits: int = 8
@@ -103,6 +98,8 @@ class Maps(sink.Sink):
         of_model = self.map_size == "model"
         self.written_size = (width, height) if of_model else self.size
         self._low, self._high = np.inf, -np.inf
+        # Of the maps that wait.
+        self._times: list[float] = []
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         """Takes the map of a place: float32 of `written_size`, normalised."""
@@ -119,17 +116,16 @@ class Maps(sink.Sink):
             return
         self._low = min(self._low, float(map_.min()))
         self._high = max(self._high, float(map_.max()))
-        np.save(self._waiting, np.float64(time))
+        self._times.append(time)
         np.save(self._waiting, map_)
 
     def _finish(self) -> None:
-        if self.normalize == "clip":
+        if self._times:
             self._waiting.seek(0)
-            for place in range(self.count):
-                time = float(np.load(self._waiting))
-                map_ = np.load(self._waiting)
-                map_ = draw.stretch(map_, self._low, self._high)
-                self._put(self._scaled(map_), place, time)
+        for place, time in enumerate(self._times):
+            map_ = np.load(self._waiting)
+            map_ = draw.stretch(map_, self._low, self._high)
+            self._put(self._scaled(map_), place, time)
 
     def _scaled(self, map_: np.ndarray) -> np.ndarray:
         size = self.written_size
@@ -145,7 +141,6 @@ class Maps(sink.Sink):
 
 @sink.output("saliency16", "saliency16.mkv", bits=16)
 @sink.output("saliency", "saliency.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Saliency(Maps):
     """A grey video of the maps.
 
@@ -156,27 +151,28 @@ class Saliency(Maps):
 
     def _open(self) -> None:
         super()._open()
-        of_source = self.bits == 8 and self.written_size == self.size
+        of_source = self.bits < 16 and self.written_size == self.size
         self._film = self.film(
             self.written_size,
-            pixels={8: "gray", 16: "gray16"}[self.bits],
+            pixels={8: "gray", 10: "gray10", 16: "gray16"}[self.bits],
             pixel_aspect=self.pixel_aspect if of_source else video.SQUARE,
         )
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
-        self._film.write(_LEVELS[self.bits](map_), time)
+        self._film.write(levels(map_, self.bits), time)
 
 
 @sink.output("msu", "{video}.mp4")
-@dataclasses.dataclass(kw_only=True)
-class Submission(sink.Sink):
+class Submission(Saliency):
     """What AIM 2024, NTIRE 2026 and CrowdSAL take: a grey film of 10 bits.
 
     It has the name, size and number of frames of the film. Each map is
     stretched over its own range, as the challenges' program does when it reads.
     """
 
-    DRAWS = False
+    normalize: str = dataclasses.field(default="frame", init=False)
+    map_size: str = dataclasses.field(default="source", init=False)
+    bits: int = dataclasses.field(default=10, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,19 +183,10 @@ class Submission(sink.Sink):
                 f"{self.first}, the next of {self.first + self.step}."
             )
 
-    def _open(self) -> None:
-        self._film = self.film(self.size, pixels="gray10")
-
-    def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        large = cv2.resize(map_, self.size, interpolation=cv2.INTER_LINEAR)
-        levels = np.rint(draw.stretch(large) * 1023.0)
-        self._film.write(levels.astype(np.uint16), time)
-
 
 @sink.output("dhf1k", "{video}")
 @sink.output("png16", "maps16", bits=16)
 @sink.output("png8", "maps")
-@dataclasses.dataclass(kw_only=True)
 class Pictures(Maps):
     """A folder of one grey PNG for each map: `0001.png` is frame 0.
 
@@ -207,10 +194,9 @@ class Pictures(Maps):
     replaced; one with anything else in it is refused.
     """
 
-    @property
-    def resumes(self) -> bool:
-        """See `sink.Sink`."""
-        return self.normalize != "clip"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.resumes = self.normalize != "clip"
 
     def _open(self) -> None:
         super()._open()
@@ -227,7 +213,7 @@ class Pictures(Maps):
         return self.hidden(self.path) / name
 
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
-        images.write_png(self._file(place), _LEVELS[self.bits](map_))
+        images.write_png(self._file(place), levels(map_, self.bits))
 
     def refuse_others(self) -> None:
         """See `sink.Sink`."""
@@ -247,7 +233,6 @@ class Pictures(Maps):
 
 
 @sink.output("npy", "maps.npy")
-@dataclasses.dataclass(kw_only=True)
 class Array(Maps):
     """All maps in one file of NumPy: float32 [N, height, width].
 
@@ -263,13 +248,8 @@ class Array(Maps):
     def _put(self, map_: np.ndarray, place: int, time: float) -> None:
         self._file.write(map_.astype("<f4").tobytes())
 
-    def _finish(self) -> None:
-        super()._finish()
-        self.array_header(self._file, self.written_size[::-1], "<f4")
-
 
 @sink.output("stdout")
-@dataclasses.dataclass(kw_only=True)
 class Raw(Maps):
     """Maps as grey bytes, row by row, frame by frame, into a pipe.
 

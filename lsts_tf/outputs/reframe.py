@@ -31,8 +31,6 @@ from lsts_tf.outputs import sink
 _POSITIONS = 129
 # Attention that the far edge has to win over the middle, as a share.
 _TO_THE_MIDDLE = 1e-4
-_BINS = 8
-_SMALL = (96, 54)
 
 
 def read_aspect(text: str) -> float:
@@ -82,7 +80,7 @@ def kept(
     Args:
         map_: float [h, w], not negative.
         size: (width, height) of the frame.
-        crop: (width, height), less than the frame's along one axis at most.
+        crop: The same, less than the frame's along one axis at most.
         positions: float [n], pixels along that axis.
 
     Returns:
@@ -104,70 +102,46 @@ def _axis(size: tuple[int, int], crop: tuple[int, int]) -> int:
     return int(size[1] - crop[1] > size[0] - crop[0])
 
 
-class Cuts:
-    """Finds cuts, frame by frame, by histograms of 8 x 8 x 8 colours.
-
-    Args:
-        threshold: Half of the sum of the differences of their shares, 0 to 1,
-            that is a cut between two frames, shrunk to 96 x 54 pixels.
-    """
-
-    def __init__(self, *, threshold: float = 0.5) -> None:
-        self._threshold = threshold
-        self._before: np.ndarray | None = None
-
-    def __call__(self, frame: np.ndarray) -> bool:
-        """Whether a scene begins with this frame; the first one does."""
-        small = cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA)
-        counts = cv2.calcHist(
-            [small], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3
-        )
-        now = counts.ravel() / counts.sum()
-        before, self._before = self._before, now
-        if before is None:
-            return True
-        return float(np.abs(now - before).sum()) / 2 > self._threshold
+def _colours(frame: np.ndarray) -> np.ndarray:
+    """Shares of 8 x 8 x 8 colours in a frame, shrunk to 96 x 54: [512]."""
+    small = cv2.resize(frame, (96, 54), interpolation=cv2.INTER_AREA)
+    counts = cv2.calcHist([small], [0, 1, 2], None, [8] * 3, [0, 256] * 3)
+    return counts.ravel() / counts.sum()
 
 
+@dataclasses.dataclass(kw_only=True)
 class Path:
     """The path of a crop, from costs to positions, with a bounded delay.
 
-    Args:
+    Attributes:
         positions: float [n], rising: the grid.
         move_cost: Of moving by one pixel.
         lookahead: Frames that have to be known before one is settled.
         ease: Deviation of the Gaussian in frames; 0 for none.
-
-    Attributes:
         delay: Frames that may come after one before it has its position.
     """
 
-    def __init__(
-        self,
-        *,
-        positions: np.ndarray,
-        move_cost: float,
-        lookahead: int,
-        ease: float,
-    ) -> None:
-        self._positions = np.asarray(positions, np.float64)
-        places = self._positions
-        self._moves = move_cost * np.abs(places[:, None] - places)
-        self._lookahead = max(0, lookahead)
-        radius = math.ceil(3 * ease)
+    positions: np.ndarray
+    move_cost: float
+    lookahead: int
+    ease: float
+
+    def __post_init__(self) -> None:
+        places = self.positions
+        self._moves = self.move_cost * np.abs(places[:, None] - places)
+        self._radius = radius = math.ceil(3 * self.ease)
         steps = np.arange(-radius, radius + 1)
-        weights = np.exp(-0.5 * (steps / max(ease, 1e-9)) ** 2)
+        weights = np.exp(-0.5 * (steps / max(self.ease, 1e-9)) ** 2)
         self._weights = weights / weights.sum()
-        self._radius = radius
-        self.delay = self._lookahead + radius
+        self.delay = self.lookahead + radius
         self._clear()
 
     def _clear(self) -> None:
         """Begins a scene."""
         # Least cost of a way to each position.
-        self._cost = np.zeros(len(self._positions))
+        self._cost = np.zeros(len(self.positions))
         # Where the best way to each position came from, frame by frame.
-        self._from: collections.deque[np.ndarray] = collections.deque()
+        self._from = collections.deque[np.ndarray]()
         self._settled: list[float] = []
         # How many of the settled ones are out.
         self._out = 0
@@ -179,7 +153,7 @@ class Path:
         self._cost = ways.min(axis=0) + costs
         # Only differences matter, and a long scene must not grow the numbers.
         self._cost -= self._cost.min()
-        if len(self._from) > self._lookahead:
+        if len(self._from) > self.lookahead:
             self._settle(1)
         yield from self._eased(len(self._settled) - self._radius)
 
@@ -197,7 +171,7 @@ class Path:
             places.append(place)
             place = int(way[place])
         for place in places[: -number - 1 : -1]:
-            self._settled.append(float(self._positions[place]))
+            self._settled.append(float(self.positions[place]))
             self._from.popleft()
 
     def _eased(self, last: int) -> Iterator[float]:
@@ -212,7 +186,6 @@ class Path:
 
 
 @sink.output("reframed", "reframed.mp4")
-@dataclasses.dataclass(kw_only=True)
 class Reframe(sink.Sink):
     """The clip in another aspect, and the path of its crop; docs/reframe.md.
 
@@ -261,13 +234,11 @@ class Reframe(sink.Sink):
             lookahead=round(self.lookahead * self.fps),
             ease=self.ease * self.fps,
         )
-        self._is_cut = Cuts(threshold=self.cut)
+        self._before: np.ndarray | None = None
         self._cuts: list[int] = []
         # Of frames without a position: time, and attention inside the crop at
         # each even position.
-        self._waiting: collections.deque[tuple[float, np.ndarray | None]] = (
-            collections.deque()
-        )
+        self._waiting = collections.deque[tuple[float, np.ndarray | None]]()
         # Of the others: frame, time, x, y, kept.
         self._rows: list[tuple[int, float, int, int, float | None]] = []
 
@@ -279,9 +250,11 @@ class Reframe(sink.Sink):
         self._frames = self.enter(tempfile.TemporaryFile(dir=self._hidden))
 
     def _write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
-        if self._is_cut(frame):
-            if self.count:
-                self._cuts.append(self.count)
+        before, self._before = self._before, _colours(frame)
+        before = self._before if before is None else before
+        # Half of the sum of the differences of shares is 0 to 1.
+        if np.abs(before - self._before).sum() / 2 > self.cut:
+            self._cuts.append(self.count)
             self._write_at(self._search.end())
         places = np.arange(0, self._last + 1, 2, dtype=np.float64)
         shares = kept(map_, size=self.size, crop=self.crop, positions=places)

@@ -9,7 +9,6 @@ user named is escaped. The page itself is `templates/report.html`.
 import base64
 from collections.abc import Iterator, Sequence
 import contextlib
-import dataclasses
 import functools
 import io
 import math
@@ -35,11 +34,9 @@ _COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7"),
     *("#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f"),
 )
-_NOTHING = "\u2013"
 
 
 @sink.output("report", "report.html")
-@dataclasses.dataclass(kw_only=True)
 class Report(attention.Measuring):
     """The page."""
 
@@ -128,8 +125,8 @@ class Report(attention.Measuring):
                 "start": start,
                 "end": end,
                 "times": at.round(4).tolist(),
-                "focus": _rounded(focus),
-                "areas": [_rounded(curve) for curve in curves],
+                "focus": attention.plain(focus.tolist()),
+                "areas": [attention.plain(c.tolist()) for c in curves],
                 "moments": [still["time"] for still in stills],
             },
         }
@@ -166,11 +163,9 @@ def _panel(
 ) -> dict[str, Any]:
     """What the template's macro takes for curves over one time axis.
 
-    Args:
-        title: What they show.
-        lines: Of each curve the element that holds its value of the moment,
-            its name, its colour, and its values: NaN where there is none.
-        across: Where the values stand, 0 to 1000.
+    Of each curve the lines have the element that holds its value of the moment,
+    its name, its colour, and its values, NaN where there is none. These stand
+    at `across`, 0 to 1000.
     """
     known = pd.concat([values for *_, values in lines]).dropna()
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
@@ -235,10 +230,6 @@ def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _rounded(values: pd.Series) -> list[float | None]:
-    return [None if math.isnan(v) else round(v, 5) for v in values.tolist()]
-
-
 def _ticks(low: float, high: float, most: int) -> list[float]:
     """At most about `most` round numbers from `low` to `high`."""
     from matplotlib import ticker  # a third of a second
@@ -249,15 +240,14 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _number(value: float | None, pattern: str = "%.3f") -> str:
-    return _NOTHING if value is None else pattern % value
+    return "\u2013" if value is None else pattern % value
 
 
-def _clock(seconds: float, digits: int | None = None) -> str:
+def _clock(seconds: float, digits: int = 0) -> str:
     """1:05, 1:02:03, or with tenths where they say something."""
-    if digits is None:
-        digits = 0 if abs(seconds - round(seconds)) < 1e-6 else 1
-    whole = round(seconds * 10**digits)
-    minutes, rest = divmod(whole, 60 * 10**digits)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{rest / 10**digits:0{2 + bool(digits) * (digits + 1)}.{digits}f}"
+    if abs(seconds - round(seconds)) >= 1e-6:
+        digits = 1
+    minutes, rest = divmod(round(seconds, digits), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:0{2 + 2 * digits}.{digits}f}"
     return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"

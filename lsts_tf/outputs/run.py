@@ -56,15 +56,7 @@ def predict(
     predictor: "predictor_lib.Predictor",
     source: sources.Source | str | os.PathLike,
     output: str | os.PathLike | None,
-    *,
-    outputs: Sequence[str] = DEFAULT,
-    options: Mapping[str, Any] | None = None,
-    report: str | os.PathLike = "",
-    first_frames: str = "repeat",
-    start: str = "",
-    end: str = "",
-    every: int = 1,
-    about: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> str:
     """Write what is wanted of one video.
 
@@ -74,18 +66,7 @@ def predict(
         output: Folder to write to; earlier results of the same names in it
             are replaced. None if only `stdout` is wanted, or a report whose
             place `report` tells.
-        outputs: Names of `KINDS`, or "maps" for "png8".
-        options: What outputs are told, by the names of the fields of their
-            classes; each takes what it knows.
-        report: The report's file, where it is not to lie in `output`.
-        first_frames: See `Predictor.maps`. With "skip" the outputs begin with
-            the first frame that has a whole window.
-        start: Where the clip begins; see `sources.Clip`.
-        end: Where it ends.
-        every: Only every Nth frame gets a map and is written; the model sees
-            all of them.
-        about: What the model is, for the record. With it an interrupted
-            prediction can be resumed.
+        **settings: What is wanted; see `Pass`.
 
     Returns:
         What is wrong with the video, or "".
@@ -96,88 +77,71 @@ def predict(
     """
     if not isinstance(source, sources.Source):
         source = sources.File(source)
-    if every < 1:
-        raise ValueError(f"--every must be at least 1. Received: {every}")
-    job = _Pass(
-        predictor,
-        source,
-        None if output is None else pathlib.Path(output),
-        pathlib.Path(report) if report else None,
-        first_frames,
-        start,
-        end,
-        every,
-        dict(about or {}),
-    )
-    job.make(outputs, options or {})
-    job.run()
+    folder = None if output is None else pathlib.Path(output)
+    Pass(predictor, source, folder, **settings).run()
     return source.damage
 
 
 @dataclasses.dataclass
-class _Pass:
-    """One call of `predict`; see there.
+class Pass:
+    """One call of `predict`, and what may be wanted.
 
     Attributes:
-        made: The outputs, by name.
+        outputs: Names of `KINDS`, or "maps" for "png8".
+        options: What outputs are told, by the names of the fields of their
+            classes; each takes what it knows.
+        first_frames: See `Predictor.maps`. With "skip" the outputs begin with
+            the first frame that has a whole window.
+        every: Only every Nth frame gets a map and is written; the model sees
+            all of them.
+        about: What the model is, for the record. With it an interrupted
+            prediction can be resumed.
     """
 
     predictor: "predictor_lib.Predictor"
     source: sources.Source
     folder: pathlib.Path | None
-    report: pathlib.Path | None
-    first_frames: str
-    start: str
-    end: str
-    every: int
-    about: dict[str, Any]
+    _: dataclasses.KW_ONLY
+    outputs: Sequence[str] = DEFAULT
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    report: str | os.PathLike = sink.option(
+        "",
+        "File for the report, if not in --output; without --output and "
+        "--outputs, only the report is written",
+    )
+    first_frames: str = sink.option(
+        windows.FIRST_FRAMES[0],
+        "How frames before the first complete window are predicted",
+        choices=windows.FIRST_FRAMES,
+    )
+    start: str = sink.option(
+        "", "Start of the clip: seconds (12.5) or a frame number (300f)"
+    )
+    end: str = sink.option("", "End of the clip, in the same form as --start")
+    every: int = sink.option(1, "Predict every Nth frame", least=1)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.made: dict[str, sink.Sink] = {}
+        sink.check(self)
+        names = list(dict.fromkeys(ALIASES.get(n, n) for n in self.outputs))
+        unknown = [name for name in names if name not in KINDS]
+        if unknown or not names:
+            raise ValueError(
+                f"Outputs are one or more of {', '.join(KINDS)}. "
+                f"Received: {', '.join(unknown) or 'none'}"
+            )
+        if unknown := [name for name in self.options if not users(name)]:
+            raise ValueError(
+                "Options are the fields of the outputs' classes. "
+                f"Received: {', '.join(unknown)}"
+            )
         self._front_end = self.predictor.extractor.describe()
         # Frames without a window, and the first one that gets a map.
         self._missing = self.predictor.first_map
         self._first = windows.first_map(
             self._missing, self.first_frames, self.every
         )
-
-    def make(self, outputs: Sequence[str], options: Mapping[str, Any]) -> None:
-        """Makes the outputs; refuses what cannot be done."""
-        names = list(dict.fromkeys(ALIASES.get(n, n) for n in outputs))
-        if not names:
-            raise ValueError(
-                f"Name at least one output: {', '.join(KINDS)}. Received: none"
-            )
-        if unknown := [n for n in names if n not in KINDS]:
-            raise ValueError(
-                f"Outputs are {', '.join(KINDS)}. "
-                f"Received: {', '.join(unknown)}"
-            )
-        if unknown := [n for n in options if not users(n)]:
-            raise ValueError(
-                "Options are the fields of the outputs' classes. "
-                f"Received: {', '.join(unknown)}"
-            )
-        for name in names:
-            kind = KINDS[name]
-            known = kind.make.options()
-            self.made[name] = kind.make(
-                path=self._place(name),
-                fps=self.source.fps / self.every,
-                size=self.source.size,
-                note=self.predictor.note,
-                pixel_aspect=self.source.pixel_aspect,
-                first=self._first,
-                step=self.every,
-                title=pathlib.PurePath(self.source.name).name,
-                about={
-                    **self.about,
-                    "front_end": self._front_end,
-                    "first_frames": self.first_frames,
-                },
-                **kind.fixed,
-                **{n: v for n, v in options.items() if n in known},
-            )
+        self._made = {name: self._make(name) for name in names}
         # A submission holds one video beside the other, and nothing else that
         # is not hidden.
         alone = names in (["dhf1k"], ["msu"])
@@ -185,11 +149,33 @@ class _Pass:
         self._record = self.folder and self.folder / record
         self._refuse_overlaps()
 
+    def _make(self, name: str) -> sink.Sink:
+        """Makes an output."""
+        kind = KINDS[name]
+        known = kind.make.options()
+        return kind.make(
+            path=self._place(name),
+            fps=self.source.fps / self.every,
+            size=self.source.size,
+            note=self.predictor.note,
+            pixel_aspect=self.source.pixel_aspect,
+            first=self._first,
+            step=self.every,
+            title=pathlib.PurePath(self.source.name).name,
+            about={
+                **self.about,
+                "front_end": self._front_end,
+                "first_frames": self.first_frames,
+            },
+            **kind.fixed,
+            **{n: v for n, v in self.options.items() if n in known},
+        )
+
     def _place(self, name: str) -> pathlib.Path:
         if not KINDS[name].file:
             return pathlib.Path("standard output")
         if name == REPORT and self.report:
-            return self.report
+            return pathlib.Path(self.report)
         if self.folder is None:
             raise ValueError("--output is needed: a folder to write to.")
         stem = self.source.stem
@@ -199,25 +185,21 @@ class _Pass:
     def _refuse_overlaps(self) -> None:
         """No output takes the place of what is read, or of another one."""
         read = dict.fromkeys(self.source.paths, "the video")
-        for made in self.made.values():
-            read |= made.reads()
-        inputs = {
-            place: what
-            for path, what in read.items()
-            for place in (path.resolve(), *path.resolve().parents)
-        }
-        written = [("the record", self._record)] if self._record else []
-        written += [
-            (name, path)
-            for name, made in self.made.items()
+        for made in self._made.values():
+            read |= made.reads
+        read = {path.resolve(): what for path, what in read.items()}
+        written = [
+            (name, path.resolve())
+            for name, made in self._made.items()
             for path in made.paths()
         ]
-        written = [(name, path.resolve()) for name, path in written]
-        for name, place in written:
-            if place in inputs:
+        if self._record:
+            written.insert(0, ("the record", self._record.resolve()))
+        for (name, place), path in itertools.product(written, read):
+            if path.is_relative_to(place):
                 raise ValueError(
-                    f"{name} would replace {inputs[place]} that is read, or "
-                    f"its folder: choose another --output. Received: {place}"
+                    f"{name} would replace {read[path]} that is read, or its "
+                    f"folder: choose another --output. Received: {place}"
                 )
         for (name, place), (other, taken) in itertools.combinations(written, 2):
             if name != other and (
@@ -239,13 +221,13 @@ class _Pass:
             if self._record:
                 self._record.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(files.replacing(self._record))
-            for made in self.made.values():
+            for made in self._made.values():
                 made.job = job
                 if made.paths():
                     made.path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(made)
             record |= self._write()
-            for made in self.made.values():
+            for made in self._made.values():
                 made.damage = self.source.damage
                 made.complete()
             if self._record:
@@ -267,7 +249,7 @@ class _Pass:
         """What is made, of what and how, before any frame is read."""
         outputs = {}
         options: dict[str, Any] = {}
-        for name, made in self.made.items():
+        for name, made in self._made.items():
             place = made.path
             if self.folder and place.is_relative_to(self.folder):
                 place = place.relative_to(self.folder)
@@ -301,7 +283,7 @@ class _Pass:
             and self._front_end.get("front_end") == "window"
             # Of several maps a window, hops would begin at another frame.
             and self.predictor.hop == 1
-            and all(made.resumes for made in self.made.values())
+            and all(made.resumes for made in self._made.values())
         ):
             return ""
         read = [
@@ -309,14 +291,13 @@ class _Pass:
             for path in self.source.paths
             for found in [path.stat()]
         ]
-        what = [record, read]
-        return json.dumps(what, indent=1, default=str)
+        return json.dumps([record, read], indent=1, default=str)
 
     def _write(self) -> dict[str, Any]:
         """Predicts and writes; returns what the record says of the frames."""
         # All outputs have more than that from before, so that there is always
         # something to predict.
-        done = max(0, min(made.count for made in self.made.values()) - 1)
+        done = max(0, min(made.count for made in self._made.values()) - 1)
         if self._first + done * self.every < self._missing:
             done = 0
         first = self._first + done * self.every
@@ -329,7 +310,7 @@ class _Pass:
             self.source, start=self.start, end=self.end, skip=skip
         )
         frames, shown = sources.two_readers(
-            clip, draws=any(made.DRAWS for made in self.made.values())
+            clip, draws=any(made.DRAWS for made in self._made.values())
         )
         maps = self.predictor.maps(
             frames,
@@ -350,12 +331,12 @@ class _Pass:
             # Bars of several processes would overwrite one another.
             disable=multiprocessing.parent_process() is not None,
         )
-        for made in self.made.values():
+        for made in self._made.values():
             made.count = done
         last = 0.0
         shown = itertools.islice(shown, first - skip, None, self.every)
         for map_, (frame, time) in zip(bar, shown, strict=False):
-            for made in self.made.values():
+            for made in self._made.values():
                 made.start = clip.first_frame or 0, clip.first_time or 0.0
                 made.write(frame, map_, time)
             done, last = done + 1, time

@@ -3,16 +3,15 @@
 An output is one class, and all that is known of it stands there:
 
     @sink.output("overlay", "overlay.mp4")
-    @dataclasses.dataclass(kw_only=True)
     class Overlay(sink.Sink):
         view: str = sink.option("heat", "How overlays are drawn", choices=...)
 
-`output` gives it a name for --outputs, and a file. `option` is a field of the
-class, a keyword in Python and a flag of the same name; the base checks its
-range. `run` finds the classes of every module of this package.
+`output` gives it a name for --outputs, and a file. The base makes the class a
+dataclass, so that an `option` is a field and also a flag of the same name, and
+checks its range. `run` finds the classes of every module of this package.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import fractions
@@ -22,7 +21,7 @@ import math
 import os
 import pathlib
 import shutil
-import types
+import typing
 from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
 from absl import flags
@@ -77,24 +76,35 @@ def option(
     return dataclasses.field(default=default, metadata=about)
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
-    about = field.metadata
-    received = f"Received: {field.name}={value!r}"
-    if about["choices"] and value not in about["choices"]:
-        raise ValueError(
-            f"`{field.name}` is one of {', '.join(about['choices'])}. "
-            f"{received}"
-        )
-    least, most = about["range"]
-    if isinstance(field.default, int | float) and not (
-        math.isfinite(value) and least <= value <= most
-    ):
-        limit = f"at least {least:g}"
-        if most < math.inf:
-            limit = f"from {least:g} to {most:g}"
-        raise ValueError(f"`{field.name}` is a number {limit}. {received}")
+def options_of(*kinds: type) -> dict[str, dataclasses.Field]:
+    """Options of some classes, by name; several classes may share one."""
+    return {
+        field.name: field
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+        if field.metadata
+    }
 
 
+def check(made: Any) -> None:
+    """Raises ValueError if an option of an instance is not allowed."""
+    for name, field in options_of(type(made)).items():
+        value, about = getattr(made, name), field.metadata
+        received = f"Received: {name}={value!r}"
+        if about["choices"] and value not in about["choices"]:
+            choices = ", ".join(about["choices"])
+            raise ValueError(f"`{name}` is one of {choices}. {received}")
+        least, most = about["range"]
+        if isinstance(field.default, int | float) and not (
+            math.isfinite(value) and least <= value <= most
+        ):
+            limit = f"at least {least:g}"
+            if most < math.inf:
+                limit = f"from {least:g} to {most:g}"
+            raise ValueError(f"`{name}` is a number {limit}. {received}")
+
+
+@typing.dataclass_transform(kw_only_default=True, field_specifiers=(option,))
 @dataclasses.dataclass(kw_only=True)
 class Sink:
     """One output of a clip.
@@ -125,12 +135,12 @@ class Sink:
         count: How many frames were written.
         start: Where the clip begins in the source: number of the frame, and
             its seconds. Set before the first frame comes, if it is not 0.
-        damage: What is wrong with the clip, or "". Set when all frames have
-            come.
+        damage: What is wrong with the clip, or ""; set after the last frame.
+        reads: Files that it reads beside the video, and what they hold.
+        resumes: Whether it can go on where an interrupted block stopped.
     """
 
-    #: Files beside the main one: endings that take the place of its own, or
-    #: names.
+    #: Files beside the main one: their names, or endings in place of its own.
     BESIDE: ClassVar[tuple[str, ...]] = ()
     #: Whether it needs the frames themselves, which are large.
     DRAWS: ClassVar[bool] = True
@@ -148,22 +158,22 @@ class Sink:
     count: int = dataclasses.field(default=0, init=False)
     start: tuple[int, float] = dataclasses.field(default=(0, 0.0), init=False)
     damage: str = dataclasses.field(default="", init=False)
+    reads: Mapping[pathlib.Path, str] = dataclasses.field(
+        default_factory=dict, init=False
+    )
+    resumes: bool = dataclasses.field(default=False, init=False)
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(kw_only=True)(cls)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.metadata:
-                _check(field, getattr(self, field.name))
+        check(self)
         self.path = pathlib.Path(self.path)
         self._hidden = self.path
         self._contexts = contextlib.ExitStack()
         self._complete = False
 
     # === What a subclass says ===
-
-    @property
-    def resumes(self) -> bool:
-        """Whether it can go on where an interrupted block stopped."""
-        return False
 
     def _open(self) -> None:
         """Called when the block begins."""
@@ -174,10 +184,6 @@ class Sink:
 
     def _finish(self) -> None:
         """Called once when all frames came, before files are closed."""
-
-    def reads(self) -> Mapping[pathlib.Path, str]:
-        """Files that it reads beside the video, and what they hold."""
-        return {}
 
     # === What it may use ===
 
@@ -218,26 +224,23 @@ class Sink:
     ) -> BinaryIO:
         """A file of NumPy for items of a shape and type, one a frame."""
         file = self.enter(self.hidden(path).open("wb"))
-        self.array_header(file, shape, dtype)
-        return file
+        about = {"descr": dtype, "fortran_order": False}
 
-    def array_header(
-        self, file: BinaryIO, shape: tuple[int, ...], dtype: str
-    ) -> None:
-        """Says how many frames there are, at the end; there is room for it."""
-        shape = self.count, *shape
-        about = {"descr": dtype, "fortran_order": False, "shape": shape}
-        file.seek(0)
-        np.lib.format.write_array_header_1_0(file, about)
+        def write_header() -> None:
+            about["shape"] = self.count, *shape
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, about)
+
+        write_header()
+        # There is room for the number of frames, which only the end knows.
+        self._contexts.callback(write_header)
+        return file
 
     def film(self, size: tuple[int, int], **how: Any) -> writer.Writer:
         """The main file as a film of frames of a size; see `writer.Writer`."""
-        how = {"pixel_aspect": self.pixel_aspect, **how}
-        return self.enter(
-            writer.Writer(
-                self.hidden(self.path), fps=self.fps, size=size, **how
-            )
-        )
+        how = {"fps": self.fps, "pixel_aspect": self.pixel_aspect, **how}
+        film = writer.Writer(self.hidden(self.path), size=size, **how)
+        return self.enter(film)
 
     # === The block ===
 
@@ -261,18 +264,17 @@ class Sink:
         part = self.path.with_name(f".{self.path.name}.part")
         alone = part.with_suffix(f".{os.getpid()}.part")
         self._hidden = part if self.job else alone
-        known = ""
-        with contextlib.suppress(OSError):
-            known = (part / _JOB).read_text(encoding="utf-8")
-        if self.job and known == self.job:
+        job = part / _JOB
+        if self.job and job.is_file() and job.read_text("utf-8") == self.job:
             return
         _delete(part)
-        for left in filter(_is_left, _others(self.path)):
+        others = f".{glob.escape(self.path.name)}.*.part"
+        for left in filter(_is_left, list(self.path.parent.glob(others))):
             _delete(left)
         _delete(alone)
         self._hidden.mkdir()
         if self.job:
-            files.write_text(self._hidden / _JOB, self.job)
+            files.write_text(job, self.job)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Takes the next frame.
@@ -290,30 +292,24 @@ class Sink:
     def complete(self) -> None:
         """Makes all files whole; after it they only lack their names.
 
-        The end of the block does so itself. Before, it is for those who have
-        several outputs that are to appear together.
+        For outputs that are to appear together; else the end of the block does.
         """
         if not self._complete:
             self._complete = True
             with self.naming(), self._contexts:
                 self._finish()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         placed = False
         try:
-            if kind is None:
+            if error[0] is None:
                 self.complete()
                 self._place()
                 placed = True
             else:
                 # What went wrong first is what the caller has to see.
                 with contextlib.suppress(OSError, ValueError):
-                    self._contexts.__exit__(kind, error, trace)
+                    self._contexts.__exit__(*error)
         finally:
             if self.paths() and (placed or not self.job):
                 _delete(self._hidden)
@@ -360,34 +356,24 @@ class Sink:
         """Fields that no other output needs to have, by name."""
         common = {field.name for field in dataclasses.fields(Sink)}
         own = [f for f in dataclasses.fields(cls) if f.name not in common]
-        return {field.name: field for field in own}
+        return {field.name: field for field in own if field.init}
 
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
-        options = self.options().items()
-        return {n: getattr(self, n) for n, field in options if field.metadata}
-
-
-def flags_of(kinds: Iterable[Kind]) -> dict[str, dataclasses.Field]:
-    """Options that are flags, by name; several outputs may share one."""
-    return {
-        name: field
-        for kind in kinds
-        for name, field in kind.make.options().items()
-        if field.metadata
-    }
+        return {name: getattr(self, name) for name in options_of(type(self))}
 
 
 def define_flags(
-    kinds: Iterable[Kind], flag_values: flags.FlagValues = flags.FLAGS
+    options: Mapping[str, dataclasses.Field],
+    flag_values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines a flag for each option of outputs."""
+    """Defines a flag for each option."""
     define = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
     }
-    for name, field in flags_of(kinds).items():
+    for name, field in options.items():
         default, about = field.default, field.metadata
         more = {"flag_values": flag_values}
         if choices := list(about["choices"]):
@@ -404,26 +390,15 @@ def _delete(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _others(path: pathlib.Path) -> list[pathlib.Path]:
-    """Hidden folders in which processes write what is to become `path`."""
-    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))
-
-
 def _is_left(part: pathlib.Path) -> bool:
     """Whether the process that wrote there was killed."""
     try:
         os.kill(int(part.suffixes[-2][1:]), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, OverflowError, OSError):
-        return False
+    except (ValueError, OverflowError, OSError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
 def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON that every reader takes: no NaN, no infinity.
-
-    Raises:
-        ValueError: There is one.
-    """
+    """JSON that every reader takes: NaN and infinity raise ValueError."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)

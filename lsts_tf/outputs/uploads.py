@@ -156,7 +156,7 @@ class Uploads:
                 result,
                 outputs=_OUTPUTS,
                 options=_OPTIONS,
-                about=self._about,
+                about=self._about or {},
             )
             # What `tell` knows of its user goes along.
             here = contextvars.copy_context()

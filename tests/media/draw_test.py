@@ -64,10 +64,8 @@ def test_annotation_can_be_read_on_any_background(background):
     assert corner.max() - corner.min() > 150
     np.testing.assert_array_equal(got[:300], background)
     np.testing.assert_array_equal(got[:, 400:], background)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2, 300), (100, 180), (300, 3)])
-def test_annotation_of_images_that_are_too_small_for_it(size):
-    image = np.zeros((*size, 3), np.uint8)
-    for text in ("a long line that fits nowhere " * 4, ""):
-        assert draw.annotate(image, text).shape == image.shape
+    # It is too long for these.
+    for size in ((1, 1), (2, 300), (100, 180), (300, 3)):
+        image = np.full((*size, 3), background, np.uint8)
+        for text in ("a long line that fits nowhere " * 4, ""):
+            assert draw.annotate(image, text).shape == image.shape

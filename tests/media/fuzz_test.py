@@ -6,6 +6,7 @@ another kind, does not hang, and does not take the interpreter down. So it works
 in a process of its own.
 """
 
+import functools
 import pathlib
 import signal
 import subprocess
@@ -25,30 +26,23 @@ from tests.media import video_test
 SECONDS = 30
 
 
-def _film(path):
+def _picture(path):
     source = sources.open_source([str(path)])
     for frame, time in source:
         assert frame.dtype == np.uint8 and frame.shape[2] == 3
         assert time >= 0
     assert isinstance(source.damage, str)
+
+
+def _film(path):
+    _picture(path)
     video.count_frames(path)
 
 
-def _pipe(path):
+def _pipe(path, **how):
     with path.open("rb") as file:
-        for _ in sources.Stream(file):
+        for _ in sources.Stream(file, **how):
             pass
-
-
-def _raw(path):
-    with path.open("rb") as file:
-        for _ in sources.Stream(file, size="16x9", rate=25):
-            pass
-
-
-def _picture(path):
-    for frame, _ in sources.open_source([str(path)]):
-        assert frame.dtype == np.uint8 and frame.shape[2] == 3
 
 
 def _map(path):
@@ -85,7 +79,7 @@ def _written(name, path):
 READERS = {
     "film": (_film, ".mp4 .mkv .webm .avi .ts .flv .mov .y4m .gif"),
     "pipe": (_pipe, ".mkv .ts .mp4 .y4m"),
-    "raw": (_raw, ".raw"),
+    "raw": (functools.partial(_pipe, size="16x9", rate=25), ".raw"),
     "picture": (_picture, ".png .jpg .bmp .tif .webp .ppm"),
     "map": (_map, ".png .npy"),
 }

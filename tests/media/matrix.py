@@ -13,7 +13,7 @@ import re
 import struct
 import subprocess
 import textwrap
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import PIL.Image
 
@@ -197,30 +197,29 @@ MATRICES = {
 }
 
 
-def turned(matrix: tuple[int, int, int, int]) -> Callable:
+def later(function: Callable) -> Callable:
+    """The same function, which takes its first argument last, in a call."""
+    return lambda *more, **how: lambda path: function(path, *more, **how)
+
+
+@later
+def turned(path: pathlib.Path, matrix: tuple[int, int, int, int]) -> None:
     """Writes another display matrix into an MP4."""
-
-    def change(path: pathlib.Path) -> None:
-        a, b, c, d = matrix
-        content = bytearray(path.read_bytes())
-        place = content.index(b"tkhd") + 44
-        content[place : place + 36] = struct.pack(
-            ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30
-        )
-        path.write_bytes(content)
-
-    return change
+    a, b, c, d = matrix
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44
+    content[place : place + 36] = struct.pack(
+        ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30
+    )
+    path.write_bytes(content)
 
 
-def _copied(before: str, behind: str = "", suffix: str = "") -> Callable:
+@later
+def _copied(path: pathlib.Path, before: str, behind: str = "") -> None:
     """Copies the packets of a film by `ffmpeg`."""
-
-    def change(path: pathlib.Path) -> None:
-        source = path.with_name(f"source{path.suffix}")
-        path.rename(source)
-        ffmpeg(f"{before} -i {source} -c copy {behind}", path)
-
-    return change
+    source = path.with_name(f"source{path.suffix}")
+    path.rename(source)
+    ffmpeg(f"{before} -i {source} -c copy {behind}", path)
 
 
 def _without_start(path: pathlib.Path) -> None:
@@ -407,52 +406,42 @@ class Refused(NamedTuple):
     why: str
 
 
-def _film(arguments: str, name: str = "film.mp4", keep: float = 1) -> Callable:
+@later
+def _film(
+    folder: pathlib.Path, arguments: str, name: str = "film.mp4", keep=1.0
+) -> pathlib.Path:
     """Makes a film, or its beginning."""
-
-    def make(folder: pathlib.Path) -> pathlib.Path:
-        path = folder / name
-        ffmpeg(f"-f lavfi -i {arguments}", path)
-        data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * keep)])
-        return path
-
-    return make
+    path = folder / name
+    ffmpeg(f"-f lavfi -i {arguments}", path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    return path
 
 
-def _holding(data: bytes, name: str = "film.mp4") -> Callable:
+@later
+def _holding(folder: pathlib.Path, data: bytes, name: str = "film.mp4"):
     """Makes a file of some bytes."""
-
-    def make(folder: pathlib.Path) -> pathlib.Path:
-        (folder / name).write_bytes(data)
-        return folder / name
-
-    return make
+    (folder / name).write_bytes(data)
+    return folder / name
 
 
-def _pictures(*names: str) -> Callable:
+@later
+def _pictures(folder: pathlib.Path, *names: str) -> pathlib.Path:
     """Makes a folder of pictures."""
-
-    def make(folder: pathlib.Path) -> pathlib.Path:
-        for name in names:
-            PIL.Image.new("RGB", (8, 6)).save(folder / name)
-        return folder
-
-    return make
+    for name in names:
+        PIL.Image.new("RGB", (8, 6)).save(folder / name)
+    return folder
 
 
-def _several(suffix: str, **options: Any) -> Callable:
+@later
+def _several(folder: pathlib.Path, suffix: str) -> pathlib.Path:
     """Makes one file of three pictures."""
-
-    def make(folder: pathlib.Path) -> pathlib.Path:
-        first, *others = (
-            PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)
-        )
-        path = folder / f"picture{suffix}"
-        first.save(path, save_all=True, append_images=others, **options)
-        return path
-
-    return make
+    first, *others = (
+        PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)
+    )
+    path = folder / f"picture{suffix}"
+    first.save(path, save_all=True, append_images=others)
+    return path
 
 
 def _floats(folder: pathlib.Path) -> pathlib.Path:
@@ -565,24 +554,18 @@ def _films() -> str:
         if film.special == "nothing":
             others.setdefault(film.container, []).append(film.codec)
     listed = [f"{name} ({', '.join(has)})" for name, has in others.items()]
-    special = dict.fromkeys([*SPECIAL, *(film.special for film in OTHERS)])
-    del special["nothing"]
+    special = {*SPECIAL, *(film.special for film in OTHERS)} - {"nothing"}
     differing = [film for film in FILMS if film.differs]
     equal = (
         f"Of {len(FILMS)} films, {len(FILMS) - len(differing)} are read as "
         "`ffmpeg` decodes them, with the same grey levels and times:"
     )
-    codecs = [
-        [
-            codec,
-            ", ".join(
-                name
-                for name, container in CONTAINERS.items()
-                if codec in container.codecs.split(", ")
-            ),
+    codecs = []
+    for codec in CODECS:
+        has = [
+            n for n, c in CONTAINERS.items() if codec in c.codecs.split(", ")
         ]
-        for codec in CODECS
-    ]
+        codecs.append([codec, ", ".join(has)])
     cases = (
         f"`tests/media/matrix.py` lists {len(special)} special cases among "
         "them, such as edit lists, open GOPs, variable rates, interlacing, "

@@ -422,7 +422,7 @@ def test_times_that_stand_still_go_on(tmp_path):
         picture.pts, picture.time_base = tick, fractions.Fraction(1, 10)
         pictures.append((picture, False))
     source = video.Video(film(tmp_path / "a.mp4"))
-    source._begun, source.fps = iter(pictures), 10
+    source._pass.frames, source.fps = iter(pictures), 10
     found = [time for _, time in source.timed()]
     np.testing.assert_allclose(found, [0, 0.5, 0.6, 0.7, 2, 2.1])
 

@@ -14,14 +14,6 @@ numbered = video_test.numbered
 KINDS = [(name, kind.suffix) for name, kind in writer.PIXELS.items()]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A path with a space and letters that are not ASCII."""
-    folder = tmp_path / "ein Ordner für 動画"
-    folder.mkdir()
-    return folder
-
-
 def blank(size, pixels, level=0):
     kind = writer.PIXELS[pixels]
     return np.full((*size[::-1], *kind.channels), level, kind.dtype)

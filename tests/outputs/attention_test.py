@@ -10,6 +10,8 @@ import pytest
 from lsts_tf.media import files
 from lsts_tf.outputs import attention
 from tests import pages
+from tests.outputs import clips
+from tests.outputs.clips import blob as gaussian
 
 SIZE = (1280, 720)
 SHAPE = (360, 640)
@@ -18,13 +20,6 @@ FRAME = np.zeros((720, 1280, 3), np.uint8)
 
 def measured(map_, size=SIZE, **kwargs):
     return attention.Measurer(size=size, **kwargs)(map_, 0.0)
-
-
-def gaussian(x, y, sigma, shape=SHAPE):
-    """A blob; x, y, sigma in pixels of the map, continuous coordinates."""
-    rows, columns = np.indices(shape) + 0.5
-    squares = (columns - x) ** 2 + (rows - y) ** 2
-    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
 
 
 def box(left, top, right, bottom, shape=SHAPE):
@@ -248,7 +243,7 @@ def test_a_gaze_path_has_a_stop_for_each_place():
     assert place == pytest.approx((107.5, 100))
 
 
-def summarised(maps, fps, areas=None):
+def summarised(maps, fps, **areas):
     measure = attention.Measurer(size=SIZE, fps=fps, areas=areas)
     rows = [measure(map_, i / fps) for i, map_ in enumerate(maps)]
     return rows, measure.summary()
@@ -256,8 +251,7 @@ def summarised(maps, fps, areas=None):
 
 def test_a_summary_averages_the_clip_and_its_ends():
     maps = [gaussian(10 * i + 5, 100, 3 + i % 7) for i in range(60)]
-    areas = {"left": square(0, 0, 640, 720)}
-    rows, result = summarised(maps, 12.0, areas)
+    rows, result = summarised(maps, 12.0, left=square(0, 0, 640, 720))
     focus = np.array([row.focus for row in rows])
     assert result["frames"] == 60
     ends = ("mean", "first_2_seconds", "last_2_seconds")
@@ -297,11 +291,8 @@ def strict(text):
 
 
 def json_lines(path, maps, areas, **how):
-    with attention.JsonLines(
-        path=path, fps=25, size=SIZE, areas=str(areas), **how
-    ) as output:
-        for i, map_ in enumerate(maps):
-            output.write(FRAME, map_, i / 25)
+    clip, how = ((FRAME, map_) for map_ in maps), {"areas": str(areas)} | how
+    clips.written(attention.JsonLines, path, clip, size=SIZE, **how)
 
 
 def test_json_lines(tmp_path):

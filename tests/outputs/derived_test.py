@@ -11,7 +11,7 @@ from lsts_tf import predict
 from lsts_tf.media import video
 from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import attention, encoding
-from tests import cheap_prediction, folders
+from tests import folders
 
 SIZE = (96, 54)
 COUNT = 40
@@ -22,11 +22,6 @@ FILES = [
     *("report.html", "roi.addroi", "roi.json", "roi.npy", "roi.txt"),
     "summary.json",
 ]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
 
 
 def film(path, count):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from lsts_tf.outputs import encoding
+from tests.outputs import clips
+from tests.outputs.clips import blob as spot
 
 SIZE = (320, 192)
 # libx264 without its own ideas of which blocks deserve bits.
@@ -24,12 +26,6 @@ def codecs(monkeypatch):
     found = {n: (e, o | fast) for n, (e, o) in encoding.CODECS.items()}
     monkeypatch.setattr(encoding, "CODECS", found)
     return found
-
-
-def spot(x, y, sigma=30.0, shape=(360, 640)):
-    rows, columns = np.indices(shape) + 0.5
-    squares = (columns - x) ** 2 + (rows - y) ** 2
-    return np.exp(-squares / (2 * sigma**2)).astype(np.float32)
 
 
 def blocks(size=SIZE, **options):
@@ -127,11 +123,10 @@ def test_rectangles_are_the_grid(grid, missing):
 
 
 def offsets_of(maps, folder, **options):
-    path = folder / "roi.npy"
-    with encoding.Offsets(path=path, fps=25, size=SIZE, **options) as output:
-        for i, map_ in enumerate(maps):
-            output.write(np.zeros((192, 320, 3), np.uint8), map_, i / 25)
-    return path
+    clip = ((np.zeros((192, 320, 3), np.uint8), map_) for map_ in maps)
+    return clips.written(
+        encoding.Offsets, folder / "roi.npy", clip, size=SIZE, **options
+    )
 
 
 def test_files_of_offsets(tmp_path):
@@ -151,13 +146,8 @@ def test_files_of_offsets(tmp_path):
 
 
 def encoded(path, frames, map_, **options):
-    height, width = frames[0].shape[:2]
-    with encoding.Encoder(
-        path=path, fps=25, size=(width, height), **options
-    ) as output:
-        for i, frame in enumerate(frames):
-            output.write(frame, map_, i / 25)
-    return path
+    clip, size = ((frame, map_) for frame in frames), frames[0].shape[1::-1]
+    return clips.written(encoding.Encoder, path, clip, size=size, **options)
 
 
 def decoded(path):

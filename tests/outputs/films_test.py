@@ -29,11 +29,6 @@ from tests import (
 COUNTS = {"b 1.mp4": 5, "a.mp4": 3, "upright.MP4": 4}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
-
-
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "films"
@@ -128,7 +123,7 @@ def test_other_outputs_have_a_folder_for_each_film(program, folder, tmp_path):
         out = tmp_path / "out" / stem
         assert len(np.load(out / "maps.npy")) == 2
         assert (out / f"{stem}.mp4").is_file()
-        record = json.loads((out / predict.RECORD).read_text())
+        record = json.loads((out / run.RECORD).read_text())
         assert record["frames"] == 2
 
 

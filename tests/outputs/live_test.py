@@ -7,11 +7,6 @@ from lsts_tf.outputs import live
 from tests import cheap_prediction, predict_test
 
 
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
-
-
 class Slow(cheap_prediction.Extractor):
     def __init__(self, seconds):
         super().__init__()

@@ -7,6 +7,7 @@ import pytest
 from lsts_tf.media import draw, files, video
 from lsts_tf.outputs import pictures
 from tests import folders
+from tests.outputs import clips
 
 SIZE = (32, 18)
 FRAME = np.full((18, 32, 3), 90, np.uint8)
@@ -19,12 +20,6 @@ def maps_of(count, seed=0):
     return [cv2.resize(m, (640, 360)) for m in small]
 
 
-def write(output, maps, *, fps=25.0):
-    with output:
-        for place, map_ in enumerate(maps):
-            output.write(FRAME, map_, place / fps)
-
-
 def made(kind, path, **kwargs):
     return kind(path=path, fps=25.0, size=SIZE, **kwargs)
 
@@ -33,8 +28,8 @@ def made(kind, path, **kwargs):
 
 
 def arrays(folder, maps, **options):
-    path = folder / "maps.npy"
-    write(made(pictures.Array, path, **options), maps)
+    path, clip = folder / "maps.npy", ((FRAME, map_) for map_ in maps)
+    clips.written(pictures.Array, path, clip, size=SIZE, **options)
     return np.load(path)
 
 
@@ -63,10 +58,10 @@ def test_normalisations(tmp_path):
 def test_grey_videos_of_the_models_size(tmp_path):
     with pytest.raises(ValueError, match="millionths"):
         made(pictures.Saliency, tmp_path / "a.mp4", normalize="sum")
-    found = maps_of(6)
-    lossy = made(pictures.Saliency, tmp_path / "a.mp4", map_size="model")
-    write(lossy, found)
-    eight = np.stack([f[..., 0] for f in video.frames(tmp_path / "a.mp4")])
+    found, how = maps_of(6), {"size": SIZE, "map_size": "model"}
+    clip = ((FRAME, map_) for map_ in found)
+    path = clips.written(pictures.Saliency, tmp_path / "a.mp4", clip, **how)
+    eight = np.stack([f[..., 0] for f in video.frames(path)])
     difference = np.abs(eight - np.stack(found) * 255)
     assert difference.mean() < 1 and difference.max() < 8
 
@@ -80,11 +75,9 @@ def test_pictures_to_watch(tmp_path):
     weak = np.linspace(0, 0.01, 640 * 360, dtype=np.float32).reshape(360, 640)
     shown = {}
     for beside, note in itertools.product((False, True), ("", "random I3D")):
-        path, size = tmp_path / "a.mp4", (320, 180)
         how = {"note": note, "view": "fog", "beside": beside}
-        with pictures.Overlay(path=path, fps=25, size=size, **how) as out:
-            for place in range(3):
-                out.write(frame, weak, place / 25)
+        how |= {"size": (320, 180), "path": tmp_path / "a.mp4"}
+        path = clips.written(pictures.Overlay, clip=3 * [(frame, weak)], **how)
         _, middle, _ = video.frames(path)
         shown[beside, bool(note)] = middle.astype(int)
     plain, both = shown[False, False], shown[True, False]

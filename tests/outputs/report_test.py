@@ -13,6 +13,7 @@ import pytest
 
 from lsts_tf.outputs import report
 from tests import folders
+from tests.outputs import clips
 
 SIZE = (320, 180)
 WILD = '<script>alert("1")</script> & "Größe" 動画'
@@ -25,9 +26,7 @@ def clip(count):
         x, y = int(40 + 240 * i / max(count - 1, 1)), 90
         frame = np.full((height, width, 3), (40, 60, 90), np.uint8)
         cv2.circle(frame, (x, y), 20, (240, 200, 120), -1)
-        rows, columns = np.indices((90, 160)) * 2 + 1
-        squares = (columns - x) ** 2 + (rows - y) ** 2
-        yield frame, np.exp(-squares / 1250).astype(np.float32)
+        yield frame, clips.blob(x / 2, y / 2, 12.5, (90, 160))
 
 
 AREAS = {
@@ -36,16 +35,15 @@ AREAS = {
 }
 
 
-def reported(folder, count=30, fps=10, start=0.0, areas=None, **options):
-    path = folder / "report.html"
+def reported(folder, count=30, *, areas=None, **how):
+    """The text of a page."""
     if areas:
         place = folder / "areas.json"
         place.write_text(json.dumps({"unit": "fractions", "areas": areas}))
-        options["areas"] = str(place)
-    with report.Report(path=path, fps=fps, size=SIZE, **options) as output:
-        for i, (frame, map_) in enumerate(clip(count)):
-            output.write(frame, map_, start + i / fps)
-    return path
+        how["areas"] = str(place)
+    how = {"fps": 10, "size": SIZE} | how
+    path, of = folder / "report.html", how.pop("clip", clip(count))
+    return clips.written(report.Report, path, of, **how).read_text("utf-8")
 
 
 SOURCES = {"src", "href", "srcset", "data", "poster", "action"}
@@ -84,7 +82,7 @@ def data_of(text):
 
 
 def test_a_page_needs_nothing_but_itself(tmp_path):
-    path = reported(
+    text = reported(
         tmp_path,
         title=WILD,
         note=f"random I3D weights {WILD}",
@@ -92,7 +90,6 @@ def test_a_page_needs_nothing_but_itself(tmp_path):
         areas=AREAS,
     )
     assert folders.listed(tmp_path) == ["areas.json", "report.html"]
-    text = path.read_text("utf-8")
     page = Page(text)
     assert all(source.startswith("data:") for source in page.sources)
     assert not re.search(r"https?://|url\(|@import|fetch|import\(", text)
@@ -111,18 +108,14 @@ def test_a_page_needs_nothing_but_itself(tmp_path):
 
 def test_stills_take_the_place_of_a_large_video(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "LIMIT", 100)
-    text = reported(tmp_path).read_text("utf-8")
-    page = Page(text)
+    page = Page(reported(tmp_path))
     assert "video" not in page.tags and "larger than" in page.text
     assert page.tags.count("img") == 1 + 12
 
 
 def test_a_large_clip_is_shown_small(tmp_path):
-    frame = np.zeros((1081, 1921, 3), np.uint8)
-    path = tmp_path / "report.html"
-    with report.Report(path=path, fps=25, size=(1921, 1081)) as output:
-        output.write(frame, np.zeros((4, 4), np.float32), 0.0)
-    text = path.read_text("utf-8")
+    frame, map_ = np.zeros((1081, 1921, 3), np.uint8), np.zeros((4, 4), "f4")
+    text = reported(tmp_path, size=(1921, 1081), clip=[(frame, map_)])
     assert 'width="640" height="360"' in text
     assert data_of(text)["focus"] == [None]
     Page(text)
@@ -141,7 +134,7 @@ def test_damage_is_said_at_the_top(tmp_path):
         "decoded."
     )
     assert "<script>alert" not in text
-    assert 'class="note"' not in reported(tmp_path, 1).read_text("utf-8")
+    assert 'class="note"' not in reported(tmp_path, 1)
 
 
 @pytest.mark.parametrize("count", [1, 12, 24, 25, 100, 300])
@@ -149,7 +142,7 @@ def test_stills_are_few_and_evenly_spread(tmp_path, monkeypatch, count):
     made = []
     jpeg = report._jpeg
     monkeypatch.setattr(report, "_jpeg", lambda p: made.append(p) or jpeg(p))
-    data = data_of(reported(tmp_path, count, fps=1).read_text("utf-8"))
+    data = data_of(reported(tmp_path, count, fps=1))
     moments = data["moments"]
     assert len(moments) == min(count, 12)
     assert moments[0] == 0 and moments[-1] >= 0.9 * (count - 1)
@@ -161,10 +154,10 @@ def test_stills_are_few_and_evenly_spread(tmp_path, monkeypatch, count):
 
 def test_long_curves_are_means(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "_POINTS", 10)
-    data = data_of(reported(tmp_path, 27, areas=AREAS).read_text("utf-8"))
+    data = data_of(reported(tmp_path, 27, areas=AREAS))
     assert data["times"] == pytest.approx(np.arange(0, 27, 3) / 10)
     monkeypatch.undo()
-    each = data_of(reported(tmp_path, 27, areas=AREAS).read_text("utf-8"))
+    each = data_of(reported(tmp_path, 27, areas=AREAS))
     few, all_ = ([found["focus"], *found["areas"]] for found in (data, each))
     means = np.reshape(all_, (3, 9, 3)).mean(axis=2)
     np.testing.assert_allclose(few, means, atol=2e-5)
@@ -251,10 +244,8 @@ def visited(text, profile):
 
 
 def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
-    path = reported(
-        tmp_path, count=40, areas=AREAS, title=WILD, start=5.0, note="random"
-    )
-    text = path.read_text("utf-8")
+    how = {"areas": AREAS, "title": WILD, "note": "random"}
+    text = reported(tmp_path, count=40, begin=5.0, **how)
     found = visited(text, tmp_path / "profile")
     data = data_of(text)
     assert found["titles"] == [WILD, WILD]

@@ -18,7 +18,6 @@ from tests.media import video_test
 SIZE = (65, 37)
 
 
-@dataclasses.dataclass(kw_only=True)
 class Words(sink.Sink):
     """Three files of text, which wait in buffers until they close."""
 
@@ -86,8 +85,7 @@ def test_options_are_flags_and_out_of_range_refused(tmp_path):
         with pytest.raises(ValueError, match=rule):
             words(tmp_path, **options)
     values = flags.FlagValues()
-    kind = sink.Kind("a.txt", Words, {})
-    sink.define_flags([kind, kind], values)
+    sink.define_flags(sink.options_of(Words, Words), values)
     values(["program", "--speed=0.5"])
     assert (values.speed, values.voice) == (0.5, "low")
     with pytest.raises(flags.IllegalFlagValueError):
@@ -130,17 +128,6 @@ def write(output, count=3):
 
 
 @every_kind
-def test_its_files_and_no_others(name, tmp_path):
-    """`run` refuses what would take the place of one of them."""
-    with made(name, tmp_path) as output:
-        write(output)
-        assert all(name.startswith(".") for name in folders.listed(tmp_path))
-    assert folders.listed(tmp_path) == sorted(
-        path.name for path in output.paths()
-    )
-
-
-@every_kind
 def test_an_error_leaves_what_was_there(name, tmp_path):
     with made(name, tmp_path) as output:
         write(output)
@@ -168,13 +155,17 @@ def test_what_is_not_an_output_stays(name, tmp_path):
 
 
 @every_kind
-def test_names_with_a_colon(name, tmp_path, monkeypatch):
-    """FFmpeg would take what stands before it for a protocol."""
+def test_its_files_and_no_others(name, tmp_path, monkeypatch):
+    """`run` refuses what would take the place of one of them.
+
+    FFmpeg would take what stands before a colon for a protocol.
+    """
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run:1"
     folder.mkdir()
     with made(name, folder.relative_to(tmp_path)) as output:
         write(output)
+        assert all(name.startswith(".") for name in folders.listed(folder))
     assert folders.listed(folder) == sorted(
         path.name for path in output.paths()
     )

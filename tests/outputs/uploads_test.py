@@ -12,7 +12,7 @@ import pytest
 from lsts_tf.media import files, sources
 from lsts_tf.media import writer as writer_lib
 from lsts_tf.outputs import uploads
-from tests import cheap_prediction, predict_test
+from tests import predict_test
 
 
 @pytest.fixture
@@ -20,11 +20,6 @@ def folder(tmp_path):
     path = tmp_path / "pages"
     path.mkdir()
     return path
-
-
-@pytest.fixture(scope="module")
-def model():
-    return cheap_prediction.predictor()
 
 
 @pytest.fixture

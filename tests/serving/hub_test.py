@@ -88,7 +88,7 @@ def test_its_flagfile_predicts(exported, tmp_path):
         str(tmp_path),
     )
     assert np.load(tmp_path / "out" / "maps.npy").shape == (2, 90, 161)
-    record = json.loads((tmp_path / "out" / predict.RECORD).read_text())
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
     files = json.loads((exported / export.METADATA).read_text())["files"]
     assert record["model"] == {
         "run": str(exported),
