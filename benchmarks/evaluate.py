@@ -92,7 +92,7 @@ def evaluate(root, output, *arguments):
 
 def steps(root):
     """CPU milliseconds a frame of each step, the median of rounds."""
-    folder = truth.Folder(root / "annotation")
+    folder = truth.of_folder(root / "annotation")
     video, clip = next(iter(folder.clips.items()))
     frames = list(clip.frames)[:64]
     files = [

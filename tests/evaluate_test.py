@@ -1,5 +1,6 @@
 """Scores of folders of maps: through the program, and piece by piece."""
 
+import collections
 import json
 import os
 import pathlib
@@ -334,7 +335,7 @@ def test_a_video_of_maps(tmp_path, golden):
     pred = golden[0]["pred"][:5, ..., None].repeat(3, -1)
     msu_folders.film(path, pred)
     decoded = [image[..., 0] for image in video_lib.frames(path)]
-    clip = predictions.Predictions(tmp_path).clips[601]
+    clip = predictions.find(tmp_path, collections.defaultdict(list))[601]
     assert list(clip.frames) == [0, 1, 2, 3, 4]
     *found, beyond = clip.read([1, 3, 4, 5])
     np.testing.assert_array_equal(found, [decoded[i] for i in (1, 3, 4)])

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import pathlib
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import cv2
@@ -34,7 +33,6 @@ DENSITY = "density map"
 # How many lines of each kind of problem are shown.
 _SHOWN = 40
 
-Truth = truth_lib.AnnotatedFiles | truth_lib.AnnotatedPoints
 Problems = dict[str, list[str]]
 
 
@@ -44,7 +42,7 @@ class FilesError(ValueError):
 
 def evaluate(
     models: Mapping[str, str | os.PathLike],
-    annotations: truth_lib.Folder | truth_lib.Points,
+    annotations: truth_lib.Annotations,
     *,
     scoring: scorer_lib.Settings,
     videos: frozenset[int] = frozenset(),
@@ -70,16 +68,28 @@ def evaluate(
     Raises:
         FilesError, images.MapError: Files are missing or cannot be read.
     """
-    folders = {
-        name: predictions.Predictions(folder, videos)
+    problems: Problems = {
+        kind: list(annotations.problems.get(kind, ()))
+        for kind in ("missing", "extra", "unreadable", "clashes", "annotations")
+    }
+    found = {
+        name: predictions.find(folder, problems, videos)
         for name, folder in models.items()
     }
-    frames, problems = _matched(folders, annotations)
+    frames = {
+        video: _common(video, clip.frames, models, found, problems)
+        for video, clip in annotations.clips.items()
+    }
+    for name, clips in found.items():
+        problems["extra"] += [
+            f"{models[name]}: video {video:04d} is not annotated"
+            for video in sorted(clips.keys() - frames.keys())
+        ]
     refuse_or_warn(problems, allow_missing)
-    if not frames:
+    if not any(frames.values()):
         raise FilesError("No frame has both a map and an annotation.")
     jobs = [
-        _Job(video=video, frames=clip.frames, truth=clip, clips={})
+        _Job(video, clip.frames, clip, {})
         for video, clip in annotations.clips.items()
     ]
     rows, unreadable = results("fixations", _collect, jobs, workers)
@@ -87,12 +97,13 @@ def evaluate(
     readable = {(video, frame) for video, frame, *_ in rows}
     jobs = [
         _Job(
-            video=video,
-            frames=[n for n in of if (video, n) in readable],
-            truth=annotations.clips[video],
-            clips={name: f.clips[video] for name, f in folders.items()},
+            video,
+            [n for n in of if (video, n) in readable],
+            annotations.clips[video],
+            {name: clips[video] for name, clips in found.items()},
         )
         for video, of in frames.items()
+        if of
     ]
     scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
     scores, more = scored(_score, jobs, workers, scorer)
@@ -111,16 +122,16 @@ def evaluate(
             scoring=scoring,
             observers=scores.get(OBSERVERS),
             about={
-                "predictions": str(folders[name].folder),
-                "ground_truth": annotations.describe(),
+                "predictions": str(pathlib.Path(models[name])),
+                "ground_truth": annotations.about,
                 "missing": missing | {"frames": annotated - len(table)},
             },
         )
         for name, table in scores.items()
-        if name in folders
+        if name in models
     }
-    scores = {name: scores[name] for name in folders}
-    return summary.joint_report(reports, scores, scoring), scores
+    scores = {name: scores[name] for name in models}
+    return summary.joint_report(reports, scores), scores
 
 
 def named(folders: Sequence[str]) -> dict[str, str]:
@@ -147,47 +158,33 @@ def named(folders: Sequence[str]) -> dict[str, str]:
 # === Which files belong together ===
 
 
-def _matched(
-    folders: Mapping[str, predictions.Predictions],
-    annotations: truth_lib.Folder | truth_lib.Points,
-) -> tuple[dict[int, list[int]], Problems]:
-    """Frames that all models have, and what is wrong with the files."""
-    problems: Problems = {
-        "missing": [],
-        "extra": [],
-        "unreadable": [],
-        "clashes": list(annotations.clashes),
-        "annotations": list(annotations.problems),
-    }
-    frames = {v: list(clip.frames) for v, clip in annotations.clips.items()}
-    for found in folders.values():
-        problems["extra"] += found.strays
-        problems["clashes"] += found.clashes
-        problems["unreadable"] += found.unreadable
-        root = found.folder
-        problems["extra"] += [
-            f"{root}: video {video:04d} is not annotated"
-            for video in sorted(found.clips.keys() - frames.keys())
-        ]
-        for video, clip in annotations.clips.items():
-            where = f"{root}: video {video:04d}"
-            has = found.clips.get(video)
-            if has is None:
-                problems["missing"].append(where)
-                frames[video] = []
-                continue
-            wanted, given = set(clip.frames), set(has.frames)
-            hint = ""
-            if {frame + 1 for frame in given} == wanted:
-                hint = " (numbered from 0? The first frame's file is 0001)"
-            for kind, some in (
-                ("missing", wanted - given),
-                ("extra", given - wanted),
-            ):
-                if some:
-                    problems[kind].append(f"{where}: {_ranges(some)}{hint}")
-            frames[video] = [f for f in frames[video] if f in given]
-    return {video: of for video, of in frames.items() if of}, problems
+def _common(
+    video: int,
+    annotated: Sequence[int],
+    models: Mapping[str, str | os.PathLike],
+    found: Mapping[str, Mapping[int, predictions.Clip]],
+    problems: Problems,
+) -> list[int]:
+    """Frames of a video that are annotated and that all models have."""
+    common = wanted = set(annotated)
+    for name, clips in found.items():
+        where = f"{models[name]}: video {video:04d}"
+        if video not in clips:
+            problems["missing"].append(where)
+            common = set()
+            continue
+        given = set(clips[video].frames)
+        hint = ""
+        if {frame + 1 for frame in given} == wanted:
+            hint = " (numbered from 0? The first frame's file is 0001)"
+        for kind, some in (
+            ("missing", wanted - given),
+            ("extra", given - wanted),
+        ):
+            if some:
+                problems[kind].append(f"{where}: {_ranges(some)}{hint}")
+        common = common & given
+    return sorted(common)
 
 
 def _ranges(frames: set[int]) -> str:
@@ -229,20 +226,12 @@ def refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
 # === What a process does ===
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A video to score.
-
-    Attributes:
-        video: Its number.
-        frames: Those to score.
-        truth: Its annotation.
-        clips: {model: its maps}.
-    """
+class _Job(NamedTuple):
+    """Frames of a video to score, by {model: its maps}."""
 
     video: int
     frames: Sequence[int]
-    truth: Truth
+    truth: truth_lib.AnnotatedFiles | truth_lib.AnnotatedPoints
     clips: Mapping[str, predictions.Clip]
 
     @property

@@ -44,7 +44,7 @@ class Settings:
         protocol: A key of `metrics.PROTOCOLS`, or "msu" (`films`).
         seed: Of the frames that shuffled AUC draws.
         negatives: A map [H, W] for shuffled AUC: its pixels above zero are
-            the negatives of all frames. None: see `other_fixations`.
+            the negatives of all frames. None: see `about`.
         baseline: A map [H, W] for information gain, of any range, which it
             keeps when it is resized. None: the centre prior.
     """
@@ -69,15 +69,23 @@ class Settings:
         return _NOTES[self.protocol]
 
     @property
-    def statistic(self) -> str:
-        """Which mean is shown, ranked and tested; see `summary.STATISTICS`."""
-        return "mean_of_videos" if self.protocol in ("aim", "msu") else "mean"
-
-    @property
-    def other_fixations(self) -> str:
-        """Where the negatives of shuffled AUC come from."""
-        fixed = self.negatives is not None
-        return "a fixed map" if fixed else _NEGATIVES[self.protocol]
+    def about(self) -> dict[str, Any]:
+        """What scores record of it; "statistic" is the mean that is shown."""
+        is_of_videos = self.protocol in ("aim", "msu")
+        negatives, baseline = (
+            usual if fixed is None else "a fixed map"
+            for fixed, usual in (
+                (self.negatives, _NEGATIVES[self.protocol]),
+                (self.baseline, "centre prior"),
+            )
+        )
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "statistic": "mean_of_videos" if is_of_videos else "mean",
+            "other_fixations": negatives,
+            "baseline": baseline,
+        }
 
 
 class Scorer:

@@ -181,7 +181,7 @@ def test_the_means_of_videos_may_rank_otherwise():
         scoring = scorer.Settings(protocol=protocol)
         given = {"first_frames": 9, "scoring": scoring, "about": {}}
         reports = {n: summary_lib.report(t, t, **given) for n, t in two.items()}
-        joint = summary_lib.joint_report(reports, two, scoring)
+        joint = summary_lib.joint_report(reports, two)
         assert joint["best"] == best
         assert summary_lib.text(joint).splitlines()[1].startswith(best)
     found = summary_lib.compare(two, statistic="mean_of_videos")["cc"]

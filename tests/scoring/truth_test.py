@@ -61,7 +61,7 @@ def matlab(tmp_path):
     images.write_png(folder / "maps" / "0001.png", np.ones((4, 6), np.uint8))
     path = folder / "fixation" / "maps" / "0001.mat"
     path.touch()
-    return path, truth.Folder(tmp_path, fixations="mat").clips[601]
+    return path, truth.of_folder(tmp_path, fixations="mat").clips[601]
 
 
 FULL = np.zeros((4, 6))
@@ -127,12 +127,12 @@ def test_a_list_without_a_point_of_a_video(tmp_path, rows, says):
     path = tmp_path / "points.csv"
     path.write_text(f"video,frame,x,y,observer\n{rows}")
     with pytest.raises(images.MapError, match=says):
-        truth.Points(path)
+        truth.of_table(path)
 
 
 def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("video,frame,x,y,observer\n1,1,2,3,a\n1,2,,,\n")
-    (clip,) = truth.Points(path).clips.values()
+    (clip,) = truth.of_table(path).clips.values()
     assert clip.observers
     assert [len(clip.by_observer(frame)) for frame in clip.frames] == [1, 0]
