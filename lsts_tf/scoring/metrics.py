@@ -163,8 +163,8 @@ def sim(frame: Frame) -> float:
     if pred.high == pred.low or density.high == density.low:
         return 0.0
     p, q = pred.each - pred.low, density.each - density.low
-    p /= pred.total(p)
-    q /= density.total(q)
+    p /= levels.total(p, pred.counts)
+    q /= levels.total(q, density.counts)
     return frame.overlap(p, q)
 
 
@@ -182,20 +182,20 @@ def kld(frame: Frame, *, zero: float | None = None) -> float:
     Returns:
         0 for equal maps. Less is better.
     """
-    sum_p, sum_q = frame.pred.sum, frame.density.sum
-    if frame.pred.low < 0:
-        sum_p = frame.pred.total(np.maximum(frame.pred.each, 0.0))
+    pred, sum_p, sum_q = frame.pred, frame.pred.sum, frame.density.sum
+    if pred.low < 0:
+        sum_p = levels.total(np.maximum(pred.each, 0.0), pred.counts)
     if zero is not None and not (sum_p and sum_q):
         return zero
     if not sum_q:
         return 0.0
-    density, p, weights = frame.looked_at()
-    q = density.each / sum_q
+    q, counts, p, weights = frame.looked_at()
+    q = q / sum_q
     p = np.maximum(p, 0.0) / (sum_p or 1.0)
     # The logarithm of a quotient is a difference, and each half depends on one
     # map. The outer eps would add at most eps to the sum.
     cross = np.einsum("i,i->", weights, np.log(p + _EPSILON)) / sum_q
-    return density.total(q * np.log(np.maximum(q, _TINY))) - cross
+    return levels.total(q * np.log(np.maximum(q, _TINY)), counts) - cross
 
 
 def infogain(frame: Frame) -> float:
@@ -532,9 +532,7 @@ def _linear(
 # === Where the negatives of shuffled AUC come from ===
 
 
-def other_frames(
-    index: int, total: int, *, seed: int = 0, count: int = 10
-) -> np.ndarray:
+def other_frames(index: int, total: int, *, seed: int = 0) -> np.ndarray:
     """Frames whose fixations are the negatives of frame `index`.
 
     As in the official program: drawn without replacement from all frames of
@@ -545,13 +543,12 @@ def other_frames(
         index: number of the frame in its set.
         total: number of frames in the set.
         seed: of the draw.
-        count: how many frames; all, if the set has fewer.
 
     Returns:
-        int64 `[min(count, total)]`.
+        int64 `[10]`, or all of a smaller set.
     """
     rng = np.random.default_rng([seed, index])
-    return rng.choice(total, min(count, total), replace=False)
+    return rng.choice(total, min(10, total), replace=False)
 
 
 # === Predictions of another size ===
@@ -571,8 +568,7 @@ def resize(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     Returns:
         float64 `[..., H, W]`.
     """
-    rows = _resize_weights(maps.shape[-2], size[0])
-    columns = _resize_weights(maps.shape[-1], size[1])
+    rows, columns = map(_resize_weights, maps.shape[-2:], size)
     return rows @ np.asarray(maps, np.float64) @ columns.T
 
 
@@ -581,17 +577,14 @@ def _resize_weights(length: int, target: int) -> np.ndarray:
     """What each of `length` pixels gives to each of `target`."""
     scale = target / length
     stretch = max(1.0, 1.0 / scale)
+    reach = int(np.ceil(2.0 * stretch))
     centres = (np.arange(target) + 0.5) / scale - 0.5
-    reach = 2.0 * stretch
-    taps = np.arange(2 * int(np.ceil(reach)) + 1) - int(np.ceil(reach))
-    at = np.floor(centres).astype(np.int64)[:, None] + taps
-    weights = _cubic((centres[:, None] - at) / stretch)
+    beyond = np.arange(-reach, length + reach)
+    weights = _cubic((centres[:, None] - beyond) / stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     # Mirrored with the border pixel repeated: 1 0 | 0 1 2 ...
-    folded = at % (2 * length)
-    folded = np.minimum(folded, 2 * length - 1 - folded)
-    matrix = np.zeros((target, length))
-    np.add.at(matrix, (np.arange(target)[:, None], folded), weights)
+    mirrored = np.pad(np.arange(length), reach, "symmetric")
+    matrix = weights @ np.eye(length)[mirrored]
     matrix.setflags(write=False)
     return matrix
 
