@@ -111,26 +111,28 @@ def evaluate(
     problems["unreadable"] += [*unreadable, *more]
     if not scores:
         raise FilesError("No frame could be read.")
+    centre, observers = scores.pop(CENTRE), scores.pop(OBSERVERS, None)
     annotated = sum(len(clip.frames) for clip in annotations.clips.values())
-    counts = {kind: len(lines) for kind, lines in problems.items()}
-    missing = {"allowed": allow_missing, **counts}
+    missing = {
+        "allowed": allow_missing,
+        **{kind: len(lines) for kind, lines in problems.items()},
+        "frames": annotated - len(centre),
+    }
     reports = {
         name: summary.report(
             table,
-            scores[CENTRE],
+            centre,
             first_frames=first_frames,
             scoring=scoring,
-            observers=scores.get(OBSERVERS),
+            observers=observers,
             about={
                 "predictions": str(pathlib.Path(models[name])),
                 "ground_truth": annotations.about,
-                "missing": missing | {"frames": annotated - len(table)},
+                "missing": missing,
             },
         )
         for name, table in scores.items()
-        if name in models
     }
-    scores = {name: scores[name] for name in models}
     return summary.joint_report(reports, scores), scores
 
 
@@ -274,7 +276,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
     lines: list[dict[str, Any]] = []
     problems: list[str] = []
     streams = {name: clip.read(job.frames) for name, clip in job.clips.items()}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Any] = {}
     for frame in job.frames:
         row = _scorer.fixations.row(job.video, frame)
         size = _scorer.fixations.size(row)
@@ -287,14 +289,11 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
                 given[DENSITY] = job.truth.density(frame)
             except images.MapError as error:
                 given[DENSITY] = error
-        where = f"video {job.video:04d}, frame {frame + 1:04d}"
-        reasons = [
-            _unfit(f"{name}: {where}", map_, size, shapes.get(name))
-            for name, map_ in given.items()
-        ]
+        reasons = []
         for name, map_ in given.items():
-            if isinstance(map_, np.ndarray):
-                shapes.setdefault(name, map_.shape)
+            shapes[name] = shapes.get(name) or getattr(map_, "shape", None)
+            where = f"{name}: video {job.video:04d}, frame {frame + 1:04d}"
+            reasons.append(_unfit(where, map_, size, shapes[name]))
         if any(reasons):
             problems += filter(None, reasons)
             continue
@@ -322,7 +321,7 @@ def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
             f"{where}: rows and columns are swapped: {list(map_.shape)}, the "
             f"ground truth has {list(size)}"
         )
-    if map_.shape != (usual or map_.shape):
+    if map_.shape != usual:
         return (
             f"{where}: has the size {list(map_.shape)}, not {list(usual)} like "
             "the others of its video"

@@ -441,12 +441,16 @@ def score(
     }
     given = {name for name, value in truth.items() if value is not None}
     rows = _selected(tuple(metrics), protocol, given)
-    _check_map("pred", pred)
-    size = pred.shape
-    for name, map_ in (("density", density), ("baseline", baseline)):
-        if map_ is not None:
-            _check_map(name, map_)
-            size = map_.shape
+    maps = {"pred": pred, "density": density, "baseline": baseline}
+    for name, map_ in maps.items():
+        if map_ is None:
+            continue
+        if map_.ndim != 2 or 0 in map_.shape:
+            raise ValueError(
+                f"`{name}` must have the shape [H, W]. Received: "
+                f"{list(map_.shape)}. Frames are scored one at a time."
+            )
+        size = map_.shape
     if density is not None and density.shape != size:
         raise ValueError(
             "`baseline` must have the size of the density, "
@@ -494,14 +498,6 @@ def _selected(
     return {name: known[name] for name in names}
 
 
-def _check_map(name: str, map_: np.ndarray) -> None:
-    if map_.ndim != 2 or 0 in map_.shape:
-        raise ValueError(
-            f"`{name}` must have the shape [H, W]. Received: "
-            f"{list(map_.shape)}. Frames are scored one at a time."
-        )
-
-
 def _linear(
     name: str, points: np.ndarray | None, size: tuple[int, ...]
 ) -> np.ndarray:
@@ -509,14 +505,9 @@ def _linear(
     if points is None or not points.size:
         return np.zeros(0, np.intp)
     rule = f"`{name}` must be integers (row, column), [N, 2], inside {size}"
-    if (
-        points.ndim != 2
-        or points.shape[1] != 2
-        or points.dtype.kind not in "iu"
-    ):
-        raise ValueError(
-            f"{rule}. Received: {points.dtype} {list(points.shape)}."
-        )
+    shape = list(points.shape)
+    if shape[1:] != [2] or points.dtype.kind not in "iu":
+        raise ValueError(f"{rule}. Received: {points.dtype} {shape}.")
     try:
         pixels = np.ravel_multi_index(tuple(points.T.astype(np.intp)), size)
     except ValueError:

@@ -20,19 +20,15 @@ import tqdm
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import metrics, truth
 
-# Where the negatives of shuffled AUC come from.
+# Where the negatives of shuffled AUC come from, if a metric needs them.
 _NEGATIVES = {
     "dhf1k": "ten random frames of the scored videos, seeded",
     "paper": "the next frame of the video (of the last, the one before)",
-    "aim": "none",
-    "msu": "none",
 }
 _NOTES = {
-    "dhf1k": "",
     "paper": "protocol of the LSTS report: not comparable with other papers",
     "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
     "mean_of_videos",
-    "msu": "",
 }
 
 
@@ -66,7 +62,7 @@ class Settings:
     @property
     def note(self) -> str:
         """What must stand beside scores of this protocol, or ""."""
-        return _NOTES[self.protocol]
+        return _NOTES.get(self.protocol, "")
 
     @property
     def about(self) -> dict[str, Any]:
@@ -75,7 +71,7 @@ class Settings:
         negatives, baseline = (
             usual if fixed is None else "a fixed map"
             for fixed, usual in (
-                (self.negatives, _NEGATIVES[self.protocol]),
+                (self.negatives, _NEGATIVES.get(self.protocol, "none")),
                 (self.baseline, "centre prior"),
             )
         )
@@ -98,20 +94,17 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        fixations: truth.FixationSet,
-        settings: Settings | None = None,
+        self, fixations: truth.FixationSet, settings: Settings = Settings()
     ):
         """Prepares; the settings are those of the benchmark by default."""
-        self._settings = settings or Settings()
-        self.fixations = fixations
-        protocol = self._settings.protocol
+        self.fixations, self._settings = fixations, settings
+        protocol = settings.protocol
         self.metrics = tuple(metrics.PROTOCOLS[protocol])
         self.needs_density = metrics.uses("density", protocol)
         self._needs_others = metrics.uses("others", protocol)
         self._baselines: dict[tuple, np.ndarray] = {}
         # The last ones, because several models are scored in turn.
-        self._others: tuple[Any, np.ndarray] = None, np.zeros((0, 2), int)
+        self._others: tuple[Any, np.ndarray | None] = None, None
 
     def score(
         self,
@@ -131,37 +124,31 @@ class Scorer:
         Returns:
             {metric: number}, NaN where it is not defined.
         """
-        if fixations is None:
-            fixations = self.fixations[row]
         return metrics.score(
             map_,
             density,
-            fixations,
+            self.fixations[row] if fixations is None else fixations,
             others=self._negatives(row),
             baseline=self._baseline(self.fixations.size(row)),
             metrics=self.metrics,
             protocol=self._settings.protocol,
         )
 
-    def _negatives(self, row: int) -> np.ndarray:
+    def _negatives(self, row: int) -> np.ndarray | None:
         fixed, size = self._settings.negatives, self.fixations.size(row)
         key = row if fixed is None else size
-        if key == self._others[0] or not self._needs_others:
-            return self._others[1]
-        if fixed is not None:
-            pixels = np.argwhere(fixed > 0)
-            found = truth.scaled(pixels, fixed.shape, size)
-        elif self._settings.protocol == "paper":
-            found = self.fixations.gathered(
-                [self.fixations.neighbour(row)], size
-            )
-        else:
-            drawn = metrics.other_frames(
-                row, len(self.fixations), seed=self._settings.seed
-            )
-            found = self.fixations.gathered(drawn.tolist(), size)
-        self._others = key, found
-        return found
+        if self._needs_others and key != self._others[0]:
+            if fixed is not None:
+                pixels = np.argwhere(fixed > 0)
+                found = truth.scaled(pixels, fixed.shape, size)
+            else:
+                rows = [self.fixations.neighbour(row)]
+                if self._settings.protocol != "paper":
+                    total, seed = len(self.fixations), self._settings.seed
+                    rows = metrics.other_frames(row, total, seed=seed).tolist()
+                found = self.fixations.gathered(rows, size)
+            self._others = key, found
+        return self._others[1]
 
     def _baseline(self, size: tuple[int, int]) -> np.ndarray:
         if size not in self._baselines:

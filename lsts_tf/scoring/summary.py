@@ -284,11 +284,8 @@ def write(
 def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
     """{title: summary} of the table of what `scores.json` holds."""
     if "models" in result:
-        comparison = next(iter(result["comparison"].values()))
-        found = {
-            name: result["models"][name]["overall"]
-            for name in comparison["ranking"]
-        }
+        ranking = next(iter(result["comparison"].values()))["ranking"]
+        found = {name: result["models"][name]["overall"] for name in ranking}
     else:
         first = result["first_frames"]
         copied = " (copied)" if "filled_by" in first else ""
@@ -320,22 +317,20 @@ def table(
         says so if the means are not those over frames.
     """
     names = list(next(iter(summaries.values())))
-    lines: list[tuple[str, Sequence[str]]] = []
-    shown: list[str] = []
+    lines: list[list[str]] = []
+    counts: list[str] = []
     for title, found in summaries.items():
         each = [found[name] for name in names]
-        lines.append((title, [_number(f[statistic]) for f in each]))
-        ranges = [f[STATISTICS[statistic]] for f in each]
+        lines.append([title, *(_number(of[statistic]) for of in each)])
+        ranges = [of[STATISTICS[statistic]] for of in each]
         if len(lines) == 1 and any(ranges):
             cells = ["..".join(map(_number, r or (None,))) for r in ranges]
-            lines.append(("95 % interval", cells))
-        counts = [str(f["n_valid"]) for f in each]
+            lines.append(["95 % interval", *cells])
+        shown, counts = counts, [str(of["n_valid"]) for of in each]
         if counts != shown:
-            lines.append(("valid frames", counts))
-            shown = counts
-    frame = pd.DataFrame(
-        [cells for _, cells in lines], [title for title, _ in lines], names
-    )
+            lines.append(["valid frames", *counts])
+    frame = pd.DataFrame(lines, columns=["", *names]).set_index("")
+    frame.index.name = None
     if statistic != "mean":
         frame.columns.name = statistic.replace("_", " ")
     return frame
