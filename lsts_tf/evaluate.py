@@ -160,8 +160,8 @@ def evaluate_run(
             "dataset": data.name,
             "videos": settings.test_videos,
             "front_end": predictor.extractor.describe(),
+            "note": predictor.note,
         },
-        note=predictor.note,
     )
     return result, scores
 

@@ -179,10 +179,8 @@ def _common(
         hint = ""
         if {frame + 1 for frame in given} == wanted:
             hint = " (numbered from 0? The first frame's file is 0001)"
-        for kind, some in (
-            ("missing", wanted - given),
-            ("extra", given - wanted),
-        ):
+        lacks = {"missing": wanted - given, "extra": given - wanted}
+        for kind, some in lacks.items():
             if some:
                 problems[kind].append(f"{where}: {_ranges(some)}{hint}")
         common = common & given
@@ -200,9 +198,7 @@ def _ranges(frames: set[int]) -> str:
 def refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
     """Raises FilesError, or warns that it goes on without some files.
 
-    Args:
-        problems: {kind: what is wrong}; "clashes" are never allowed.
-        is_allowed: Whether to go on.
+    Problems are {kind: what is wrong}; "clashes" are never allowed.
     """
     lines: list[str] = []
     for kind, found in problems.items():
@@ -280,9 +276,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
     for frame in job.frames:
         row = _scorer.fixations.row(job.video, frame)
         size = _scorer.fixations.size(row)
-        given: dict[str, Any] = {
-            name: next(stream) for name, stream in streams.items()
-        }
+        given: dict[str, Any] = {n: next(maps) for n, maps in streams.items()}
         if _scorer.needs_density:
             shapes[DENSITY] = size
             try:
@@ -299,10 +293,7 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
             continue
         density = given.pop(DENSITY, None)
         given[CENTRE] = density_lib.centre_map(*size)
-        scores = {
-            name: _scorer.score(row, map_, density)
-            for name, map_ in given.items()
-        }
+        scores = {n: _scorer.score(row, m, density) for n, m in given.items()}
         if job.truth.observers:
             scores[OBSERVERS] = _by_the_others(row, job.truth, frame)
         lines += [
@@ -334,17 +325,12 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
     points = truth.by_observer(frame)
     if len(points) < 2:
         return dict.fromkeys(_scorer.metrics, np.nan)
-    each = [
-        _scorer.score(
-            row,
-            truth.density_of(np.concatenate(points[:i] + points[i + 1 :])),
-            truth.density_of(own) if _scorer.needs_density else None,
-            own,
-        )
-        for i, own in enumerate(points)
-    ]
-    means = pd.DataFrame(each).mean()
-    return {name: float(means[name]) for name in _scorer.metrics}
+    each = []
+    for i, own in enumerate(points):
+        others = truth.density_of(np.concatenate(points[:i] + points[i + 1 :]))
+        density = truth.density_of(own) if _scorer.needs_density else None
+        each.append(_scorer.score(row, others, density, own))
+    return {str(n): v for n, v in pd.DataFrame(each).mean().items()}
 
 
 # === All videos ===
@@ -379,8 +365,7 @@ def results(
     Args:
         title: What the bar shows.
         function: Takes a job; returns what it found, and what is wrong.
-        jobs: At least one; each has a `name`, and `frames`, which the bar
-            counts.
+        jobs: At least one; each has a `name`, and `frames` for the bar.
         workers: Number of processes.
         scorer: For `_score`.
     """

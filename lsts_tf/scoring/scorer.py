@@ -60,27 +60,22 @@ class Settings:
                 )
 
     @property
-    def note(self) -> str:
-        """What must stand beside scores of this protocol, or ""."""
-        return _NOTES.get(self.protocol, "")
-
-    @property
     def about(self) -> dict[str, Any]:
-        """What scores record of it; "statistic" is the mean that is shown."""
+        """What scores record of it.
+
+        "statistic" is the mean that is shown, and "note" what must stand beside
+        the scores, or "".
+        """
         is_of_videos = self.protocol in ("aim", "msu")
-        negatives, baseline = (
-            usual if fixed is None else "a fixed map"
-            for fixed, usual in (
-                (self.negatives, _NEGATIVES.get(self.protocol, "none")),
-                (self.baseline, "centre prior"),
-            )
-        )
+        negatives = _NEGATIVES.get(self.protocol, "none")
+        given = "a fixed map"
         return {
             "protocol": self.protocol,
             "seed": self.seed,
             "statistic": "mean_of_videos" if is_of_videos else "mean",
-            "other_fixations": negatives,
-            "baseline": baseline,
+            "other_fixations": negatives if self.negatives is None else given,
+            "baseline": "centre prior" if self.baseline is None else given,
+            "note": _NOTES.get(self.protocol, ""),
         }
 
 

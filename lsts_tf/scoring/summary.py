@@ -77,8 +77,7 @@ def report(
     scoring: scorer.Settings,
     about: Mapping[str, Any],
     observers: pd.DataFrame | None = None,
-    filled_by: str | None = None,
-    note: str = "",
+    filled_by: str = "",
 ) -> dict[str, Any]:
     """What `scores.json` holds about one model.
 
@@ -87,10 +86,9 @@ def report(
         centre: Those of the centre prior, on the same frames.
         first_frames: How many frames of each video are also scored apart.
         scoring: How it was scored.
-        about: More keys.
+        about: More keys; its "note" stands beside that of the protocol.
         observers: Scores of one observer by the others, if they are known.
         filled_by: What the first frames got instead of maps of their own.
-        note: What must stand beside the scores.
     """
     of = functools.partial(summary, seed=scoring.seed)
     early, late = (
@@ -99,6 +97,7 @@ def report(
     )
     result = {
         **scoring.about,
+        **about,
         "frames": len(ours),
         "overall": of(ours),
         "first_frames": {
@@ -110,9 +109,9 @@ def report(
         },
         "centre_prior": of(centre),
         "by_video": by_video(ours),
-        **about,
-        "note": "; ".join(filter(None, (note, scoring.note))),
     }
+    notes = about.get("note"), scoring.about["note"]
+    result["note"] = "; ".join(filter(None, notes))
     if observers is not None:
         result["inter_observer"] = of(observers)
     return result

@@ -88,11 +88,7 @@ class FixationSet:
         return len(self._frames)
 
     def row(self, video: int, frame: int) -> int:
-        """Row of a frame.
-
-        Raises:
-            KeyError: The frame is not in the set.
-        """
+        """Row of a frame; a KeyError if the set has no such frame."""
         return self._rows[video, frame]
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -221,12 +217,11 @@ def of_folder(
                 for n, file in found.entries.items()
                 if n not in both
             ]
-        clips[number] = AnnotatedFiles(
-            {
-                n - 1: (densities.entries[n], fixated.entries[n])
-                for n in sorted(both)
-            }
-        )
+        files = {
+            n - 1: (densities.entries[n], fixated.entries[n])
+            for n in sorted(both)
+        }
+        clips[number] = AnnotatedFiles(files)
     if not clips:
         inner = pathlib.Path(folder) / "annotation"
         hint = f" Did you mean {inner}?" if inner.is_dir() else ""
@@ -235,15 +230,11 @@ def of_folder(
             "has no annotation of the videos asked for, such as "
             f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
         )
-    read = {file[-3:] for c in clips.values() for _, file in c.files.values()}
-    about = {
-        "annotations": str(folder),
-        "fixations": "+".join(sorted(read)),
-        "density": "files",
-    }
-    return Annotations(
-        clips, about, {"clashes": clashes, "annotations": problems}
-    )
+    read = {f[-3:].lower() for c in clips.values() for _, f in c.files.values()}
+    about = {"annotations": str(folder), "density": "files"}
+    about["fixations"] = "+".join(sorted(read))
+    wrong = {"clashes": clashes, "annotations": problems}
+    return Annotations(clips, about, wrong)
 
 
 def _read_fixations(path: str) -> np.ndarray:
