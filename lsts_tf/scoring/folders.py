@@ -50,16 +50,15 @@ def evaluate(
     allow_missing: bool = False,
     workers: int = 1,
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """Score folders of maps.
+    """Scores folders of maps, {name: folder}, beside the centre prior.
 
     Args:
-        models: {name: folder}.
+        models: The folders.
         annotations: Where people looked.
         scoring: How to score.
         videos: Those to score; all that are annotated, if none is named.
         first_frames: How many frames of each video are also scored apart.
-        allow_missing: Whether to go on with the frames that all models have
-            and that can be read.
+        allow_missing: Whether to go on with what all models have.
         workers: Number of processes; 1 works in this one.
 
     Returns:
@@ -382,9 +381,15 @@ def results(
             _prepare(scorer, is_worker=False)
             each: Iterable = map(function, jobs)
         else:
+            # They fork from a clean one, which has imported all once. One
+            # thread each, which their NumPy reads when it is loaded.
+            for name in ("OMP", "OPENBLAS", "MKL"):
+                os.environ.setdefault(f"{name}_NUM_THREADS", "1")
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
             pool = futures.ProcessPoolExecutor(
                 min(workers, len(jobs)),
-                mp_context=_context(),
+                mp_context=context,
                 initializer=_prepare,
                 initargs=(scorer, True),
             )
@@ -398,23 +403,11 @@ def results(
                 bar.update(len(job.frames))
         except process.BrokenProcessPool as error:
             # They are begun in this order.
-            lost = [
-                j for j, c in zip(jobs, calls, strict=True) if c.exception()
-            ]
-            names = ", ".join(job.name for job in lost[:workers])
+            ends = zip(jobs, calls, strict=True)
+            lost = [job.name for job, call in ends if call.exception()]
             raise RuntimeError(
-                f"A process was killed at one of the videos {names}, perhaps "
-                "because memory ran out. "
+                "A process was killed at one of the videos "
+                f"{', '.join(lost[:workers])}, perhaps because memory ran out. "
                 f"Received: --workers={workers}. Use fewer."
             ) from error
     return found, problems
-
-
-def _context() -> Any:
-    """Processes that fork from a clean one, which has imported all once."""
-    # One thread each, which their NumPy reads when it is loaded.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context

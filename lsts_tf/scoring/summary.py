@@ -91,10 +91,7 @@ def report(
         filled_by: What the first frames got instead of maps of their own.
     """
     of = functools.partial(summary, seed=scoring.seed)
-    early, late = (
-        (ours["frame"] < first_frames),
-        centre["frame"] >= first_frames,
-    )
+    is_early = ours["frame"] < first_frames
     result = {
         **scoring.about,
         **about,
@@ -103,9 +100,9 @@ def report(
         "first_frames": {
             "number": first_frames,
             **({"filled_by": filled_by} if filled_by else {}),
-            "first": of(ours[early]),
-            "rest": of(ours[~early]),
-            "rest_centre_prior": of(centre[late]),
+            "first": of(ours[is_early]),
+            "rest": of(ours[~is_early]),
+            "rest_centre_prior": of(centre[centre["frame"] >= first_frames]),
         },
         "centre_prior": of(centre),
         "by_video": by_video(ours),

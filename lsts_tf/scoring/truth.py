@@ -10,7 +10,7 @@ Frames are numbered from 0 here and from 1 in files. Fixations are int16
 be read is a `images.MapError`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import io
@@ -294,7 +294,7 @@ def _check_types(data: bytes) -> None:
 # === Tables of points ===
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class AnnotatedPoints:
     """A video of a list of points.
 
@@ -303,15 +303,13 @@ class AnnotatedPoints:
             at are absent or have no x and y.
         observers: Whether it is known who looked where.
         size: (H, W) of the maps.
-        sigma: Of the Gaussians, in pixels.
-        shift: See `density.density_map`.
+        blur: Makes the density map of a map of fixated pixels.
     """
 
     looks: pd.DataFrame
     observers: bool
     size: tuple[int, int]
-    sigma: float
-    shift: int
+    blur: Callable[[np.ndarray], np.ndarray]
 
     @property
     def frames(self) -> Sequence[int]:
@@ -331,7 +329,7 @@ class AnnotatedPoints:
         """Density map of some points."""
         fixated = np.zeros(self.size, bool)
         fixated[tuple(points.T)] = True
-        return density.density_map(fixated, sigma=self.sigma, shift=self.shift)
+        return self.blur(fixated)
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
@@ -388,15 +386,12 @@ def of_table(
     if not points["x"].notna().any():
         raise images.MapError(path, "has no point in the videos asked for.")
     points, outside = table.inside(points, size, settings)
+    shift = density.SHIFT if recipe == "dhf1k" else 0
+    blur = functools.partial(density.density_map, sigma=sigma, shift=shift)
+    known = bool((points["observer"] != "").any())
     groups: Any = points.groupby("video")
     clips = {
-        int(video): AnnotatedPoints(
-            looks=looks,
-            observers=bool((points["observer"] != "").any()),
-            size=size,
-            sigma=sigma,
-            shift=density.SHIFT if recipe == "dhf1k" else 0,
-        )
+        int(video): AnnotatedPoints(looks, known, size, blur)
         for video, looks in groups
     }
     about = {
