@@ -21,24 +21,20 @@ DATASET = "osie"
 OSIE = (600, 800)
 
 
-def write_osie(root, paths, number=1002):
-    return still_folders.write_structs(root, {number: paths}, OSIE)
-
-
-def write_scene(root, paths, size):
-    return still_folders.write_scene(root, {1: paths}, {1: size})
+SCENE = (30, 40)
 
 
 @pytest.fixture
 def osie(manual):
     """One photograph and where two people looked, ready to be spoilt."""
-    return write_osie(manual, still_folders.look(OSIE, 1002, 2))
+    gaze = {1002: still_folders.look(OSIE, 1002, 2)}
+    return still_folders.write_structs(manual, gaze, OSIE)
 
 
 @pytest.fixture
 def scene(manual):
-    size = (30, 40)
-    return write_scene(manual, still_folders.look(size, 1), size)
+    gaze = {1: still_folders.look(SCENE, 1)}
+    return still_folders.write_scene(manual, gaze, {1: SCENE})
 
 
 def picture(example, feature):
@@ -134,11 +130,11 @@ LOOKS = {
 def test_fixations_and_maps_follow_the_recipe(manual, build, case):
     name, size, paths, points, sigma = LOOKS[case]
     paths = [np.array(path, float) for path in paths]
+    gaze = {1002 if name == "osie" else 1: paths}
     if name == "scene":
-        write_scene(manual, paths, size)
+        still_folders.write_scene(manual, gaze, {1: size})
     else:
-        number = {"osie": 1002, "crowd": 1}[name]
-        still_folders.write_structs(manual, {number: paths}, size)
+        still_folders.write_structs(manual, gaze, size)
     (example,) = build(name)["train"].values()
     expected = np.zeros(size, np.uint8)
     for x, y in points:
@@ -172,11 +168,9 @@ def spoil(image, path, kind):
 
 
 @pytest.mark.parametrize("kind", ["grey", "png", 1, 3, 6])
-def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
-    size = (30, 40)
-    write_scene(manual, still_folders.look(size, 1), size)
-    path = manual / "data" / "stimuli" / "001.jpg"
-    image = still_folders.draw(size, 1)
+def test_only_what_is_no_plain_jpeg_is_written_anew(scene, build, kind):
+    path = scene / "data" / "stimuli" / "001.jpg"
+    image = still_folders.draw(SCENE, 1)
     spoil(image, path, kind)
     if kind in (3, 6):
         # The test's own file is one that OpenCV turns.
@@ -274,11 +268,19 @@ def test_fixations_without_photographs(manual, refused):
 
 
 def test_nobody_looked_again(manual, refused):
-    write_osie(manual, [np.array([[5.0, 5.0], [900, 5]]), np.zeros((0, 2))])
+    gaze = {1002: [np.array([[5.0, 5.0], [900, 5]]), ZERO]}
+    still_folders.write_structs(manual, gaze, OSIE)
     refused("Image 1002.jpg must have", "of 2 observers", "800x600")
 
 
 # === fixations.mat ===
+
+
+def structs(change):
+    """OSIE's variable, in which the struct of its one image is changed."""
+    cells = still_folders.structs({1002: still_folders.look(OSIE, 1002, 2)})
+    change(cells[0, 0])
+    return cells
 
 
 def of_second(**values):
@@ -307,51 +309,34 @@ CHANGES = [
         )
     ),
 ]
-
-
-@pytest.mark.parametrize(("change", "where"), CHANGES)
-def test_another_struct(osie, refused, change, where):
-    cells = still_folders.structs({1002: still_folders.look(OSIE, 1002, 2)})
-    change(cells[0, 0])
-    path = osie / "data" / "eye" / "fixations.mat"
-    still_folders.write_mat(path, fixations=cells)
-    refused("fixations.mat must have ", re.escape(where), re.escape(str(path)))
+TWICE = still_folders.structs({1002: []}).repeat(2, 0)
+INFINITE = np.full((2, 4), np.inf)
+IN_SCENE = "{1, 1}, image 001.jpg"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "fixations", "words"),
     [
-        ("fixations", np.zeros((1, 4)), r"fixations\{1\}"),
-        ("fixations", still_folders.column([np.ones((2, 2))]), r"ons\{1\}"),
-        (
-            "fixations",
-            still_folders.structs({1002: []}).repeat(2, 0),
-            r"fixations\{2\}, image 1002.jpg",
+        *(("osie", structs(change), where) for change, where in CHANGES),
+        ("osie", np.zeros((1, 4)), "fixations{1}"),
+        ("osie", still_folders.column([np.ones((2, 2))]), "fixations{1}"),
+        ("osie", TWICE, "fixations{2}, image 1002.jpg"),
+        ("osie", None, "must hold `fixations`"),
+        ("scene", np.zeros((1, 4)), "a row of cells"),
+        ("scene", still_folders.column([np.ones((2, 4))] * 501), "of cells"),
+        *(
+            ("scene", still_folders.column([cell]), IN_SCENE)
+            for cell in (np.ones((5, 3)), "abcd", INFINITE, {"a": 1})
         ),
-        ("gaze", np.zeros(3), "must hold `fixations`"),
     ],
 )
-def test_other_variables(osie, refused, name, value, says):
-    path = osie / "data" / "eye" / "fixations.mat"
-    still_folders.write_mat(path, **{name: value})
-    refused("fixations.mat must h", says, re.escape(str(path)))
-
-
-@pytest.mark.parametrize(
-    ("fixations", "words"),
-    [
-        (np.zeros((1, 4)), "a row of cells"),
-        (still_folders.column([np.ones((5, 3))]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column(["abcd"]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column([np.full((2, 4), np.inf)]), r"\{1, 1\}, image"),
-        (still_folders.column([{"a": 1}]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column([np.ones((2, 4))] * 501), "a row of cells"),
-    ],
-)
-def test_another_structure_of_scene(scene, refused, fixations, words):
-    path = scene / "data" / "tidy" / "fixations.mat"
-    still_folders.write_mat(path, fixations=fixations)
-    refused(words, re.escape(str(path)), name="scene")
+def test_another_structure(refused, request, name, fixations, words):
+    root = request.getfixturevalue(name)
+    (path,) = root.glob("data/*/fixations.mat")
+    variable = {"gaze": 0} if fixations is None else {"fixations": fixations}
+    still_folders.write_mat(path, **variable)
+    at = re.escape(str(path))
+    refused("fixations.mat must h", re.escape(words), at, name=name)
 
 
 # === Who reads them ===
