@@ -50,16 +50,11 @@ def evaluate(
     allow_missing: bool = False,
     workers: int = 1,
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """Scores folders of maps, {name: folder}, beside the centre prior.
+    """Scores folders of maps, {name: folder}, on the frames that all have.
 
-    Args:
-        models: The folders.
-        annotations: Where people looked.
-        scoring: How to score.
-        videos: Those to score; all that are annotated, if none is named.
-        first_frames: How many frames of each video are also scored apart.
-        allow_missing: Whether to go on with what all models have.
-        workers: Number of processes; 1 works in this one.
+    Of `videos`, or of all that are annotated; the `first_frames` of each are
+    also scored apart. Files that are missing or cannot be read are left out if
+    `allow_missing`. One worker is this process.
 
     Returns:
         What `scores.json` holds, and {name: scores of each frame}.

@@ -348,12 +348,9 @@ def _rounded_area(
 
 
 class Metric(NamedTuple):
-    """A row of the table of metrics.
+    """A row of the table: a metric and the arguments of `score` it needs.
 
-    Attributes:
-        function: computes it.
-        needs: the ground truth that it needs, by the arguments of `score`.
-        less_is_better: whether the better of two models has less of it.
+    Of two models the better has more of it, or less if `less_is_better`.
     """
 
     function: Callable[[Frame], float]
@@ -526,17 +523,13 @@ def _linear(
 def other_frames(index: int, total: int, *, seed: int = 0) -> np.ndarray:
     """Frames whose fixations are the negatives of frame `index`.
 
-    As in the official program: drawn without replacement from all frames of
-    the set, the same video and the frame itself included. The draw follows
-    from `seed` and `index` alone, in whatever order frames are scored.
-
-    Args:
-        index: number of the frame in its set.
-        total: number of frames in the set.
-        seed: of the draw.
+    As in the official program: ten are drawn without replacement from all
+    `total` frames of the set, or all of a smaller set, the same video and the
+    frame itself included. The draw follows from `seed` and `index` alone, in
+    whatever order frames are scored.
 
     Returns:
-        int64 `[10]`, or all of a smaller set.
+        int64 `[10]` at most.
     """
     rng = np.random.default_rng([seed, index])
     return rng.choice(total, min(10, total), replace=False)

@@ -29,10 +29,8 @@ def write(
 ) -> None:
     """Draws by_video.png, over_time.png, and scores.html, which has both.
 
-    Args:
-        folder: Is made if need be.
-        result: What `scores.json` holds.
-        models: {name: scores of its frames}.
+    Of what `scores.json` holds, and of {name: scores of its frames}. The folder
+    is made if need be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}

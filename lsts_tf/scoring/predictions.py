@@ -68,14 +68,10 @@ def find(
 ) -> dict[int, Clip]:
     """{video: its clip} of a model; looks for files and does not read maps.
 
-    Only frames of videos whose files estimate their number are counted.
-
-    Args:
-        folder: Folder of clips.
-        problems: Gets what is wrong: "extra" are files and folders that are no
-            map, "clashes" names that have the same number as others,
-            "unreadable" videos that cannot be opened.
-        videos: Those to look into; all, if none is named.
+    Only frames of videos whose files estimate their number are counted. It
+    looks into `videos`, or into all if none is named, and adds to `problems`:
+    "extra" are files and folders that are no map, "clashes" names that have the
+    same number as others, "unreadable" videos that cannot be opened.
 
     Raises:
         images.MapError: There is no such folder, or no clip in it.

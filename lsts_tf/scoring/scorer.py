@@ -108,16 +108,10 @@ class Scorer:
         density: np.ndarray | None = None,
         fixations: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """Scores of a frame.
+        """{metric: number} of a frame of the set, NaN where it is not defined.
 
-        Args:
-            row: Number of the frame in the set.
-            map_: Where a model says that people look.
-            density: Needed if `needs_density`.
-            fixations: In the place of the set's own.
-
-        Returns:
-            {metric: number}, NaN where it is not defined.
+        The density is needed if `needs_density`. Fixations, if they are given,
+        take the place of the set's own.
         """
         return metrics.score(
             map_,
@@ -165,11 +159,8 @@ def score_videos(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Scores of a model and of the centre prior, a line for each frame.
 
-    Args:
-        videos: Numbers of the videos of the set.
-        annotation: Where people looked; a `features.stores.TruthStore`.
-        maps_of: Gives a video's maps, [T, H, W].
-        settings: How to score.
+    Where people looked tells a `features.stores.TruthStore`; `maps_of` gives
+    all maps of a video, [T, H, W].
     """
     scorer = Scorer(
         truth.FixationSet.of_maps(

@@ -251,15 +251,12 @@ def write(
     models: Mapping[str, pd.DataFrame],
     kinds: Sequence[str],
 ) -> None:
-    """Writes tables of all frames, and last `scores.json`.
+    """Writes tables of all frames, and last `scores.json`, which is `path`.
 
-    Args:
-        path: The latter. Tables are `scores.csv` beside it, of several models
-            `scores.NAME.csv`; frames are numbered from 1 in them.
-        result: What it holds.
-        models: {name: scores of its frames}.
-        kinds: "csv", which has videos as in names of files ("0601"),
-            "parquet", which has them as numbers, or "none".
+    Tables are `scores.csv` beside it, of several models `scores.NAME.csv`;
+    frames are numbered from 1 in them. Their kinds are "csv", which has videos
+    as in names of files ("0601"), "parquet", which has them as numbers, and
+    "none".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, scores in models.items():
@@ -300,17 +297,12 @@ def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
 def table(
     summaries: Mapping[str, Summary], statistic: str = "mean"
 ) -> pd.DataFrame:
-    """What people read, as texts.
+    """What people read of {name of a row: summary}, as texts.
 
-    Args:
-        summaries: {name of a row: summary}.
-        statistic: Which mean it shows, one of `STATISTICS`.
-
-    Returns:
-        One line a row; means with four digits, "-" for none. Below the first
-        row stands its 95 % interval, if it has one, and below each how many
-        frames count, unless they are as many as in the row above. The head
-        says so if the means are not those over frames.
+    One line a row: a mean of `STATISTICS` with four digits, "-" for none. Below
+    the first row stands its 95 % interval, if it has one, and below each how
+    many frames count, unless they are as many as in the row above. The head
+    says so if the means are not those over frames.
     """
     names = list(next(iter(summaries.values())))
     lines: list[list[str]] = []

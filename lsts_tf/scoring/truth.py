@@ -180,11 +180,9 @@ def of_folder(
 ) -> Annotations:
     """DHF1K's annotation folders; looks for files and does not read them.
 
-    Args:
-        folder: Holds 0601/maps, 0601/fixation and so on.
-        fixations: Which ones to read: "png", "mat", or "auto", which are the
-            pictures where there are any.
-        videos: Those to look into; all, if none is named.
+    It holds 0601/maps, 0601/fixation and so on. Fixations are read as "png",
+    as "mat", or as "auto", which are the pictures where there are any. It is
+    looked into `videos`, or into all if none is named.
 
     Raises:
         images.MapError: There is no such folder, or none of a video in it.
@@ -442,11 +440,7 @@ FLAGS: Mapping[str, Sequence[Any]] = {
 
 
 def define_flags(table: Mapping[str, Sequence[Any]]) -> None:
-    """Defines flags; numbers are 0 at least.
-
-    Args:
-        table: As `FLAGS`, which say where people looked.
-    """
+    """Defines the flags of a table such as `FLAGS`; numbers are 0 at least."""
     define = {
         bool: flags.DEFINE_boolean,
         int: functools.partial(flags.DEFINE_integer, lower_bound=0),
