@@ -122,10 +122,8 @@ def evaluate_run(
             "One dataset is scored at a time. Received: --test_videos="
             f"{settings.test_videos}"
         )
-    name = next(
-        (n for n in settings.dataset_names if n.partition(":")[0] in named),
-        settings.dataset_names[0],
-    )
+    names = settings.dataset_names
+    name = next((n for n in names if n.partition(":")[0] in named), names[0])
     predictor = predictor_lib.Predictor.load(
         run.folder, model=model, sources=run.sources
     )

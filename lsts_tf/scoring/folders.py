@@ -356,12 +356,8 @@ def results(
 ) -> tuple[list, list[str]]:
     """All that a function returns, in processes that have `scorer`.
 
-    Args:
-        title: What the bar shows.
-        function: Takes a job; returns what it found, and what is wrong.
-        jobs: At least one; each has a `name`, and `frames` for the bar.
-        workers: Number of processes.
-        scorer: For `_score`.
+    It takes a job, and returns what it found and what is wrong. There is one
+    job at least; each has a `name`, and `frames`, which the bar counts.
     """
     # The longest first, so that all cores end together.
     jobs = sorted(jobs, key=lambda job: len(job.frames), reverse=True)

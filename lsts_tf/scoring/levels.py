@@ -108,12 +108,10 @@ class Frame:
         self._joint: np.ndarray | None = None
         if pred.size < _EXACT_COUNT and all(m.dtype == np.uint8 for m in maps):
             self._flat = pred.ravel()
+            maps = [np.ascontiguousarray(map_) for map_ in maps]
+            n, size = len(maps), LEVELS.size
             counts = cv2.calcHist(
-                [np.ascontiguousarray(map_) for map_ in maps],
-                list(range(len(maps))),
-                None,
-                [LEVELS.size] * len(maps),
-                [0, LEVELS.size] * len(maps),
+                maps, [*range(n)], None, [size] * n, [0, size] * n
             )
             if density is not None:
                 self._joint = counts.astype(np.float64)

@@ -83,15 +83,10 @@ def sauc(frame: Frame) -> float:
     Returns:
         0 … 1.
     """
-    if (
-        not frame.fixated.size
-        or not frame.others.size
-        or frame.pred.is_constant
-    ):
+    if frame.pred.is_constant or not (frame.fixated.size and frame.others.size):
         return _NAN
-    return _threshold_auc(
-        frame, _share_at_least(frame, frame.prediction_at(frame.others))
-    )
+    negatives = frame.prediction_at(frame.others)
+    return _threshold_auc(frame, _share_at_least(frame, negatives))
 
 
 def auc_borji(frame: Frame) -> float:
@@ -242,9 +237,8 @@ def _threshold_auc(frame: Frame, alarms: np.ndarray) -> float:
 
 def _share_at_least(frame: Frame, values: np.ndarray) -> np.ndarray:
     """Share of some of the prediction's values at or above each threshold."""
-    reached = np.searchsorted(
-        levels.THRESHOLDS, frame.scaled(values), side="right"
-    )
+    unit = frame.scaled(values)
+    reached = np.searchsorted(levels.THRESHOLDS, unit, side="right")
     counts = np.bincount(reached, minlength=levels.THRESHOLDS.size + 1)
     return np.cumsum(counts[:0:-1])[::-1] / values.size
 
@@ -392,9 +386,8 @@ METRICS = tuple(PROTOCOLS["dhf1k"])
 
 def uses(truth: str, protocol: str) -> bool:
     """Whether a metric of a protocol needs an argument of `score`."""
-    return any(
-        truth in row.needs for row in PROTOCOLS.get(protocol, {}).values()
-    )
+    rows = PROTOCOLS.get(protocol, {}).values()
+    return any(truth in row.needs for row in rows)
 
 
 def score(

@@ -146,10 +146,8 @@ def compare(
     twice the share of draws in which the difference has the other sign, at
     most 1. It is corrected for the number of pairs by Holm's rule.
 
-    Args:
-        models: {name: scores} of the same frames in the same order.
-        seed: Of the draws.
-        statistic: Which mean is ranked and tested, one of `STATISTICS`.
+    Models are {name: scores} of the same frames in the same order. One mean of
+    `STATISTICS` is ranked and tested.
 
     Returns:
         {metric: {"ranking": names, the best first, "pairs": [{"better",

@@ -52,6 +52,8 @@ def scaled(
     points: np.ndarray, size: tuple[int, ...], new: tuple[int, ...]
 ) -> np.ndarray:
     """Pixels of a map of another size, each where its centre falls."""
+    if size == new:
+        return points
     return np.floor((points + 0.5) * (np.array(new) / size)).astype(np.int16)
 
 
@@ -102,10 +104,9 @@ class FixationSet:
 
     def neighbour(self, row: int) -> int:
         """The next frame of the video; of the last one, that before it."""
+        video = self._frames[row][0]
         for other in (row + 1, row - 1):
-            if 0 <= other < len(self) and (
-                self._frames[other][0] == self._frames[row][0]
-            ):
+            if 0 <= other < len(self) and self._frames[other][0] == video:
                 return other
         return row
 
@@ -114,12 +115,7 @@ class FixationSet:
     ) -> np.ndarray:
         """Fixations of several frames; those of other sizes are scaled."""
         return np.concatenate(
-            [
-                self[row]
-                if self.size(row) == size
-                else scaled(self[row], self.size(row), size)
-                for row in rows
-            ]
+            [scaled(self[row], self.size(row), size) for row in rows]
         )
 
 
