@@ -13,9 +13,9 @@ LAZY = {
 }
 
 
-def write_png(path, image, *options):
+def write_picture(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image, options)
+    assert cv2.imwrite(str(path), image)
 
 
 def write_film(path, pictures, codec, pixels, rate, times=None):
@@ -52,13 +52,13 @@ def write_clip(folder, names, *, size=(36, 64), scene=0):
         column = width // 4 + (2 * index + 7 * scene) % (width // 2)
         (frame,) = plain(size, (20, 40, 100 + 10 * (index % 3)))  # BGR
         cv2.circle(frame, (column, row), 4, (250, 250, 250), -1)
-        write_png(folder / "images" / f"{name}.png", frame)
+        write_picture(folder / "images" / f"{name}.png", frame)
         distance = (rows - row) ** 2 + (columns - column) ** 2
         density = np.rint(255 * np.exp(-distance / 72)).astype(np.uint8)
-        write_png(folder / "maps" / f"{name}.png", density)
+        write_picture(folder / "maps" / f"{name}.png", density)
         fixated = np.zeros(size, np.uint8)
         fixated[row, column] = fixated[row + 1, column] = 255
-        write_png(folder / "fixation" / f"{name}.png", fixated)
+        write_picture(folder / "fixation" / f"{name}.png", fixated)
     return folder
 
 

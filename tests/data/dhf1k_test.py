@@ -28,7 +28,9 @@ def write_annotation(root, number, maps=(1, 2, 3), fixations=(1, 2, 3)):
         for index in numbers:
             image = BLACK.copy()
             image[10 * index : 10 * index + 5] = 255
-            clip_folders.write_png(folder / name / f"{index:04d}.png", image)
+            clip_folders.write_picture(
+                folder / name / f"{index:04d}.png", image
+            )
     return folder
 
 
@@ -177,5 +179,7 @@ def test_other_videos(manual, refused):
 
 def test_maps_of_another_size(manual, refused):
     folder = write_clip(manual, 8)
-    clip_folders.write_png(folder / "fixation" / "0002.png", BLACK[::2, ::2])
+    clip_folders.write_picture(
+        folder / "fixation" / "0002.png", BLACK[::2, ::2]
+    )
     refused("Video 8:", "must be 640x360. Received: 320x180", "0002.png")
