@@ -331,41 +331,6 @@ def test_a_video_of_maps(tmp_path, golden):
 # === Other kinds of ground truth ===
 
 
-def test_official_sample_from_pictures_from_mat_and_from_points(
-    run, shared, tmp_path
-):
-    """Ten frames of DHF1K; its density maps are rebuilt bit for bit."""
-    root = shared / "real_clips" / "official_0601_sample" / "annotation"
-    rows = []
-    rng = np.random.default_rng(0)
-    for path in sorted((root / "0601" / "maps").iterdir()):
-        truth = images.read(path)
-        noise = cv2.GaussianBlur(rng.uniform(0, 900, truth.shape), (0, 0), 25)
-        guess = cv2.GaussianBlur(truth, (0, 0), 20) * 0.6 + noise % 100
-        write(tmp_path / "maps" / "0601" / path.name, guess.astype(np.uint8))
-        fixated = images.read(root / "0601" / "fixation" / path.name)
-        rows += [(601, int(path.stem), x, y) for y, x in np.argwhere(fixated)]
-    points = tmp_path / "points.csv"
-    table = pd.DataFrame(rows, columns=["video", "frame", "x", "y"])
-    table.to_csv(points, index=False)
-    given = f"--predictions={tmp_path / 'maps'}", "--seed=5"
-    png, mat = (
-        run(*given, f"--annotations={root}", f"--fixations={kind}")
-        for kind in ("png", "mat")
-    )
-    assert png["frames"] == 10
-    assert png["ground_truth"]["fixations"] == "png"
-    assert mat["ground_truth"]["fixations"] == "mat"
-    assert same(png, mat)
-    table = run.table()
-    # Of the list of points every frame up to the last is one to score.
-    run(*given, f"--annotations={points}", "--allow_missing")
-    # Drawn from other frames.
-    pd.testing.assert_frame_equal(
-        table.drop(columns="sauc"), run.table().drop(columns="sauc")
-    )
-
-
 def test_points_and_observers(run, tmp_path):
     """Three observers of four frames of two videos, who agree."""
     rng = np.random.default_rng(0)

@@ -64,6 +64,31 @@ def matlab(tmp_path):
     return path, truth.of_folder(tmp_path, fixations="mat").clips[601]
 
 
+def test_official_sample_from_pictures_from_mat_and_from_points(
+    shared, tmp_path
+):
+    """Ten frames of DHF1K; its density maps are rebuilt bit for bit."""
+    root = shared / "real_clips" / "official_0601_sample" / "annotation"
+    read = [truth.of_folder(root, fixations=kind) for kind in ("png", "mat")]
+    assert [of.about["fixations"] for of in read] == ["png", "mat"]
+    png, mat = (of.clips[601] for of in read)
+    assert len(png.frames) == 10
+    points = {frame: png.fixations(frame)[0] for frame in png.frames}
+    rows = [f"601,{n + 1},{x},{y}\n" for n in points for y, x in points[n]]
+    path = tmp_path / "points.csv"
+    path.write_text("".join(["video,frame,x,y\n", *rows]))
+    listed = truth.of_table(path).clips[601]
+    for frame, want in points.items():
+        for clip in (mat, listed):
+            found, size = clip.fixations(frame)
+            assert size == (360, 640)
+            np.testing.assert_array_equal(
+                np.unique(found, axis=0), np.unique(want, axis=0)
+            )
+        official = png.density(frame)
+        np.testing.assert_array_equal(listed.density(frame), official)
+
+
 FULL = np.zeros((4, 6))
 FULL[1, 5] = FULL[3, 0] = 1
 
