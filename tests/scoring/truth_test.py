@@ -7,10 +7,9 @@ from lsts_tf.media import images
 from lsts_tf.scoring import truth
 
 
-@pytest.fixture
-def found():
+def test_rows_follow_videos_and_frames():
     rng = np.random.default_rng(0)
-    return truth.FixationSet(
+    found = truth.FixationSet(
         [
             (9, 0, rng.integers(0, 20, (3, 2)), (20, 30)),
             (2, 4, rng.integers(0, 20, (2, 2)), (20, 30)),
@@ -18,23 +17,15 @@ def found():
             (2, 2, np.array([[39, 59], [0, 0]]), (40, 60)),
         ]
     )
-
-
-def test_rows_follow_videos_and_frames(found):
-    assert len(found) == 4
-    assert [len(found[row]) for row in range(4)] == [0, 2, 2, 3]
+    assert [len(found[row]) for row in range(len(found))] == [0, 2, 2, 3]
     assert found.size(1) == (40, 60)
     assert [found.row(2, frame) for frame in (1, 2, 4)] == [0, 1, 2]
     for absent in ((2, 3), (2, 5), (3, 1)):
         with pytest.raises(KeyError):
             found.row(*absent)
-
-
-def test_neighbours_stay_in_their_video(found):
+    # Neighbours stay in their video.
     assert [found.neighbour(row) for row in range(4)] == [1, 2, 1, 3]
-
-
-def test_fixations_of_another_size_are_scaled(found):
+    # Fixations of another size are scaled.
     scaled = found.gathered([0, 1], (20, 30))
     assert scaled.tolist() == [[19, 29], [0, 0]]
     assert found.gathered([1], (40, 60)).tolist() == [[39, 59], [0, 0]]
