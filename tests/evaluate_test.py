@@ -248,12 +248,8 @@ def test_the_draw_follows_from_the_seed_with_any_workers(run, written):
 
 def test_tables_pictures_and_page(run, written):
     plots = run.folder / "plots"
-    scores = run(
-        *where(written),
-        f"--plots={plots}",
-        "--per_frame=csv",
-        "--per_frame=parquet",
-    )
+    kinds = "--per_frame=csv", "--per_frame=parquet"
+    scores = run(*where(written), f"--plots={plots}", *kinds)
     parquet = pd.read_parquet(run.folder / "scores.parquet")
     assert [*parquet["cc"].dropna()] == [*run.table()["cc"].dropna()]
     for name in ("by_video.png", "over_time.png"):

@@ -14,7 +14,7 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from scene import scene_dataset_builder
 from tests import clip_folders, still_folders
-from ucf_sports import ucf_sports_dataset_builder
+from tests.data import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATASET = "osie"
@@ -337,19 +337,12 @@ def test_another_structure(refused, request, name, fixations, words):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A data folder with Scene's dummy data and two clips, one of a frame."""
+    """A data folder of dummy data: Scene's, and shots, one of a frame."""
     folder = tmp_path_factory.mktemp("built")
-    dummy = ROOT / "data" / "scene" / "dummy_data"
-    clip_folders.build(scene_dataset_builder.Builder, dummy, folder / "tfds")
-    for name, frames in (("Lifting-003", 1), ("Lifting-004", 3)):
-        clip_folders.write_clip(
-            folder / "raw" / "training" / name,
-            [f"{index + 1:03d}" for index in range(frames)],
-        )
-    clip_folders.build(
-        ucf_sports_dataset_builder.Builder, folder / "raw", folder / "tfds"
-    )
-    return folder / "tfds"
+    for name in ("scene", "hollywood2"):
+        dummy = ROOT / "data" / name / "dummy_data"
+        clip_folders.build(conftest.builder_of(name), dummy, folder)
+    return folder
 
 
 def geometry(streams, short="mirror"):
@@ -376,11 +369,12 @@ def test_a_still_has_no_flow(built, streams):
         with pytest.raises(dataset.DatasetError, match=words):
             data.choose([1, 2], "training", geometry(streams, short))
     # A shot of one frame is a video.
-    both = dataset.open_datasets(("ucf_sports", "scene"), str(built))
+    both = dataset.open_datasets(("hollywood2", "scene"), str(built))
     counts = both.frame_counts
-    shots = {key: counts[key] for key in counts if key[0] == "ucf_sports"}
-    assert sorted(shots.values()) == [1, 3]
-    for chosen in ([*shots], [key for key in shots if shots[key] == 1]):
+    shots = [key for key in counts if key[0] == "hollywood2"]
+    short = [key for key in shots if counts[key] == 1]
+    assert (len(shots), len(short)) == (3, 1)
+    for chosen in (shots, short):
         found = both.choose(chosen, "training", geometry(streams))
         assert sorted(found) == sorted(chosen)
     with pytest.raises(dataset.DatasetError, match="dataset scene:1"):
