@@ -12,13 +12,11 @@ from lsts_tf.scoring import density
 
 
 def blurred_slowly(fixations, sigma, shift):
-    height, width = fixations.shape
-    total = np.zeros((height, width))
+    rows, columns = np.mgrid[tuple(map(slice, fixations.shape))] - shift
+    total = np.zeros(fixations.shape)
     for y, x in np.argwhere(fixations):
-        for row in range(height):
-            for column in range(width):
-                squared = (row - y - shift) ** 2 + (column - x - shift) ** 2
-                total[row, column] += math.exp(-squared / (2 * sigma**2))
+        squared = (rows - y) ** 2 + (columns - x) ** 2
+        total += np.exp(-squared / (2 * sigma**2))
     return total / (total.max() or 1) * 255
 
 
