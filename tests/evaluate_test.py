@@ -55,18 +55,17 @@ def write(path, image):
 
 def write_set(root, arrays):
     """The set as DHF1K's tree: root/maps, root/annotation."""
-    for i, name in enumerate(arrays["frame"]):
+    names = ("frame", "pred", "gt", "fixated")
+    for name, pred, truth, fixated in zip(
+        *(arrays[key] for key in names), strict=True
+    ):
         video, frame = str(name).split("/")
-        fixated = arrays["fixated"][i]
-        truth = root / "annotation" / video
-        for folder, image in (
-            (root / "maps" / video, arrays["pred"][i]),
-            (truth / "maps", arrays["gt"][i]),
-            (truth / "fixation", fixated),
-            # As DHF1K has it: a stray picture beside the folders.
-            (truth, fixated),
-        ):
-            write(folder / f"{frame}.png", image)
+        folder, file = root / "annotation" / video, f"{frame}.png"
+        write(root / "maps" / video / file, pred)
+        write(folder / "maps" / file, truth)
+        write(folder / "fixation" / file, fixated)
+        # As DHF1K has it: a stray picture beside the folders.
+        write(folder / file, fixated)
     return root
 
 
@@ -199,14 +198,10 @@ def test_golden_video_set(run, written, golden):
 
 def test_the_official_draw_of_other_frames(golden):
     arrays, values = golden
-    total, means = len(arrays["points"]), []
+    points, means = arrays["points"], []
     for seed in range(40):
-        others = [
-            np.concatenate([arrays["points"][k] for k in drawn])
-            for drawn in (
-                metrics.other_frames(i, total, seed=seed) for i in range(total)
-            )
-        ]
+        drawn = (metrics.other_frames(i, 12, seed=seed) for i in range(12))
+        others = [np.concatenate([points[k] for k in each]) for each in drawn]
         scores = scored(arrays, others, metrics=["sauc"])
         means.append(np.nanmean(scores["sauc"]))
     official = values["official"]["sauc_random_other_frames"]
@@ -218,16 +213,13 @@ def test_the_official_draw_of_other_frames(golden):
 def test_first_frames_stand_apart(run, written):
     scores = run(*where(written), "--first_frames_count=2")
     first = scores["first_frames"]
-    rows = run.table()
-    early = rows[rows["frame"] <= 2]["sim"].dropna()
+    early = run.table().query("frame <= 2")["sim"].dropna()
     assert first["number"] == 2
     assert first["first"]["sim"]["mean"] == pytest.approx(early.mean())
-    valid = scores["overall"]["sim"]["n_valid"]
-    counts = [
-        first[part]["sim"]["n_valid"]
-        for part in ("first", "rest", "rest_centre_prior")
-    ]
-    assert counts == [len(early), *2 * [valid - len(early)]]
+    late = scores["overall"]["sim"]["n_valid"] - len(early)
+    counts = {"first": len(early), "rest": late, "rest_centre_prior": late}
+    for part, count in counts.items():
+        assert first[part]["sim"]["n_valid"] == count
     prior = first["rest_centre_prior"]
     assert prior["cc"]["mean"] != scores["centre_prior"]["cc"]["mean"]
     whole = run(*where(written), "--first_frames_count=0")
@@ -306,10 +298,9 @@ def test_arrays_and_16_bits_score_what_bytes_score(run, written, tree):
     for name, of in want["overall"].items():
         # A float32 of a level is not quite a level: a tie at a threshold.
         near = 2e-3 if name in ("sauc", "auc_borji") else 1e-6
-        assert found["overall"][name]["mean"] == pytest.approx(
-            of["mean"], abs=near
-        )
-        assert found["overall"][name]["n_valid"] == of["n_valid"]
+        got = found["overall"][name]
+        assert got["mean"] == pytest.approx(of["mean"], abs=near)
+        assert got["n_valid"] == of["n_valid"]
 
 
 def test_a_video_of_maps(tmp_path, golden):
@@ -399,12 +390,10 @@ def test_a_fixed_map_of_negatives_and_a_baseline(run, written, golden):
     base = cv2.resize(arrays["gt"].mean(axis=0), (80, 45))
     base = np.log(base + 1) - 10
     assert base.max() < 0
-    files = {
-        "sauc_map": str(run.folder / "negatives.png"),
-        "baseline": str(run.folder / "base.npy"),
-    }
-    write(pathlib.Path(files["sauc_map"]), negatives)
-    np.save(files["baseline"], base)
+    places = run.folder / "negatives.png", run.folder / "base.npy"
+    files = dict(zip(("sauc_map", "baseline"), map(str, places), strict=True))
+    write(places[0], negatives)
+    np.save(places[1], base)
     scores = run(*where(written), *(f"--{k}={v}" for k, v in files.items()))
     assert scores["other_fixations"] == scores["baseline"] == "a fixed map"
     assert scores["fixed_maps"] == files
@@ -613,14 +602,10 @@ def models(tree):
 
 def test_models_are_ranked_on_the_same_frames(run, models):
     map_file(models, 602, 1).unlink()
+    given = "--compare", models / "noise", f"ours={models / 'maps'}"
     scores = run(
-        "--compare",
-        models / "noise",
-        f"--annotations={models / 'annotation'}",
-        f"ours={models / 'maps'}",
-        models / "truth",
-        "--allow_missing",
-        f"--plots={run.folder / 'plots'}",
+        *(*given, models / "truth", f"--annotations={models / 'annotation'}"),
+        *("--allow_missing", f"--plots={run.folder / 'plots'}"),
     )
     assert set(scores["models"]) == {"noise", "ours", "truth"}
     assert {m["frames"] for m in scores["models"].values()} == {11}
