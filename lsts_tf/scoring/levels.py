@@ -89,6 +89,8 @@ class Frame:
         values: the prediction at the fixated pixels, float64 `[N]`.
     """
 
+    density = Values(np.zeros(1))
+
     def __init__(
         self,
         pred: np.ndarray,
@@ -103,7 +105,6 @@ class Frame:
         self.fixated, self.others, self.baseline = fixated, others, baseline
         self.negatives = self.pixels - fixated.size
         maps = [pred] if density is None else [pred, density]
-        self.density = Values(np.zeros(1))
         # Number of pixels with each level of prediction and of density.
         self._joint: np.ndarray | None = None
         if pred.size < _EXACT_COUNT and all(m.dtype == np.uint8 for m in maps):
