@@ -59,7 +59,7 @@ def write_video(root, number, length, rng):
         points = np.clip(points, 0, [359, 639]).astype(int)
         fixated = np.zeros(SIZE, np.uint8)
         fixated[tuple(points.T)] = 255
-        blurred = density.density_map(fixated)
+        blurred = density.density_map(fixated > 0)
         guess = cv2.blur(blurred, (31, 31)) * 0.7
         guess += 76 * np.roll(noise, 3 * frame, axis=1)
         for folder, image in zip(
@@ -92,7 +92,7 @@ def evaluate(root, output, *arguments):
 
 def steps(root):
     """CPU milliseconds a frame of each step, the median of rounds."""
-    folder = truth.Folder(root / "annotation")
+    folder = truth.of_folder(root / "annotation")
     video, clip = next(iter(folder.clips.items()))
     frames = list(clip.frames)[:64]
     files = [

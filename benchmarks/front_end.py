@@ -173,7 +173,7 @@ def main(_: Sequence[str]) -> None:
             print(f"  features, {stream}: {compare_features(*both)}")
         print(f"  maps: {compare_maps(*(maps[name] for name in pair))}")
     if ANNOTATIONS.value:
-        clip = truth.Folder(
+        clip = truth.of_folder(
             ANNOTATIONS.value, videos=frozenset({NUMBER.value})
         ).clips[NUMBER.value]
         for name, found_maps in maps.items():

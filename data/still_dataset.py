@@ -9,7 +9,7 @@ are not among them; they are made here:
   of the photograph.
 * `fixations`: 255 at each pixel that one of the others lies on, else 0.
 * `maps`: one Gaussian for each of the others, so that two on one pixel count
-  twice (see `density.blurred`). Their standard deviation is a degree of visual
+  twice (see `scoring.density`). Their standard deviation is a degree of visual
   angle.
 
 Photographs whose number is a multiple of 7 are for testing.
@@ -188,7 +188,7 @@ class StillBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         counts = np.zeros(size, np.int64)
         np.add.at(counts, (rows, columns), 1)
-        map_ = density.blurred(counts, sigma=self.sigma(size))
+        map_ = density.density_map(counts, sigma=self.sigma(size), shift=0)
         fixated = np.uint8(255) * (counts > 0)
         maps, fixations = ([gaze_dataset.png(m)] for m in (map_, fixated))
         return gaze_dataset.example(

@@ -35,59 +35,59 @@ _OF_A_RUN = (
     *(n for n in experiment.Experiment.__dataclass_fields__ if n != "seed"),
 )
 _FIXED_MAPS = ("sauc_map", "baseline")
-_TEXTS = {
-    "output": "File for the scores; by default scores.json, in the run's "
-    "folder if a run is scored.",
-    "predictions": "Folder of maps of any model.",
-    "videos": "Videos to score, such as 601-700, or a split; by default, all.",
-    "sauc_map": (
-        "A map (PNG or NPY) whose pixels above 0 are the negatives of "
-        "shuffled AUC; by default they are drawn as in the benchmark."
+# As `truth.FLAGS`.
+_FLAGS: Mapping[str, Sequence[Any]] = {
+    "output": (
+        "",
+        "File for the scores; by default scores.json, in the run's folder if a "
+        "run is scored.",
     ),
-    "baseline": "A map (PNG or NPY) for information gain; by default the "
-    "centre prior.",
-    "plots": "Folder for plots and a page that shows them.",
-}
-# The first is the default.
-_CHOICES: Mapping[str, tuple[Sequence[str], str]] = {
+    "predictions": ("", "Folder of maps of any model."),
+    "compare": (
+        [],
+        "Folders of maps of several models, to be ranked; NAME=FOLDER names "
+        "one. More may follow as arguments.",
+    ),
     "model": (
-        ["last", "best"],
+        "last",
         "Model of a run: after the last epoch, or the best in validation.",
+        *("last", "best"),
     ),
     "protocol": (
-        [*metrics.PROTOCOLS, films.PROTOCOL],
+        "dhf1k",
         "Definitions to score by; see lsts_tf.scoring.metrics.",
+        *(*metrics.PROTOCOLS, films.PROTOCOL),
     ),
+    "videos": (
+        "",
+        "Videos to score, such as 601-700, or a split; by default, all.",
+    ),
+    "sauc_map": (
+        "",
+        "A map (PNG or NPY) whose pixels above 0 are the negatives of "
+        "shuffled AUC; by default they are drawn as in the benchmark.",
+    ),
+    "baseline": (
+        "",
+        "A map (PNG or NPY) for information gain; by default the centre prior.",
+    ),
+    "plots": ("", "Folder for plots and a page that shows them."),
+    "allow_missing": (
+        False,
+        "Score what is there if files are missing or cannot be read.",
+    ),
+    "workers": (0, "Number of processes; 0 for one per core."),
+    "first_frames_count": (
+        78,
+        "Number of first frames of each video to score separately, too.",
+    ),
+    **truth.FLAGS,
 }
 
 
 def define_flags() -> None:
     """Flags of this program."""
-    for name, text in _TEXTS.items():
-        flags.DEFINE_string(name, "", text)
-    for name, (choices, text) in _CHOICES.items():
-        flags.DEFINE_enum(name, choices[0], choices, text)
-    flags.DEFINE_list(
-        "compare",
-        [],
-        "Folders of maps of several models, to be ranked; NAME=FOLDER names "
-        "one. More may follow as arguments.",
-    )
-    flags.DEFINE_boolean(
-        "allow_missing",
-        False,
-        "Score what is there if files are missing or cannot be read.",
-    )
-    flags.DEFINE_integer(
-        "workers", 0, "Number of processes; 0 for one per core.", 0
-    )
-    flags.DEFINE_integer(
-        "first_frames_count",
-        78,
-        "Number of first frames of each video to score separately, too.",
-        0,
-    )
-    truth.define_flags()
+    truth.define_flags(_FLAGS)
     flags.adopt_module_key_flags(truth)  # So that --help shows them.
     flags.DEFINE_multi_enum(
         "per_frame",
@@ -122,10 +122,8 @@ def evaluate_run(
             "One dataset is scored at a time. Received: --test_videos="
             f"{settings.test_videos}"
         )
-    name = next(
-        (n for n in settings.dataset_names if n.partition(":")[0] in named),
-        settings.dataset_names[0],
-    )
+    names = settings.dataset_names
+    name = next((n for n in names if n.partition(":")[0] in named), names[0])
     predictor = predictor_lib.Predictor.load(
         run.folder, model=model, sources=run.sources
     )
@@ -160,8 +158,8 @@ def evaluate_run(
             "dataset": data.name,
             "videos": settings.test_videos,
             "front_end": predictor.extractor.describe(),
+            "note": predictor.note,
         },
-        note=predictor.note,
     )
     return result, scores
 

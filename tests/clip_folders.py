@@ -1,5 +1,8 @@
 """Small datasets of clips in the layout of DHF1K's authors, for tests."""
 
+import fractions
+
+import av
 import cv2
 import numpy as np
 import tensorflow as tf
@@ -10,9 +13,31 @@ LAZY = {
 }
 
 
-def write_png(path, image, *options):
+def write_picture(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image, options)
+    assert cv2.imwrite(str(path), image)
+
+
+def write_film(path, pictures, codec, pixels, rate, times=None):
+    """RGB pictures, equally spaced or at times in ticks of the rate."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate)
+        stream.height, stream.width, _ = pictures[0].shape
+        stream.pix_fmt = pixels
+        stream.codec_context.time_base = tick = fractions.Fraction(1, rate)
+        times = times or range(len(pictures))
+        for time, picture in zip(times, pictures, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, tick
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    return path
+
+
+def plain(size, *colours):
+    """RGB pictures [H, W, 3] of one colour each."""
+    return [np.full((*size, 3), colour, np.uint8) for colour in colours]
 
 
 def write_clip(folder, names, *, size=(36, 64), scene=0):
@@ -25,16 +50,15 @@ def write_clip(folder, names, *, size=(36, 64), scene=0):
     for index, name in enumerate(names):
         row = height // 3 + index % (height // 3)
         column = width // 4 + (2 * index + 7 * scene) % (width // 2)
-        frame = np.empty((height, width, 3), np.uint8)
-        frame[:] = (20, 40, 100 + 10 * (index % 3))  # BGR
+        (frame,) = plain(size, (20, 40, 100 + 10 * (index % 3)))  # BGR
         cv2.circle(frame, (column, row), 4, (250, 250, 250), -1)
-        write_png(folder / "images" / f"{name}.png", frame)
+        write_picture(folder / "images" / f"{name}.png", frame)
         distance = (rows - row) ** 2 + (columns - column) ** 2
         density = np.rint(255 * np.exp(-distance / 72)).astype(np.uint8)
-        write_png(folder / "maps" / f"{name}.png", density)
+        write_picture(folder / "maps" / f"{name}.png", density)
         fixated = np.zeros(size, np.uint8)
         fixated[row, column] = fixated[row + 1, column] = 255
-        write_png(folder / "fixation" / f"{name}.png", fixated)
+        write_picture(folder / "fixation" / f"{name}.png", fixated)
     return folder
 
 

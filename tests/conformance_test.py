@@ -176,23 +176,17 @@ def test_two_replicas_equal_one(recipe, mirrored):
     ("policy", "bound"),
     [("mixed_bfloat16", 0.03), ("mixed_float16", 0.004)],
 )
-@pytest.mark.parametrize(("streams", "head"), itertools.product(STREAMS, HEADS))
-def test_mixed_precision(streams, head, policy, bound):
-    shape = (5, 2, 2, 1024)
-    build = functools.partial(
-        decoder.build,
-        streams,
-        head=head,
-        feature_shape=shape,
-        seed=2,
-    )
-    exact, mixed = build(), build(dtype=policy)
+@pytest.mark.parametrize("recipe", PAPERS)
+def test_mixed_precision(recipe, policy, bound):
+    full = {"feature_shape": (5, 2, 2, 1024), "map_size": (360, 640), "seed": 2}
+    exact, x = _recipe(recipe, **full)
+    mixed, _ = _recipe(recipe, **full, dtype=policy)
     assert mixed.get_layer("d1").compute_dtype == policy.removeprefix("mixed_")
     # As I3D leaves them: not negative, many zeros.
     rng = np.random.default_rng(4)
     x = {
-        s: np.maximum(rng.normal(-0.1, 0.5, (2, *shape)), 0).astype("float32")
-        for s in streams
+        s: np.maximum(rng.normal(-0.1, 0.5, of.shape), 0).astype("float32")
+        for s, of in x.items()
     }
     # In training BatchNorm stretches an untrained network's nearly flat maps.
     for training in (True, False):

@@ -4,15 +4,20 @@ import cv2
 import numpy as np
 import scipy.io
 
+from tests import clip_folders
+
+
+def _thing(size, number):
+    """Where the bright thing is, (x, y)."""
+    height, width = size
+    return width // 4 + number % 7 * width // 14, height // 3
+
 
 def draw(size, number):
     """A photograph, BGR: a plain ground and a bright thing on it."""
-    height, width = size
-    image = np.empty((height, width, 3), np.uint8)
-    image[:] = (90, 60 + 10 * (number % 7), 120)
-    centre = (width // 4 + number % 7 * width // 14, height // 3)
-    cv2.circle(image, centre, min(size) // 8, (40, 220, 240), -1)
-    return image
+    (image,) = clip_folders.plain(size, (90, 60 + 10 * (number % 7), 120))
+    centre, radius = _thing(size, number), min(size) // 8
+    return cv2.circle(image, centre, radius, (40, 220, 240), -1)
 
 
 def look(size, number, observers=3):
@@ -21,29 +26,21 @@ def look(size, number, observers=3):
     The first is in the middle, the others are about the bright thing; one pixel
     is looked at twice.
     """
-    height, width = size
-    thing = np.array([width // 4 + number % 7 * width // 14, height // 3])
+    thing, end = np.array(_thing(size, number)), np.array(size[::-1])
     paths = []
     for observer in range(observers):
         draws = np.random.default_rng([number, observer])
-        around = thing + draws.uniform(-0.08, 0.08, (3, 2)) * (width, height)
-        path = [(width / 2, height / 2), *around, thing]
-        paths.append(np.round(np.clip(path, 1, (width, height)), 1))
+        around = thing + draws.uniform(-0.08, 0.08, (3, 2)) * end
+        path = [end / 2, *around, thing]
+        paths.append(np.round(np.clip(path, 1, end), 1))
     return paths
-
-
-def write_image(path, image, *options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = cv2.imencode(".jpg", image, options)[1].tobytes()
-    path.write_bytes(data)
 
 
 def write_images(root, sizes):
     """Writes a photograph for each number, of size (H, W)."""
     for number, size in sizes.items():
-        write_image(
-            root / "data" / "stimuli" / f"{number:03d}.jpg", draw(size, number)
-        )
+        path = root / "data" / "stimuli" / f"{number:03d}.jpg"
+        clip_folders.write_picture(path, draw(size, number))
 
 
 def column(values):
@@ -56,20 +53,19 @@ def column(values):
 
 def structs(gaze):
     """What OSIE and Crowd hold: {number: [N, 2] of each observer} as cells."""
+
+    def subject(path):
+        return {
+            "fix_x": path[None, :, 0],
+            "fix_y": path[None, :, 1],
+            "fix_duration": np.full((1, len(path)), 200, "u2"),
+        }
+
     return column(
         [
             {
                 "img": f"{number:03d}.jpg",
-                "subjects": column(
-                    [
-                        {
-                            "fix_x": path[None, :, 0],
-                            "fix_y": path[None, :, 1],
-                            "fix_duration": np.full((1, len(path)), 200, "u2"),
-                        }
-                        for path in paths
-                    ]
-                ),
+                "subjects": column([subject(path) for path in paths]),
             }
             for number, paths in gaze.items()
         ]
@@ -79,9 +75,9 @@ def structs(gaze):
 def cells(gaze):
     """What Scene holds: a row a photograph, a column an observer."""
     found = np.empty((len(gaze), max(map(len, gaze.values()))), object)
+    for place in np.ndindex(found.shape):
+        found[place] = np.zeros((0, 0))
     for row, paths in enumerate(gaze.values()):
-        for place in range(found.shape[1]):
-            found[row, place] = np.zeros((0, 0))
         for place, path in enumerate(paths):
             if len(path):
                 times = [[0.2 + 0.3 * n, 0.25] for n in range(len(path))]

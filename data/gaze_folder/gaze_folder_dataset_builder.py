@@ -8,6 +8,7 @@ degree of visual angle.
 
 from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ import tensorflow_datasets as tfds
 
 import gaze_dataset
 from lsts_tf.media import video
-from lsts_tf.scoring import gaze, truth
+from lsts_tf.scoring import density, gaze, truth
 
 SETTINGS = "settings.json"
 
@@ -204,9 +205,8 @@ def _example(
             f"none in {os.fspath(recording.table)}."
         )
     points, _ = table.inside(points, size, settings)
-    clip = truth.AnnotatedPoints(
-        looks=points, observers=False, size=size, sigma=sigma, shift=0
-    )
+    blur = functools.partial(density.density_map, sigma=sigma, shift=0)
+    clip = truth.AnnotatedPoints(points, False, size, blur)
     maps, fixations = [], []
     for frame in range(len(frames)):
         fixated = np.zeros(size, np.uint8)

@@ -23,38 +23,24 @@ SHIFT = 2
 
 
 def density_map(
-    fixations: np.ndarray, *, sigma: float = SIGMA, shift: int = SHIFT
+    counts: np.ndarray, *, sigma: float = SIGMA, shift: int = SHIFT
 ) -> np.ndarray:
     """Blurs fixated pixels by the recipe of DHF1K's released maps.
 
-    One Gaussian of full width 30 pixels at half maximum for each fixated
-    pixel, centred two pixels right of and below it.
+    Each gets a Gaussian, of full width 30 pixels at half maximum and centred
+    two pixels right of and below it. Their sum is divided by its maximum,
+    multiplied by 255 and rounded, halves up. They are not cut off anywhere but
+    at the border of the image.
 
     Args:
-        fixations: `[H, W]`, boolean or numeric; pixels other than zero are
-            fixated.
-        sigma: as of `blurred`.
-        shift: likewise; 0 for other datasets than DHF1K.
+        counts: `[H, W]`, how many Gaussians there are at each pixel: one for
+            each that is fixated in DHF1K, True.
+        sigma: their standard deviation, in pixels.
+        shift: how far right of and below its pixel each is centred, in pixels;
+            0 for other datasets than DHF1K.
 
     Returns:
         uint8 `[H, W]`; all zero where there is no fixation.
-    """
-    return blurred(fixations != 0, sigma=sigma, shift=shift)
-
-
-def blurred(counts: np.ndarray, *, sigma: float, shift: int = 0) -> np.ndarray:
-    """A Gaussian for each of some counts.
-
-    Their sum is divided by its maximum, multiplied by 255 and rounded, halves
-    up. They are not cut off anywhere but at the border of the image.
-
-    Args:
-        counts: `[H, W]`, how many Gaussians there are at each pixel.
-        sigma: their standard deviation, in pixels.
-        shift: how far right of and below its pixel each is centred, in pixels.
-
-    Returns:
-        uint8 `[H, W]`; all zero where there is none.
     """
     height, width = counts.shape
     rows = np.flatnonzero(counts.any(axis=1))

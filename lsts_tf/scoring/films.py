@@ -109,14 +109,15 @@ def evaluate(
             names[number]: means for number, means in report["by_video"].items()
         }
         reports[name] = report
-    return summary.joint_report(reports, scores, scoring), scores
+    return summary.joint_report(reports, scores), scores
 
 
 def from_flags(
     values: flags.FlagValues, models: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     """As `evaluate`, by the flags of the program."""
-    given = [f"--{name}" for name in truth.FLAGS[1:] if values[name].present]
+    _, *others = truth.FLAGS
+    given = [f"--{name}" for name in others if values[name].present]
     if given or not values.annotations:
         raise ValueError(
             f"--protocol={PROTOCOL} reads --annotations, the folder of a "

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import process
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import pathlib
 import signal
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import cv2
@@ -34,7 +33,6 @@ DENSITY = "density map"
 # How many lines of each kind of problem are shown.
 _SHOWN = 40
 
-Truth = truth_lib.AnnotatedFiles | truth_lib.AnnotatedPoints
 Problems = dict[str, list[str]]
 
 
@@ -44,7 +42,7 @@ class FilesError(ValueError):
 
 def evaluate(
     models: Mapping[str, str | os.PathLike],
-    annotations: truth_lib.Folder | truth_lib.Points,
+    annotations: truth_lib.Annotations,
     *,
     scoring: scorer_lib.Settings,
     videos: frozenset[int] = frozenset(),
@@ -52,17 +50,11 @@ def evaluate(
     allow_missing: bool = False,
     workers: int = 1,
 ) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    """Score folders of maps.
+    """Scores folders of maps, {name: folder}, on the frames that all have.
 
-    Args:
-        models: {name: folder}.
-        annotations: Where people looked.
-        scoring: How to score.
-        videos: Those to score; all that are annotated, if none is named.
-        first_frames: How many frames of each video are also scored apart.
-        allow_missing: Whether to go on with the frames that all models have
-            and that can be read.
-        workers: Number of processes; 1 works in this one.
+    Of `videos`, or of all that are annotated; the `first_frames` of each are
+    also scored apart. Files that are missing or cannot be read are left out if
+    `allow_missing`. One worker is this process.
 
     Returns:
         What `scores.json` holds, and {name: scores of each frame}.
@@ -70,16 +62,28 @@ def evaluate(
     Raises:
         FilesError, images.MapError: Files are missing or cannot be read.
     """
-    folders = {
-        name: predictions.Predictions(folder, videos)
+    problems: Problems = {
+        kind: list(annotations.problems.get(kind, ()))
+        for kind in ("missing", "extra", "unreadable", "clashes", "annotations")
+    }
+    found = {
+        name: predictions.find(folder, problems, videos)
         for name, folder in models.items()
     }
-    frames, problems = _matched(folders, annotations)
+    frames = {
+        video: _common(video, clip.frames, models, found, problems)
+        for video, clip in annotations.clips.items()
+    }
+    for name, clips in found.items():
+        problems["extra"] += [
+            f"{models[name]}: video {video:04d} is not annotated"
+            for video in sorted(clips.keys() - frames.keys())
+        ]
     refuse_or_warn(problems, allow_missing)
-    if not frames:
+    if not any(frames.values()):
         raise FilesError("No frame has both a map and an annotation.")
     jobs = [
-        _Job(video=video, frames=clip.frames, truth=clip, clips={})
+        _Job(video, clip.frames, clip, {})
         for video, clip in annotations.clips.items()
     ]
     rows, unreadable = results("fixations", _collect, jobs, workers)
@@ -87,12 +91,13 @@ def evaluate(
     readable = {(video, frame) for video, frame, *_ in rows}
     jobs = [
         _Job(
-            video=video,
-            frames=[n for n in of if (video, n) in readable],
-            truth=annotations.clips[video],
-            clips={name: f.clips[video] for name, f in folders.items()},
+            video,
+            [n for n in of if (video, n) in readable],
+            annotations.clips[video],
+            {name: clips[video] for name, clips in found.items()},
         )
         for video, of in frames.items()
+        if of
     ]
     scorer = scorer_lib.Scorer(truth_lib.FixationSet(rows), scoring)
     scores, more = scored(_score, jobs, workers, scorer)
@@ -100,27 +105,29 @@ def evaluate(
     problems["unreadable"] += [*unreadable, *more]
     if not scores:
         raise FilesError("No frame could be read.")
+    centre, observers = scores.pop(CENTRE), scores.pop(OBSERVERS, None)
     annotated = sum(len(clip.frames) for clip in annotations.clips.values())
-    counts = {kind: len(lines) for kind, lines in problems.items()}
-    missing = {"allowed": allow_missing, **counts}
+    missing = {
+        "allowed": allow_missing,
+        **{kind: len(lines) for kind, lines in problems.items()},
+        "frames": annotated - len(centre),
+    }
     reports = {
         name: summary.report(
             table,
-            scores[CENTRE],
+            centre,
             first_frames=first_frames,
             scoring=scoring,
-            observers=scores.get(OBSERVERS),
+            observers=observers,
             about={
-                "predictions": str(folders[name].folder),
-                "ground_truth": annotations.describe(),
-                "missing": missing | {"frames": annotated - len(table)},
+                "predictions": str(pathlib.Path(models[name])),
+                "ground_truth": annotations.about,
+                "missing": missing,
             },
         )
         for name, table in scores.items()
-        if name in folders
     }
-    scores = {name: scores[name] for name in folders}
-    return summary.joint_report(reports, scores, scoring), scores
+    return summary.joint_report(reports, scores), scores
 
 
 def named(folders: Sequence[str]) -> dict[str, str]:
@@ -147,47 +154,31 @@ def named(folders: Sequence[str]) -> dict[str, str]:
 # === Which files belong together ===
 
 
-def _matched(
-    folders: Mapping[str, predictions.Predictions],
-    annotations: truth_lib.Folder | truth_lib.Points,
-) -> tuple[dict[int, list[int]], Problems]:
-    """Frames that all models have, and what is wrong with the files."""
-    problems: Problems = {
-        "missing": [],
-        "extra": [],
-        "unreadable": [],
-        "clashes": list(annotations.clashes),
-        "annotations": list(annotations.problems),
-    }
-    frames = {v: list(clip.frames) for v, clip in annotations.clips.items()}
-    for found in folders.values():
-        problems["extra"] += found.strays
-        problems["clashes"] += found.clashes
-        problems["unreadable"] += found.unreadable
-        root = found.folder
-        problems["extra"] += [
-            f"{root}: video {video:04d} is not annotated"
-            for video in sorted(found.clips.keys() - frames.keys())
-        ]
-        for video, clip in annotations.clips.items():
-            where = f"{root}: video {video:04d}"
-            has = found.clips.get(video)
-            if has is None:
-                problems["missing"].append(where)
-                frames[video] = []
-                continue
-            wanted, given = set(clip.frames), set(has.frames)
-            hint = ""
-            if {frame + 1 for frame in given} == wanted:
-                hint = " (numbered from 0? The first frame's file is 0001)"
-            for kind, some in (
-                ("missing", wanted - given),
-                ("extra", given - wanted),
-            ):
-                if some:
-                    problems[kind].append(f"{where}: {_ranges(some)}{hint}")
-            frames[video] = [f for f in frames[video] if f in given]
-    return {video: of for video, of in frames.items() if of}, problems
+def _common(
+    video: int,
+    annotated: Sequence[int],
+    models: Mapping[str, str | os.PathLike],
+    found: Mapping[str, Mapping[int, predictions.Clip]],
+    problems: Problems,
+) -> list[int]:
+    """Frames of a video that are annotated and that all models have."""
+    common = wanted = set(annotated)
+    for name, clips in found.items():
+        where = f"{models[name]}: video {video:04d}"
+        if video not in clips:
+            problems["missing"].append(where)
+            common = set()
+            continue
+        given = set(clips[video].frames)
+        hint = ""
+        if {frame + 1 for frame in given} == wanted:
+            hint = " (numbered from 0? The first frame's file is 0001)"
+        lacks = {"missing": wanted - given, "extra": given - wanted}
+        for kind, some in lacks.items():
+            if some:
+                problems[kind].append(f"{where}: {_ranges(some)}{hint}")
+        common = common & given
+    return sorted(common)
 
 
 def _ranges(frames: set[int]) -> str:
@@ -201,9 +192,7 @@ def _ranges(frames: set[int]) -> str:
 def refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
     """Raises FilesError, or warns that it goes on without some files.
 
-    Args:
-        problems: {kind: what is wrong}; "clashes" are never allowed.
-        is_allowed: Whether to go on.
+    Problems are {kind: what is wrong}; "clashes" are never allowed.
     """
     lines: list[str] = []
     for kind, found in problems.items():
@@ -229,20 +218,12 @@ def refuse_or_warn(problems: Problems, is_allowed: bool) -> None:
 # === What a process does ===
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A video to score.
-
-    Attributes:
-        video: Its number.
-        frames: Those to score.
-        truth: Its annotation.
-        clips: {model: its maps}.
-    """
+class _Job(NamedTuple):
+    """Frames of a video to score, by {model: its maps}."""
 
     video: int
     frames: Sequence[int]
-    truth: Truth
+    truth: truth_lib.AnnotatedFiles | truth_lib.AnnotatedPoints
     clips: Mapping[str, predictions.Clip]
 
     @property
@@ -285,36 +266,28 @@ def _score(job: _Job) -> tuple[list[pd.DataFrame], list[str]]:
     lines: list[dict[str, Any]] = []
     problems: list[str] = []
     streams = {name: clip.read(job.frames) for name, clip in job.clips.items()}
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Any] = {}
     for frame in job.frames:
         row = _scorer.fixations.row(job.video, frame)
         size = _scorer.fixations.size(row)
-        given: dict[str, Any] = {
-            name: next(stream) for name, stream in streams.items()
-        }
+        given: dict[str, Any] = {n: next(maps) for n, maps in streams.items()}
         if _scorer.needs_density:
             shapes[DENSITY] = size
             try:
                 given[DENSITY] = job.truth.density(frame)
             except images.MapError as error:
                 given[DENSITY] = error
-        where = f"video {job.video:04d}, frame {frame + 1:04d}"
-        reasons = [
-            _unfit(f"{name}: {where}", map_, size, shapes.get(name))
-            for name, map_ in given.items()
-        ]
+        reasons = []
         for name, map_ in given.items():
-            if isinstance(map_, np.ndarray):
-                shapes.setdefault(name, map_.shape)
+            shapes[name] = shapes.get(name) or getattr(map_, "shape", None)
+            where = f"{name}: video {job.video:04d}, frame {frame + 1:04d}"
+            reasons.append(_unfit(where, map_, size, shapes[name]))
         if any(reasons):
             problems += filter(None, reasons)
             continue
         density = given.pop(DENSITY, None)
         given[CENTRE] = density_lib.centre_map(*size)
-        scores = {
-            name: _scorer.score(row, map_, density)
-            for name, map_ in given.items()
-        }
+        scores = {n: _scorer.score(row, m, density) for n, m in given.items()}
         if job.truth.observers:
             scores[OBSERVERS] = _by_the_others(row, job.truth, frame)
         lines += [
@@ -333,7 +306,7 @@ def _unfit(where: str, map_: Any, size: tuple[int, int], usual: Any) -> str:
             f"{where}: rows and columns are swapped: {list(map_.shape)}, the "
             f"ground truth has {list(size)}"
         )
-    if map_.shape != (usual or map_.shape):
+    if map_.shape != usual:
         return (
             f"{where}: has the size {list(map_.shape)}, not {list(usual)} like "
             "the others of its video"
@@ -346,17 +319,12 @@ def _by_the_others(row: int, truth: Any, frame: int) -> dict[str, float]:
     points = truth.by_observer(frame)
     if len(points) < 2:
         return dict.fromkeys(_scorer.metrics, np.nan)
-    each = [
-        _scorer.score(
-            row,
-            truth.density_of(np.concatenate(points[:i] + points[i + 1 :])),
-            truth.density_of(own) if _scorer.needs_density else None,
-            own,
-        )
-        for i, own in enumerate(points)
-    ]
-    means = pd.DataFrame(each).mean()
-    return {name: float(means[name]) for name in _scorer.metrics}
+    each = []
+    for i, own in enumerate(points):
+        others = truth.density_of(np.concatenate(points[:i] + points[i + 1 :]))
+        density = truth.density_of(own) if _scorer.needs_density else None
+        each.append(_scorer.score(row, others, density, own))
+    return {str(n): v for n, v in pd.DataFrame(each).mean().items()}
 
 
 # === All videos ===
@@ -388,13 +356,8 @@ def results(
 ) -> tuple[list, list[str]]:
     """All that a function returns, in processes that have `scorer`.
 
-    Args:
-        title: What the bar shows.
-        function: Takes a job; returns what it found, and what is wrong.
-        jobs: At least one; each has a `name`, and `frames`, which the bar
-            counts.
-        workers: Number of processes.
-        scorer: For `_score`.
+    It takes a job, and returns what it found and what is wrong. There is one
+    job at least; each has a `name`, and `frames`, which the bar counts.
     """
     # The longest first, so that all cores end together.
     jobs = sorted(jobs, key=lambda job: len(job.frames), reverse=True)
@@ -409,9 +372,15 @@ def results(
             _prepare(scorer, is_worker=False)
             each: Iterable = map(function, jobs)
         else:
+            # They fork from a clean one, which has imported all once. One
+            # thread each, which their NumPy reads when it is loaded.
+            for name in ("OMP", "OPENBLAS", "MKL"):
+                os.environ.setdefault(f"{name}_NUM_THREADS", "1")
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
             pool = futures.ProcessPoolExecutor(
                 min(workers, len(jobs)),
-                mp_context=_context(),
+                mp_context=context,
                 initializer=_prepare,
                 initargs=(scorer, True),
             )
@@ -425,23 +394,11 @@ def results(
                 bar.update(len(job.frames))
         except process.BrokenProcessPool as error:
             # They are begun in this order.
-            lost = [
-                j for j, c in zip(jobs, calls, strict=True) if c.exception()
-            ]
-            names = ", ".join(job.name for job in lost[:workers])
+            ends = zip(jobs, calls, strict=True)
+            lost = [job.name for job, call in ends if call.exception()]
             raise RuntimeError(
-                f"A process was killed at one of the videos {names}, perhaps "
-                "because memory ran out. "
+                "A process was killed at one of the videos "
+                f"{', '.join(lost[:workers])}, perhaps because memory ran out. "
                 f"Received: --workers={workers}. Use fewer."
             ) from error
     return found, problems
-
-
-def _context() -> Any:
-    """Processes that fork from a clean one, which has imported all once."""
-    # One thread each, which their NumPy reads when it is loaded.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context

@@ -11,6 +11,7 @@ fixated pixels. Pixels are linear numbers, `row * W + column`.
 """
 
 import functools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ _EXACT_COUNT = 1 << 24
 # 0, 0.1 … 1, of sAUC and AUC-Borji. NumPy and Octave make them as k * 0.1 and
 # round three of them up; a pixel exactly there stays below them.
 THRESHOLDS = np.arange(11) * 0.1
+_NONE = np.zeros(0, np.intp)
 # The C library hands free memory back at once if it is more than twice the
 # largest block freed so far. To get it anew for each array of all pixels took
 # longer than the metrics did, so a large block is taken and freed first.
@@ -34,62 +36,42 @@ class Values:
         each: float64 `[K]`, in ascending order if there are counts.
         counts: number of pixels with each value, float64 `[K]`; None if each
             pixel is a value of its own.
+        low, high: the least and the largest value of a pixel.
+        is_constant: whether all pixels have one value.
     """
 
     def __init__(self, each: np.ndarray, counts: np.ndarray | None = None):
         """Arguments as the attributes."""
-        self.each = each
-        self.counts = counts
-
-    def total(self, of_each: np.ndarray) -> float:
-        """Sum over all pixels of a number for each value, `[K]`."""
-        weighed = of_each if self.counts is None else self.counts * of_each
-        return float(weighed.sum())
+        self.each, self.counts = each, counts
+        if counts is None:
+            self.low, self.high = float(each.min()), float(each.max())
+        else:
+            present = each[np.flatnonzero(counts)]
+            self.low, self.high = float(present[0]), float(present[-1])
+        self.is_constant = self.low == self.high
 
     @functools.cached_property
     def sum(self) -> float:
         """Sum of the map."""
-        return self.total(self.each)
-
-    @functools.cached_property
-    def _extremes(self) -> tuple[float, float]:
-        if self.counts is None:
-            return float(self.each.min()), float(self.each.max())
-        present = np.flatnonzero(self.counts)
-        return float(self.each[present[0]]), float(self.each[present[-1]])
-
-    @property
-    def low(self) -> float:
-        """The least value of a pixel."""
-        return self._extremes[0]
-
-    @property
-    def high(self) -> float:
-        """The largest value of a pixel."""
-        return self._extremes[1]
-
-    @functools.cached_property
-    def pixels(self) -> int:
-        """Number of pixels."""
-        return int(self.each.size if self.counts is None else self.counts.sum())
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether all pixels have one value."""
-        return self.low == self.high
+        return total(self.each, self.counts)
 
     @functools.cached_property
     def about_mean(self) -> np.ndarray:
         """The values less the mean of the map, `[K]`."""
-        return self.each - self.sum / self.pixels
+        pixels = self.each.size if self.counts is None else self.counts.sum()
+        return self.each - self.sum / pixels
 
     @functools.cached_property
     def squares(self) -> float:
         """Sum over all pixels of the square of what is `about_mean`."""
-        weighed = self.about_mean
-        if self.counts is not None:
-            weighed = self.counts * weighed
-        return float(np.einsum("i,i->", weighed, self.about_mean))
+        each = self.about_mean
+        weighed = each if self.counts is None else self.counts * each
+        return float(np.einsum("i,i->", weighed, each))
+
+
+def total(of_each: np.ndarray, counts: np.ndarray | None) -> float:
+    """Sum over all pixels of a number for each value, `[K]`."""
+    return float((of_each if counts is None else counts * of_each).sum())
 
 
 class Frame:
@@ -107,44 +89,45 @@ class Frame:
         values: the prediction at the fixated pixels, float64 `[N]`.
     """
 
+    density = Values(np.zeros(1))
+
     def __init__(
         self,
         pred: np.ndarray,
         density: np.ndarray | None = None,
         *,
-        fixated: np.ndarray | None = None,
-        others: np.ndarray | None = None,
-        baseline: np.ndarray | None = None,
+        fixated: np.ndarray = _NONE,
+        others: np.ndarray = _NONE,
+        baseline: Any = None,
     ):
         """Counts the values; arguments as the attributes."""
-        none = np.zeros(0, np.intp)
-        self.map = pred
-        self.pixels = pred.size
-        self.fixated = none if fixated is None else fixated
-        self.negatives = self.pixels - self.fixated.size
-        self.others = none if others is None else others
-        self.baseline = np.zeros((1, 1)) if baseline is None else baseline
+        self.map, self.pixels = pred, pred.size
+        self.fixated, self.others, self.baseline = fixated, others, baseline
+        self.negatives = self.pixels - fixated.size
         maps = [pred] if density is None else [pred, density]
-        self.density = Values(np.zeros(1))
         # Number of pixels with each level of prediction and of density.
         self._joint: np.ndarray | None = None
         if pred.size < _EXACT_COUNT and all(m.dtype == np.uint8 for m in maps):
             self._flat = pred.ravel()
-            counts = _histogram(maps)
+            maps = [np.ascontiguousarray(map_) for map_ in maps]
+            n, size = len(maps), LEVELS.size
+            counts = cv2.calcHist(
+                maps, [*range(n)], None, [size] * n, [0, size] * n
+            )
             if density is not None:
                 self._joint = counts.astype(np.float64)
                 # Sum of the density at each level of the prediction.
                 self._mass = np.vecdot(self._joint, LEVELS)
                 by_density = cv2.reduce(counts, 0, cv2.REDUCE_SUM)
-                self.density = Values(LEVELS, _flat64(by_density))
+                self.density = Values(LEVELS, by_density[0].astype(np.float64))
                 counts = cv2.reduce(counts, 1, cv2.REDUCE_SUM)
-            self.pred = Values(LEVELS, _flat64(counts))
+            self.pred = Values(LEVELS, counts.ravel().astype(np.float64))
         else:
             self._flat = as_float(pred)
             self.pred = Values(self._flat)
             if density is not None:
                 self.density = Values(as_float(density))
-        self.values = self.prediction_at(self.fixated)
+        self.values = self.prediction_at(fixated)
 
     def prediction_at(self, pixels: np.ndarray) -> np.ndarray:
         """The prediction's values at some pixels, float64."""
@@ -173,19 +156,20 @@ class Frame:
         # the number of its threads.
         return float(np.vecdot(self._joint, lesser).sum())
 
-    def looked_at(self) -> tuple[Values, np.ndarray, np.ndarray]:
+    def looked_at(self) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray]:
         """What lies where the density is above zero.
 
         Returns:
-            The density there; values of the prediction there; and the sum of
-            the density at each of these.
+            Values of the density there and their counts, as in `Values`;
+            values of the prediction there; and the sum of the density at each
+            of these.
         """
-        q = self.density.each
+        p, q = self.pred.each, self.density.each
         if self._joint is not None:
-            return self.density, self.pred.each, self._mass
+            return q, self.density.counts, p, self._mass
         at = np.flatnonzero(q > 0)
         q = q[at]
-        return Values(q), self.pred.each[at], q
+        return q, None, p[at], q
 
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """Values of the prediction, scaled to 0 … 1 by its extremes."""
@@ -221,23 +205,6 @@ class Frame:
         reached = np.searchsorted(asked, unit, side="right")
         counts = np.bincount(reached, minlength=asked.size + 1)
         return asked, np.cumsum(counts)
-
-
-def _histogram(maps: list[np.ndarray]) -> np.ndarray:
-    """Counts of each level of a map, or of each pair of two maps' levels."""
-    axes = len(maps)
-    maps = [np.ascontiguousarray(map_) for map_ in maps]
-    return cv2.calcHist(
-        maps,
-        list(range(axes)),
-        None,
-        [LEVELS.size] * axes,
-        [0, LEVELS.size] * axes,
-    )
-
-
-def _flat64(counts: np.ndarray) -> np.ndarray:
-    return counts.ravel().astype(np.float64)
 
 
 def as_float(map_: np.ndarray) -> np.ndarray:

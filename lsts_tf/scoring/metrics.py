@@ -83,15 +83,10 @@ def sauc(frame: Frame) -> float:
     Returns:
         0 … 1.
     """
-    if (
-        not frame.fixated.size
-        or not frame.others.size
-        or frame.pred.is_constant
-    ):
+    if frame.pred.is_constant or not (frame.fixated.size and frame.others.size):
         return _NAN
-    return _threshold_auc(
-        frame, _share_at_least(frame, frame.prediction_at(frame.others))
-    )
+    negatives = frame.prediction_at(frame.others)
+    return _threshold_auc(frame, _share_at_least(frame, negatives))
 
 
 def auc_borji(frame: Frame) -> float:
@@ -163,8 +158,8 @@ def sim(frame: Frame) -> float:
     if pred.high == pred.low or density.high == density.low:
         return 0.0
     p, q = pred.each - pred.low, density.each - density.low
-    p /= pred.total(p)
-    q /= density.total(q)
+    p /= levels.total(p, pred.counts)
+    q /= levels.total(q, density.counts)
     return frame.overlap(p, q)
 
 
@@ -182,20 +177,20 @@ def kld(frame: Frame, *, zero: float | None = None) -> float:
     Returns:
         0 for equal maps. Less is better.
     """
-    sum_p, sum_q = frame.pred.sum, frame.density.sum
-    if frame.pred.low < 0:
-        sum_p = frame.pred.total(np.maximum(frame.pred.each, 0.0))
+    pred, sum_p, sum_q = frame.pred, frame.pred.sum, frame.density.sum
+    if pred.low < 0:
+        sum_p = levels.total(np.maximum(pred.each, 0.0), pred.counts)
     if zero is not None and not (sum_p and sum_q):
         return zero
     if not sum_q:
         return 0.0
-    density, p, weights = frame.looked_at()
-    q = density.each / sum_q
+    q, counts, p, weights = frame.looked_at()
+    q = q / sum_q
     p = np.maximum(p, 0.0) / (sum_p or 1.0)
     # The logarithm of a quotient is a difference, and each half depends on one
     # map. The outer eps would add at most eps to the sum.
     cross = np.einsum("i,i->", weights, np.log(p + _EPSILON)) / sum_q
-    return density.total(q * np.log(np.maximum(q, _TINY))) - cross
+    return levels.total(q * np.log(np.maximum(q, _TINY)), counts) - cross
 
 
 def infogain(frame: Frame) -> float:
@@ -242,9 +237,8 @@ def _threshold_auc(frame: Frame, alarms: np.ndarray) -> float:
 
 def _share_at_least(frame: Frame, values: np.ndarray) -> np.ndarray:
     """Share of some of the prediction's values at or above each threshold."""
-    reached = np.searchsorted(
-        levels.THRESHOLDS, frame.scaled(values), side="right"
-    )
+    unit = frame.scaled(values)
+    reached = np.searchsorted(levels.THRESHOLDS, unit, side="right")
     counts = np.bincount(reached, minlength=levels.THRESHOLDS.size + 1)
     return np.cumsum(counts[:0:-1])[::-1] / values.size
 
@@ -348,12 +342,9 @@ def _rounded_area(
 
 
 class Metric(NamedTuple):
-    """A row of the table of metrics.
+    """A row of the table: a metric and the arguments of `score` it needs.
 
-    Attributes:
-        function: computes it.
-        needs: the ground truth that it needs, by the arguments of `score`.
-        less_is_better: whether the better of two models has less of it.
+    Of two models the better has more of it, or less if `less_is_better`.
     """
 
     function: Callable[[Frame], float]
@@ -395,9 +386,8 @@ METRICS = tuple(PROTOCOLS["dhf1k"])
 
 def uses(truth: str, protocol: str) -> bool:
     """Whether a metric of a protocol needs an argument of `score`."""
-    return any(
-        truth in row.needs for row in PROTOCOLS.get(protocol, {}).values()
-    )
+    rows = PROTOCOLS.get(protocol, {}).values()
+    return any(truth in row.needs for row in rows)
 
 
 def score(
@@ -441,12 +431,16 @@ def score(
     }
     given = {name for name, value in truth.items() if value is not None}
     rows = _selected(tuple(metrics), protocol, given)
-    _check_map("pred", pred)
-    size = pred.shape
-    for name, map_ in (("density", density), ("baseline", baseline)):
-        if map_ is not None:
-            _check_map(name, map_)
-            size = map_.shape
+    maps = {"pred": pred, "density": density, "baseline": baseline}
+    for name, map_ in maps.items():
+        if map_ is None:
+            continue
+        if map_.ndim != 2 or 0 in map_.shape:
+            raise ValueError(
+                f"`{name}` must have the shape [H, W]. Received: "
+                f"{list(map_.shape)}. Frames are scored one at a time."
+            )
+        size = map_.shape
     if density is not None and density.shape != size:
         raise ValueError(
             "`baseline` must have the size of the density, "
@@ -494,14 +488,6 @@ def _selected(
     return {name: known[name] for name in names}
 
 
-def _check_map(name: str, map_: np.ndarray) -> None:
-    if map_.ndim != 2 or 0 in map_.shape:
-        raise ValueError(
-            f"`{name}` must have the shape [H, W]. Received: "
-            f"{list(map_.shape)}. Frames are scored one at a time."
-        )
-
-
 def _linear(
     name: str, points: np.ndarray | None, size: tuple[int, ...]
 ) -> np.ndarray:
@@ -509,14 +495,9 @@ def _linear(
     if points is None or not points.size:
         return np.zeros(0, np.intp)
     rule = f"`{name}` must be integers (row, column), [N, 2], inside {size}"
-    if (
-        points.ndim != 2
-        or points.shape[1] != 2
-        or points.dtype.kind not in "iu"
-    ):
-        raise ValueError(
-            f"{rule}. Received: {points.dtype} {list(points.shape)}."
-        )
+    shape = list(points.shape)
+    if shape[1:] != [2] or points.dtype.kind not in "iu":
+        raise ValueError(f"{rule}. Received: {points.dtype} {shape}.")
     try:
         pixels = np.ravel_multi_index(tuple(points.T.astype(np.intp)), size)
     except ValueError:
@@ -532,26 +513,19 @@ def _linear(
 # === Where the negatives of shuffled AUC come from ===
 
 
-def other_frames(
-    index: int, total: int, *, seed: int = 0, count: int = 10
-) -> np.ndarray:
+def other_frames(index: int, total: int, *, seed: int = 0) -> np.ndarray:
     """Frames whose fixations are the negatives of frame `index`.
 
-    As in the official program: drawn without replacement from all frames of
-    the set, the same video and the frame itself included. The draw follows
-    from `seed` and `index` alone, in whatever order frames are scored.
-
-    Args:
-        index: number of the frame in its set.
-        total: number of frames in the set.
-        seed: of the draw.
-        count: how many frames; all, if the set has fewer.
+    As in the official program: ten are drawn without replacement from all
+    `total` frames of the set, or all of a smaller set, the same video and the
+    frame itself included. The draw follows from `seed` and `index` alone, in
+    whatever order frames are scored.
 
     Returns:
-        int64 `[min(count, total)]`.
+        int64 `[10]` at most.
     """
     rng = np.random.default_rng([seed, index])
-    return rng.choice(total, min(count, total), replace=False)
+    return rng.choice(total, min(10, total), replace=False)
 
 
 # === Predictions of another size ===
@@ -571,8 +545,7 @@ def resize(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     Returns:
         float64 `[..., H, W]`.
     """
-    rows = _resize_weights(maps.shape[-2], size[0])
-    columns = _resize_weights(maps.shape[-1], size[1])
+    rows, columns = map(_resize_weights, maps.shape[-2:], size)
     return rows @ np.asarray(maps, np.float64) @ columns.T
 
 
@@ -581,17 +554,14 @@ def _resize_weights(length: int, target: int) -> np.ndarray:
     """What each of `length` pixels gives to each of `target`."""
     scale = target / length
     stretch = max(1.0, 1.0 / scale)
+    reach = int(np.ceil(2.0 * stretch))
     centres = (np.arange(target) + 0.5) / scale - 0.5
-    reach = 2.0 * stretch
-    taps = np.arange(2 * int(np.ceil(reach)) + 1) - int(np.ceil(reach))
-    at = np.floor(centres).astype(np.int64)[:, None] + taps
-    weights = _cubic((centres[:, None] - at) / stretch)
+    beyond = np.arange(-reach, length + reach)
+    weights = _cubic((centres[:, None] - beyond) / stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     # Mirrored with the border pixel repeated: 1 0 | 0 1 2 ...
-    folded = at % (2 * length)
-    folded = np.minimum(folded, 2 * length - 1 - folded)
-    matrix = np.zeros((target, length))
-    np.add.at(matrix, (np.arange(target)[:, None], folded), weights)
+    mirrored = np.pad(np.arange(length), reach, "symmetric")
+    matrix = weights @ np.eye(length)[mirrored]
     matrix.setflags(write=False)
     return matrix
 

@@ -5,7 +5,7 @@ file: pictures are inside it, and it loads nothing.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -16,7 +16,6 @@ import matplotlib
 # Draws files and needs no screen; before pyplot is imported.
 matplotlib.use("Agg")
 from matplotlib import pyplot
-import numpy as np
 import pandas as pd
 
 from lsts_tf.media import files
@@ -30,25 +29,21 @@ def write(
 ) -> None:
     """Draws by_video.png, over_time.png, and scores.html, which has both.
 
-    Args:
-        folder: Is made if need be.
-        result: What `scores.json` holds.
-        models: {name: scores of its frames}.
+    Of what `scores.json` holds, and of {name: scores of its frames}. The folder
+    is made if need be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
-    for name, title, draw in (
-        ("by_video", "mean of each video", _by_video),
+    for by, name, title in (
+        ("video", "by_video", "mean of each video"),
         (
+            "frame",
             "over_time",
             "mean over videos at each frame; band: middle half",
-            _over_time,
         ),
     ):
         path = folder / f"{name}.png"
-        figure = _figure(models, draw)
-        figure.savefig(path, dpi=100, metadata={"Software": None})
-        pyplot.close(figure)
+        _draw(path, models, by)
         pictures[title] = base64.b64encode(path.read_bytes()).decode()
     files.write_text(folder / "scores.html", page(result, pictures))
 
@@ -60,9 +55,8 @@ def page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     tables = {statistic.replace("_", " "): scores.to_html()}
     for metric, found in result.get("comparison", {}).items():
         pairs = pd.DataFrame(found["pairs"])
-        tables[metric] = pairs.to_html(
-            index=False, float_format="{:.4f}".format
-        )
+        digits = "{:.4f}".format
+        tables[metric] = pairs.to_html(index=False, float_format=digits)
     about = {
         key: value
         for key, value in result.items()
@@ -77,10 +71,9 @@ def page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     )
 
 
-def _figure(
-    models: Mapping[str, pd.DataFrame],
-    draw: Callable[[Any, str, pd.DataFrame, str], None],
-) -> Any:
+def _draw(
+    path: pathlib.Path, models: Mapping[str, pd.DataFrame], by: str
+) -> None:
     """A column of axes, one for each metric, with a colour for each model."""
     metrics = summary.metrics_of(next(iter(models.values())))
     figure, axes = pyplot.subplots(
@@ -89,29 +82,20 @@ def _figure(
         squeeze=False,
         layout="constrained",
     )
-    for metric, ax in zip(metrics, axes[:, 0], strict=True):
-        for name, scores in models.items():
-            draw(ax, name, scores, metric)
-        ax.set_ylabel(metric)
-        ax.margins(x=0.01)
+    for name, scores in models.items():
+        groups = scores.groupby(by)
+        means = groups[metrics].mean()
+        for metric, ax in zip(metrics, axes[:, 0], strict=True):
+            if by == "video":
+                ax.plot(means.index, means[metric], "o", label=name)
+            else:
+                x = means.index + 1
+                (line,) = ax.plot(x, means[metric], label=name)
+                band = (groups[metric].quantile(q) for q in (0.25, 0.75))
+                ax.fill_between(x, *band, alpha=0.15, color=line.get_color())
+            ax.set(xlabel=by, ylabel=metric)
+            ax.margins(x=0.01)
     if len(models) > 1:
         axes[0, 0].legend()
-    return figure
-
-
-def _by_video(ax: Any, name: str, scores: pd.DataFrame, metric: str) -> None:
-    means = scores.groupby("video")[metric].mean()
-    ax.plot(means.index, means, "o", label=name)
-    ax.set_xlabel("video")
-
-
-def _over_time(ax: Any, name: str, scores: pd.DataFrame, metric: str) -> None:
-    groups = scores.groupby("frame")[metric]
-    means, bands = (
-        groups.mean(),
-        groups.quantile(np.array([0.25, 0.75])).unstack(),
-    )
-    (line,) = ax.plot(means.index + 1, means, label=name)
-    colour = {"alpha": 0.15, "color": line.get_color()}
-    ax.fill_between(means.index + 1, *bands.T.to_numpy(), **colour)
-    ax.set_xlabel("frame")
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)

@@ -6,134 +6,102 @@ A folder holds one clip for each video: a folder of its frames' maps
 Nothing is decoded before it is asked for.
 """
 
-import collections
-from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
 from lsts_tf.media import images, video
 
-
-@dataclasses.dataclass(frozen=True)
-class FrameFiles:
-    """A clip with one file for each map.
-
-    Attributes:
-        files: {frame: its file}.
-    """
-
-    files: Mapping[int, str]
-
-    @property
-    def frames(self) -> Sequence[int]:
-        """Numbers of the frames, ascending."""
-        return tuple(self.files)
-
-    def read(
-        self, frames: Sequence[int]
-    ) -> Iterator[np.ndarray | images.MapError]:
-        """Maps [H, W] of some frames, or why one cannot be had."""
-        for frame in frames:
-            try:
-                yield images.read(self.files[frame])
-            except images.MapError as error:
-                yield error
+Maps = Iterator[np.ndarray | images.MapError]
 
 
-@dataclasses.dataclass(frozen=True)
-class VideoFile:
-    """A clip that is a video of its maps.
+class Clip(NamedTuple):
+    """The maps of a video.
 
     Attributes:
-        file: The video.
-        frames: Numbers of its frames; see `video.count_frames`.
+        frames: Numbers of the frames, ascending.
+        read: Maps [H, W] of some frames in ascending order, or why one cannot
+            be had.
     """
 
-    file: str
     frames: Sequence[int]
+    read: Callable[[Sequence[int]], Maps]
 
-    def read(
-        self, frames: Sequence[int]
-    ) -> Iterator[np.ndarray | images.MapError]:
-        """Maps [H, W] of some frames in ascending order; see `FrameFiles`.
 
-        It is the first channel, red. Decoding stops behind the last frame
-        that is asked for.
-        """
-        wanted = collections.deque(frames)
-        reason = "the video is shorter than it declares."
+def _of_files(files: Mapping[int, str], frames: Sequence[int]) -> Maps:
+    """By {frame: the file of its map}."""
+    for frame in frames:
         try:
-            for number, image in enumerate(video.frames(self.file)):
-                if not wanted:
-                    return
-                if number == wanted[0]:
-                    wanted.popleft()
-                    yield np.ascontiguousarray(image[..., 0])
-        except video.VideoError as error:
-            reason = error.reason
-        for frame in wanted:
-            yield images.MapError(self.file, f"frame {frame + 1}: {reason}")
+            yield images.read(files[frame])
+        except images.MapError as error:
+            yield error
 
 
-Clip = FrameFiles | VideoFile
+def _of_film(file: str, frames: Sequence[int]) -> Maps:
+    """By a video of the maps: the first channel, red.
 
-
-class Predictions:
-    """The maps of a model.
-
-    Attributes:
-        folder: Where they are.
-        clips: {video: its clip}.
-        strays: Files and folders that are no map, and why.
-        clashes: Names that have the same number as others.
-        unreadable: Videos that cannot be opened, and why.
+    Decoding stops behind the last frame that is asked for.
     """
+    wanted = list(frames)
+    reason = "the video is shorter than it declares."
+    try:
+        for number, image in enumerate(video.frames(file)):
+            if not wanted:
+                return
+            if number == wanted[0]:
+                wanted.pop(0)
+                yield np.ascontiguousarray(image[..., 0])
+    except video.VideoError as error:
+        reason = error.reason
+    for frame in wanted:
+        yield images.MapError(file, f"frame {frame + 1}: {reason}")
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        videos: frozenset[int] = frozenset(),
-    ):
-        """Looks for files; does not read maps.
 
-        Only frames of videos whose files estimate their number are counted.
+def find(
+    folder: str | os.PathLike,
+    problems: dict[str, list[str]],
+    videos: frozenset[int] = frozenset(),
+) -> dict[int, Clip]:
+    """{video: its clip} of a model; looks for files and does not read maps.
 
-        Args:
-            folder: Folder of clips.
-            videos: Those to look into; all, if none is named.
+    Only frames of videos whose files estimate their number are counted. It
+    looks into `videos`, or into all if none is named, and adds to `problems`:
+    "extra" are files and folders that are no map, "clashes" names that have the
+    same number as others, "unreadable" videos that cannot be opened.
 
-        Raises:
-            images.MapError: There is no such folder, or no clip in it.
-        """
-        self.folder = pathlib.Path(folder)
-        self.clips: dict[int, Clip] = {}
-        self.unreadable: list[str] = []
-        top = images.numbered(folder, video.SUFFIXES, folders=True)
-        self.strays, self.clashes = list(top.strays), list(top.clashes)
-        if not top.entries:
-            raise images.MapError(
-                folder,
-                "has no numbered folder or video; the map of frame 1 of "
-                "video 601 is 0601/0001.png.",
-            )
-        for number, path in top.entries.items():
-            if not videos or number in videos:
-                self._add(number, path)
-
-    def _add(self, number: int, path: str) -> None:
+    Raises:
+        images.MapError: There is no such folder, or no clip in it.
+    """
+    clips: dict[int, Clip] = {}
+    top = images.numbered(folder, video.SUFFIXES, folders=True)
+    looked = [top]
+    if not top.entries:
+        raise images.MapError(
+            folder,
+            "has no numbered folder or video; the map of frame 1 of video 601 "
+            "is 0601/0001.png.",
+        )
+    for number, path in top.entries.items():
+        if videos and number not in videos:
+            continue
         if pathlib.Path(path).is_dir():
             inside = images.numbered(path, images.SUFFIXES)
-            self.strays += inside.strays
-            self.clashes += inside.clashes
-            self.clips[number] = FrameFiles(
-                {n - 1: file for n, file in inside.entries.items()}
+            looked.append(inside)
+            files = {n - 1: file for n, file in inside.entries.items()}
+            clips[number] = Clip(
+                tuple(files), functools.partial(_of_files, files)
             )
-            return
+            continue
         try:
-            count = video.count_frames(path)
-            self.clips[number] = VideoFile(path, range(count))
+            frames = range(video.count_frames(path))
+            clips[number] = Clip(frames, functools.partial(_of_film, path))
         except video.VideoError as error:
-            self.unreadable.append(str(error))
+            problems["unreadable"].append(str(error))
+    for found in looked:
+        problems["extra"] += found.strays
+        problems["clashes"] += found.clashes
+    return clips

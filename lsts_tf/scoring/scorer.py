@@ -20,19 +20,15 @@ import tqdm
 from lsts_tf.scoring import density as density_lib
 from lsts_tf.scoring import metrics, truth
 
-# Where the negatives of shuffled AUC come from.
+# Where the negatives of shuffled AUC come from, if a metric needs them.
 _NEGATIVES = {
     "dhf1k": "ten random frames of the scored videos, seeded",
     "paper": "the next frame of the video (of the last, the one before)",
-    "aim": "none",
-    "msu": "none",
 }
 _NOTES = {
-    "dhf1k": "",
     "paper": "protocol of the LSTS report: not comparable with other papers",
     "aim": "the AIM 2024 and NTIRE 2026 challenges average over videos: "
     "mean_of_videos",
-    "msu": "",
 }
 
 
@@ -44,7 +40,7 @@ class Settings:
         protocol: A key of `metrics.PROTOCOLS`, or "msu" (`films`).
         seed: Of the frames that shuffled AUC draws.
         negatives: A map [H, W] for shuffled AUC: its pixels above zero are
-            the negatives of all frames. None: see `other_fixations`.
+            the negatives of all frames. None: see `about`.
         baseline: A map [H, W] for information gain, of any range, which it
             keeps when it is resized. None: the centre prior.
     """
@@ -64,20 +60,23 @@ class Settings:
                 )
 
     @property
-    def note(self) -> str:
-        """What must stand beside scores of this protocol, or ""."""
-        return _NOTES[self.protocol]
+    def about(self) -> dict[str, Any]:
+        """What scores record of it.
 
-    @property
-    def statistic(self) -> str:
-        """Which mean is shown, ranked and tested; see `summary.STATISTICS`."""
-        return "mean_of_videos" if self.protocol in ("aim", "msu") else "mean"
-
-    @property
-    def other_fixations(self) -> str:
-        """Where the negatives of shuffled AUC come from."""
-        fixed = self.negatives is not None
-        return "a fixed map" if fixed else _NEGATIVES[self.protocol]
+        "statistic" is the mean that is shown, and "note" what must stand beside
+        the scores, or "".
+        """
+        is_of_videos = self.protocol in ("aim", "msu")
+        negatives = _NEGATIVES.get(self.protocol, "none")
+        given = "a fixed map"
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "statistic": "mean_of_videos" if is_of_videos else "mean",
+            "other_fixations": negatives if self.negatives is None else given,
+            "baseline": "centre prior" if self.baseline is None else given,
+            "note": _NOTES.get(self.protocol, ""),
+        }
 
 
 class Scorer:
@@ -90,20 +89,17 @@ class Scorer:
     """
 
     def __init__(
-        self,
-        fixations: truth.FixationSet,
-        settings: Settings | None = None,
+        self, fixations: truth.FixationSet, settings: Settings = Settings()
     ):
         """Prepares; the settings are those of the benchmark by default."""
-        self._settings = settings or Settings()
-        self.fixations = fixations
-        protocol = self._settings.protocol
+        self.fixations, self._settings = fixations, settings
+        protocol = settings.protocol
         self.metrics = tuple(metrics.PROTOCOLS[protocol])
         self.needs_density = metrics.uses("density", protocol)
         self._needs_others = metrics.uses("others", protocol)
         self._baselines: dict[tuple, np.ndarray] = {}
         # The last ones, because several models are scored in turn.
-        self._others: tuple[Any, np.ndarray] = None, np.zeros((0, 2), int)
+        self._others: tuple[Any, np.ndarray | None] = None, None
 
     def score(
         self,
@@ -112,48 +108,36 @@ class Scorer:
         density: np.ndarray | None = None,
         fixations: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """Scores of a frame.
+        """{metric: number} of a frame of the set, NaN where it is not defined.
 
-        Args:
-            row: Number of the frame in the set.
-            map_: Where a model says that people look.
-            density: Needed if `needs_density`.
-            fixations: In the place of the set's own.
-
-        Returns:
-            {metric: number}, NaN where it is not defined.
+        The density is needed if `needs_density`. Fixations, if they are given,
+        take the place of the set's own.
         """
-        if fixations is None:
-            fixations = self.fixations[row]
         return metrics.score(
             map_,
             density,
-            fixations,
+            self.fixations[row] if fixations is None else fixations,
             others=self._negatives(row),
             baseline=self._baseline(self.fixations.size(row)),
             metrics=self.metrics,
             protocol=self._settings.protocol,
         )
 
-    def _negatives(self, row: int) -> np.ndarray:
+    def _negatives(self, row: int) -> np.ndarray | None:
         fixed, size = self._settings.negatives, self.fixations.size(row)
         key = row if fixed is None else size
-        if key == self._others[0] or not self._needs_others:
-            return self._others[1]
-        if fixed is not None:
-            pixels = np.argwhere(fixed > 0)
-            found = truth.scaled(pixels, fixed.shape, size)
-        elif self._settings.protocol == "paper":
-            found = self.fixations.gathered(
-                [self.fixations.neighbour(row)], size
-            )
-        else:
-            drawn = metrics.other_frames(
-                row, len(self.fixations), seed=self._settings.seed
-            )
-            found = self.fixations.gathered(drawn.tolist(), size)
-        self._others = key, found
-        return found
+        if self._needs_others and key != self._others[0]:
+            if fixed is not None:
+                pixels = np.argwhere(fixed > 0)
+                found = truth.scaled(pixels, fixed.shape, size)
+            else:
+                rows = [self.fixations.neighbour(row)]
+                if self._settings.protocol != "paper":
+                    total, seed = len(self.fixations), self._settings.seed
+                    rows = metrics.other_frames(row, total, seed=seed).tolist()
+                found = self.fixations.gathered(rows, size)
+            self._others = key, found
+        return self._others[1]
 
     def _baseline(self, size: tuple[int, int]) -> np.ndarray:
         if size not in self._baselines:
@@ -175,11 +159,8 @@ def score_videos(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Scores of a model and of the centre prior, a line for each frame.
 
-    Args:
-        videos: Numbers of the videos of the set.
-        annotation: Where people looked; a `features.stores.TruthStore`.
-        maps_of: Gives a video's maps, [T, H, W].
-        settings: How to score.
+    Where people looked tells a `features.stores.TruthStore`; `maps_of` gives
+    all maps of a video, [T, H, W].
     """
     scorer = Scorer(
         truth.FixationSet.of_maps(

@@ -57,10 +57,8 @@ def summary(scores: pd.DataFrame, *, seed: int = 0) -> Summary:
     for name in metrics_of(scores):
         found[name] = {"n_valid": int(scores[name].count())}
         for statistic, interval in STATISTICS.items():
-            sums, counts = _by_video(scores, name, statistic)
-            means = _resampled(sums, counts, RESAMPLES, seed)
-            found[name][statistic] = _quotient(sums, counts)
-            found[name][interval] = _interval(means)
+            mean, between, _ = _bootstrap(scores, name, statistic, seed=seed)
+            found[name] |= {statistic: mean, interval: between}
     return found
 
 
@@ -79,8 +77,7 @@ def report(
     scoring: scorer.Settings,
     about: Mapping[str, Any],
     observers: pd.DataFrame | None = None,
-    filled_by: str | None = None,
-    note: str = "",
+    filled_by: str = "",
 ) -> dict[str, Any]:
     """What `scores.json` holds about one model.
 
@@ -89,39 +86,31 @@ def report(
         centre: Those of the centre prior, on the same frames.
         first_frames: How many frames of each video are also scored apart.
         scoring: How it was scored.
-        about: More keys.
+        about: More keys; its "note" stands beside that of the protocol.
         observers: Scores of one observer by the others, if they are known.
         filled_by: What the first frames got instead of maps of their own.
-        note: What must stand beside the scores.
     """
-    seed = scoring.seed
-    early = ours["frame"] < first_frames
+    of = functools.partial(summary, seed=scoring.seed)
+    is_early = ours["frame"] < first_frames
     result = {
-        "protocol": scoring.protocol,
-        "seed": seed,
+        **scoring.about,
+        **about,
         "frames": len(ours),
-        "overall": summary(ours, seed=seed),
-        "statistic": scoring.statistic,
+        "overall": of(ours),
         "first_frames": {
             "number": first_frames,
             **({"filled_by": filled_by} if filled_by else {}),
-            "first": summary(ours[early], seed=seed),
-            "rest": summary(ours[~early], seed=seed),
-            "rest_centre_prior": summary(
-                centre[centre["frame"] >= first_frames], seed=seed
-            ),
+            "first": of(ours[is_early]),
+            "rest": of(ours[~is_early]),
+            "rest_centre_prior": of(centre[centre["frame"] >= first_frames]),
         },
-        "centre_prior": summary(centre, seed=seed),
-        "other_fixations": scoring.other_fixations,
-        "baseline": "centre prior"
-        if scoring.baseline is None
-        else "a fixed map",
+        "centre_prior": of(centre),
         "by_video": by_video(ours),
-        **about,
-        "note": "; ".join(filter(None, (note, scoring.note))),
     }
+    notes = about.get("note"), scoring.about["note"]
+    result["note"] = "; ".join(filter(None, notes))
     if observers is not None:
-        result["inter_observer"] = summary(observers, seed=seed)
+        result["inter_observer"] = of(observers)
     return result
 
 
@@ -131,12 +120,13 @@ def report(
 def joint_report(
     reports: Mapping[str, dict[str, Any]],
     models: Mapping[str, pd.DataFrame],
-    scoring: scorer.Settings,
 ) -> dict[str, Any]:
     """What `scores.json` holds about all models: the best's, and all's."""
+    first = next(iter(reports.values()))
     if len(reports) == 1:
-        return next(iter(reports.values()))
-    comparison = compare(models, seed=scoring.seed, statistic=scoring.statistic)
+        return first
+    same = {key: first[key] for key in ("seed", "statistic")}
+    comparison = compare(models, **same)
     best = next(iter(comparison.values()))["ranking"][0]
     several = {"best": best, "models": reports, "comparison": comparison}
     return reports[best] | several
@@ -156,10 +146,8 @@ def compare(
     twice the share of draws in which the difference has the other sign, at
     most 1. It is corrected for the number of pairs by Holm's rule.
 
-    Args:
-        models: {name: scores} of the same frames in the same order.
-        seed: Of the draws.
-        statistic: Which mean is ranked and tested, one of `STATISTICS`.
+    Models are {name: scores} of the same frames in the same order. One mean of
+    `STATISTICS` is ranked and tested.
 
     Returns:
         {metric: {"ranking": names, the best first, "pairs": [{"better",
@@ -171,91 +159,76 @@ def compare(
     result = {}
     for metric in metrics_of(first):
         sign = -1.0 if metric in _LESS_IS_BETTER else 1.0
-        means = {
-            name: _quotient(*_by_video(table, metric, statistic))
-            for name, table in models.items()
-        }
-        ranking = sorted(
-            models,
-            key=lambda n: (means[n] is None, -sign * (means[n] or 0.0)),
-        )
+        means = {}
+        for name, table in models.items():
+            mean, *_ = _bootstrap(table, metric, statistic, seed=seed)
+            means[name] = -np.inf if mean is None else sign * mean
+        ranking = sorted(models, key=means.__getitem__, reverse=True)
         pairs = []
         for better, worse in itertools.combinations(ranking, 2):
             difference = first[["video"]].assign(
                 difference=models[better][metric] - models[worse][metric]
             )
-            tested = _tested(difference, sign, seed, statistic)
+            tested = _tested(difference, seed, statistic)
             pairs.append({"better": better, "worse": worse, **tested})
-        _correct(pairs)
+        # Holm's rule: the least first, times how many are left.
+        p = pd.Series([pair["p"] for pair in pairs], dtype=np.float64)
+        p = p.dropna().sort_values(kind="stable")
+        holm = (p * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax()
+        for row, pair in enumerate(pairs):
+            pair["p_holm"] = holm.get(row)
         result[metric] = {"ranking": ranking, "pairs": pairs}
     return result
 
 
-def _tested(
-    table: pd.DataFrame, sign: float, seed: int, statistic: str
-) -> dict[str, Any]:
+def _tested(table: pd.DataFrame, seed: int, statistic: str) -> dict[str, Any]:
     """Mean, interval and p value of the column "difference"."""
-    sums, counts = _by_video(table, "difference", statistic)
-    means = _resampled(sums, counts, COMPARISONS, seed)
-    found: dict[str, Any] = {
-        "difference": _quotient(sums, counts),
-        "ci95": _interval(means),
-        "p": None,
-        "frames": int(table["difference"].count()),
-    }
-    if means is not None:
+    mean, between, means = _bootstrap(
+        table, "difference", statistic, seed=seed, draws=COMPARISONS
+    )
+    p = None
+    if mean is not None and means is not None:
         # The frames on which both are defined may turn a ranking round.
-        if found["difference"] * sign < 0:
-            sign = -sign
-        other_sign = (sign * means <= 0).sum()
-        found["p"] = float(min(1.0, 2 * (other_sign + 1) / (means.size + 1)))
-    return found
-
-
-def _correct(pairs: list[dict[str, Any]]) -> None:
-    """Adds Holm's "p_holm": the least first, times how many are left."""
-    tested = [pair for pair in pairs if pair["p"] is not None]
-    least = 0.0
-    for rank, pair in enumerate(sorted(tested, key=lambda pair: pair["p"])):
-        least = max(least, min(1.0, pair["p"] * (len(tested) - rank)))
-        pair["p_holm"] = least
-    for pair in pairs:
-        pair.setdefault("p_holm", None)
+        other_sign = (np.copysign(1.0, mean) * means <= 0).sum()
+        p = float(min(1.0, 2 * (other_sign + 1) / (means.size + 1)))
+    count = int(table["difference"].count())
+    return {"difference": mean, "ci95": between, "p": p, "frames": count}
 
 
 # === The bootstrap over videos ===
 
 
-def _by_video(
-    scores: pd.DataFrame, name: str, statistic: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """A sum and a count for each video, whose quotient is a mean.
+def _bootstrap(
+    scores: pd.DataFrame,
+    name: str,
+    statistic: str,
+    *,
+    seed: int,
+    draws: int = RESAMPLES,
+) -> tuple[float | None, tuple[float, float] | None, np.ndarray | None]:
+    """The mean of a metric, its 95 % interval, and the means that it is of.
 
-    The sum of some videos' sums, divided by that of their counts, is the mean
-    over their frames, or the mean of the means of those videos in which a
-    frame is defined.
+    These are of videos drawn with replacement. A mean of nothing is None; so
+    are interval and draws of fewer than two videos.
     """
+    # The sum of some videos' sums, divided by that of their counts, is the mean
+    # over their frames, or the mean of the means of those videos in which a
+    # frame is defined.
     groups = scores.groupby("video")[name]
     sums, counts = groups.sum().to_numpy(), groups.count().to_numpy(np.float64)
     if statistic == "mean_of_videos":
-        return sums / np.maximum(counts, 1.0), np.minimum(counts, 1.0)
-    return sums, counts
-
-
-def _quotient(sums: np.ndarray, counts: np.ndarray) -> float | None:
-    return float(sums.sum() / counts.sum()) if counts.any() else None
-
-
-def _resampled(
-    sums: np.ndarray, counts: np.ndarray, draws: int, seed: int
-) -> np.ndarray | None:
-    """Means of videos drawn with replacement; None of fewer than two."""
+        sums, counts = sums / np.maximum(counts, 1.0), np.minimum(counts, 1.0)
+    if not counts.any():
+        return None, None, None
+    mean = float(sums.sum() / counts.sum())
     if np.count_nonzero(counts) < 2:
-        return None
+        return mean, None, None
     weights = _weights(len(counts), draws, seed)
     totals = weights @ counts
     # No frame of the drawn videos may be defined.
-    return (weights @ sums)[totals > 0] / totals[totals > 0]
+    means = (weights @ sums)[totals > 0] / totals[totals > 0]
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return mean, (low, high), means
 
 
 @functools.lru_cache(maxsize=2)
@@ -267,13 +240,6 @@ def _weights(videos: int, draws: int, seed: int) -> np.ndarray:
     return counts.reshape(draws, videos).astype(np.float64)
 
 
-def _interval(means: np.ndarray | None) -> tuple[float, float] | None:
-    if means is None:
-        return None
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 # === Tables ===
 
 
@@ -283,39 +249,34 @@ def write(
     models: Mapping[str, pd.DataFrame],
     kinds: Sequence[str],
 ) -> None:
-    """Writes tables of all frames, and last `scores.json`.
+    """Writes tables of all frames, and last `scores.json`, which is `path`.
 
-    Args:
-        path: The latter. Tables are `scores.csv` beside it, of several models
-            `scores.NAME.csv`; frames are numbered from 1 in them.
-        result: What it holds.
-        models: {name: scores of its frames}.
-        kinds: "csv", which has videos as in names of files ("0601"),
-            "parquet", which has them as numbers, or "none".
+    Tables are `scores.csv` beside it, of several models `scores.NAME.csv`;
+    frames are numbered from 1 in them. Their kinds are "csv", which has videos
+    as in names of files ("0601"), "parquet", which has them as numbers, and
+    "none".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, scores in models.items():
         scores = scores.assign(frame=scores["frame"] + 1)
         titled = scores.assign(video=scores["video"].map("{:04d}".format))
         model = f".{name}" if len(models) > 1 else ""
+        writers: dict[str, Any] = {
+            "csv": titled.to_csv,
+            "parquet": scores.to_parquet,
+        }
         for kind in set(kinds) - {"none"}:
             beside = path.with_name(f"{path.stem}{model}.{kind}")
             with files.replacing(beside) as temporary:
-                if kind == "csv":
-                    titled.to_csv(temporary, index=False)
-                else:
-                    scores.to_parquet(temporary, index=False)
+                writers[kind](temporary, index=False)
     files.write_text(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
     """{title: summary} of the table of what `scores.json` holds."""
     if "models" in result:
-        comparison = next(iter(result["comparison"].values()))
-        found = {
-            name: result["models"][name]["overall"]
-            for name in comparison["ranking"]
-        }
+        ranking = next(iter(result["comparison"].values()))["ranking"]
+        found = {name: result["models"][name]["overall"] for name in ranking}
     else:
         first = result["first_frames"]
         copied = " (copied)" if "filled_by" in first else ""
@@ -334,35 +295,28 @@ def rows(result: Mapping[str, Any]) -> dict[str, Summary]:
 def table(
     summaries: Mapping[str, Summary], statistic: str = "mean"
 ) -> pd.DataFrame:
-    """What people read, as texts.
+    """What people read of {name of a row: summary}, as texts.
 
-    Args:
-        summaries: {name of a row: summary}.
-        statistic: Which mean it shows, one of `STATISTICS`.
-
-    Returns:
-        One line a row; means with four digits, "-" for none. Below the first
-        row stands its 95 % interval, if it has one, and below each how many
-        frames count, unless they are as many as in the row above. The head
-        says so if the means are not those over frames.
+    One line a row: a mean of `STATISTICS` with four digits, "-" for none. Below
+    the first row stands its 95 % interval, if it has one, and below each how
+    many frames count, unless they are as many as in the row above. The head
+    says so if the means are not those over frames.
     """
     names = list(next(iter(summaries.values())))
-    lines: list[tuple[str, Sequence[str]]] = []
-    shown: list[str] = []
+    lines: list[list[str]] = []
+    counts: list[str] = []
     for title, found in summaries.items():
         each = [found[name] for name in names]
-        lines.append((title, [_number(f[statistic]) for f in each]))
-        ranges = [f[STATISTICS[statistic]] for f in each]
+        lines.append([title, *(_number(of[statistic]) for of in each)])
+        ranges = [of[STATISTICS[statistic]] for of in each]
         if len(lines) == 1 and any(ranges):
             cells = ["..".join(map(_number, r or (None,))) for r in ranges]
-            lines.append(("95 % interval", cells))
-        counts = [str(f["n_valid"]) for f in each]
+            lines.append(["95 % interval", *cells])
+        shown, counts = counts, [str(of["n_valid"]) for of in each]
         if counts != shown:
-            lines.append(("valid frames", counts))
-            shown = counts
-    frame = pd.DataFrame(
-        [cells for _, cells in lines], [title for title, _ in lines], names
-    )
+            lines.append(["valid frames", *counts])
+    frame = pd.DataFrame(lines, columns=["", *names]).set_index("")
+    frame.index.name = None
     if statistic != "mean":
         frame.columns.name = statistic.replace("_", " ")
     return frame

@@ -10,15 +10,16 @@ Frames are numbered from 0 here and from 1 in files. Fixations are int16
 be read is a `images.MapError`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
+import functools
 import io
 import math
 import os
 import pathlib
 import re
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 import cv2
@@ -51,6 +52,8 @@ def scaled(
     points: np.ndarray, size: tuple[int, ...], new: tuple[int, ...]
 ) -> np.ndarray:
     """Pixels of a map of another size, each where its centre falls."""
+    if size == new:
+        return points
     return np.floor((points + 0.5) * (np.array(new) / size)).astype(np.int16)
 
 
@@ -87,11 +90,7 @@ class FixationSet:
         return len(self._frames)
 
     def row(self, video: int, frame: int) -> int:
-        """Row of a frame.
-
-        Raises:
-            KeyError: The frame is not in the set.
-        """
+        """Row of a frame; a KeyError if the set has no such frame."""
         return self._rows[video, frame]
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -105,10 +104,9 @@ class FixationSet:
 
     def neighbour(self, row: int) -> int:
         """The next frame of the video; of the last one, that before it."""
+        video = self._frames[row][0]
         for other in (row + 1, row - 1):
-            if 0 <= other < len(self) and (
-                self._frames[other][0] == self._frames[row][0]
-            ):
+            if 0 <= other < len(self) and self._frames[other][0] == video:
                 return other
         return row
 
@@ -117,13 +115,23 @@ class FixationSet:
     ) -> np.ndarray:
         """Fixations of several frames; those of other sizes are scaled."""
         return np.concatenate(
-            [
-                self[row]
-                if self.size(row) == size
-                else scaled(self[row], self.size(row), size)
-                for row in rows
-            ]
+            [scaled(self[row], self.size(row), size) for row in rows]
         )
+
+
+class Annotations(NamedTuple):
+    """Where people looked in some videos.
+
+    Attributes:
+        clips: {video: its annotation}.
+        about: What the scores record about the ground truth.
+        problems: {kind: what is wrong}; "clashes" are names that have the same
+            number as others.
+    """
+
+    clips: Mapping[int, "AnnotatedFiles | AnnotatedPoints"]
+    about: Mapping[str, Any]
+    problems: Mapping[str, Sequence[str]]
 
 
 # === DHF1K's folders ===
@@ -156,94 +164,71 @@ class AnnotatedFiles:
         return images.read(self.files[frame][0])
 
 
-class Folder:
-    """DHF1K's annotation folders.
+# Where fixations are, and as what.
+_KINDS = {"png": ("fixation", ".png"), "mat": ("fixation/maps", ".mat")}
 
-    Attributes:
-        clips: {video: its annotation}.
-        clashes: Names that have the same number as others.
-        problems: Frames that have a density map without fixations, or
-            fixations without a density map.
+
+def of_folder(
+    folder: str | os.PathLike,
+    *,
+    fixations: str = "auto",
+    videos: frozenset[int] = frozenset(),
+) -> Annotations:
+    """DHF1K's annotation folders; looks for files and does not read them.
+
+    It holds 0601/maps, 0601/fixation and so on. Fixations are read as "png",
+    as "mat", or as "auto", which are the pictures where there are any. It is
+    looked into `videos`, or into all if none is named.
+
+    Raises:
+        images.MapError: There is no such folder, or none of a video in it.
     """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        *,
-        fixations: str = "auto",
-        videos: frozenset[int] = frozenset(),
-    ):
-        """Looks for files; does not read them.
-
-        Args:
-            folder: Holds 0601/maps, 0601/fixation and so on.
-            fixations: Which ones to read: "png", "mat", or "auto", which are
-                the pictures where there are any.
-            videos: Those to look into; all, if none is named.
-
-        Raises:
-            images.MapError: There is no such folder, or none of a video in it.
-        """
-        self._which = fixations
-        self._folder = pathlib.Path(folder)
-        self.clips: dict[int, AnnotatedFiles] = {}
-        self.problems: list[str] = []
-        self._read_from: set[str] = set()
-        found = images.numbered(folder, (), folders=True)
-        self.clashes = list(found.clashes)
-        for number, path in found.entries.items():
-            if not videos or number in videos:
-                self._add(number, pathlib.Path(path))
-        if not self.clips:
-            inner = self._folder / "annotation"
-            hint = f" Did you mean {inner}?" if inner.is_dir() else ""
-            raise images.MapError(
-                folder,
-                "has no annotation of the videos asked for, such as "
-                f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
-            )
-
-    def _add(self, number: int, folder: pathlib.Path) -> None:
+    top = images.numbered(folder, (), folders=True)
+    clips: dict[int, AnnotatedFiles] = {}
+    clashes, problems = list(top.clashes), []
+    for number, path in top.entries.items():
+        if videos and number not in videos:
+            continue
+        inside = pathlib.Path(path)
         try:
-            densities = images.numbered(folder / "maps", (".png",))
-            fixated = self._fixated(folder / "fixation")
+            densities = images.numbered(inside / "maps", (".png",))
+            for kind in _KINDS if fixations == "auto" else [fixations]:
+                place, suffix = _KINDS[kind]
+                fixated = images.numbered(inside / place, (suffix,))
+                if fixated.entries:
+                    break
         except images.MapError as error:
-            self.problems.append(str(error))
-            return
-        self.clashes += [*densities.clashes, *fixated.clashes]
-        for has, lacks, what in (
-            (densities, fixated, "fixations"),
-            (fixated, densities, "density map"),
+            problems.append(str(error))
+            continue
+        clashes += [*densities.clashes, *fixated.clashes]
+        both = densities.entries.keys() & fixated.entries.keys()
+        for found, lacks in (
+            (densities, "fixations"),
+            (fixated, "density map"),
         ):
-            self.problems += [
-                f"{path}: the frame has no {what}"
-                for n, path in has.entries.items()
-                if n not in lacks.entries
+            problems += [
+                f"{file}: the frame has no {lacks}"
+                for n, file in found.entries.items()
+                if n not in both
             ]
-        self.clips[number] = AnnotatedFiles(
-            {
-                n - 1: (path, fixated.entries[n])
-                for n, path in densities.entries.items()
-                if n in fixated.entries
-            }
-        )
-
-    def _fixated(self, folder: pathlib.Path) -> images.Numbered:
-        if self._which != "mat":
-            found = images.numbered(folder, (".png",))
-            if found.entries or self._which == "png":
-                self._read_from.add("png")
-                return found
-        self._read_from.add("mat")
-        return images.numbered(folder / "maps", (".mat",))
-
-    def describe(self) -> dict[str, Any]:
-        """What the scores record about the ground truth."""
-        return {
-            "annotations": str(self._folder),
-            "fixations": "+".join(sorted(self._read_from)),
-            "density": "files",
+        files = {
+            n - 1: (densities.entries[n], fixated.entries[n])
+            for n in sorted(both)
         }
+        clips[number] = AnnotatedFiles(files)
+    if not clips:
+        inner = pathlib.Path(folder) / "annotation"
+        hint = f" Did you mean {inner}?" if inner.is_dir() else ""
+        raise images.MapError(
+            folder,
+            "has no annotation of the videos asked for, such as "
+            f"0601/maps/0001.png and 0601/fixation/0001.png.{hint}",
+        )
+    read = {f[-3:].lower() for c in clips.values() for _, f in c.files.values()}
+    about = {"annotations": str(folder), "density": "files"}
+    about["fixations"] = "+".join(sorted(read))
+    wrong = {"clashes": clashes, "annotations": problems}
+    return Annotations(clips, about, wrong)
 
 
 def _read_fixations(path: str) -> np.ndarray:
@@ -303,7 +288,7 @@ def _check_types(data: bytes) -> None:
 # === Tables of points ===
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class AnnotatedPoints:
     """A video of a list of points.
 
@@ -312,15 +297,13 @@ class AnnotatedPoints:
             at are absent or have no x and y.
         observers: Whether it is known who looked where.
         size: (H, W) of the maps.
-        sigma: Of the Gaussians, in pixels.
-        shift: See `density.density_map`.
+        blur: Makes the density map of a map of fixated pixels.
     """
 
     looks: pd.DataFrame
     observers: bool
     size: tuple[int, int]
-    sigma: float
-    shift: int
+    blur: Callable[[np.ndarray], np.ndarray]
 
     @property
     def frames(self) -> Sequence[int]:
@@ -340,7 +323,7 @@ class AnnotatedPoints:
         """Density map of some points."""
         fixated = np.zeros(self.size, bool)
         fixated[tuple(points.T)] = True
-        return density.density_map(fixated, sigma=self.sigma, shift=self.shift)
+        return self.blur(fixated)
 
     def by_observer(self, frame: int) -> list[np.ndarray]:
         """The points of each observer who looked at a frame."""
@@ -353,81 +336,32 @@ def _pixels(looks: pd.DataFrame) -> np.ndarray:
     return np.unique(points, axis=0)
 
 
-class Points:
-    """A table of fixation points.
+def of_table(
+    path: str | os.PathLike,
+    *,
+    size: tuple[int, int] = density.SIZE,
+    recipe: str = "dhf1k",
+    sigma: float = density.SIGMA,
+    videos: frozenset[int] = frozenset(),
+    settings: gaze.Settings = gaze.Settings(),  # noqa: B008 - frozen
+) -> Annotations:
+    """A table of points; those outside of the maps are left out.
 
-    Attributes:
-        clips: {video: its annotation}.
-        outside: How many points lie outside of the maps; they are left out,
-            as the benchmark's program leaves them out.
+    So does the benchmark's program; how many they are is recorded.
+
+    Args:
+        path: A table of one of `gaze.FORMATS`. A frame without x and y is one
+            that nobody looked at; so are those between that are not mentioned.
+        size: (H, W) of the maps.
+        recipe: "dhf1k" or "gaussian"; see `density.density_map`.
+        sigma: Of "gaussian", in pixels.
+        videos: Those to keep; all, if none is named.
+        settings: What the table does not say.
+
+    Raises:
+        images.MapError: It cannot be read; the message names the line.
+        ValueError: DHF1K's recipe with another sigma or size.
     """
-
-    clashes: Sequence[str] = ()
-    problems: Sequence[str] = ()
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        size: tuple[int, int] = (360, 640),
-        recipe: str = "dhf1k",
-        sigma: float = density.SIGMA,
-        videos: frozenset[int] = frozenset(),
-        settings: gaze.Settings = gaze.Settings(),  # noqa: B008 - frozen
-    ):
-        """Reads all points.
-
-        Args:
-            path: A table of one of `gaze.FORMATS`. A frame without x and y is
-                one that nobody looked at; so are those between that are not
-                mentioned.
-            size: (H, W) of the maps.
-            recipe: "dhf1k" or "gaussian"; see `density.density_map`.
-            sigma: Of "gaussian", in pixels.
-            videos: Those to keep; all, if none is named.
-            settings: What the table does not say.
-
-        Raises:
-            images.MapError: It cannot be read; the message names the line.
-            ValueError: An unknown recipe, or DHF1K's with another sigma or
-                size.
-        """
-        _check_recipe(recipe, sigma, size)
-        self._about = {
-            "annotations": str(path),
-            "fixations": "points",
-            "density": recipe,
-            "sigma": sigma,
-            "map_size": list(size),
-        }
-        table = gaze.Table(path)
-        points = table.points(size, settings)
-        points["video"] = table.numbered(points, videos)
-        if videos:
-            points = points[points["video"].isin(videos)]
-        if not points["x"].notna().any():
-            raise images.MapError(path, "has no point in the videos asked for.")
-        points, self.outside = table.inside(points, size, settings)
-        observers = bool((points["observer"] != "").any())
-        shift = density.SHIFT if recipe == "dhf1k" else 0
-        groups: Any = points.groupby("video")
-        self.clips = {
-            int(video): AnnotatedPoints(
-                looks=looks,
-                observers=observers,
-                size=size,
-                sigma=sigma,
-                shift=shift,
-            )
-            for video, looks in groups
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """What the scores record about the ground truth."""
-        return {**self._about, "points_outside": self.outside}
-
-
-def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
     if sigma <= 0:
         raise ValueError(f"--sigma must be above 0. Received: {sigma}")
     own = density.SIGMA, *density.SIZE
@@ -438,66 +372,86 @@ def _check_recipe(recipe: str, sigma: float, size: tuple[int, int]) -> None:
             "Received: sigma {3} on maps of {5}x{4}. For others give "
             "--density=gaussian and a --sigma.".format(*own, sigma, *size)
         )
+    table = gaze.Table(path)
+    points = table.points(size, settings)
+    points["video"] = table.numbered(points, videos)
+    if videos:
+        points = points[points["video"].isin(videos)]
+    if not points["x"].notna().any():
+        raise images.MapError(path, "has no point in the videos asked for.")
+    points, outside = table.inside(points, size, settings)
+    shift = density.SHIFT if recipe == "dhf1k" else 0
+    blur = functools.partial(density.density_map, sigma=sigma, shift=shift)
+    known = bool((points["observer"] != "").any())
+    groups: Any = points.groupby("video")
+    clips = {
+        int(video): AnnotatedPoints(looks, known, size, blur)
+        for video, looks in groups
+    }
+    about = {
+        "annotations": str(path),
+        "fixations": "points",
+        "density": recipe,
+        "sigma": sigma,
+        "map_size": list(size),
+        "points_outside": outside,
+    }
+    return Annotations(clips, about, {})
 
 
 # === Flags ===
 
 _GAZE = tuple(field.name for field in dataclasses.fields(gaze.Settings))
-FLAGS = ("annotations", "fixations", "density", "sigma", "map_size", *_GAZE)
-
-
-def define_flags() -> None:
-    """Flags that say where people looked."""
-    flags.DEFINE_string(
-        "annotations",
+# By name: the default, the help text and, if there are any, the choices.
+FLAGS: Mapping[str, Sequence[Any]] = {
+    "annotations": (
         "",
         "DHF1K's annotation folder, a table of gaze (docs/annotations.md), or, "
         "for --protocol=msu, the folder of the dataset.",
-    )
-    flags.DEFINE_enum(
-        "fixations",
+    ),
+    "fixations": (
         "auto",
-        ["auto", "png", "mat"],
         "Kind of DHF1K's fixation files to read; auto prefers PNG.",
-    )
-    flags.DEFINE_enum(
-        "density", "dhf1k", RECIPES, "How density maps are made from points."
-    )
-    flags.DEFINE_float(
-        "sigma",
+        *("auto", *_KINDS),
+    ),
+    "density": ("dhf1k", "How density maps are made from points.", *RECIPES),
+    "sigma": (
         density.SIGMA,
         "Standard deviation of the Gaussian at each point, in pixels.",
-    )
-    flags.DEFINE_string(
-        "map_size",
+    ),
+    "map_size": (
         "640x360",
         "Width x height of the maps that the points refer to.",
-    )
-    for name, allowed, text in (
-        ("gaze_units", gaze.UNITS, "Unit of x and y in a table of gaze."),
-        ("time_unit", [*gaze.TICKS], "Unit of times in a table of gaze."),
-    ):
-        flags.DEFINE_enum(name, "", ["", *allowed], text)
-    flags.DEFINE_string(
-        "screen",
+    ),
+    "gaze_units": ("", "Unit of x and y in a table of gaze.", "", *gaze.UNITS),
+    "time_unit": ("", "Unit of times in a table of gaze.", "", *gaze.TICKS),
+    "screen": (
         "",
         "Width x height of the film on the screen, in pixels, and where it "
         "began, such as 1280x720+320+180.",
-    )
-    flags.DEFINE_float(
-        "pixels_per_degree",
-        0.0,
-        "Screen pixels per degree of visual angle.",
-        0,
-    )
-    flags.DEFINE_float(
-        "rate", 0.0, "Frames per second of films, for gaze given in times.", 0
-    )
+    ),
+    "pixels_per_degree": (0.0, "Screen pixels per degree of visual angle."),
+    "rate": (0.0, "Frames per second of films, for gaze given in times."),
+}
 
 
-def from_flags(
-    values: flags.FlagValues, videos: frozenset[int]
-) -> Folder | Points:
+def define_flags(table: Mapping[str, Sequence[Any]]) -> None:
+    """Defines the flags of a table such as `FLAGS`; numbers are 0 at least."""
+    define = {
+        bool: flags.DEFINE_boolean,
+        int: functools.partial(flags.DEFINE_integer, lower_bound=0),
+        float: functools.partial(flags.DEFINE_float, lower_bound=0),
+        str: flags.DEFINE_string,
+        list: flags.DEFINE_list,
+    }
+    for name, (default, text, *choices) in table.items():
+        if choices:
+            flags.DEFINE_enum(name, default, choices, text)
+        else:
+            define[type(default)](name, default, text)
+
+
+def from_flags(values: flags.FlagValues, videos: frozenset[int]) -> Annotations:
     """What `--annotations` names; an error for flags that would do nothing."""
     path = values.annotations
     if not path:
@@ -505,8 +459,9 @@ def from_flags(
             "Maps in folders are scored against --annotations, a folder of "
             "DHF1K's layout or a file of points. Received: none."
         )
-    is_list = path.lower().endswith(gaze.SUFFIXES)
-    idle = FLAGS[1:2] if is_list else FLAGS[2:]
+    is_table = path.lower().endswith(gaze.SUFFIXES)
+    _, of_folders, *of_tables = FLAGS
+    idle = [of_folders] if is_table else of_tables
     given = [f"--{name}" for name in idle if values[name].present]
     if given:
         raise ValueError(
@@ -515,15 +470,15 @@ def from_flags(
             f"Received: {', '.join(given)} with --annotations={path}. Leave "
             "them out."
         )
-    if not is_list:
-        return Folder(path, fixations=values.fixations, videos=videos)
+    if not is_table:
+        return of_folder(path, fixations=values.fixations, videos=videos)
     size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", values.map_size.lower())
     if not size:
         raise ValueError(
             "--map_size is width x height, such as 640x360. Received: "
             f"{values.map_size!r}"
         )
-    return Points(
+    return of_table(
         path,
         size=(int(size[2]), int(size[1])),
         recipe=values.density,

@@ -247,7 +247,7 @@ WIDER = (np.zeros((36, 65), np.uint8), "must be 64x36. Received: 65x36")
 )
 def test_pictures_that_do_not_fit(clip, refused, part, image, problem):
     path = clip / part / "Diving-Side_005_003.png"
-    clip_folders.write_png(path, image)
+    clip_folders.write_picture(path, image)
     refused("Clip Diving-Side-005:", problem, re.escape(str(path)))
 
 

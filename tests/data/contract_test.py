@@ -15,31 +15,22 @@ from tests import clip_folders
 from tests.data import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
+TWO, THREE = {"train": 2, "test": 1}, {"train": 1, "validation": 1, "test": 1}
+LISTED = {"train": 2, "public_test": 1, "private_test": 1}
+ANY = (None, None)
 # {dataset: (splits of its dummy data, size of its images, citation)}
 DATASETS = {
-    "dhf1k": (
-        {"train": 1, "validation": 1, "test": 1},
-        (360, 640),
-        "Revisiting Video Saliency",
-    ),
-    "hollywood2": ({"train": 2, "test": 1}, (None, None), "Actions in the Eye"),
-    "ucf_sports": ({"train": 2, "test": 1}, (None, None), "Actions in the Eye"),
-    "osie": ({"train": 2, "test": 1}, (600, 800), "Zhao, Qi"),
-    "crowd": ({"train": 2, "test": 1}, (768, 1024), "Zhao, Qi"),
-    "scene": ({"train": 6, "test": 1}, (None, None), "Zhao, Qi"),
-    "avimos": (
-        {"train": 2, "public_test": 1, "private_test": 1},
-        (None, None),
-        "AIM 2024 Challenge",
-    ),
+    "dhf1k": (THREE, (360, 640), "Revisiting Video Saliency"),
+    "hollywood2": (TWO, ANY, "Actions in the Eye"),
+    "ucf_sports": (TWO, ANY, "Actions in the Eye"),
+    "osie": (TWO, (600, 800), "Zhao, Qi"),
+    "crowd": (TWO, (768, 1024), "Zhao, Qi"),
+    "scene": ({"train": 6, "test": 1}, ANY, "Zhao, Qi"),
+    "avimos": (LISTED, ANY, "AIM 2024 Challenge"),
     # Of archives.
-    "ntire2026": (
-        {"train": 2, "public_test": 1, "private_test": 1},
-        (None, None),
-        "NTIRE 2026 Challenge",
-    ),
-    "crowdsal": ({"train": 2, "test": 1}, (None, None), "CrowdSAL"),
-    "gaze_folder": ({"train": 2}, (None, None), ""),
+    "ntire2026": (LISTED, ANY, "NTIRE 2026 Challenge"),
+    "crowdsal": (TWO, ANY, "CrowdSAL"),
+    "gaze_folder": ({"train": 2}, ANY, ""),
 }
 FILMS = ("avimos", "ntire2026", "crowdsal")
 

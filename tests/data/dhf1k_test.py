@@ -1,6 +1,5 @@
 """The DHF1K builder: films, layout, and every refusal."""
 
-import av
 import numpy as np
 import pytest
 
@@ -12,20 +11,14 @@ DATASET = "dhf1k"
 BLACK = np.zeros((360, 640), np.uint8)
 
 
-def write_video(root, number, *, frames=3, size=(640, 360)):
+def write_video(root, number, *, frames=3, size=(360, 640)):
     """Writes plain frames of growing brightness, redder than blue."""
-    path = root / "video" / f"{number:03d}.AVI"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(path, "w", format="avi") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.width, stream.height = size
-        for index in range(frames):
-            pixels = np.empty((*size[::-1], 3), np.uint8)
-            pixels[:] = (100 + 10 * (index % 3), 40, 20)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    colours = [(100 + 10 * (index % 3), 40, 20) for index in range(frames)]
+    return clip_folders.write_film(
+        root / "video" / f"{number:03d}.AVI",
+        clip_folders.plain(size, *colours),
+        *("mpeg4", "yuv420p", 30),
+    )
 
 
 def write_annotation(root, number, maps=(1, 2, 3), fixations=(1, 2, 3)):
@@ -35,7 +28,9 @@ def write_annotation(root, number, maps=(1, 2, 3), fixations=(1, 2, 3)):
         for index in numbers:
             image = BLACK.copy()
             image[10 * index : 10 * index + 5] = 255
-            clip_folders.write_png(folder / name / f"{index:04d}.png", image)
+            clip_folders.write_picture(
+                folder / name / f"{index:04d}.png", image
+            )
     return folder
 
 
@@ -55,14 +50,13 @@ def test_an_example_holds_the_video(manual, build):
     assert int(example["num_frames"]) == 3
     frames = np.stack(clip_folders.pictures(example, "frames"))
     assert frames.shape == (3, 360, 640, 3)
-    means = frames.mean(axis=(1, 2))
     want = [(100 + 10 * index, 40, 20) for index in range(3)]
-    np.testing.assert_allclose(means, want, atol=4)
+    np.testing.assert_allclose(frames.mean(axis=(1, 2)), want, atol=4)
     assert frames.std(axis=(1, 2)).max() < 3
     for feature, name in (("maps", "maps"), ("fixations", "fixation")):
-        files = sorted((folder / name).iterdir())
-        want = [path.read_bytes() for path in files]
-        assert list(example[feature].numpy()) == want
+        assert list(example[feature].numpy()) == [
+            path.read_bytes() for path in sorted((folder / name).iterdir())
+        ]
 
 
 def test_real_clips(shared, manual, build):
@@ -177,7 +171,7 @@ def test_truncated_video(manual, refused, number):
 
 
 def test_other_videos(manual, refused):
-    write_clip(manual, 8, size=(320, 240))
+    write_clip(manual, 8, size=(240, 320))
     refused("Video 8 ", "320x240")
     (manual / "video" / "008.AVI").write_bytes(b"no video" * 100)
     refused("Video 8 ", "008.AVI")
@@ -185,5 +179,7 @@ def test_other_videos(manual, refused):
 
 def test_maps_of_another_size(manual, refused):
     folder = write_clip(manual, 8)
-    clip_folders.write_png(folder / "fixation" / "0002.png", BLACK[::2, ::2])
+    clip_folders.write_picture(
+        folder / "fixation" / "0002.png", BLACK[::2, ::2]
+    )
     refused("Video 8:", "must be 640x360. Received: 320x180", "0002.png")

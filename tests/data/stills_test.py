@@ -14,46 +14,32 @@ from lsts_tf import windows
 from lsts_tf.features import dataset
 from scene import scene_dataset_builder
 from tests import clip_folders, still_folders
-from ucf_sports import ucf_sports_dataset_builder
+from tests.data import conftest
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATASET = "osie"
 OSIE = (600, 800)
 
 
-def write_osie(root, paths, number=1002):
-    return still_folders.write_structs(root, {number: paths}, OSIE)
-
-
-def write_scene(root, paths, size):
-    return still_folders.write_scene(root, {1: paths}, {1: size})
+SCENE = (30, 40)
 
 
 @pytest.fixture
 def osie(manual):
     """One photograph and where two people looked, ready to be spoilt."""
-    return write_osie(manual, still_folders.look(OSIE, 1002, 2))
+    gaze = {1002: still_folders.look(OSIE, 1002, 2)}
+    return still_folders.write_structs(manual, gaze, OSIE)
 
 
 @pytest.fixture
 def scene(manual):
-    size = (30, 40)
-    return write_scene(manual, still_folders.look(size, 1), size)
+    gaze = {1: still_folders.look(SCENE, 1)}
+    return still_folders.write_scene(manual, gaze, {1: SCENE})
 
 
 def picture(example, feature):
     (found,) = clip_folders.pictures(example, feature)
     return found
-
-
-def reference(points, size, sigma):
-    """The recipe, one Gaussian after the other, in float64."""
-    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float64)
-    total = np.zeros(size)
-    for x, y in points:
-        distance = (columns - x) ** 2 + (rows - y) ** 2
-        total += np.exp(-distance / (2 * sigma**2))
-    return np.floor(255 * total / total.max() + 0.5).astype(np.uint8)
 
 
 def test_an_example_is_a_video_of_one_frame(osie, build):
@@ -134,17 +120,21 @@ LOOKS = {
 def test_fixations_and_maps_follow_the_recipe(manual, build, case):
     name, size, paths, points, sigma = LOOKS[case]
     paths = [np.array(path, float) for path in paths]
+    gaze = {1002 if name == "osie" else 1: paths}
     if name == "scene":
-        write_scene(manual, paths, size)
+        still_folders.write_scene(manual, gaze, {1: size})
     else:
-        number = {"osie": 1002, "crowd": 1}[name]
-        still_folders.write_structs(manual, {number: paths}, size)
+        still_folders.write_structs(manual, gaze, size)
     (example,) = build(name)["train"].values()
-    expected = np.zeros(size, np.uint8)
+    # The recipe, one Gaussian after the other, in float64.
+    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float64)
+    fixated, total = np.zeros(size, np.uint8), np.zeros(size)
     for x, y in points:
-        expected[y, x] = 255
-    np.testing.assert_array_equal(picture(example, "fixations"), expected)
-    want = reference(points, size, sigma)
+        fixated[y, x] = 255
+        distance = (columns - x) ** 2 + (rows - y) ** 2
+        total += np.exp(-distance / (2 * sigma**2))
+    np.testing.assert_array_equal(picture(example, "fixations"), fixated)
+    want = np.floor(255 * total / total.max() + 0.5)
     np.testing.assert_array_equal(picture(example, "maps"), want)
 
 
@@ -162,7 +152,7 @@ def test_a_degree_follows_from_how_far_a_photograph_was_enlarged(size, sigma):
 def spoil(image, path, kind):
     """Writes a photograph as the file of another kind."""
     if kind == "grey":
-        still_folders.write_image(path, cv2.cvtColor(image, 6))
+        clip_folders.write_picture(path, cv2.cvtColor(image, 6))
     elif kind == "png":
         path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     else:
@@ -172,11 +162,9 @@ def spoil(image, path, kind):
 
 
 @pytest.mark.parametrize("kind", ["grey", "png", 1, 3, 6])
-def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
-    size = (30, 40)
-    write_scene(manual, still_folders.look(size, 1), size)
-    path = manual / "data" / "stimuli" / "001.jpg"
-    image = still_folders.draw(size, 1)
+def test_only_what_is_no_plain_jpeg_is_written_anew(scene, build, kind):
+    path = scene / "data" / "stimuli" / "001.jpg"
+    image = still_folders.draw(SCENE, 1)
     spoil(image, path, kind)
     if kind in (3, 6):
         # The test's own file is one that OpenCV turns.
@@ -196,7 +184,7 @@ def test_only_what_is_no_plain_jpeg_is_written_anew(manual, build, kind):
 
 def test_another_size(osie, refused):
     path = osie / "data" / "stimuli" / "1002.jpg"
-    still_folders.write_image(path, still_folders.draw((48, 64), 1))
+    clip_folders.write_picture(path, still_folders.draw((48, 64), 1))
     refused("Image 1002.jpg must be 800x600", "Received: 64x48")
 
 
@@ -274,11 +262,19 @@ def test_fixations_without_photographs(manual, refused):
 
 
 def test_nobody_looked_again(manual, refused):
-    write_osie(manual, [np.array([[5.0, 5.0], [900, 5]]), np.zeros((0, 2))])
+    gaze = {1002: [np.array([[5.0, 5.0], [900, 5]]), ZERO]}
+    still_folders.write_structs(manual, gaze, OSIE)
     refused("Image 1002.jpg must have", "of 2 observers", "800x600")
 
 
 # === fixations.mat ===
+
+
+def structs(change):
+    """OSIE's variable, in which the struct of its one image is changed."""
+    cells = still_folders.structs({1002: still_folders.look(OSIE, 1002, 2)})
+    change(cells[0, 0])
+    return cells
 
 
 def of_second(**values):
@@ -286,72 +282,54 @@ def of_second(**values):
 
 
 # What is changed in the struct of an image, and where it is told of.
-CHANGES = [
-    (lambda i: i.pop("img"), "fixations{1}"),
-    (lambda i: i.update(img=1002), "fixations{1}"),
-    (lambda i: i.update(img="../1002.jpg"), "fixations{1}, image ../1002.jpg"),
-    (lambda i: i.pop("subjects"), "image 1002.jpg"),
-    (
+CHANGES = {
+    "fixations{1}": (lambda i: i.pop("img"), lambda i: i.update(img=1002)),
+    "{1}, image ../1002.jpg": (lambda i: i.update(img="../1002.jpg"),),
+    "image 1002.jpg": (lambda i: i.pop("subjects"),),
+    "image 1002.jpg, subjects{1}": (
         lambda i: i.update(subjects=still_folders.column([3.0])),
-        "image 1002.jpg, subjects{1}",
     ),
-    *(
-        (change, "image 1002.jpg, subjects{2}")
-        for change in (
-            lambda i: i["subjects"][1, 0].pop("fix_y"),
-            of_second(fix_y=np.ones((1, 4))),
-            of_second(fix_x=np.ones((2, 3)), fix_y=np.ones((2, 3))),
-            of_second(fix_x="12345", fix_y="12345"),
-            of_second(fix_x=np.full((1, 5), np.nan)),
-            of_second(fix_x=1j * np.ones(5)),
-        )
+    "image 1002.jpg, subjects{2}": (
+        lambda i: i["subjects"][1, 0].pop("fix_y"),
+        of_second(fix_y=np.ones((1, 4))),
+        of_second(fix_x=np.ones((2, 3)), fix_y=np.ones((2, 3))),
+        of_second(fix_x="12345", fix_y="12345"),
+        of_second(fix_x=np.full((1, 5), np.nan)),
+        of_second(fix_x=1j * np.ones(5)),
     ),
-]
-
-
-@pytest.mark.parametrize(("change", "where"), CHANGES)
-def test_another_struct(osie, refused, change, where):
-    cells = still_folders.structs({1002: still_folders.look(OSIE, 1002, 2)})
-    change(cells[0, 0])
-    path = osie / "data" / "eye" / "fixations.mat"
-    still_folders.write_mat(path, fixations=cells)
-    refused("fixations.mat must have ", re.escape(where), re.escape(str(path)))
+}
+TWICE = still_folders.structs({1002: []}).repeat(2, 0)
+INFINITE = np.full((2, 4), np.inf)
+IN_SCENE = "{1, 1}, image 001.jpg"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "fixations", "words"),
     [
-        ("fixations", np.zeros((1, 4)), r"fixations\{1\}"),
-        ("fixations", still_folders.column([np.ones((2, 2))]), r"ons\{1\}"),
-        (
-            "fixations",
-            still_folders.structs({1002: []}).repeat(2, 0),
-            r"fixations\{2\}, image 1002.jpg",
+        *(
+            ("osie", structs(change), where)
+            for where, changes in CHANGES.items()
+            for change in changes
         ),
-        ("gaze", np.zeros(3), "must hold `fixations`"),
+        ("osie", np.zeros((1, 4)), "fixations{1}"),
+        ("osie", still_folders.column([np.ones((2, 2))]), "fixations{1}"),
+        ("osie", TWICE, "fixations{2}, image 1002.jpg"),
+        ("osie", None, "must hold `fixations`"),
+        ("scene", np.zeros((1, 4)), "a row of cells"),
+        ("scene", still_folders.column([np.ones((2, 4))] * 501), "of cells"),
+        *(
+            ("scene", still_folders.column([cell]), IN_SCENE)
+            for cell in (np.ones((5, 3)), "abcd", INFINITE, {"a": 1})
+        ),
     ],
 )
-def test_other_variables(osie, refused, name, value, says):
-    path = osie / "data" / "eye" / "fixations.mat"
-    still_folders.write_mat(path, **{name: value})
-    refused("fixations.mat must h", says, re.escape(str(path)))
-
-
-@pytest.mark.parametrize(
-    ("fixations", "words"),
-    [
-        (np.zeros((1, 4)), "a row of cells"),
-        (still_folders.column([np.ones((5, 3))]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column(["abcd"]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column([np.full((2, 4), np.inf)]), r"\{1, 1\}, image"),
-        (still_folders.column([{"a": 1}]), r"\{1, 1\}, image 001.jpg"),
-        (still_folders.column([np.ones((2, 4))] * 501), "a row of cells"),
-    ],
-)
-def test_another_structure_of_scene(scene, refused, fixations, words):
-    path = scene / "data" / "tidy" / "fixations.mat"
-    still_folders.write_mat(path, fixations=fixations)
-    refused(words, re.escape(str(path)), name="scene")
+def test_another_structure(refused, request, name, fixations, words):
+    root = request.getfixturevalue(name)
+    (path,) = root.glob("data/*/fixations.mat")
+    variable = {"gaze": 0} if fixations is None else {"fixations": fixations}
+    still_folders.write_mat(path, **variable)
+    at = re.escape(str(path))
+    refused("fixations.mat must h", re.escape(words), at, name=name)
 
 
 # === Who reads them ===
@@ -359,19 +337,12 @@ def test_another_structure_of_scene(scene, refused, fixations, words):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A data folder with Scene's dummy data and two clips, one of a frame."""
+    """A data folder of dummy data: Scene's, and shots, one of a frame."""
     folder = tmp_path_factory.mktemp("built")
-    dummy = ROOT / "data" / "scene" / "dummy_data"
-    clip_folders.build(scene_dataset_builder.Builder, dummy, folder / "tfds")
-    for name, frames in (("Lifting-003", 1), ("Lifting-004", 3)):
-        clip_folders.write_clip(
-            folder / "raw" / "training" / name,
-            [f"{index + 1:03d}" for index in range(frames)],
-        )
-    clip_folders.build(
-        ucf_sports_dataset_builder.Builder, folder / "raw", folder / "tfds"
-    )
-    return folder / "tfds"
+    for name in ("scene", "hollywood2"):
+        dummy = ROOT / "data" / name / "dummy_data"
+        clip_folders.build(conftest.builder_of(name), dummy, folder)
+    return folder
 
 
 def geometry(streams, short="mirror"):
@@ -398,11 +369,12 @@ def test_a_still_has_no_flow(built, streams):
         with pytest.raises(dataset.DatasetError, match=words):
             data.choose([1, 2], "training", geometry(streams, short))
     # A shot of one frame is a video.
-    both = dataset.open_datasets(("ucf_sports", "scene"), str(built))
+    both = dataset.open_datasets(("hollywood2", "scene"), str(built))
     counts = both.frame_counts
-    shots = {key: counts[key] for key in counts if key[0] == "ucf_sports"}
-    assert sorted(shots.values()) == [1, 3]
-    for chosen in ([*shots], [key for key in shots if shots[key] == 1]):
+    shots = [key for key in counts if key[0] == "hollywood2"]
+    short = [key for key in shots if counts[key] == 1]
+    assert (len(shots), len(short)) == (3, 1)
+    for chosen in (shots, short):
         found = both.choose(chosen, "training", geometry(streams))
         assert sorted(found) == sorted(chosen)
     with pytest.raises(dataset.DatasetError, match="dataset scene:1"):

@@ -405,9 +405,9 @@ def test_an_export_is_scored_like_a_plain_table(written):
     text = TOBII.format(" [μs]", *2 * [" [DACS px]"])
     text += TOBII_ROWS.format("000", 1000, 400)
     settings = gaze.Settings(screen="1920x1080", rate=25)
-    export = truth.Points(written("tsv", text), settings=settings)
+    export = truth.of_table(written("tsv", text), settings=settings)
     rows = "".join(f"601,{n},333,133,P1\n" for n in (1, 2, 3))
-    plain = truth.Points(written("csv", f"video,{LOOKS}{rows}"))
+    plain = truth.of_table(written("csv", f"video,{LOOKS}{rows}"))
     assert [*export.clips] == [*plain.clips] == [601]
     one, other = export.clips[601], plain.clips[601]
     assert list(one.frames) == list(other.frames) == [0, 1, 2]
@@ -421,7 +421,7 @@ def test_what_is_left_out_is_said_and_recorded(written, caplog):
     """The table of one video's points, of which one is outside."""
     rows = "0,1,90,0,0,.5,.5,.5,1\n1,2,90,1,1,.5,2,.5,1\n"
     with caplog.at_level(logging.WARNING, "absl"):
-        found = truth.Points(written("csv", PUPIL + rows), videos={7})
+        found = truth.of_table(written("csv", PUPIL + rows), videos={7})
     assert [*found.clips] == [7]
-    assert found.describe()["points_outside"] == 1
+    assert found.about["points_outside"] == 1
     assert "1 of 2 points lie outside the film, 640x360" in caplog.text

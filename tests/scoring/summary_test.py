@@ -29,34 +29,27 @@ def test_mean_leaves_out_what_is_not_defined():
 
 def test_a_mean_of_nothing_is_null_in_json():
     found = summary([np.nan, np.nan], [1, 2])
-    assert found["cc"]["mean"] is None
-    assert found["cc"]["ci95"] is None
+    assert found["cc"]["mean"] is found["cc"]["ci95"] is None
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_intervals_are_those_of_whole_videos():
-    level = np.random.default_rng(0).normal(size=40)
-    # 40 independent videos, not 2,000 independent frames.
-    found = summary(level.repeat(50), np.arange(40).repeat(50))["cc"]
-    half = 1.96 * level.std(ddof=1) / np.sqrt(40)
-    low, high = found["ci95"]
-    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
-    assert low < level.mean() < high
-
-
-def test_the_mean_of_videos_has_an_interval_of_its_own():
-    """Videos count alike, however many frames they have."""
-    level = np.random.default_rng(0).normal(size=40)
-    # The first is as long as the others together, and far from them.
-    level[0] = 9
-    video = np.repeat(np.arange(40), [390, *[10] * 39])
+@pytest.mark.parametrize("statistic", summary_lib.STATISTICS)
+def test_intervals_are_those_of_whole_videos(statistic):
+    """40 independent ones, not thousands of independent frames."""
+    level, frames = np.random.default_rng(0).normal(size=40), np.full(40, 10)
+    if statistic == "mean_of_videos":
+        # The first is as long as the others together, and far from them; but
+        # videos count alike, however many frames they have.
+        level[0], frames[0] = 9, 390
+    video = np.arange(40).repeat(frames)
     found = summary(level[video], video)["cc"]
-    assert found["mean_of_videos"] == pytest.approx(level.mean())
-    low, high = found["mean_of_videos_ci95"]
+    assert found[statistic] == pytest.approx(level.mean())
+    low, high = found[summary_lib.STATISTICS[statistic]]
     half = 1.96 * level.std(ddof=1) / np.sqrt(40)
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
     assert low < level.mean() < high
-    assert found["ci95"][1] - found["ci95"][0] > 2 * (high - low)
+    if statistic == "mean_of_videos":
+        assert found["ci95"][1] - found["ci95"][0] > 2 * (high - low)
 
 
 def test_a_video_without_a_valid_frame_is_no_video():
@@ -102,71 +95,75 @@ def test_the_table():
 # === Comparisons ===
 
 
-def models(shift, *, videos=30, frames=20, metric="cc", seed=0):
+def models(shift, *, videos=30, frames=20, seed=0):
     """Two models whose videos differ much and whose difference is `shift`."""
     rng = np.random.default_rng(seed)
     video = np.repeat(np.arange(videos), frames)
     level = rng.normal(size=videos)[video]
     apart = (shift + 0.1 * rng.normal(size=videos))[video]
     frame = np.tile(np.arange(frames), videos)
-    return {
-        name: make(level + by, video, frame).rename(columns={"cc": metric})
-        for name, by in (("a", 0.0), ("b", apart))
+    two = {"a": 0.0, "b": apart}
+    return {name: make(level + by, video, frame) for name, by in two.items()}
+
+
+def compared(tables, metric="cc"):
+    """Ranking and pairs of models."""
+    tables = {
+        name: table.rename(columns={"cc": metric})
+        for name, table in tables.items()
     }
+    found = summary_lib.compare(tables)[metric]
+    return found["ranking"], *found["pairs"]
 
 
 def test_a_paired_difference_is_seen_through_differences_of_videos():
-    (pair,) = summary_lib.compare(models(0.1))["cc"]["pairs"]
-    assert (pair["better"], pair["worse"]) == ("b", "a")
-    assert pair["p"] < 0.001
-    assert pair["p_holm"] == pair["p"]
+    ranking, pair = compared(models(0.1))
+    assert [pair["better"], pair["worse"]] == ranking == ["b", "a"]
+    assert pair["p"] == pair["p_holm"] < 0.001
     low, high = pair["ci95"]
     assert 0 < low < pair["difference"] < high
     assert pair["frames"] == 600
 
 
+def test_of_kld_less_is_better():
+    ranking, pair = compared(models(0.1), "kld")
+    assert ranking == ["a", "b"]
+    assert pair["difference"] < 0
+    assert pair["p"] < 0.001
+
+
 def test_no_difference_is_no_difference():
     """p is about uniform: one of twenty below 0.05."""
-    p = [
-        summary_lib.compare(models(0.0, seed=seed))["cc"]["pairs"][0]["p"]
-        for seed in range(40)
-    ]
+    p = [compared(models(0.0, seed=seed))[1]["p"] for seed in range(40)]
     assert np.mean(np.array(p) < 0.05) < 0.2
     assert 0.3 < np.mean(p) < 0.7
 
 
 def test_equal_models_have_p_1():
     one = models(0.0)["a"]
-    (pair,) = summary_lib.compare({"x": one, "y": one})["cc"]["pairs"]
+    _, pair = compared({"x": one, "y": one})
     assert (pair["difference"], pair["p"]) == (0, 1)
 
 
-def test_of_kld_less_is_better():
-    found = summary_lib.compare(models(0.1, metric="kld"))["kld"]
-    assert found["ranking"] == ["a", "b"]
-    (pair,) = found["pairs"]
-    assert pair["difference"] < 0
-    assert pair["p"] < 0.001
+def test_one_video_has_no_test():
+    _, pair = compared(models(0.1, videos=1))
+    assert pair["p"] is pair["ci95"] is pair["p_holm"] is None
 
 
 def test_frames_that_one_of_them_lacks_are_left_out():
     two = models(0.1)
     two["a"].loc[:19, "cc"] = np.nan
-    (pair,) = summary_lib.compare(two)["cc"]["pairs"]
+    _, pair = compared(two)
     assert pair["frames"] == 580
     difference = two["b"]["cc"] - two["a"]["cc"]
     assert pair["difference"] == pytest.approx(np.nanmean(difference))
 
 
 def test_holm_corrects_for_the_number_of_pairs():
-    two = models(0.1)
-    more = {**two, "c": models(0.06, seed=5)["b"]}
-    pairs = summary_lib.compare(more)["cc"]["pairs"]
-    p = sorted(pair["p"] for pair in pairs)
-    holm = sorted(pair["p_holm"] for pair in pairs)
-    assert holm[0] == pytest.approx(min(1, 3 * p[0]))
-    assert holm[1] == pytest.approx(min(1, max(holm[0], 2 * p[1])))
-    assert holm[2] == pytest.approx(min(1, max(holm[1], p[2])))
+    _, *pairs = compared(models(0.1) | {"c": models(0.06, seed=5)["b"]})
+    p, holm = (sorted(pair[key] for pair in pairs) for key in ("p", "p_holm"))
+    want = np.maximum.accumulate(np.minimum(1, np.multiply(p, [3, 2, 1])))
+    assert holm == pytest.approx(want.tolist())
 
 
 def test_the_means_of_videos_may_rank_otherwise():
@@ -176,28 +173,20 @@ def test_the_means_of_videos_may_rank_otherwise():
     level = rng.normal(size=20)[video]
     better = np.where(video == 0, 0.5, -0.3 + 0.01 * rng.normal(size=20)[video])
     two = {"a": make(level, video), "b": make(level + better, video)}
-    assert summary_lib.compare(two)["cc"]["ranking"] == ["b", "a"]
     for protocol, best in (("dhf1k", "b"), ("aim", "a")):
         scoring = scorer.Settings(protocol=protocol)
         given = {"first_frames": 9, "scoring": scoring, "about": {}}
         reports = {n: summary_lib.report(t, t, **given) for n, t in two.items()}
-        joint = summary_lib.joint_report(reports, two, scoring)
-        assert joint["best"] == best
+        joint = summary_lib.joint_report(reports, two)
+        assert joint["best"] == joint["comparison"]["cc"]["ranking"][0] == best
         assert summary_lib.text(joint).splitlines()[1].startswith(best)
-    found = summary_lib.compare(two, statistic="mean_of_videos")["cc"]
-    assert found["ranking"] == ["a", "b"]
-    (pair,) = found["pairs"]
+    (pair,) = joint["comparison"]["cc"]["pairs"]
     means = [better[video == one].mean() for one in range(20)]
     assert pair["difference"] == pytest.approx(-np.mean(means))
     low, high = pair["ci95"]
     assert 0 < low < pair["difference"] < high
     assert pair["p"] < 0.001
     assert pair["frames"] == 590
-
-
-def test_one_video_has_no_test():
-    (pair,) = summary_lib.compare(models(0.1, videos=1))["cc"]["pairs"]
-    assert pair["p"] is pair["ci95"] is pair["p_holm"] is None
 
 
 def test_tables_of_frames(tmp_path):

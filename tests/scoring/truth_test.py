@@ -7,10 +7,9 @@ from lsts_tf.media import images
 from lsts_tf.scoring import truth
 
 
-@pytest.fixture
-def found():
+def test_rows_follow_videos_and_frames():
     rng = np.random.default_rng(0)
-    return truth.FixationSet(
+    found = truth.FixationSet(
         [
             (9, 0, rng.integers(0, 20, (3, 2)), (20, 30)),
             (2, 4, rng.integers(0, 20, (2, 2)), (20, 30)),
@@ -18,23 +17,15 @@ def found():
             (2, 2, np.array([[39, 59], [0, 0]]), (40, 60)),
         ]
     )
-
-
-def test_rows_follow_videos_and_frames(found):
-    assert len(found) == 4
-    assert [len(found[row]) for row in range(4)] == [0, 2, 2, 3]
+    assert [len(found[row]) for row in range(len(found))] == [0, 2, 2, 3]
     assert found.size(1) == (40, 60)
     assert [found.row(2, frame) for frame in (1, 2, 4)] == [0, 1, 2]
     for absent in ((2, 3), (2, 5), (3, 1)):
         with pytest.raises(KeyError):
             found.row(*absent)
-
-
-def test_neighbours_stay_in_their_video(found):
+    # Neighbours stay in their video.
     assert [found.neighbour(row) for row in range(4)] == [1, 2, 1, 3]
-
-
-def test_fixations_of_another_size_are_scaled(found):
+    # Fixations of another size are scaled.
     scaled = found.gathered([0, 1], (20, 30))
     assert scaled.tolist() == [[19, 29], [0, 0]]
     assert found.gathered([1], (40, 60)).tolist() == [[39, 59], [0, 0]]
@@ -61,7 +52,32 @@ def matlab(tmp_path):
     images.write_png(folder / "maps" / "0001.png", np.ones((4, 6), np.uint8))
     path = folder / "fixation" / "maps" / "0001.mat"
     path.touch()
-    return path, truth.Folder(tmp_path, fixations="mat").clips[601]
+    return path, truth.of_folder(tmp_path, fixations="mat").clips[601]
+
+
+def test_official_sample_from_pictures_from_mat_and_from_points(
+    shared, tmp_path
+):
+    """Ten frames of DHF1K; its density maps are rebuilt bit for bit."""
+    root = shared / "real_clips" / "official_0601_sample" / "annotation"
+    read = [truth.of_folder(root, fixations=kind) for kind in ("png", "mat")]
+    assert [of.about["fixations"] for of in read] == ["png", "mat"]
+    png, mat = (of.clips[601] for of in read)
+    assert len(png.frames) == 10
+    points = {frame: png.fixations(frame)[0] for frame in png.frames}
+    rows = [f"601,{n + 1},{x},{y}\n" for n in points for y, x in points[n]]
+    path = tmp_path / "points.csv"
+    path.write_text("".join(["video,frame,x,y\n", *rows]))
+    listed = truth.of_table(path).clips[601]
+    for frame, want in points.items():
+        for clip in (mat, listed):
+            found, size = clip.fixations(frame)
+            assert size == (360, 640)
+            np.testing.assert_array_equal(
+                np.unique(found, axis=0), np.unique(want, axis=0)
+            )
+        official = png.density(frame)
+        np.testing.assert_array_equal(listed.density(frame), official)
 
 
 FULL = np.zeros((4, 6))
@@ -127,12 +143,12 @@ def test_a_list_without_a_point_of_a_video(tmp_path, rows, says):
     path = tmp_path / "points.csv"
     path.write_text(f"video,frame,x,y,observer\n{rows}")
     with pytest.raises(images.MapError, match=says):
-        truth.Points(path)
+        truth.of_table(path)
 
 
 def test_a_frame_that_nobody_looked_at_needs_no_observer(tmp_path):
     path = tmp_path / "points.csv"
     path.write_text("video,frame,x,y,observer\n1,1,2,3,a\n1,2,,,\n")
-    (clip,) = truth.Points(path).clips.values()
+    (clip,) = truth.of_table(path).clips.values()
     assert clip.observers
     assert [len(clip.by_observer(frame)) for frame in clip.frames] == [1, 0]
