@@ -249,6 +249,7 @@ class Sink:
             if self.paths():
                 self._begin()
             try:
+                self._make_hidden()
                 self._open()
             except BaseException as error:
                 self.__exit__(type(error), error, None)
@@ -272,9 +273,12 @@ class Sink:
         for left in filter(_is_left, list(self.path.parent.glob(others))):
             _delete(left)
         _delete(alone)
-        self._hidden.mkdir()
-        if self.job:
-            files.write_text(job, self.job)
+
+    def _make_hidden(self) -> None:
+        if self.paths() and not self._hidden.is_dir():
+            self._hidden.mkdir()
+            if self.job:
+                files.write_text(self._hidden / _JOB, self.job)
 
     def write(self, frame: np.ndarray, map_: np.ndarray, time: float) -> None:
         """Takes the next frame.
