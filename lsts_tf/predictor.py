@@ -166,7 +166,10 @@ class Predictor:
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
-        self, frames: Sequence[np.ndarray], *, first_frames: str = "repeat"
+        self,
+        frames: np.ndarray | Sequence[np.ndarray],
+        *,
+        first_frames: str = "repeat",
     ) -> np.ndarray:
         """Maps of all frames of a clip at once.
 
