@@ -95,24 +95,19 @@ def saved_model(graph: graph_lib.Graph, folder: pathlib.Path) -> Written:
     functions = graph.functions()
     graph_lib.save(functions, str(folder))
     loaded = tf.saved_model.load(str(folder))
-    features = _features(graph)
-    asked: dict[str, dict[str, Any]] = {graph_lib.FEATURES: features}
-    wanted = {graph_lib.FEATURES: _maps(graph.predictor.model, features)}
+    inputs = _features(graph)
+    want = _maps(graph.predictor.model, inputs)
+    asked: dict[str, Any] = {graph_lib.FEATURES: (inputs, want)}
     if not graph.stops:
         frames = _frames()
-        every = graph.predictor(frames)[None]
-        wanted |= {graph_lib.LAST: every[:, -1], graph_lib.FRAMES: every}
-        for name in (graph_lib.LAST, graph_lib.FRAMES):
-            asked[name] = {"frames": tf.constant(frames[None])}
-    answers = {
-        name: Answer(
-            function,
-            _INPUTS,
-            loaded.signatures[name](**asked[name])["saliency"].numpy(),
-            wanted[name],
-        )
-        for name, function in functions.items()
-    }
+        inputs = {"frames": tf.constant(frames[None])}
+        want = graph.predictor(frames)[None]
+        asked[graph_lib.FRAMES] = inputs, want
+        asked[graph_lib.LAST] = inputs, want[:, -1]
+    answers = {}
+    for name, (inputs, want) in asked.items():
+        got = loaded.signatures[name](**inputs)["saliency"].numpy()
+        answers[name] = Answer(functions[name], _INPUTS, got, want)
     return answers, {graph_lib.FRAMES: graph.stops} if graph.stops else {}
 
 
@@ -131,17 +126,13 @@ def tflite(graph: graph_lib.Graph, folder: pathlib.Path) -> Written:
         return Answer(function, meanings, got, _maps(model, features))
 
     model, features = graph.predictor.model, _features(graph)
-    answers = {
-        DECODER: written(
-            DECODER, graph.features(batch=1), _INPUTS, features, features
-        )
-    }
+    decoder = graph.features(batch=1)
+    answers = {DECODER: written(DECODER, decoder, _INPUTS, features, features)}
     if graph.stops:
         return answers, {WINDOW: graph.stops}
     signals = _signals(graph)
-    answers[WINDOW] = written(
-        WINDOW, graph.window(), _SIGNALS, signals, graph.encode(**signals)
-    )
+    features, window = graph.encode(**signals), graph.window()
+    answers[WINDOW] = written(WINDOW, window, _SIGNALS, signals, features)
     return answers, {}
 
 
@@ -189,12 +180,11 @@ def compare(got: np.ndarray, want: np.ndarray) -> dict[str, float]:
 def _features(graph: graph_lib.Graph) -> dict[str, np.ndarray]:
     """Two windows' features as ReLU leaves them: not negative, many zeros."""
     rng = np.random.default_rng(0)
-    found = {}
-    for stream in graph.extractor.streams:
-        for part, shape in graph.extractor.part_shapes(stream).items():
-            some = np.maximum(rng.normal(-0.1, 0.5, (2, *shape)), 0)
-            found[part] = some.astype(np.float32)
-    return found
+    some = {
+        part: rng.normal(-0.1, 0.5, (2, *shape)).astype(np.float32)
+        for part, shape in graph.part_shapes.items()
+    }
+    return {part: np.maximum(array, 0) for part, array in some.items()}
 
 
 def _maps(model: keras.Model, features: Mapping[str, Any]) -> np.ndarray:

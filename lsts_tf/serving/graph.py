@@ -27,18 +27,21 @@ LAST = "last"
 class Graph:
     """The functions of a model.
 
-    Args:
-        predictor: The model.
-
     Attributes:
         predictor: The model.
         extractor: Its front end.
+        part_shapes: {name of a part: its shape} of all features.
         stops: Why frames cannot be taken, or "" where they can.
     """
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
         self.predictor = predictor
         self.extractor = predictor.extractor
+        self.part_shapes = {
+            part: shape
+            for stream in self.extractor.streams
+            for part, shape in self.extractor.part_shapes(stream).items()
+        }
         self.stops = _what_stops(predictor)
         self._map_shape = predictor.model.output_shape[-3:-1]
         # As the front end's encoders, so that signatures share one tracing.
@@ -64,14 +67,9 @@ class Graph:
 
     def features(self, batch: int | None = None) -> Any:
         """The decoder alone, traced; see `functions`."""
-        return trace(
-            self.decode,
-            **{
-                part: tf.TensorSpec((batch, *shape))
-                for stream in self.extractor.streams
-                for part, shape in self.extractor.part_shapes(stream).items()
-            },
-        )
+        shapes = self.part_shapes.items()
+        specs = {part: tf.TensorSpec((batch, *shape)) for part, shape in shapes}
+        return trace(self.decode, **specs)
 
     def decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The map of features, [B, 360, 640]."""
@@ -103,14 +101,14 @@ class Graph:
 
     def _maps(self, *, only_last: bool) -> Callable:
         """Clips to maps, [B, T, 360, 640], or to those of the last frames."""
+        of_clip = functools.partial(self._of_clip, only_last=only_last)
+        spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
 
-        def of_clip(clip: tf.Tensor) -> tf.Tensor:
-            found = self._of_clip(clip, only_last=only_last)
-            return found[0] if only_last else found
+        def call(*, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+            maps = _each(of_clip, frames, spec)
+            return {"saliency": maps[:, 0] if only_last else maps}
 
-        shape = self._map_shape if only_last else (None, *self._map_shape)
-        spec = tf.TensorSpec(shape, tf.float32)
-        return lambda *, frames: {"saliency": _each(of_clip, frames, spec)}
+        return call
 
     def _of_clip(self, frames: tf.Tensor, *, only_last: bool) -> tf.Tensor:
         """Maps of the frames of one clip, [T, H, W, 3], or of its last one."""
