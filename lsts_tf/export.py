@@ -85,7 +85,7 @@ def export(
         logging.warning("RANDOM WEIGHTS: %s", predictor.note)
     with files.new_folder(output) as folder:
         write = getattr(formats, file_format)
-        answers, left_out = write(predictor, graph, folder)
+        answers, left_out = write(graph, folder)
         if run and file_format == "hub":
             hub.complete(folder, run, name=str(output), note=predictor.note)
         record = {

@@ -26,7 +26,7 @@ from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import images
 
 # Registered so that saved models load.
-from lsts_tf.networks import decoder, tuned_i3d  # noqa: F401
+from lsts_tf.networks import decoder  # noqa: F401
 
 BATCH = 4
 
@@ -120,7 +120,13 @@ class Predictor:
         trained_on = json.loads(
             (folder / front_end_lib.DESCRIPTION).read_text()
         )
-        _check_front_end(folder, trained_on | other, extractor.describe())
+        if differences := front_end_lib.differences(
+            trained_on | other, extractor.describe()
+        ):
+            raise ValueError(
+                f"The model in {folder} was trained with a front end that "
+                f"differs from the present one: {differences}"
+            )
         found = cls(keras.models.load_model(path, compile=False), extractor)
         found.batch = batch
         return found
@@ -143,8 +149,7 @@ class Predictor:
                 takes any, by the names of their parts.
             batch: Windows that the decoder computes at a time.
         """
-        for maps in self.of_windows(features, batch=batch):
-            yield maps[-1]
+        return (maps[-1] for maps in self.of_windows(features, batch=batch))
 
     def of_windows(
         self,
@@ -166,7 +171,10 @@ class Predictor:
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
-        self, frames: Sequence[np.ndarray], *, first_frames: str = "repeat"
+        self,
+        frames: np.ndarray | Sequence[np.ndarray],
+        *,
+        first_frames: str = "repeat",
     ) -> np.ndarray:
         """Maps of all frames of a clip at once.
 
@@ -181,11 +189,9 @@ class Predictor:
             ValueError: Something else than frames; or as `maps`.
         """
         size = self.model.output_shape[-3:-1]
-        found = np.empty((len(frames), *size), np.float32)
         each = self.maps(frames, first_frames=first_frames)
-        for index, saliency in enumerate(each):
-            found[index] = saliency
-        return found
+        kind = np.dtype((np.float32, size))
+        return np.fromiter(each, kind, count=len(frames) or -1)
 
     def maps(
         self,
@@ -360,11 +366,3 @@ class Predictor:
         ):
             found.extend(images.to_uint8(maps[-len(frames) :]))
         return np.stack([found[0]] * hops[0][1].start + found)
-
-
-def _check_front_end(folder: pathlib.Path, trained_on: Any, now: Any) -> None:
-    if differences := front_end_lib.differences(trained_on, now):
-        raise ValueError(
-            f"The model in {folder} was trained with a front end that differs "
-            f"from the present one: {differences}"
-        )

@@ -41,7 +41,7 @@ class Extractor(fake_front_end.Extractor):
             yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
 
     @property
-    def _encoders(self):
+    def encoders(self):
         return {s: functools.partial(self.encode_parts, s) for s in STREAMS}
 
     def encode_parts(self, stream, clip):

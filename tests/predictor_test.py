@@ -84,6 +84,12 @@ def test_a_run_is_served_with_less_lookahead(tmp_path):
     assert (live.delay(1), live.delay(8)) == (3, 17)
     with pytest.raises(ValueError, match="lookahead=3, front_end='window'"):
         load(tmp_path / "window", lookahead=3)
+    described = tmp_path / "window" / "front_end.json"
+    text = described.read_text()
+    described.write_text(text.replace('"window": 9', '"window": 79'))
+    message = r"/window was .*one: window: 79 then, 9 now\. Use the flagfile"
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "window")
 
 
 def test_a_run_is_served_in_bfloat16(tmp_path):
@@ -147,16 +153,6 @@ def test_importing_the_package_is_quick():
     assert lsts_tf.Predictor is predictor_lib.Predictor
     with pytest.raises(AttributeError, match="no attribute 'predict_all'"):
         _ = lsts_tf.predict_all
-
-
-def test_another_front_end_is_refused_with_what_differs(tmp_path):
-    there = {"window": 79, "streams": {"rgb": {"weights": "a"}}}
-    now = {"window": 16, "streams": {"rgb": {"weights": "a"}}}
-    predictor_lib._check_front_end(tmp_path, there, there)
-    with pytest.raises(ValueError, match="window: 79 then, 16 now") as error:
-        predictor_lib._check_front_end(tmp_path, there, now)
-    assert str(tmp_path) in str(error.value)
-    assert "weights" not in str(error.value)
 
 
 def test_the_examples_in_the_documentation(tmp_path, monkeypatch):

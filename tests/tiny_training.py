@@ -82,7 +82,7 @@ class Extractor(front_end.FrontEnd):
         return {stream: SHAPE}
 
     @property
-    def _encoders(self):
+    def encoders(self):
         """In NumPy, because TensorFlow does not survive a fork."""
         return {"rgb": functools.partial(self.encode_parts, "rgb")}
 

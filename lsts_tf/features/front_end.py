@@ -104,7 +104,7 @@ class FrontEnd(abc.ABC):
 
         Args:
             stream: "rgb" or "flow".
-            clip: uint8 [window, *size, 3], or float16 [window, *size / 2, 2],
+            clip: [window, ...] of `signal_spec`: uint8 frames, or flows in
                 pixels a frame.
 
         Returns:
@@ -122,6 +122,12 @@ class FrontEnd(abc.ABC):
     def delay(self) -> int:
         """Frames behind a window that must come before its features do."""
         return 0
+
+    def signal_spec(self, stream: str) -> tf.TensorSpec:
+        """One element of a stream's signal: a frame, or a flow."""
+        if stream == "rgb":
+            return tf.TensorSpec((*self.size, 3), tf.uint8)
+        return tf.TensorSpec((*parts.half(self.size), 2), tf.float16)
 
     @property
     def skip_shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -230,11 +236,11 @@ class FrontEnd(abc.ABC):
             recent.append(element)
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
-                found = self._encoders[stream](np.stack(recent))
+                found = self.encoders[stream](np.stack(recent))
                 yield {name: np.asarray(part) for name, part in found.items()}
 
     @functools.cached_property
-    def _encoders(self) -> dict[str, Callable[[np.ndarray], dict[str, Any]]]:
+    def encoders(self) -> dict[str, Callable[[np.ndarray], dict[str, Any]]]:
         """`encode_parts` of each stream, compiled."""
         return {
             stream: tf.function(

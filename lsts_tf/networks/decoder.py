@@ -61,7 +61,9 @@ from typing import Any, NamedTuple
 import keras
 
 from lsts_tf import parts
-from lsts_tf.networks import layers
+
+# With `tuned_i3d` models load whose front end's last layers were trained.
+from lsts_tf.networks import layers, tuned_i3d  # noqa: F401
 
 Tensor = Any  # a KerasTensor, or a tensor of the backend
 
@@ -198,9 +200,11 @@ class _Stages:
             x = keras.layers.Reshape(x.shape[2:], name=f"{name}_last")(x)
         return self.drop(x, name)
 
-    def reduce(self, x: Tensor, name: str, filters: int) -> Tensor:
-        """A unit over three steps of time, or over what is left of it."""
-        steps = min(3, x.shape[1]) if len(x.shape) == 5 else 1
+    def reduce(
+        self, x: Tensor, name: str, filters: int, steps: int = 3
+    ) -> Tensor:
+        """A unit over so many steps of time, or over what is left of it."""
+        steps = min(steps, x.shape[1]) if len(x.shape) == 5 else 1
         return self.unit(x, name, filters, (steps, 3, 3))
 
     def deconvolve(
@@ -235,14 +239,8 @@ class _Stages:
 
     def grow(self, x: Tensor, name: str, times: int) -> Tensor:
         """Makes `times` steps of each by a transposed convolution, and ReLU."""
-        filters = x.shape[-1]
-        x = keras.layers.Conv3DTranspose(
-            filters,
-            (times, 1, 1),
-            strides=(times, 1, 1),
-            **self._kernel_and_bias(filters * times),
-            name=f"{name}_grow",
-        )(_with_time(x, name))
+        layer = Deconvolution(f"{name}_grow", x.shape[-1], (1, 1), (1, 1))
+        x = self.deconvolve(x, layer, times)
         return keras.layers.ReLU(name=f"{name}_grow_relu")(x)
 
     def relu_batch_norm(self, x: Tensor, name: str) -> Tensor:
@@ -388,10 +386,7 @@ def _skip(
         x = layers.Resize(size, name=f"{name}_size")(x)
         if lateral:
             x = stages.join(x, fused[name], lateral, name)
-        if grown:
-            x = stages.unit(x, name, filters, (1, 3, 3))
-        else:
-            x = stages.reduce(x, name, filters)
+        x = stages.reduce(x, name, filters, 1 if grown else 3)
     x = layers.Resize(map_size, name="map_size")(x)
     return stages.convolve(x, 1, (1, 3, 3), "map")
 

@@ -57,6 +57,7 @@ class Mixed(NamedTuple):
 
     name: str
     filters: tuple[int, int, int, int, int, int]
+    stride: Triple = (1, 1, 1)
 
 
 Layer = Conv | Pool | Mixed
@@ -148,21 +149,19 @@ def shapes(
     frames: int, height: int = 224, width: int = 224
 ) -> dict[str, tuple[int, int, int, int]]:
     """Returns [steps, height, width, channels] behind every layer."""
-    size: Triple = (frames, height, width)
+    channels = 0
     found = {}
     for layer in LAYERS:
-        if isinstance(layer, Mixed):
-            _, _, wide_1, _, wide_2, pooled = layer.filters
-            channels = layer.filters[0] + wide_1 + wide_2 + pooled
-        else:
-            time, rows, columns = (
-                -(-n // stride)
-                for n, stride in zip(size, layer.stride, strict=True)
-            )
-            size = (time, rows, columns)
-            if isinstance(layer, Conv):
-                channels = layer.filters
-        found[layer.name] = (*size, channels)
+        time, rows, columns = layer.stride
+        frames, height, width = (
+            -(-frames // time),
+            -(-height // rows),
+            -(-width // columns),
+        )
+        ends = [chain[-1] for chain in chains(layer)]
+        # A pooling has no filters and leaves the channels.
+        channels = sum(getattr(e, "filters", 0) for e in ends) or channels
+        found[layer.name] = (frames, height, width, channels)
     return found
 
 
@@ -196,11 +195,7 @@ def spacing(end_point: str) -> int:
 
     For instance 2 behind the first convolution, 8 at Mixed_5c.
     """
-    found = 1
-    for layer in layers(end_point):
-        if not isinstance(layer, Mixed):
-            found *= layer.stride[0]
-    return found
+    return math.prod(layer.stride[0] for layer in layers(end_point))
 
 
 def skip_shapes(
@@ -211,16 +206,13 @@ def skip_shapes(
     For instance Mixed_4f of 224 x 224 is (14, 14, 832).
     """
     found = shapes(frames, height, width)
-    return {
-        skip: (found[skip][1], found[skip][2], found[skip][3]) for skip in skips
-    }
+    return {skip: found[skip][1:] for skip in skips}
 
 
 def check_order(skips: Iterable[str], end_point: str) -> None:
     """Raises ValueError unless all skips lie in front of an end point."""
-    last = END_POINTS.index(layers(end_point)[-1].name)
-    late = [skip for skip in skips if END_POINTS.index(skip) >= last]
-    if late:
+    behind = END_POINTS[END_POINTS.index(end_point) :]
+    if late := [skip for skip in skips if skip in behind]:
         raise ValueError(
             f"Skips must come before {end_point}, the last frozen end point of "
             f"I3D. Received: {', '.join(late)}"
@@ -228,14 +220,10 @@ def check_order(skips: Iterable[str], end_point: str) -> None:
 
 
 def recent(features: Any, end_point: str) -> Any:
-    """Averages the last steps of an end point, as a skip has it.
+    """Averages the last steps of an end point, as `parts` says of a skip.
 
-    Args:
-      features: float [batch, steps, rows, columns, channels].
-      end_point: where they come from.
-
-    Returns:
-      [batch, rows, columns, channels]; see `parts`.
+    From [batch, steps, rows, columns, channels] to [batch, rows, columns,
+    channels].
     """
     count = parts.recent_steps(features.shape[1], spacing(end_point))
     return keras.ops.mean(features[:, -count:], axis=1)
@@ -244,13 +232,8 @@ def recent(features: Any, end_point: str) -> Any:
 def at(network: keras.Model, end_points: Iterable[str]) -> keras.Model:
     """Returns a model of the same layers that gives end points.
 
-    Args:
-      network: from `build`, not pooled.
-      end_points: some that it has.
-
-    Returns:
-      A model from clips to {end point: [batch, steps, rows, columns,
-      channels]}.
+    It takes clips as what `build` made does, and gives {end point: [batch,
+    steps, rows, columns, channels]}.
     """
     ends = {
         name: network.get_layer(layer_name(name)).output for name in end_points
@@ -265,14 +248,9 @@ def of_still(network: keras.Model) -> keras.Model:
 
     In the middle of a long clip of equal frames, all steps of a layer are
     equal, so a convolution over time is one by the sum of its kernel's taps,
-    and a pooling over time changes nothing.
-
-    Args:
-        network: from `build`.
-
-    Returns:
-        A model like `network`, with the same names, whose features of a clip
-        of one frame, one step each, are those in the middle of that long clip.
+    and a pooling over time changes nothing. The model's names are those of
+    `network`; its features of a clip of one frame, one step each, are those in
+    the middle of that long clip.
     """
     model = keras.models.clone_model(network)
     for layer in model.layers:
@@ -291,13 +269,8 @@ def of_still(network: keras.Model) -> keras.Model:
 def pool(features: Any) -> Any:
     """Averages Mixed_5c to what the decoder reads.
 
-    Stride 1, no padding; see `pooling_kernel`.
-
-    Args:
-      features: float [batch, steps, rows, columns, 1024], sizes known.
-
-    Returns:
-      [batch, 5, 5, 5, 1024] from [batch, 10, 7, 7, 1024].
+    From [batch, 10, 7, 7, 1024] to [batch, 5, 5, 5, 1024], for instance.
+    Stride 1, no padding; see `pooling_kernel`. Sizes must be known.
     """
     return keras.ops.average_pool(
         features,
@@ -332,50 +305,43 @@ def build(
       A model from float [batch, frames, height, width, channels] in [-1, 1] to
       [batch, steps, rows, columns, 1024]; see `at` for other end points.
     """
-    inputs = keras.Input((frames, height, width, channels), name="clip")
-    x = inputs
+    x = inputs = keras.Input((frames, height, width, channels), name="clip")
+    apply = functools.partial(_apply, dtype=dtype)
     for layer in LAYERS:
-        x = _apply(layer, x, dtype)
+        ends = [functools.reduce(apply, chain, x) for chain in chains(layer)]
+        x = ends[0]
+        if len(ends) > 1:
+            x = keras.layers.Concatenate(name=layer.name, dtype=dtype)(ends)
     model = keras.Model(inputs, x, name=name)
     model.trainable = False
     return model
 
 
-def _apply(layer: Layer, x: Any, dtype: str) -> Any:
-    if isinstance(layer, Conv):
-        return _unit(layer, x, dtype)
-    if isinstance(layer, Pool):
+def _apply(x: Any, part: Conv | Pool, dtype: str) -> Any:
+    if isinstance(part, Pool):
         return keras.layers.MaxPooling3D(
-            layer.kernel,
-            layer.stride,
+            part.kernel,
+            part.stride,
             padding="same",
-            name=layer_name(layer.name),
+            name=layer_name(part.name),
             dtype=dtype,
         )(x)
-    ends = [
-        functools.reduce(lambda y, part: _apply(part, y, dtype), branch, x)
-        for branch in branches(layer)
-    ]
-    return keras.layers.Concatenate(name=layer.name, dtype=dtype)(ends)
-
-
-def _unit(unit: Conv, x: Any, dtype: str) -> Any:
     x = keras.layers.Conv3D(
-        unit.filters,
-        unit.kernel,
-        unit.stride,
+        part.filters,
+        part.kernel,
+        part.stride,
         padding="same",
         use_bias=False,
-        name=layer_name(unit.name, "conv_3d"),
+        name=layer_name(part.name, "conv_3d"),
         dtype=dtype,
     )(x)
     x = keras.layers.BatchNormalization(
         scale=False,
         epsilon=EPSILON,
-        name=layer_name(unit.name, "batch_norm"),
+        name=layer_name(part.name, "batch_norm"),
         dtype=dtype,
     )(x)
-    return keras.layers.ReLU(name=layer_name(unit.name), dtype=dtype)(x)
+    return keras.layers.ReLU(name=layer_name(part.name), dtype=dtype)(x)
 
 
 def multiply_adds(

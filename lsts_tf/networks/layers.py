@@ -103,25 +103,20 @@ class GaussianBlur(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """[..., h, w, 1] to the same shape."""
-        taps = self._taps()
-        for axis in (-3, -2):
-            along = functools.partial(_along, taps=taps, axis=axis)
-            x = _pictures(along, x)
+        along = functools.partial(_along_height, taps=self._taps())
+        for _ in range(2):
+            x = ops.swapaxes(_pictures(along, x), -3, -2)
         return x
 
 
-def _along(x: Any, taps: Any, axis: int) -> Any:
-    """Average of [batch, h, w, 1] along one axis, weighted by the taps."""
-    shape = [1, 1, 1, 1]
-    shape[axis + 3] = -1
-    kernel = ops.reshape(taps, shape)
-    inside = [1, 1, 1, 1]
-    inside[axis] = x.shape[axis]
+def _along_height(x: Any, taps: Any) -> Any:
+    """Average of [batch, h, w, 1] along its height, weighted by the taps."""
+    kernel = ops.reshape(taps, (-1, 1, 1, 1))
 
     def convolve(y: Any) -> Any:
         return ops.conv(y, kernel, 1, "same", data_format="channels_last")
 
-    return convolve(x) / convolve(ops.ones(inside, x.dtype))
+    return convolve(x) / convolve(ops.ones((1, x.shape[1], 1, 1), x.dtype))
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")

@@ -2,7 +2,8 @@
 
 Each is a function of (`y_true`, `y_pred`) that returns one float32 number a
 frame, `[B]`. `y_true` is `[B, H, W, 2]`: density in 0 … 1 and fixated pixels, 0
-or 1. `y_pred` is `[B, H, W, 1]`, any scale for all but `mse`.
+or 1. `y_pred` is `[B, H, W, 1]`: 0 … 1 for `mse`, at least 0 for `kld`, of any
+scale for the others.
 
 On maps with something in them they equal `lsts_tf.scoring.metrics`. Where a
 metric is NaN (a constant map, a frame that nobody looked at) they are 0, and
@@ -24,31 +25,16 @@ _EPSILON = 2.0**-52
 
 
 def mse(y_true, y_pred):
-    """Mean squared error against the density.
-
-    Args:
-        y_true: `[B, H, W, 2]`.
-        y_pred: `[B, H, W, 1]`, 0 … 1.
-
-    Returns:
-        `[B]`, 0 … 1.
-    """
+    """Mean squared error against the density, 0 … 1."""
     pred, density, _ = _flat(y_true, y_pred)
     return ops.mean(ops.square(pred - density), axis=-1)
 
 
 def kld(y_true, y_pred):
-    """Kullback-Leibler divergence from the density, in nats.
+    """Kullback-Leibler divergence from the density, in nats, at least 0.
 
     Maps are scaled to sum 1; negative predictions count as 0. An all-zero
     density scores 0. (Bylinskii et al., arXiv 1604.03605, section 4.2.5.)
-
-    Args:
-        y_true: `[B, H, W, 2]`.
-        y_pred: `[B, H, W, 1]`, at least 0.
-
-    Returns:
-        `[B]`, at least 0.
     """
     pred, density, _ = _flat(y_true, y_pred)
     q = _share(density)
@@ -59,15 +45,7 @@ def kld(y_true, y_pred):
 
 
 def cc(y_true, y_pred):
-    """Pearson's correlation with the density; 0 if either is constant.
-
-    Args:
-        y_true: `[B, H, W, 2]`.
-        y_pred: `[B, H, W, 1]`.
-
-    Returns:
-        `[B]`, -1 … 1. Larger is better.
-    """
+    """Pearson's correlation with the density, -1 … 1; 0 if one is constant."""
     pred, density, _ = _flat(y_true, y_pred)
     return ops.sum(_standard(pred) * _standard(density), axis=-1)
 
@@ -76,13 +54,6 @@ def nss(y_true, y_pred):
     """Mean standard score at the fixated pixels; 0 without any.
 
     The standard deviation divides by N - 1. A constant map scores 0.
-
-    Args:
-        y_true: `[B, H, W, 2]`.
-        y_pred: `[B, H, W, 1]`.
-
-    Returns:
-        `[B]`. Larger is better.
     """
     pred, _, fixated = _flat(y_true, y_pred)
     fixated = ops.cast(fixated > 0, "float32")
@@ -94,14 +65,7 @@ def nss(y_true, y_pred):
 def sim(y_true, y_pred):
     """Sum of the minima of both maps, each less its minimum and with sum 1.
 
-    An all-zero or constant map scores 0.
-
-    Args:
-        y_true: `[B, H, W, 2]`.
-        y_pred: `[B, H, W, 1]`.
-
-    Returns:
-        `[B]`, 0 … 1. Larger is better.
+    It is 0 … 1. An all-zero or constant map scores 0.
     """
     pred, density, _ = _flat(y_true, y_pred)
     p, q = (

@@ -5,6 +5,7 @@ Keras' own RMSprop is another rule: its epsilon stands inside the root, so that
 pixels, and its weight decay is decoupled from the gradient.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -62,6 +63,7 @@ class RMSprop(keras.optimizers.Optimizer):
         self.assign_sub(variable, rate * g / (ops.sqrt(v) + EPSILON))
 
 
+@dataclasses.dataclass(eq=False)
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate with a warm-up, and constant or falling after it.
 
@@ -82,19 +84,11 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         cosine_steps: Updates of the whole run.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        *,
-        warmup_steps: int = 0,
-        halving_steps: int = 0,
-        cosine_steps: int = 0,
-    ):
-        super().__init__()
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.halving_steps = halving_steps
-        self.cosine_steps = cosine_steps
+    learning_rate: float
+    _: dataclasses.KW_ONLY
+    warmup_steps: int = 0
+    halving_steps: int = 0
+    cosine_steps: int = 0
 
     def __call__(self, step: Any) -> Any:
         """The rate of update number `step`, from 0; float32."""

@@ -50,12 +50,8 @@ class Block(keras.layers.Layer):
 
     def _add_unit(self, unit: i3d.Conv, depth: int) -> dict[str, Any]:
         kernel = (*unit.kernel, depth, unit.filters)
-        shapes = {
-            "published": kernel,
-            "change": kernel,
-            "scale": (unit.filters,),
-            "offset": (unit.filters,),
-        }
+        shapes: dict[str, Any] = {"published": kernel, "change": kernel}
+        shapes |= {"scale": kernel[-1:], "offset": kernel[-1:]}
         return {
             what: self.add_weight(
                 shape=shape,
@@ -85,13 +81,10 @@ class Block(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """[batch, steps, rows, columns, channels] to the layer's output."""
-        ends = [
-            functools.reduce(lambda y, part: self._apply(part, y), chain, x)
-            for chain in self._chains
-        ]
+        ends = [functools.reduce(self._apply, c, x) for c in self._chains]
         return ops.concatenate(ends, -1) if len(ends) > 1 else ends[0]
 
-    def _apply(self, part: i3d.Conv | i3d.Pool, x: Any) -> Any:
+    def _apply(self, x: Any, part: i3d.Conv | i3d.Pool) -> Any:
         if isinstance(part, i3d.Pool):
             return ops.max_pool(
                 x, part.kernel, part.stride, "same", "channels_last"

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import predictor as predictor_lib
 from lsts_tf.serving import graph as graph_lib
 from lsts_tf.serving import litert
 
@@ -91,88 +90,61 @@ class Answer(NamedTuple):
 Written = tuple[dict[str, Answer], dict[str, str]]
 
 
-def saved_model(
-    predictor: predictor_lib.Predictor,
-    graph: graph_lib.Graph,
-    folder: pathlib.Path,
-) -> Written:
+def saved_model(graph: graph_lib.Graph, folder: pathlib.Path) -> Written:
     """Writes a SavedModel, loads it again and asks it."""
     functions = graph.functions()
     graph_lib.save(functions, str(folder))
     loaded = tf.saved_model.load(str(folder))
-    features = _features(predictor)
-    asked: dict[str, dict[str, Any]] = {graph_lib.FEATURES: features}
-    wanted = {graph_lib.FEATURES: _of_features(predictor, features)}
+    inputs = _features(graph)
+    want = _maps(graph.predictor.model, inputs)
+    asked: dict[str, Any] = {graph_lib.FEATURES: (inputs, want)}
     if not graph.stops:
         frames = _frames()
-        every = np.stack(list(predictor.maps(frames)))[None]
-        wanted |= {graph_lib.LAST: every[:, -1], graph_lib.FRAMES: every}
-        for name in (graph_lib.LAST, graph_lib.FRAMES):
-            asked[name] = {"frames": tf.constant(frames[None])}
-    answers = {
-        name: Answer(
-            function,
-            _INPUTS,
-            loaded.signatures[name](**asked[name])["saliency"].numpy(),
-            wanted[name],
-        )
-        for name, function in functions.items()
-    }
+        inputs = {"frames": tf.constant(frames[None])}
+        want = graph.predictor(frames)[None]
+        asked[graph_lib.FRAMES] = inputs, want
+        asked[graph_lib.LAST] = inputs, want[:, -1]
+    answers = {}
+    for name, (inputs, want) in asked.items():
+        got = loaded.signatures[name](**inputs)["saliency"].numpy()
+        answers[name] = Answer(functions[name], _INPUTS, got, want)
     return answers, {graph_lib.FRAMES: graph.stops} if graph.stops else {}
 
 
-def tflite(
-    predictor: predictor_lib.Predictor,
-    graph: graph_lib.Graph,
-    folder: pathlib.Path,
-) -> Written:
+def tflite(graph: graph_lib.Graph, folder: pathlib.Path) -> Written:
     """Writes LiteRT files, loads them again and asks them."""
+
+    def written(
+        name: str,
+        function: Any,
+        meanings: Mapping[str, str],
+        inputs: Mapping[str, np.ndarray],
+        features: Mapping[str, Any],
+    ) -> Answer:
+        litert.convert(function, folder / name)
+        got = litert.run(folder / name, inputs)
+        return Answer(function, meanings, got, _maps(model, features))
+
+    model, features = graph.predictor.model, _features(graph)
     decoder = graph.features(batch=1)
-    litert.convert(decoder, folder / DECODER)
-    features = _features(predictor)
-    answers = {
-        DECODER: Answer(
-            decoder,
-            _INPUTS,
-            litert.run(folder / DECODER, features),
-            _of_features(predictor, features),
-        )
-    }
-    if reason := litert.stops_window(graph):
-        return answers, {WINDOW: reason}
-    window = litert.window(graph, folder / WINDOW)
-    signals = _signals(predictor)
-    encoded: dict[str, Any] = {}
-    for stream, signal in signals.items():
-        encoded |= graph.extractor.encode_parts(stream, signal[0])
-    answers[WINDOW] = Answer(
-        window,
-        _SIGNALS,
-        litert.run(folder / WINDOW, signals),
-        np.stack(list(predictor.of_features([encoded]))),
-    )
+    answers = {DECODER: written(DECODER, decoder, _INPUTS, features, features)}
+    if graph.stops:
+        return answers, {WINDOW: graph.stops}
+    signals = _signals(graph)
+    features, window = graph.encode(**signals), graph.window()
+    answers[WINDOW] = written(WINDOW, window, _SIGNALS, signals, features)
     return answers, {}
 
 
-def hub(
-    predictor: predictor_lib.Predictor,
-    graph: graph_lib.Graph,
-    folder: pathlib.Path,
-) -> Written:
+def hub(graph: graph_lib.Graph, folder: pathlib.Path) -> Written:
     """Writes the model as Keras does for hubs, loads it again and asks it."""
-    keras.saving.save_model(predictor.model, folder, zipped=False)
+    model, features = graph.predictor.model, _features(graph)
+    keras.saving.save_model(model, folder, zipped=False)
     # Hubs keep no empty folders; of a whole path Keras leaves this one.
     shutil.rmtree(folder / "assets", ignore_errors=True)
-    again = predictor_lib.Predictor(
-        keras.saving.load_model(folder, compile=False), predictor.extractor
-    )
-    features = _features(predictor)
-    answer = Answer(
-        graph.features(),
-        _INPUTS,
-        _of_features(again, features),
-        _of_features(predictor, features),
-    )
+    again = keras.saving.load_model(folder, compile=False)
+    got, want = (_maps(x, features) for x in (again, model))
+    answer = Answer(graph.features(), _INPUTS, got, want)
     return {graph_lib.FEATURES: answer}, {}
 
 
@@ -205,27 +177,19 @@ def compare(got: np.ndarray, want: np.ndarray) -> dict[str, float]:
     }
 
 
-def _features(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
-    """Two windows' features as I3D leaves them: not negative, many zeros."""
+def _features(graph: graph_lib.Graph) -> dict[str, np.ndarray]:
+    """Two windows' features as ReLU leaves them: not negative, many zeros."""
     rng = np.random.default_rng(0)
-    found = {}
-    for stream in predictor.extractor.streams:
-        for part, shape in predictor.extractor.part_shapes(stream).items():
-            some = np.maximum(rng.normal(-0.1, 0.5, (2, *shape)), 0)
-            found[part] = some.astype(np.float32)
-    return found
+    some = {
+        part: rng.normal(-0.1, 0.5, (2, *shape)).astype(np.float32)
+        for part, shape in graph.part_shapes.items()
+    }
+    return {part: np.maximum(array, 0) for part, array in some.items()}
 
 
-def _of_features(
-    predictor: predictor_lib.Predictor, features: Mapping[str, np.ndarray]
-) -> np.ndarray:
+def _maps(model: keras.Model, features: Mapping[str, Any]) -> np.ndarray:
     """Maps [N, 360, 640], or [N, hop, 360, 640] of several a window."""
-    each = (
-        dict(zip(features, some, strict=True))
-        for some in zip(*features.values(), strict=True)
-    )
-    maps = np.stack(list(predictor.of_windows(each)))
-    return maps if predictor.hop > 1 else maps[:, 0]
+    return model(features, training=False).numpy()[..., 0]
 
 
 def _frames() -> np.ndarray:
@@ -241,10 +205,9 @@ def _frames() -> np.ndarray:
     return np.stack([scene, np.roll(scene, 4, axis=1)])
 
 
-def _signals(predictor: predictor_lib.Predictor) -> dict[str, np.ndarray]:
+def _signals(graph: graph_lib.Graph) -> dict[str, np.ndarray]:
     """One window of each stream: [1, window, h, w, channels]."""
-    extractor = predictor.extractor
-    some = _frames()
+    extractor, some = graph.extractor, _frames()
     found: dict[str, np.ndarray] = {}
     for stream in extractor.streams:
         if stream == "rgb":

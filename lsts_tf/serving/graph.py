@@ -15,7 +15,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import tvl1
 from lsts_tf.serving import resize
@@ -28,27 +27,24 @@ LAST = "last"
 class Graph:
     """The functions of a model.
 
-    Args:
-        predictor: The model.
-
     Attributes:
+        predictor: The model.
+        extractor: Its front end.
+        part_shapes: {name of a part: its shape} of all features.
         stops: Why frames cannot be taken, or "" where they can.
     """
 
     def __init__(self, predictor: predictor_lib.Predictor) -> None:
+        self.predictor = predictor
         self.extractor = predictor.extractor
-        self.geometry = predictor.geometry
-        self.stops = _what_stops(predictor)
-        self._model = predictor.model
-        self._map_shape = self._model.output_shape[-3:-1]
-        # Functions, so that all signatures share one tracing of each.
-        self._encode = {
-            stream: tf.function(
-                functools.partial(self.extractor.encode_parts, stream),
-                autograph=False,
-            )
+        self.part_shapes = {
+            part: shape
             for stream in self.extractor.streams
+            for part, shape in self.extractor.part_shapes(stream).items()
         }
+        self.stops = _what_stops(predictor)
+        self._map_shape = predictor.model.output_shape[-3:-1]
+        # As the front end's encoders, so that signatures share one tracing.
         self._motion = tf.function(_motion, autograph=False)
 
     def functions(self) -> dict[str, Any]:
@@ -71,35 +67,55 @@ class Graph:
 
     def features(self, batch: int | None = None) -> Any:
         """The decoder alone, traced; see `functions`."""
-        return trace(
-            self.decode,
-            **{
-                part: tf.TensorSpec((batch, *shape))
-                for stream in self.extractor.streams
-                for part, shape in self.extractor.part_shapes(stream).items()
-            },
-        )
+        shapes = self.part_shapes.items()
+        specs = {part: tf.TensorSpec((batch, *shape)) for part, shape in shapes}
+        return trace(self.decode, **specs)
 
     def decode(self, **features: tf.Tensor) -> dict[str, tf.Tensor]:
         """The map of features, [B, 360, 640]."""
-        return {"saliency": self._model(features, training=False)[..., 0]}
+        maps = self.predictor.model(features, training=False)
+        return {"saliency": maps[..., 0]}
+
+    def window(self) -> Any:
+        """One window of signals to its map, traced.
+
+        It takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79,
+        112, 112, 2]}, squeezed frames and pixels a frame.
+        """
+        specs = {}
+        for stream in self.extractor.streams:
+            spec = self.extractor.signal_spec(stream)
+            # Clients have no half precision.
+            dtype = tf.float32 if spec.dtype.is_floating else spec.dtype
+            shape = (1, self.extractor.window, *spec.shape)
+            specs[stream] = tf.TensorSpec(shape, dtype)
+        return trace(lambda **x: self.decode(**self.encode(**x)), **specs)
+
+    def encode(self, **signals: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Features of one window of each stream's signal, [1, ...] both."""
+        features: dict[str, tf.Tensor] = {}
+        for stream, signal in signals.items():
+            found = self.extractor.encoders[stream](signal[0])
+            features |= {part: array[None] for part, array in found.items()}
+        return features
 
     def _maps(self, *, only_last: bool) -> Callable:
         """Clips to maps, [B, T, 360, 640], or to those of the last frames."""
+        of_clip = functools.partial(self._of_clip, only_last=only_last)
+        spec = tf.TensorSpec((None, *self._map_shape), tf.float32)
 
-        def of_clip(clip: tf.Tensor) -> tf.Tensor:
-            found = self._of_clip(clip, only_last=only_last)
-            return found[0] if only_last else found
+        def call(*, frames: tf.Tensor) -> dict[str, tf.Tensor]:
+            maps = _each(of_clip, frames, spec)
+            return {"saliency": maps[:, 0] if only_last else maps}
 
-        shape = self._map_shape if only_last else (None, *self._map_shape)
-        spec = tf.TensorSpec(shape, tf.float32)
-        return lambda *, frames: {"saliency": _each(of_clip, frames, spec)}
+        return call
 
     def _of_clip(self, frames: tf.Tensor, *, only_last: bool) -> tf.Tensor:
         """Maps of the frames of one clip, [T, H, W, 3], or of its last one."""
+        geometry = self.predictor.geometry
         count = tf.shape(frames)[0]
         first = count - 1 if only_last else 0
-        played = tf.range(first - self.geometry.first_target, count)
+        played = tf.range(first - geometry.first_target, count)
         places = tf.maximum(played, 0)
         signals = {
             stream: self._signal(stream, frames, places)
@@ -107,18 +123,16 @@ class Graph:
         }
 
         def window(index: tf.Tensor) -> tf.Tensor:
-            features = {}
+            clips = {}
             for stream, signal in signals.items():
                 # Signal k of "flow" is the motion to frame k + 1 already.
-                is_behind = stream == "rgb" and self.geometry.first
+                is_behind = stream == "rgb" and geometry.first
                 start = index + 1 if is_behind else index
-                clip = signal[start : start + self.geometry.length]
-                clip = tf.ensure_shape(
-                    clip, (self.geometry.length, *signal.shape[1:])
+                clip = signal[None, start : start + geometry.length]
+                clips[stream] = tf.ensure_shape(
+                    clip, (1, geometry.length, *signal.shape[1:])
                 )
-                for part, found in self._encode[stream](clip).items():
-                    features[part] = found[None]
-            return self.decode(**features)["saliency"][0]
+            return self.decode(**self.encode(**clips))["saliency"][0]
 
         spec = tf.TensorSpec(self._map_shape, tf.float32)
         return _each(window, tf.range(count - first), spec)
@@ -127,19 +141,18 @@ class Graph:
         self, stream: str, frames: tf.Tensor, places: tf.Tensor
     ) -> tf.Tensor:
         """What windows are cut from: squeezed frames, or flows."""
-        size = self.extractor.size
+        spec = self.extractor.signal_spec(stream)
+        size = tuple(spec.shape[:2])
         if stream == "rgb":
-            spec = tf.TensorSpec((*size, 3), tf.uint8)
             shrink = functools.partial(resize.squeeze, size=size)
             return tf.gather(_each(shrink, frames, spec), places)
-        half = parts.half(size)
-        shrink = functools.partial(resize.gray, size=half)
-        grays = _each(shrink, frames, tf.TensorSpec(half, tf.uint8))
+        shrink = functools.partial(resize.gray, size=size)
+        grays = _each(shrink, frames, tf.TensorSpec(size, tf.uint8))
         grays = tf.gather(grays, places)
         return tf.map_fn(
             lambda k: self._motion(grays[k], grays[k + 1]),
             tf.range(tf.shape(places)[0] - 1),
-            fn_output_signature=tf.TensorSpec((*half, 2), tf.float16),
+            fn_output_signature=spec,
         )
 
 

@@ -1,94 +1,29 @@
 """A model in LiteRT's format, of operations that LiteRT has built in.
 
-LiteRT has no pooling over time, so that of I3D is written as two poolings of
-images, over space and over time, which gives the same numbers.
+LiteRT has no pooling over time, so a graph's are written as two poolings of
+images, over space and over time, which give the same numbers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import functools
-import itertools
 import pathlib
 import tempfile
 from typing import Any
 import warnings
 
-import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import convert_to_constants
 
-from lsts_tf import parts
-from lsts_tf.features import preprocess
-from lsts_tf.networks import i3d
 from lsts_tf.serving import graph as graph_lib
 
-_POOLING = ("MaxPool3D", "AvgPool3D")
-
-
-def window(graph: graph_lib.Graph, path: pathlib.Path) -> Any:
-    """Writes one window of signals to its map; the function, traced.
-
-    It takes {"rgb": uint8 [1, 79, 224, 224, 3], "flow": float32 [1, 79, 112,
-    112, 2]}, squeezed frames and pixels a frame.
-    """
-    extractor, length = graph.extractor, graph.geometry.length
-    networks = {
-        stream: _without_pooling_in_time(network, length)
-        for stream, network in extractor.networks.items()
-    }
-    half = parts.half(extractor.size)
-    specs = {
-        "rgb": tf.TensorSpec((1, length, *extractor.size, 3), tf.uint8),
-        "flow": tf.TensorSpec((1, length, *half, 2), tf.float32),
-    }
-
-    def encode(stream: str, signal: tf.Tensor) -> dict[str, tf.Tensor]:
-        if stream not in networks:
-            found = extractor.encode_parts(stream, signal)
-            return {name: part[None] for name, part in found.items()}
-        if stream == "rgb":
-            ready = preprocess.rgb(signal)
-        else:
-            ready = preprocess.flow(signal, extractor.size)
-        mixed = networks[stream](ready[None])
-        kernel = i3d.pooling_kernel(*mixed.shape[1:4])
-        pool = keras.ops.average_pool
-        return {stream: _pooled(pool, mixed, kernel=kernel)}
-
-    def call(**signals: tf.Tensor) -> dict[str, tf.Tensor]:
-        features: dict[str, tf.Tensor] = {}
-        for stream, signal in signals.items():
-            features |= encode(stream, signal[0])
-        return graph.decode(**features)
-
-    function = graph_lib.trace(call, **{s: specs[s] for s in extractor.streams})
-    convert(function, path)
-    return function
-
-
-def stops_window(graph: graph_lib.Graph) -> str:
-    """Why `window` cannot be had, or ""."""
-    extractor = graph.extractor
-    if any(len(extractor.part_shapes(s)) > 1 for s in extractor.networks):
-        return "the decoder reads more of I3D than Mixed_5c, pooled"
-    return graph.stops
+_POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
 
 
 def convert(function: Any, path: pathlib.Path) -> None:
-    """Writes a traced function as a LiteRT file.
-
-    Raises:
-        ValueError: It pools over time.
-    """
-    graph = function.graph.as_graph_def()
-    nodes = [graph.node, *(each.node_def for each in graph.library.function)]
-    if any(n.op in _POOLING for n in itertools.chain.from_iterable(nodes)):
-        raise ValueError(
-            "LiteRT has no pooling over time, and the decoder of a finetuned "
-            "model holds blocks of I3D that pool: export it with "
-            f"--format=saved_model. Received: {path.name}"
-        )
+    """Writes a traced function, of sizes that are all known, as LiteRT file."""
     with tempfile.TemporaryDirectory() as folder:
-        graph_lib.save({"serving_default": function}, folder)
+        graph_lib.save({"serving_default": _planar(function)}, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         path.write_bytes(converter.convert())
 
@@ -112,48 +47,41 @@ def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 # === Pooling over time without operations of three dimensions ===
 
 
-def _without_pooling_in_time(network: keras.Model, frames: int) -> keras.Model:
-    """A copy of I3D for so many frames."""
+def _planar(function: Any) -> Any:
+    """The same function, of constants, with no pooling over time."""
+    frozen = convert_to_constants.convert_variables_to_constants_v2(function)
+    graph = frozen.graph.as_graph_def()
+    for node in graph.node:
+        node.attr.pop("_gradient_op_type", None)  # Nobody trains it.
+        if node.op in _POOLS:
+            (x,) = frozen.graph.get_operation_by_name(node.name).inputs
+            pooled = graph_lib.trace(
+                functools.partial(_pooled, node),
+                x=tf.TensorSpec(x.shape, x.dtype),
+            ).function_def
+            graph.library.function.append(pooled)
+            # A function is called as an operation of its name.
+            node.op = pooled.signature.name
+            node.attr.clear()
 
-    def copied(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, keras.layers.MaxPooling3D):
-            return keras.layers.Lambda(
-                functools.partial(
-                    _pooled,
-                    keras.ops.max_pool,
-                    kernel=layer.pool_size,
-                    stride=layer.strides,
-                    padding=layer.padding,
-                ),
-                name=layer.name,
-                dtype=layer.dtype_policy,
-            )
-        return layer.__class__.from_config(layer.get_config())
+    def call(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        names = [x.name for x in frozen.outputs]
+        (saliency,) = tf.graph_util.import_graph_def(graph, inputs, names)
+        return {"saliency": saliency}
 
-    copy = keras.models.clone_model(
-        network,
-        input_tensors=keras.Input(
-            batch_shape=(1, frames, *network.input_shape[2:])
-        ),
-        clone_function=copied,
-    )
-    copy.set_weights(network.get_weights())
-    return copy
+    return graph_lib.trace(call, **function.structured_input_signature[1])
 
 
-def _pooled(
-    pool: Callable[..., Any],
-    x: Any,
-    *,
-    kernel: i3d.Triple,
-    stride: i3d.Triple = (1, 1, 1),
-    padding: str = "valid",
-) -> Any:
+def _pooled(node: Any, x: tf.Tensor) -> tf.Tensor:
     """Pools [1, T, H, W, C] over space, and then over time."""
+    (_, *size, _), (_, *strides, _) = (
+        node.attr[name].list.i for name in ("ksize", "strides")
+    )
+    pool, padding = _POOLS[node.op], node.attr["padding"].s.decode()
     _, steps, rows, columns, channels = x.shape
-    x = keras.ops.reshape(x, (steps, rows, columns, channels))
-    x = pool(x, kernel[1:], stride[1:], padding=padding)
+    x = tf.reshape(x, (steps, rows, columns, channels))
+    x = pool(x, size[1:], strides[1:], padding)
     _, rows, columns, _ = x.shape
-    x = keras.ops.reshape(x, (1, steps, rows * columns, channels))
-    x = pool(x, (kernel[0], 1), (stride[0], 1), padding=padding)
-    return keras.ops.reshape(x, (1, -1, rows, columns, channels))
+    x = tf.reshape(x, (1, steps, rows * columns, channels))
+    x = pool(x, (size[0], 1), (strides[0], 1), padding)
+    return tf.reshape(x, (1, -1, rows, columns, channels))

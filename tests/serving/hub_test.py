@@ -5,7 +5,6 @@ import shutil
 import sys
 import types
 
-from absl import flags
 import cv2
 import keras
 import numpy as np
@@ -15,12 +14,6 @@ from lsts_tf import experiment, export, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.serving import hub
 from tests import flag_scope, tiny_run
-
-
-def call(program, *arguments):
-    """A program, in this process."""
-    with flag_scope.defined(experiment.define_flags, program.define_flags):
-        program.main(flags.FLAGS(["program", *arguments]))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +26,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(run):
     folder = run.with_name("exported")
-    call(
+    flag_scope.run(
         export,
         f"--flagfile={run / experiment.FLAGFILE}",
         "--format=hub",
@@ -80,7 +73,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
 def test_its_flagfile_predicts(exported, tmp_path):
     for number, frame in enumerate(tiny_run.frames(2)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), frame)
-    call(
+    flag_scope.run(
         predict,
         f"--flagfile={exported / experiment.FLAGFILE}",
         f"--output={tmp_path / 'out'}",
