@@ -219,15 +219,11 @@ class _Stages:
         """
         kernel: tuple[int, ...] = layer.kernel
         strides: tuple[int, ...] = layer.strides
-        crop = [(k - s, 0) for k, s in zip(kernel, strides, strict=True)]
         transpose = keras.layers.Conv2DTranspose
-        cropping = keras.layers.Cropping2D
         if times > 1 or len(x.shape) == 5:
             x = _with_time(x, layer.name)
             kernel, strides = (times, *kernel), (times, *strides)
-            crop = [(0, 0), *crop]
             transpose = keras.layers.Conv3DTranspose
-            cropping = keras.layers.Cropping3D
         x = transpose(
             layer.filters,
             kernel,
@@ -235,7 +231,8 @@ class _Stages:
             **self._kernel_and_bias(layer.filters * math.prod(kernel)),
             name=layer.name,
         )(x)
-        return cropping(crop, name=f"{layer.name}_crop")(x)
+        crop = [k - s for k, s in zip(kernel, strides, strict=True)]
+        return layers.CropStart(crop, name=f"{layer.name}_crop")(x)
 
     def grow(self, x: Tensor, name: str, times: int) -> Tensor:
         """Makes `times` steps of each by a transposed convolution, and ReLU."""
