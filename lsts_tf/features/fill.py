@@ -114,7 +114,7 @@ def open_stores(
     Raises:
         ValueError: A store there was made with something else.
     """
-    folder = pathlib.Path(root) / dataset_name.replace(":", "-")
+    folder = pathlib.Path(root) / stores.folder_name(dataset_name)
 
     def create(store: type[_Store], place: str, **manifest: Any) -> _Store:
         about = stores.Manifest(dataset=dataset_name, **manifest)
@@ -176,38 +176,15 @@ def ready_stores(
     """Open stores and fill them; arguments as of `open_stores` and `fill`.
 
     Returns:
-        Stores to read from, by the keys of `data`. Of several datasets there
-        is no store of flows.
+        Stores to read from, by the keys of `data`.
     """
-    if not isinstance(data, dataset.Joint):
+    for each, own in data.parts(numbers):
         kept = open_stores(
-            root, dataset_name=data.name, front_end=front_end, **options
+            root, dataset_name=each.name, front_end=front_end, **options
         )
-        fill(data, numbers, kept, here(front_end, kept), purpose=purpose)
-        return kept
-    each = {
-        name: ready_stores(
-            root,
-            data.datasets[name],
-            own,
-            front_end,
-            purpose=f"{purpose}, {name}",
-            **options,
-        )
-        for name, own in dataset.by_dataset(numbers).items()
-    }
-    first = next(iter(each.values()))
-    return dataclasses.replace(
-        first,
-        truth=stores.TruthStore.joint({n: k.truth for n, k in each.items()}),
-        flow=None,
-        features={
-            part: stores.Store.joint(
-                {name: kept.features[part] for name, kept in each.items()}
-            )
-            for part in first.features
-        },
-    )
+        title = purpose if each is data else f"{purpose}, {each.name}"
+        fill(each, own, kept, here(front_end, kept), purpose=title)
+    return kept
 
 
 def require_disk(

@@ -11,7 +11,8 @@ next removes them. A file that is not as long as its header says counts as
 absent, and is made again. Two processes may make the same video: its file is
 the same.
 
-Stores of several datasets are read as one by videos (dataset, number).
+Stores of several datasets lie side by side. Any of those that one front end
+made reads the others' videos too, by (name and version of the dataset, number).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -81,6 +82,11 @@ class Manifest:
             raise ValueError(f"Not a manifest: {error}") from error
 
 
+def folder_name(dataset: str) -> str:
+    """Folder of the stores of a dataset, by its name and version."""
+    return dataset.replace(":", "-")
+
+
 def differing(
     one: dict[str, Any], other: dict[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
@@ -120,8 +126,6 @@ class _Folder:
         self.command = command
         # Of each video that was looked at, what its file's head says.
         self._heads: dict[Any, Any] = {}
-        # Of several datasets, the folder of each.
-        self._roots: dict[str, pathlib.Path] = {}
 
     @classmethod
     def create(
@@ -186,24 +190,12 @@ class _Folder:
             ) from error
         return cls(root, manifest, command)
 
-    @classmethod
-    def joint(cls, stores: Mapping[str, Self]) -> Self:
-        """Stores that one front end made, of several datasets, read as one.
-
-        Args:
-            stores: {dataset without version: its store}.
-        """
-        first = next(iter(stores.values()))
-        found = cls(first.root, first.manifest, first.command)
-        found._roots = {name: store.root for name, store in stores.items()}
-        return found
-
     def path(self, video: Any) -> pathlib.Path:
         """File of a video."""
         root, number = self.root, video
         if isinstance(video, tuple):
             name, number = video
-            root = self._roots[name]
+            root = root.parents[1] / folder_name(name) / root.name
         return root / f"{number:04d}{self.suffix}"
 
     def _said(self, video: Any) -> str:
