@@ -24,7 +24,7 @@ import itertools
 import multiprocessing
 import pathlib
 import shutil
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -55,8 +55,6 @@ class Outcome(NamedTuple):
 
 
 # === The stores of a dataset ===
-
-_Store = TypeVar("_Store", stores.Store, stores.TruthStore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,25 +114,22 @@ def open_stores(
     """
     folder = pathlib.Path(root) / stores.folder_name(dataset_name)
 
-    def create(store: type[_Store], place: str, **manifest: Any) -> _Store:
-        about = stores.Manifest(dataset=dataset_name, **manifest)
-        return store.create(folder / place, about, command=command)
+    def create(place: str, kind: str, *about: Any) -> Any:
+        store = stores.TruthStore if kind == "truth" else stores.Store
+        manifest = stores.Manifest(kind, dataset_name, *about)
+        return store.create(folder / place, manifest, command=command)
 
-    truth = create(
-        stores.TruthStore, "truth", kind="truth", shape=(), dtype="uint8"
-    )
     flow = None
     if "flow" in front_end.streams:
         at_size = ""
         if front_end.size != parts.SIZE:
             at_size = f"-{parts.size_name(front_end.size)}"
         flow = create(
-            stores.Store,
             f"flow{at_size}",
-            kind="flow",
-            shape=(*parts.half(front_end.size), 2),
-            dtype="float16",
-            details={"flow": front_end.flow.describe()},
+            "flow",
+            (*parts.half(front_end.size), 2),
+            "float16",
+            {"flow": front_end.flow.describe()},
         )
     features, geometry = {}, {}
     for stream in front_end.streams:
@@ -146,19 +141,13 @@ def open_stores(
         apart += f"-{view.name}" if view.name else ""
         for part, shape in front_end.part_shapes(stream).items():
             geometry[part] = chosen
+            about = front_end.describe_part(stream, part) | view.describe()
+            about |= {"stride": stride, "first": chosen.first}
             features[part] = create(
-                stores.Store,
                 front_end.store_name(part) + apart,
-                kind="features",
-                shape=shape,
-                dtype="float16",
-                details={
-                    **front_end.describe_part(stream, part),
-                    **view.describe(),
-                    "stride": stride,
-                    "first": chosen.first,
-                },
+                *("features", shape, "float16", about),
             )
+    truth = create("truth", "truth", (), "uint8")
     return Stores(
         truth=truth, flow=flow, features=features, geometry=geometry, view=view
     )
@@ -183,7 +172,7 @@ def ready_stores(
             root, dataset_name=each.name, front_end=front_end, **options
         )
         title = purpose if each is data else f"{purpose}, {each.name}"
-        fill(each, own, kept, here(front_end, kept), purpose=title)
+        fill(each, own, kept, here(front_end), purpose=title)
     return kept
 
 
@@ -192,7 +181,7 @@ def require_disk(
 ) -> None:
     """Say how much will be written; raise OSError unless it is free.
 
-    What is wanted are datasets, stores, and the videos that these lack.
+    What is wanted are datasets, stores, and videos.
     """
     # By file, because several views of a video share its flow.
     needed: dict[pathlib.Path, int] = {}
@@ -324,7 +313,7 @@ def _signal(
 # === Many videos ===
 
 # Does the videos of a dataset with these numbers; tells what became of each.
-Engine = Callable[[dataset.Dataset, Sequence[int]], Iterator[Outcome]]
+Engine = Callable[[dataset.Dataset, Sequence[int], Stores], Iterator[Outcome]]
 
 
 def fill(
@@ -343,7 +332,7 @@ def fill(
         data: The dataset.
         numbers: Videos wanted, some that the dataset has.
         kept: Where results are kept.
-        engine: What does the work: `here`, of `processes`, or `beam.engine`.
+        engine: What does the work: `here`, of `processes`, or `beam.run`.
         purpose: What the progress bar says.
 
     Raises:
@@ -363,7 +352,7 @@ def fill(
         desc=purpose,
         unit="frame",
     ) as bar:
-        for count, (number, error) in enumerate(engine(data, absent), 1):
+        for count, (number, error) in enumerate(engine(data, absent, kept), 1):
             bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
             bar.update(data.frame_counts[number])
             if error:
@@ -376,9 +365,9 @@ def fill(
         )
 
 
-def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
+def here(front_end: front_end_lib.FrontEnd) -> Engine:
     """An engine that does one video after the other in this process."""
-    return lambda data, numbers: (
+    return lambda data, numbers, kept: (
         fill_video(video, front_end, kept) for video in data.videos(numbers)
     )
 
@@ -386,18 +375,17 @@ def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
 @contextlib.contextmanager
 def processes(
     count: int, load: Callable[[], front_end_lib.FrontEnd]
-) -> Iterator[Callable[[Stores], Engine]]:
-    """Processes that fill stores, each with a front end of its own.
+) -> Iterator[Engine]:
+    """An engine of processes, each with a front end of its own from `load`.
 
-    This process reads the videos and hands them on as they are, encoded. What
-    is yielded makes an engine of stores; `load` is called in the processes.
+    This process reads the videos and hands them on as they are, encoded.
     """
     context: Any = multiprocessing.get_context(START)
     with concurrent.futures.ProcessPoolExecutor(
         count, context, _start_worker, (context.Value("i"), count, load)
     ) as pool:
         try:
-            yield lambda kept: functools.partial(_hand_out, pool, count, kept)
+            yield functools.partial(_hand_out, pool, count)
         finally:
             # What is still under way nobody waits for. A process that somebody
             # killed may hold the queue, and others never hear that all is over.
@@ -408,9 +396,9 @@ def processes(
 def _hand_out(
     pool: concurrent.futures.Executor,
     count: int,
-    kept: Stores,
     data: dataset.Dataset,
     numbers: Sequence[int],
+    kept: Stores,
 ) -> Iterator[Outcome]:
     pending: set[concurrent.futures.Future] = set()
     try:

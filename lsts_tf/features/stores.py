@@ -39,10 +39,10 @@ _MANIFEST = "manifest.json"
 
 
 class StoreError(ValueError):
-    """A store is missing, damaged, or was made with something else."""
+    """A store is damaged, lacks a video, or was made with something else."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What the numbers of a store were made with.
 
@@ -113,19 +113,16 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
     return found
 
 
+@dataclasses.dataclass(eq=False)
 class _Folder:
     """What all stores share: the manifest, and which videos are there."""
 
     suffix: ClassVar[str]
-
-    def __init__(
-        self, root: pathlib.Path, manifest: Manifest, command: str
-    ) -> None:
-        self.root = root
-        self.manifest = manifest
-        self.command = command
-        # Of each video that was looked at, what its file's head says.
-        self._heads: dict[Any, Any] = {}
+    root: pathlib.Path
+    manifest: Manifest
+    command: str
+    # Of each video that was looked at, what its file's head says.
+    _heads: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -144,16 +141,24 @@ class _Folder:
                 on an experiment.
 
         Raises:
-            StoreError: The store there was made with something else.
+            StoreError: The store there was made with something else, or its
+                manifest is damaged.
             OSError: The folder cannot be made or written.
         """
         root = pathlib.Path(root)
-        if not (root / _MANIFEST).exists():
+        path = root / _MANIFEST
+        if not path.exists():
             root.mkdir(parents=True, exist_ok=True)
-            files.write_text(root / _MANIFEST, manifest.text())
-        store = cls.open(root, command=command)
+            files.write_text(path, manifest.text())
+        try:
+            there = Manifest.parse(path.read_text("utf-8"))
+        except ValueError as error:
+            raise StoreError(
+                f"{path} is damaged ({error}). Remove {root}, then run "
+                f"`{command}`."
+            ) from error
         # As they are read again: tuples become lists.
-        both = (json.loads(m.text()) for m in (store.manifest, manifest))
+        both = (json.loads(m.text()) for m in (there, manifest))
         if differences := differing(*both):
             said = "; ".join(
                 f"{key}: {have!r} there, {want!r} wanted"
@@ -164,31 +169,7 @@ class _Folder:
                 f"else ({said}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
-        return store
-
-    @classmethod
-    def open(
-        cls, root: str | os.PathLike[str], *, command: str = COMMAND
-    ) -> Self:
-        """Opens a store that exists; arguments as for `create`.
-
-        Raises:
-            StoreError: There is none, or its manifest is damaged.
-        """
-        root = pathlib.Path(root)
-        path = root / _MANIFEST
-        try:
-            manifest = Manifest.parse(path.read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(
-                f"No store at {root}. Make one with `{command}`."
-            ) from None
-        except ValueError as error:
-            raise StoreError(
-                f"{path} is damaged ({error}). Remove {root}, then run "
-                f"`{command}`."
-            ) from error
-        return cls(root, manifest, command)
+        return cls(root, there, command)
 
     def path(self, video: Any) -> pathlib.Path:
         """File of a video."""
@@ -216,11 +197,6 @@ class _Folder:
             logging.warning("%s", error)
             return False
         return True
-
-    def videos(self) -> tuple[int, ...]:
-        """Numbers of the videos that are there, in order."""
-        found = self.root.glob(f"[0-9]*{self.suffix}")
-        return tuple(sorted(int(path.stem) for path in found))
 
     def _head(self, video: Any) -> Any:
         if video not in self._heads:

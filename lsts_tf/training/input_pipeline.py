@@ -128,16 +128,32 @@ class TrainingWindows:
     """Windows in the order in which they are trained on.
 
     Args:
-        videos: Keys of the videos that were chosen.
+        frames: {key of each video that was chosen: its number of frames}.
+        geometry: Which of their windows to take.
+        maps: Of how many of a window's last frames there is truth.
         num_views: Views besides the whole frame in which a window is seen.
     """
 
-    def __init__(self, videos: Sequence[dataset.Key], num_views: int) -> None:
-        self.videos = list(videos)
+    def __init__(
+        self,
+        frames: Mapping[dataset.Key, int],
+        geometry: windows.Geometry,
+        maps: int,
+        num_views: int,
+    ) -> None:
+        self.videos = list(frames)
+        self._geometry = geometry
+        self._maps = maps
         self._num_views = num_views
+        every = [
+            (place, target)
+            for place, count in enumerate(frames.values())
+            for target in geometry.targets(count)
+        ]
+        self.windows: Windows = np.array(every, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.windows)
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
@@ -205,10 +221,9 @@ class StoredWindows(TrainingWindows):
         features: A feature store for each stream.
         truth: The store of density and fixation maps.
         videos: Keys of the videos to take.
-        geometry: Which of their windows to take.
+        geometry: As of `TrainingWindows`, and so is `maps`.
         others: The same stores of other views of the videos; training then
             takes a window in one of its views, another one each epoch.
-        maps: Of how many of a window's last frames there is truth.
 
     Raises:
         ValueError: A window has no features.
@@ -225,31 +240,22 @@ class StoredWindows(TrainingWindows):
         maps: int = 1,
     ) -> None:
         self._views = [(views.WHOLE, features), *(others or {}).items()]
-        super().__init__(videos, len(self._views) - 1)
+        frames = {video: truth.length(video) for video in videos}
+        super().__init__(frames, geometry, maps, len(self._views) - 1)
         self._truth = truth
-        self._maps = maps
-        wanted = [
-            (place, target)
-            for place, video in enumerate(videos)
-            for target in geometry.targets(truth.length(video))
-        ]
         for stream, store in features.items():
             missing = [
                 (place, target)
-                for place, target in wanted
+                for place, target in self.windows.tolist()
                 if target not in store.targets(self.videos[place])
             ]
             if missing:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
-                    f"{len(wanted)} windows, first (video:frame) "
+                    f"{len(self)} windows, first (video:frame) "
                     f"{label(self.videos, missing[0])}. Make them with "
                     f"`{store.command}`."
                 )
-        self.windows: Windows = np.array(wanted, np.int64).reshape(-1, 2)
-
-    def __len__(self) -> int:
-        return len(self.windows)
 
     def some(self, count: int) -> "StoredWindows":
         """At most `count` of the windows, at even distances."""
@@ -431,9 +437,8 @@ class LiveWindows(TrainingWindows):
         data: The dataset.
         front_end: What says how a frame is seen, and computes flow.
         videos: Keys of the videos to take.
-        geometry: Which windows to take.
+        geometry: As of `TrainingWindows`, and so is `maps`.
         flip: Mirror half of the windows, others each epoch.
-        maps: Of how many of a window's last frames there is truth.
     """
 
     def __init__(
@@ -446,19 +451,11 @@ class LiveWindows(TrainingWindows):
         flip: bool = False,
         maps: int = 1,
     ) -> None:
-        super().__init__(videos, int(flip))
+        frames = {video: data.frame_counts[video] for video in videos}
+        super().__init__(frames, geometry, maps, int(flip))
         self._data = data
         self._front_end = front_end
-        self._geometry = geometry
-        self._maps = maps
-        self._counts = tuple(
-            (place, data.frame_counts[video])
-            for place, video in enumerate(videos)
-        )
-
-    def __len__(self) -> int:
-        frames = (count for _, count in self._counts)
-        return windows.num_windows(frames, self._geometry)
+        self._counts = tuple(enumerate(frames.values()))
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""

@@ -139,8 +139,7 @@ def open_stores(root, extractor, stride=2):
 
 
 def filled(data, numbers, extractor, kept):
-    engine = fill.here(extractor, kept)
-    fill.fill(data, numbers, kept, engine, purpose="test")
+    fill.fill(data, numbers, kept, fill.here(extractor), purpose="test")
 
 
 def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):

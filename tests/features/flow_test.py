@@ -35,6 +35,12 @@ def moving(count, dx, dy, seed=0):
     )
 
 
+def make(name, workers, batch=1):
+    method = flow.Flow(name)
+    method.workers, method.batch = workers, batch
+    return method
+
+
 def compute(method, grays):
     return np.stack(list(method.pairs(grays)))
 
@@ -45,7 +51,7 @@ def end_point_difference(a, b):
 
 @pytest.fixture(scope="module")
 def tvl1():
-    return flow.Flow("tvl1", workers=2)
+    return make("tvl1", 2)
 
 
 def test_gray_averages_over_areas():
@@ -89,16 +95,16 @@ def test_tvl1_is_opencvs_on_real_frames(tvl1, shared):
 def test_the_number_of_threads_changes_nothing(name):
     # Slices of larger frames, which DIS refuses as they are.
     grays = moving(6, 0.7, 0.2)[:, 8:72, 20:90]
-    serial = compute(flow.Flow(name, workers=1), grays)
-    parallel = compute(flow.Flow(name, workers=3), grays)
+    serial = compute(make(name, 1), grays)
+    parallel = compute(make(name, 3), grays)
     np.testing.assert_array_equal(serial, parallel)
 
 
 def test_batches_change_nothing_but_rounding():
     """Seven pairs, four a call, so that the last call is filled up."""
     grays = np.stack([frame[:19, :19] for frame in moving(8, 0.7, 0.2)])
-    single = compute(flow.Flow("tvl1", workers=1, batch=1), grays)
-    batched = compute(flow.Flow("tvl1", workers=2, batch=4), grays)
+    single = compute(make("tvl1", 1), grays)
+    batched = compute(make("tvl1", 2, batch=4), grays)
     assert batched.shape == (7, 19, 19, 2)
     assert np.abs(single).mean() > 0.1
     assert end_point_difference(single, batched) < 1e-3
@@ -113,7 +119,7 @@ def test_pairs_reads_no_further_than_it_must():
             read += 1
             yield gray
 
-    flows = flow.Flow("dis", workers=2).pairs(grays())
+    flows = make("dis", 2).pairs(grays())
     next(flows)
     assert read <= 5
     flows.close()
