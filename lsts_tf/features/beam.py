@@ -67,13 +67,8 @@ def run(
     While the pipeline runs, a video counts as done when all of its files are
     there; what failed is known when it has ended.
 
-    Args:
-        load: Loads the front end; Beam's workers call it.
-        data_dir: TFDS data folder, as they see it.
-        arguments: Beam's options, such as "--runner=FlinkRunner".
-        data: The dataset.
-        numbers: Its videos.
-        kept: The stores.
+    Beam's workers call `load`, and `data_dir` is the TFDS data folder as they
+    see it; `arguments` are Beam's options, such as "--runner=FlinkRunner".
     """
     # In a folder that Beam's workers see, too.
     report = kept.truth.root.parent / f".outcomes-{secrets.token_hex(4)}"

@@ -197,16 +197,11 @@ class Dataset:
         purpose: str,
         geometry: windows.Geometry | None = None,
     ) -> list[Key]:
-        """Videos of the dataset whose number is in `numbers`.
+        """Those of `numbers` that the dataset has, in the order of reading.
 
-        Args:
-            numbers: Wanted numbers; those that the dataset lacks are left
-                out, because any part of DHF1K is a dataset.
-            purpose: What they are for, in the error.
-            geometry: If given, videos that have no window are left out too.
-
-        Returns:
-            Numbers in the order of reading.
+        The others are left out, because any part of DHF1K is a dataset; and,
+        with a `geometry`, videos that have no window. `purpose` is what they
+        are for, in messages.
 
         Raises:
             DatasetError: Not one of them is there; the dataset is damaged; or

@@ -281,14 +281,8 @@ class Extractor(front_end.FrontEnd):
         """Features of a window of equal elements, by the continuous front end.
 
         It sees a video's own frames on both sides of a window, so one step
-        tells all. Computed in float32.
-
-        Args:
-            stream: "rgb" or "flow".
-            element: As of a signal; see `features`.
-
-        Returns:
-            {name of a part: float32 of its shape}; see `part_shapes`.
+        tells all. Computed in float32, of an element as of a signal; see
+        `features`.
         """
         if stream not in self._stills:
             ends = i3d.at(

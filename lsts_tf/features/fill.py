@@ -103,11 +103,11 @@ def open_stores(
         root: Folder of the stores of all datasets.
         dataset_name: Name and version of this one.
         front_end: What computes their features.
-        stride: Distance between windows.
-        short: What becomes of short clips; see `windows.Geometry`.
-        view: Which view the features are of; crops are of RGB alone, because
-            the flow that is stored is the whole frame's.
-        command: What makes them, for messages; see `stores.Store.create`.
+        stride: Distance between windows; see `windows.Geometry`.
+        short: What becomes of short clips; see there.
+        view: Crops are of RGB alone, because the flow that is stored is the
+            whole frame's.
+        command: For messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
@@ -326,14 +326,8 @@ def fill(
 ) -> None:
     """Compute what the stores lack of some videos.
 
-    A video that fails does not stop the others.
-
-    Args:
-        data: The dataset.
-        numbers: Videos wanted, some that the dataset has.
-        kept: Where results are kept.
-        engine: What does the work: `here`, of `processes`, or `beam.run`.
-        purpose: What the progress bar says.
+    A video that fails does not stop the others. What does the work is `here`,
+    of `processes`, or `beam.run`; the progress bar says the `purpose`.
 
     Raises:
         ExtractionError: After all others, naming the videos that failed.

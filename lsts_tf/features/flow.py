@@ -40,14 +40,8 @@ def gray(
     """Shrinks a frame to the small grey one that flow is computed from.
 
     By area: bilinear shrinking of 640 x 360 aliases, which costs two to five
-    times the accuracy of the flow on textured frames.
-
-    Args:
-        frame: uint8 [H, W, 3], RGB.
-        size: Rows and columns of the result; the aspect ratio is not kept.
-
-    Returns:
-        uint8 of that size.
+    times the accuracy of the flow on textured frames. From uint8 RGB [H, W, 3]
+    to uint8 [*size]; the aspect ratio is not kept.
     """
     return cv2.resize(
         cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),

@@ -68,19 +68,6 @@ class Manifest:
         fields = dataclasses.asdict(self)
         return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The manifest that `text` came from.
-
-        Raises:
-            ValueError: It is none.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**{**fields, "shape": tuple(fields["shape"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"Not a manifest: {error}") from error
-
 
 def folder_name(dataset: str) -> str:
     """Folder of the stores of a dataset, by its name and version."""
@@ -134,11 +121,8 @@ class _Folder:
     ) -> Self:
         """Opens a store, or makes an empty one.
 
-        Args:
-            root: Its folder.
-            manifest: What its numbers are made with.
-            command: What makes the store, for messages: `lsts_tf.extract`
-                on an experiment.
+        `command` is what makes the store, for messages: `lsts_tf.extract` on
+        an experiment.
 
         Raises:
             StoreError: The store there was made with something else, or its
@@ -150,16 +134,17 @@ class _Folder:
         if not path.exists():
             root.mkdir(parents=True, exist_ok=True)
             files.write_text(path, manifest.text())
+        # As it is read again: tuples become lists.
+        wanted = json.loads(manifest.text())
         try:
-            there = Manifest.parse(path.read_text("utf-8"))
-        except ValueError as error:
+            found = json.loads(path.read_text("utf-8"))
+            there = {key: found[key] for key in wanted}
+        except (ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"{path} is damaged ({error}). Remove {root}, then run "
+                f"{path} is damaged ({error!r}). Remove {root}, then run "
                 f"`{command}`."
             ) from error
-        # As they are read again: tuples become lists.
-        both = (json.loads(m.text()) for m in (there, manifest))
-        if differences := differing(*both):
+        if differences := differing(there, wanted):
             said = "; ".join(
                 f"{key}: {have!r} there, {want!r} wanted"
                 for key, (have, want) in differences.items()
@@ -169,7 +154,7 @@ class _Folder:
                 f"else ({said}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
-        return cls(root, there, command)
+        return cls(root, manifest, command)
 
     def path(self, video: Any) -> pathlib.Path:
         """File of a video."""
@@ -303,11 +288,7 @@ class Store(_Folder):
         return found.tobytes()
 
     def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
-        """Reads records of a video; safe in several threads.
-
-        Args:
-            video: Its number.
-            indices: Which records, from 0.
+        """Reads some records of a video, from 0; safe in several threads.
 
         Returns:
             [len(indices), *shape], in the store's dtype.

@@ -43,14 +43,9 @@ class View:
         return {"mirrored": True} if self.mirrored else {}
 
     def of(self, video: int, image: np.ndarray) -> np.ndarray:
-        """What the view shows of a frame or map.
+        """What the view shows of a frame [H, W, C], or a map [H, W]; no copy.
 
-        Args:
-            video: The video's number in its dataset.
-            image: [H, W, C], or [H, W].
-
-        Returns:
-            [h, w, C] or [h, w], a crop of it; no copy.
+        By its number in its dataset each video has crops of its own.
         """
         if not self.crop:
             return image[:, ::-1] if self.mirrored else image

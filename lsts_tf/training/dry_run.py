@@ -22,12 +22,7 @@ _HALF, _TARGET = 2, 8
 def lines(
     settings: experiment.Experiment, data: dataset.Dataset | None = None
 ) -> Iterator[str]:
-    """What a training takes, line by line.
-
-    Args:
-        settings: The experiment.
-        data: The lengths of its videos; by default of the dataset as built.
-    """
+    """What a training takes, on the dataset as built or on `data`, in lines."""
     if data is None:
         data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     frames, number = {}, {}
@@ -69,10 +64,8 @@ def store_bytes(
 ) -> int:
     """Bytes of all flows and features that a training reads.
 
-    Args:
-        settings: The experiment.
-        frames: Frames of each video, by "training" and "validation".
-        number: Windows of each.
+    By "training" and "validation", `frames` are those of each video, and
+    `number` is that of all windows.
     """
     size = parts.parse_size(settings.input_size)
     main = i3d.feature_shape(settings.window, *size)

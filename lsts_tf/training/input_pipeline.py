@@ -190,12 +190,8 @@ class TrainingWindows:
     ) -> Generator[list[Batch], None, None]:
         """Batches of the steps `first_step` … `last_step` - 1, in order.
 
-        Args:
-            rows: Which rows of each batch to read, by block: `devices.rows`.
-            batch_size: Windows in a step, over all replicas.
-            seed: Of the run.
-            first_step: From 0, over the whole run.
-            last_step: The step after the last.
+        Of each batch of `batch_size` windows, over all replicas, `rows` are
+        read, by block: see `devices.rows`.
         """
         in_epoch = steps_per_epoch(len(self), batch_size)
         numbers = range(first_step, last_step)
@@ -271,10 +267,8 @@ class StoredWindows(TrainingWindows):
     def read(self, chosen: Windows, seen: np.ndarray | None = None) -> Batch:
         """Features and truth of windows [B, 2]: one batch as above.
 
-        Args:
-            chosen: The windows.
-            seen: Which view of each, int [B]; 0 is the whole frame. None:
-                the whole frame of all.
+        `seen` is the view of each, int [B]; 0, and None of all, is the whole
+        frame.
         """
         if seen is None:
             seen = np.zeros(len(chosen), np.int64)
@@ -329,11 +323,7 @@ class StoredWindows(TrainingWindows):
         """All windows once, in order.
 
         The last batch is filled up, so that every batch has one shape and no
-        replica is ever left empty.
-
-        Args:
-            rows: Which rows of each batch to read, by block.
-            batch_size: Windows at a time, over all replicas.
+        replica is ever left empty. Arguments are those of `training`.
 
         Returns:
             The blocks of each batch, and the windows' numbers in `windows`,
@@ -401,16 +391,9 @@ def live_order(
     """Order of an epoch in which only `OPEN_VIDEOS` are open at a time.
 
     The next window comes from one of the open videos, chosen with the odds of
-    what each has left; inside a video the order is random.
-
-    Args:
-        counts: (place, frames) of each video, in the order of reading.
-        geometry: Which windows a video has.
-        seed: Of the run.
-        epoch: From 0.
-
-    Returns:
-        int64 [N, 2], each window once.
+    what each has left; inside a video the order is random. `counts` are
+    (place, frames) of each video, in the order of reading; the result is int64
+    [N, 2], each window once.
     """
     rng = _random(seed, epoch)
     waiting = [(k, geometry.targets(n)) for k, n in reversed(counts)]
