@@ -133,7 +133,8 @@ class _Folder:
         path = root / _MANIFEST
         if not path.exists():
             root.mkdir(parents=True, exist_ok=True)
-            files.write_text(path, manifest.text())
+            with _writing(path) as file:
+                file.write(manifest.text().encode())
         # As it is read again: tuples become lists.
         wanted = json.loads(manifest.text())
         try:
@@ -209,25 +210,31 @@ class _Folder:
     @contextlib.contextmanager
     def _writing(self, video: int) -> Iterator[BinaryIO]:
         """A file that becomes the video's if the block ends without error."""
-        path = self.path(video)
-        is_written = False
-        try:
-            with (
-                files.naming(path),
-                files.replacing(path, lasting=True) as temporary,
-                temporary.open("wb") as file,
-            ):
-                yield file
-                is_written = True
-                for other in path.parent.glob(f".{path.stem}.*{self.suffix}"):
-                    if other != temporary:
-                        # Its process is dead, or makes the same file.
-                        other.unlink(missing_ok=True)
-        except FileNotFoundError:
-            # So did another process just now, with this one's.
-            if not (is_written and path.exists()):
-                raise
+        with _writing(self.path(video)) as file:
+            yield file
         self._heads.pop(video, None)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file that gets its name if the block ends without error."""
+    is_written = False
+    try:
+        with (
+            files.naming(path),
+            files.replacing(path, lasting=True) as temporary,
+            temporary.open("wb") as file,
+        ):
+            yield file
+            is_written = True
+            for other in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+                if other != temporary:
+                    # Its process is dead, or makes the same file.
+                    other.unlink(missing_ok=True)
+    except FileNotFoundError:
+        # So did another process just now, with this one's.
+        if not (is_written and path.exists()):
+            raise
 
 
 class Store(_Folder):

@@ -67,9 +67,7 @@ def test_returns_what_was_written(filled):
                 store.read(video, range(len(targets))),
                 _records(len(targets), video),
             )
-
-
-def test_numpy_reads_a_data_file(filled):
+    # NumPy reads a file, too.
     array = np.load(filled.root / "0003.npy", mmap_mode="r")
     assert array["values"].dtype == np.float16
     np.testing.assert_array_equal(array["values"], _records(5, 3))
@@ -84,12 +82,9 @@ def test_numpy_reads_a_data_file(filled):
     ),
     order=st.lists(st.integers(0, 8)),
 )
-@hypothesis.settings(
-    deadline=None,
-    max_examples=30,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-def test_any_records_in_any_order(store, data, order):
+@hypothesis.settings(deadline=None, max_examples=30)
+def test_any_records_in_any_order(tmp_path_factory, data, order):
+    store = stores.Store.create(tmp_path_factory.mktemp("any"), MANIFEST)
     store.write(5, range(len(data)), data)
     order = [i % len(data) for i in order]
     np.testing.assert_array_equal(store.read(5, order), data[order])
@@ -248,6 +243,10 @@ def test_who_stores_a_video_removes_what_others_left_of_it(store):
     (store.root / ".0007.12345.npy").write_bytes(b"of a process that died")
     (store.root / ".0008.12345.npy").write_bytes(b"of another video")
     store.write(7, range(2), _records(2))
+    assert {path.name for path in store.root.glob(".*")} == {".0008.12345.npy"}
+    # So does who makes a store with what was left of its manifest.
+    (store.root / "manifest.json").rename(store.root / ".manifest.12345.json")
+    again(store)
     assert {path.name for path in store.root.glob(".*")} == {".0008.12345.npy"}
 
 
