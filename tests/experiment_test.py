@@ -12,11 +12,15 @@ from lsts_tf import experiment
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def parsed(*arguments):
+    values = flags.FlagValues()
+    experiment.define_flags(values)
+    values(["program", *arguments])
+    return values
+
+
 def parse(*arguments):
-    flag_values = flags.FlagValues()
-    experiment.define_flags(flag_values)
-    flag_values(["program", *arguments])
-    return experiment.from_flags(flag_values)
+    return experiment.from_flags(parsed(*arguments))
 
 
 @given(
@@ -160,10 +164,7 @@ def run(tmp_path):
 
 
 def chosen(*arguments):
-    values = flags.FlagValues()
-    experiment.define_flags(values)
-    values(["program", *arguments])
-    return experiment.chosen_run(values)
+    return experiment.chosen_run(parsed(*arguments))
 
 
 def test_without_a_run_the_starter_is_used():

@@ -4,7 +4,6 @@ I3D is replaced by means of pixels; everything else is real.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -15,7 +14,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.training import dry_run, input_pipeline, monitor
-from tests import clip_folders, fake_front_end
+from tests import clip_folders, fake_front_end, run_folder
 from ucf_sports import ucf_sports_dataset_builder
 
 WINDOW = 16
@@ -315,11 +314,11 @@ def trained(root, tmp_path_factory):
 
 
 def test_joint_training(trained):
-    folder = pathlib.Path(trained.run_dir)
-    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["step"] == 2
-    assert np.isfinite(json.loads(line)["cc"])
-    assert experiment.load(folder / experiment.FLAGFILE) == trained
+    (record,) = run_folder.records(trained)
+    assert record["step"] == 2
+    assert np.isfinite(record["cc"])
+    flagfile = pathlib.Path(trained.run_dir) / experiment.FLAGFILE
+    assert experiment.load(flagfile) == trained
 
 
 def test_extraction_does_what_is_missing(trained):
