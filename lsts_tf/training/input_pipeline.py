@@ -157,7 +157,7 @@ class TrainingWindows:
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
-        raise NotImplementedError
+        return self.windows[permutation(len(self), seed, epoch)]
 
     def step(
         self, step: int, *, batch_size: int, seed: int
@@ -259,10 +259,6 @@ class StoredWindows(TrainingWindows):
         rows = np.linspace(0, len(self) - 1, min(count, len(self)))
         part.windows = self.windows[rows.astype(int)]
         return part
-
-    def order(self, seed: int, epoch: int) -> Windows:
-        """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
-        return self.windows[permutation(len(self), seed, epoch)]
 
     def read(self, chosen: Windows, seen: np.ndarray | None = None) -> Batch:
         """Features and truth of windows [B, 2]: one batch as above.
