@@ -174,7 +174,8 @@ def _scaling(grays: np.ndarray) -> None:
         rates: dict = {turn: [] for turn in turns}
         costs: dict = {turn: [] for turn in turns}
         for _, turn in itertools.product(range(_ROUNDS.value), turns):
-            method = flow.Flow(name, workers=turn[1], batch=1)
+            method = flow.Flow(name)
+            method.workers, method.batch = turn[1], 1
             with _bound(cores[: turn[0]]):
                 cpu, wall = time.process_time(), time.perf_counter()
                 list(method.pairs(np.concatenate([grays] * repeats)))

@@ -99,7 +99,7 @@ def define_flags() -> None:
 
 def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
     """Score a run; returns what `scores.json` holds."""
-    run = experiment.Run(pathlib.Path(settings.run_dir), settings, {})
+    run = experiment.Run(pathlib.Path(settings.run_dir), settings)
     return evaluate_run(run, model, scorer.Settings(seed=settings.seed))[0]
 
 

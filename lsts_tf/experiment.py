@@ -14,6 +14,7 @@ Only programs import this module; libraries take plain arguments.
 from collections.abc import Collection, Iterator
 import dataclasses
 import pathlib
+import re
 import shlex
 from typing import Any, NamedTuple
 
@@ -369,58 +370,52 @@ class Experiment:
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
         parts.check_skips(self.skips)
-        for holds, rule, *names in (*self._rules(), *self._decoder_rules()):
+        for holds, rule in (*self._rules(), *self._decoder_rules()):
             if not holds:
+                names = dict.fromkeys(re.findall(r"--(\w+)", rule))
                 received = " ".join(self.flag(name) for name in names)
                 raise ValueError(f"{rule}. Received: {received}")
         for name in _OF_VIDEOS:
             self.videos(name)
 
-    def _rules(self) -> Iterator[tuple[Any, ...]]:
-        """Yields whether a rule holds, what it says, and what it is about."""
+    def _rules(self) -> Iterator[tuple[Any, str]]:
+        """Yields whether a rule holds, and what it says of which flags."""
         is_live = self.features == "live"
         yield (
             not is_live or self.front_end == "window",
             "--features=live computes each window alone, so it needs "
             "--front_end=window",
-            "front_end",
         )
         # Trained on windows alone, which are float32, the model would be
         # scored and served on the shared computation's bfloat16.
         yield (
             not is_live or self.front_end_dtype == "float32",
             "--features=live computes each window alone, which is done in "
-            "float32; other precisions need --features=stored",
-            "front_end_dtype",
+            "--front_end_dtype=float32",
         )
         yield (
             not self.views or (not is_live and self.streams == ("rgb",)),
             "--views needs --features=stored and --streams=rgb",
-            *("views", "features", "streams"),
         )
         yield (
             not (self.init and self.finetune_from),
             "--init starts a decoder, and --finetune_from trains I3D with it, "
             "so only one of them can be given",
-            *("init", "finetune_from"),
         )
         yield (
             not self.run_dir.startswith(HUB),
             f"--run_dir={HUB}... is for programs that use a trained model",
-            "run_dir",
         )
-        yield self.ema < 1, "--ema must be below 1", "ema"
-        yield self.dropout < 1, "--dropout must be below 1", "dropout"
-        yield self.sharpen > 0, "--sharpen must be above 0", "sharpen"
+        yield self.ema < 1, "--ema must be below 1"
+        yield self.dropout < 1, "--dropout must be below 1"
+        yield self.sharpen > 0, "--sharpen must be above 0"
         yield (
             0 < self.finetune_rate <= 1,
             "--finetune_rate must be above 0 and at most 1",
-            "finetune_rate",
         )
         yield (
             self.blur or not self.learn_blur,
             "--learn_blur needs a width to start from, such as --blur=8",
-            "blur",
         )
         # A constant rate may still be halved, as in the paper.
         halves = self.lr_halving_steps > 0
@@ -429,18 +424,15 @@ class Experiment:
             or (self.schedule == "halving") == halves,
             "--schedule=halving needs --lr_halving_steps, and cosine excludes "
             "it",
-            *("lr_halving_steps", "schedule"),
         )
         yield (
             self.targets <= self.window,
             "--targets must be no more than --window",
-            *("targets", "window"),
         )
         yield (
             self.short_clips == "skip" or self.targets == 1,
             "--short_clips=mirror needs --targets=1, because the frames played "
             "before a clip have no ground truth",
-            "targets",
         )
         # A window of equal frames has borders that look like motion.
         yield (
@@ -448,37 +440,32 @@ class Experiment:
             or (self.sharpen == 1 and not self.centre),
             "--sharpen and --centre tell films from photographs, which needs "
             "--front_end=continuous",
-            *("sharpen", "centre", "front_end"),
         )
         bases = [name.partition(":")[0] for name in self.dataset_names]
         yield (
             len(set(bases)) == len(bases) and "" not in bases,
             "--datasets must name different datasets",
-            "datasets",
         )
 
-    def _decoder_rules(self) -> Iterator[tuple[Any, ...]]:
+    def _decoder_rules(self) -> Iterator[tuple[Any, str]]:
         """As `_rules`, of the network behind I3D."""
         yield (
             self.targets in parts.TARGETS,
             f"--targets must be one of {', '.join(map(str, parts.TARGETS))}",
-            "targets",
         )
         wants_skips = {"paper": False, "skip": True}
         yield (
             wants_skips.get(self.decoder, bool(self.skips)) == bool(self.skips),
-            "--decoder=skip takes one or more skips, and paper none",
-            *("decoder", "skips"),
+            "--decoder=skip takes one or more --skips, and paper none",
         )
         yield (
             "paper" in (self.decoder, self.head),
-            "Of the decoders, only paper has several heads",
-            *("decoder", "head"),
+            "Only --decoder=paper has several heads, which --head chooses from",
         )
         yield (
             self.decoder != "readout" or self.targets == 1,
-            "--decoder=readout gives one map per window",
-            *("decoder", "targets"),
+            "--decoder=readout gives one map per window, so it needs "
+            "--targets=1",
         )
 
     @property
@@ -516,19 +503,14 @@ class Experiment:
 
     def decoder_arguments(self) -> dict[str, Any]:
         """What `decoder.build` needs to know besides sizes."""
+        names = (
+            *("streams", "head", "targets", "dropout", "blur", "learn_blur"),
+            *("centre_prior", "sharpen", "centre", "seed"),
+        )
         return {
-            "streams": self.streams,
+            **{name: getattr(self, name) for name in names},
             "design": self.decoder,
-            "head": self.head,
-            "targets": self.targets,
-            "dropout": self.dropout,
-            "blur": self.blur,
-            "learn_blur": self.learn_blur,
-            "centre_prior": self.centre_prior,
-            "sharpen": self.sharpen,
-            "centre": self.centre,
             "dtype": self.precision,
-            "seed": self.seed,
         }
 
     def flagfile_text(self) -> str:
@@ -608,13 +590,18 @@ class Run(NamedTuple):
     Attributes:
         folder: --run_dir, or the starter where nothing names a run.
         settings: The run's own, with those of data and places that flags give.
-        sources: {stream: sources of I3D's weights} that flags give; the model
-            decides whether their values are those that it was trained on.
     """
 
     folder: pathlib.Path
     settings: Experiment
-    sources: dict[str, tuple[str, ...]]
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """{stream: sources of I3D's weights}.
+
+        The model decides whether their values are those it was trained on.
+        """
+        return self.settings.front_end_arguments()["sources"]
 
     @property
     def name(self) -> str:
@@ -691,12 +678,7 @@ def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
     settings = dataclasses.replace(
         there, **other | {"run_dir": str(folder), "seed": there.seed}
     )
-    sources = {
-        stream: given[f"{stream}_weights"]
-        for stream in windows.STREAMS
-        if f"{stream}_weights" in given
-    }
-    return Run(folder, settings, sources)
+    return Run(folder, settings)
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:

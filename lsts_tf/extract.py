@@ -8,13 +8,13 @@ that, in several processes or on a cluster if asked (docs/extract.md). If it was
 killed and is started again, it computes only what is missing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import functools
 import itertools
 import pathlib
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 RUNNERS = ("local", "beam")
-
-
-class _Share(NamedTuple):
-    """Videos of a split of a dataset, and their stores in one view."""
-
-    title: str
-    data: "dataset.Dataset"
-    numbers: Sequence[int]
-    kept: "fill.Stores"
 
 
 def extract(
@@ -82,26 +73,21 @@ def extract(
     front_end = load()
     failures: list[str] = []
     shares = list(_shares(settings, splits, front_end, failures))
-    fill.require_disk(
-        (each.data, each.kept, [n for n in each.numbers if n not in each.kept])
-        for each in shares
-    )
-    engine_of: Callable[[fill.Stores], fill.Engine]
+    fill.require_disk((data, kept, videos) for _, data, videos, kept in shares)
     with contextlib.ExitStack() as stack:
+        engine = fill.here(front_end)
         if workers:
-            engine_of = stack.enter_context(fill.processes(workers, load))
+            engine = stack.enter_context(fill.processes(workers, load))
         elif runner == "beam":
             # Only here, because it takes seconds to import.
             from lsts_tf.features import beam
 
-            engine_of = functools.partial(
-                beam.engine, load, settings.data_dir, beam_args
+            engine = functools.partial(
+                beam.run, load, settings.data_dir, beam_args
             )
-        else:
-            engine_of = functools.partial(fill.here, front_end)
         for title, data, videos, kept in shares:
             try:
-                fill.fill(data, videos, kept, engine_of(kept), purpose=title)
+                fill.fill(data, videos, kept, engine, purpose=title)
             except fill.ExtractionError as error:
                 failures.append(f"{title}: {error}")
     if failures:
@@ -113,8 +99,12 @@ def _shares(
     splits: Sequence[str],
     front_end: "front_end_lib.FrontEnd",
     failures: list[str],
-) -> "Iterator[_Share]":
-    """What is to be done, in order; what cannot be done goes to `failures`."""
+) -> "Iterator[tuple[str, dataset.Dataset, list[int], fill.Stores]]":
+    """What is to be done, in order; what cannot be done goes to `failures`.
+
+    Yields:
+        A title, a dataset, numbers of videos, and their stores in one view.
+    """
     from lsts_tf.features import dataset, fill
 
     names = settings.dataset_names
@@ -146,7 +136,7 @@ def _shares(
                 command=settings.command("extract"),
             )
             name = f", {view.name}" if view.name else ""
-            yield _Share(title + name, data, chosen, kept)
+            yield title + name, data, chosen, kept
 
 
 def define_flags() -> None:

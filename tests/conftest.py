@@ -135,6 +135,14 @@ def sample_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def data(sample_data):
+    """It, to be read."""
+    from lsts_tf.features import dataset
+
+    return dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+
+
+@pytest.fixture(scope="session")
 def sample_settings(sample_data):
     """LSTS-RGB&Flow with windows of 16 frames, on the sample dataset."""
     from lsts_tf import experiment

@@ -12,11 +12,15 @@ from lsts_tf import experiment
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+def parsed(*arguments):
+    values = flags.FlagValues()
+    experiment.define_flags(values)
+    values(["program", *arguments])
+    return values
+
+
 def parse(*arguments):
-    flag_values = flags.FlagValues()
-    experiment.define_flags(flag_values)
-    flag_values(["program", *arguments])
-    return experiment.from_flags(flag_values)
+    return experiment.from_flags(parsed(*arguments))
 
 
 @given(
@@ -57,10 +61,10 @@ def test_flags_have_the_records_defaults():
         ("--schedule=halving", "lr_halving_steps"),
         ("--accumulate=0", "accumulate"),
         ("--input_size=225", "even number"),
-        ("--decoder=skip", "skip takes one or more skips"),
+        ("--decoder=skip", "skip takes one or more --skips"),
         ("--skips=Mixed_4f", "paper none"),
         ("--decoder=readout --targets=8", "readout gives one map"),
-        ("--decoder=readout --head=released", "only paper has several heads"),
+        ("--decoder=readout --head=released", "paper has several heads"),
         ("--sharpen=0", "--sharpen must be above 0"),
         ("--sharpen=1.2", "needs --front_end=continuous"),
         ("--centre=0.5", "needs --front_end=continuous"),
@@ -75,7 +79,7 @@ def test_flags_have_the_records_defaults():
         ("--finetune_from=Logits", "should be one of|must be one of"),
         ("--window=8 --targets=16", "no more than --window.*--window=8"),
         ("--schedule=cosine --lr_halving_steps=50", "--lr_halving_steps"),
-        ("--features=live --front_end=continuous", "alone.* Received: --fron"),
+        ("--features=live --front_end=continuous", "alone.* --front_end=cont"),
         ("--features=live --front_end_dtype=bfloat16", "alone.*=bfloat16"),
         ("--datasets=dhf1k,dhf1k:1.0.0", "different datasets"),
         ("--train_videos=1-5,hollywood2:1", "Videos must be of dhf1k"),
@@ -160,10 +164,7 @@ def run(tmp_path):
 
 
 def chosen(*arguments):
-    values = flags.FlagValues()
-    experiment.define_flags(values)
-    values(["program", *arguments])
-    return experiment.chosen_run(values)
+    return experiment.chosen_run(parsed(*arguments))
 
 
 def test_without_a_run_the_starter_is_used():
@@ -176,9 +177,10 @@ def test_a_run_brings_its_settings(run):
     found = chosen(f"--run_dir={run.run_dir}", "--data_dir=elsewhere")
     assert found.settings == dataclasses.replace(run, data_dir="elsewhere")
     assert found.name == run.run_dir
-    assert found.sources == {}
+    weights = {"rgb": run.rgb_weights, "flow": run.flow_weights}
+    assert found.sources == weights
     found = chosen(f"--run_dir={run.run_dir}", "--rgb_weights=moved/ckpt")
-    assert found.sources == {"rgb": ("moved/ckpt",)}
+    assert found.sources == weights | {"rgb": ("moved/ckpt",)}
     # The decoder's seed; scores may be drawn by another.
     found = chosen(f"--run_dir={run.run_dir}", "--batch_size=7", "--seed=3")
     assert (found.settings.batch_size, found.settings.seed) == (7, run.seed)

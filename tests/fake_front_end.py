@@ -1,7 +1,9 @@
-"""An extractor whose I3D is a mean of pixels: everything else is real."""
+"""Front ends that cost next to nothing."""
 
 import functools
+import itertools
 
+import cv2
 import keras
 import numpy as np
 
@@ -19,8 +21,44 @@ SHAPES = {
 }
 
 
+class Pixels(front_end.FrontEnd):
+    """Pixels of a window's last frame, and so is flow.
+
+    In NumPy, because TensorFlow does not survive a fork.
+    """
+
+    shape = (1, 2, 2, 16)
+
+    def __init__(self, streams, *, window, **_):
+        super().__init__(streams, window=window, name="window", flow="dis")
+
+    def describe(self):
+        return {"streams": {stream: {} for stream in self.streams}}
+
+    def part_shapes(self, stream):
+        return {stream: self.shape}
+
+    def flows(self, frames):
+        for frame in itertools.islice(frames, 1, None):
+            yield cv2.resize(frame, (112, 112))[..., :2].astype(np.float16)
+
+    @property
+    def encoders(self):
+        encode = self.encode_parts
+        return {s: functools.partial(encode, s) for s in self.streams}
+
+    def encode_parts(self, stream, clip):
+        # Neighbouring pixels of an enlarged frame are alike.
+        apart = clip.shape[1] // 8
+        pixels = clip[-1][::apart, ::apart, 0].astype(np.float32) / 255
+        return {stream: pixels.reshape(self.shape)}
+
+
 class Extractor(extractor_lib.Extractor):
-    """Random projections of the mean frame, on a grid of each part's size."""
+    """I3D is a mean of pixels: everything else is real.
+
+    Random projections of the mean frame, on a grid of each part's size.
+    """
 
     note = "no I3D"
     networks: dict = {}  # noqa: RUF012

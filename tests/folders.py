@@ -11,3 +11,8 @@ def contents(folder):
         path.relative_to(folder): path.is_file() and path.read_bytes()
         for path in folder.rglob("*")
     }
+
+
+def numbers(store):
+    """Numbers of the videos in a store's folder, in order."""
+    return sorted(int(path.stem) for path in store.glob("[0-9]*"))

@@ -12,29 +12,26 @@ scores and curves, bit for bit.
 
 import collections
 import contextlib
-import dataclasses
 import functools
+import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import socket
 import sys
-import time
 
 import cv2
 import numpy as np
 
 from lsts_tf import experiment, parts, train
-from lsts_tf.features import dataset, front_end
+from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
 from lsts_tf.training import checkpoints
-from tests import forks, run_folder
+from tests import fake_front_end, forks, run_folder
 
-SHAPE = (1, 2, 2, 16)
 MAP_SIZE = (16, 16)
 TABLE = (decoder.Deconvolution("d1", 4, (4, 4), (4, 4)),)
 FRAMES = 9
@@ -51,45 +48,21 @@ class Dataset(dataset.Dataset):
     def videos(self, numbers):
         for number in sorted(set(numbers)):
             rng = np.random.default_rng(number)
-            pngs = []
-            for high in (256, 2):
-                maps = rng.integers(0, high, (FRAMES, *MAP_SIZE), np.uint8)
-                pngs.append(
-                    tuple(cv2.imencode(".png", m)[1].tobytes() for m in maps)
-                )
-            frames = rng.integers(0, 256, (FRAMES, *MAP_SIZE, 3), np.uint8)
+            maps, fixations, frames = (
+                rng.integers(0, high, (FRAMES, *MAP_SIZE, *more), np.uint8)
+                for high, *more in ((256,), (2,), (256, 3))
+            )
             yield dataset.Video(
                 number=number,
                 fps=30.0,
-                jpegs=tuple(
-                    cv2.imencode(".png", f)[1].tobytes() for f in frames
-                ),
-                maps=pngs[0],
-                fixations=pngs[1],
+                jpegs=pngs(frames),
+                maps=pngs(maps),
+                fixations=pngs(fixations),
             )
 
 
-class Extractor(front_end.FrontEnd):
-    """Pixels of a window's last frame."""
-
-    def __init__(self, *_, window, **__):
-        super().__init__(("rgb",), window=window, name="window", flow="dis")
-
-    def describe(self):
-        return {"streams": {"rgb": {}}}
-
-    def part_shapes(self, stream):
-        return {stream: SHAPE}
-
-    @property
-    def encoders(self):
-        """In NumPy, because TensorFlow does not survive a fork."""
-        return {"rgb": functools.partial(self.encode_parts, "rgb")}
-
-    def encode_parts(self, stream, clip):
-        # Neighbouring pixels of an enlarged frame are alike.
-        pixels = clip[-1][::28, ::28, 0].astype(np.float32) / 255
-        return {stream: pixels.reshape(SHAPE)}
+def pngs(images):
+    return tuple(cv2.imencode(".png", i)[1].tobytes() for i in images)
 
 
 def install(patch=setattr):
@@ -100,7 +73,7 @@ def install(patch=setattr):
     patch(decoder, "DROPOUT_FILTERS", 8)
     patch(parts, "MAP_SIZE", MAP_SIZE)
     patch(dataset, "Dataset", Dataset)
-    patch(extractor_lib, "Extractor", Extractor)
+    patch(extractor_lib, "Extractor", fake_front_end.Pixels)
 
 
 def settings(folder, **changes):
@@ -180,6 +153,12 @@ def free_addresses(count):
         return [f"localhost:{free.getsockname()[1]}" for free in sockets]
 
 
+def tf_config(hosts, number):
+    """What tells a worker of the others."""
+    task = {"type": "worker", "index": number}
+    return json.dumps({"cluster": {"worker": hosts}, "task": task})
+
+
 def run(settings):
     import tensorflow as tf
 
@@ -193,58 +172,34 @@ def run(settings):
     return train.run(settings)
 
 
-def under_fire(settings, log, kills, longest, how, rng):
-    """One training to its end; what happened to it, and how often."""
-    done = collections.Counter()
-    while True:
-        pid = forks.start(functools.partial(run, settings), log)
-        left = done["kills"] < kills
-        code = forks.wait(pid, rng.uniform(0, longest) if left else 600)
-        if code is None:
-            number = signal.SIGTERM if how == "term" else signal.SIGKILL
-            os.kill(pid, number)
-            code = forks.wait(pid, 60)
-            done["kills"] += 1
-            done["saved"] += code == 143
-            allowed = (0, 143, -15) if how == "term" else (0, -9)
-            assert code in allowed, f"{code}: {log.read_text()[-3000:]}"
-        else:
-            assert code == 0, log.read_text()[-3000:]
-        if code == 0:
-            return done
-
-
 def kill(path, kills, how="kill"):
-    rng = random.Random(kills)
     wanted = experiment.load(pathlib.Path(path))
-    log = pathlib.Path(path).with_suffix(".log")
-    whole = dataclasses.replace(wanted, run_dir=f"{wanted.run_dir}-whole")
-    begin = time.monotonic()
-    assert not under_fire(whole, log, 0, 0, how, rng)["kills"]
-    longest = 1.1 * (time.monotonic() - begin)
-    rounds, done = 0, collections.Counter()
     folder = pathlib.Path(wanted.run_dir)
-    while done["kills"] < kills:
-        shutil.rmtree(folder, ignore_errors=True)
-        left = kills - done["kills"]
-        happened = under_fire(wanted, log, left, longest, how, rng)
-        done += happened
-        if not happened["kills"]:
-            # The machine had more to do when the whole one was timed.
-            longest *= 0.7
-        found, want = state(folder), state(pathlib.Path(whole.run_dir))
-        for what in want:
-            assert found[what] == want[what], f"{what} differs"
+    codes = collections.Counter()
+
+    def end(pid, _):
+        os.kill(pid, signal.SIGTERM if how == "term" else signal.SIGKILL)
+        code = forks.wait(pid, 60)
+        assert code in ((0, 143, -15) if how == "term" else (0, -9))
+        codes[code] += 1
+        return code
+
+    def look():
+        found = state(folder)
         left_behind = [
             p.name
             for p in folder.rglob("*")
             if (p.name[0] == "." and p.name != files.LOCK) or "temp" in p.name
         ]
         assert not left_behind, left_behind
-        rounds += 1
-    sys.stdout.write(f"{rounds} trainings, {dict(done)}, all identical\n")
+        shutil.rmtree(folder)
+        return found
+
+    do = functools.partial(run, wanted)
+    rounds = forks.kill_often(do, end, look, kills)
+    sys.stdout.write(f"{rounds} trainings, {dict(codes)}, all identical\n")
     # Other moments are before the first step, or at the end.
-    assert how != "term" or done["saved"] >= kills // 5, done
+    assert how != "term" or codes[143] >= kills // 5, codes
 
 
 def main(what, path, count="0", how="kill"):

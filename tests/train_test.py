@@ -1,7 +1,6 @@
 import contextlib
 import dataclasses
 import errno
-import json
 import math
 import os
 import pathlib
@@ -22,18 +21,9 @@ from lsts_tf.media import files
 from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
 from lsts_tf.training import trainer as trainer_lib
-from tests import run_folder, tiny_training
+from tests import forks, run_folder, tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def test_a_folder_of_another_experiment_is_refused(tiny):
-    loop.claim_run_folder(tiny)
-    other = dataclasses.replace(tiny, learning_rate=1e-2)
-    with pytest.raises(ValueError, match=r"--learning_rate: 0\.01 here"):
-        loop.claim_run_folder(other)
-    # What is only watched may change.
-    loop.claim_run_folder(dataclasses.replace(tiny, log_steps=3))
 
 
 def test_a_run_folder_is_of_one_process(tiny):
@@ -74,19 +64,25 @@ def tiny(monkeypatch, tmp_path):
     return tiny_training.settings(tmp_path, deterministic=False)
 
 
+def in_the_seventh_step(monkeypatch, change):
+    """Have its blocks changed before they are trained on."""
+    original = trainer_lib.Trainer.train_step
+
+    def train_step(self, blocks):
+        is_it = int(self.step.numpy()) == 6
+        return original(self, change(blocks) if is_it else blocks)
+
+    monkeypatch.setattr(trainer_lib.Trainer, "train_step", train_step)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_after_the_step_and_gives_its_code(
     tiny, monkeypatch, number
 ):
-    step = trainer_lib.Trainer.train_step
-
-    def asked_in_the_seventh(self, batch, **keywords):
-        if int(self.step.numpy()) == 6:
-            signal.raise_signal(number)
-        return step(self, batch, **keywords)
-
     before = signal.getsignal(number)
-    monkeypatch.setattr(trainer_lib.Trainer, "train_step", asked_in_the_seventh)
+    in_the_seventh_step(
+        monkeypatch, lambda blocks: signal.raise_signal(number) or blocks
+    )
     assert train.run(tiny) == 128 + number
     assert newest(tiny) == "step-7"
     assert tiny_records(tiny) == [5]
@@ -94,24 +90,13 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    code = (
-        "import signal\n"
-        "from lsts_tf.training import loop\n"
-        "with loop.remembered_signals() as received:\n"
-        "    signal.raise_signal(signal.SIGTERM)\n"
-        "    print(*received, flush=True)\n"
-        "    signal.raise_signal(signal.SIGTERM)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout == f"{int(signal.SIGTERM)}\n"
-    assert done.returncode == -signal.SIGTERM
+    def twice():
+        with loop.remembered_signals() as received:
+            signal.raise_signal(signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+            signal.raise_signal(signal.SIGTERM)
+
+    assert forks.wait(forks.start(twice), 120) == -signal.SIGTERM
 
 
 def tiny_records(settings):
@@ -119,15 +104,10 @@ def tiny_records(settings):
 
 
 def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
-    step = trainer_lib.Trainer.train_step
-
-    def seventh_is_wrong(self, blocks):
-        if int(self.step.numpy()) == 6:
-            ((features, truth),) = blocks
-            blocks = [({"rgb": features["rgb"] * np.nan}, truth)]
-        return step(self, blocks)
-
-    monkeypatch.setattr(trainer_lib.Trainer, "train_step", seventh_is_wrong)
+    in_the_seventh_step(
+        monkeypatch,
+        lambda blocks: [({"rgb": x["rgb"] * np.nan}, y) for x, y in blocks],
+    )
     with pytest.raises(checkpoints.StoppedError) as caught:
         train.run(tiny)
     text = str(caught.value)
@@ -209,9 +189,7 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
         }
         for path in (model, pathlib.Path(other.run_dir) / "model.keras")
     )
-    assert there.keys() == here.keys()
-    for name, weight in there.items():
-        np.testing.assert_array_equal(weight, here[name])
+    np.testing.assert_equal(here, there)
     model.unlink()
     # What is in the checkpoint is needed no more; a new run does need it.
     assert train.run(dataclasses.replace(other, epochs=2)) == 0
@@ -248,7 +226,9 @@ def test_a_recipe_of_everything(tiny):
     assert rates[1] == max(rates)
     assert rates[-1] < rates[4] < rates[1]
     # Cosine ends with --epochs, so that is part of the experiment.
-    with pytest.raises(ValueError, match="--epochs"):
+    with pytest.raises(
+        ValueError, match="another experiment: --epochs: 3 here"
+    ):
         train.run(dataclasses.replace(recipe, epochs=3))
 
 
@@ -295,9 +275,8 @@ def test_what_films_take_by_count(
         def __init__(self):
             self.frame_counts = dict.fromkeys(range(1, videos + 1), frames)
 
-    root = pathlib.Path(__file__).parents[1]
-    monkeypatch.chdir(root)
-    path = root / "experiments" / f"{which}.flags"
+    monkeypatch.chdir(ROOT)
+    path = ROOT / "experiments" / f"{which}.flags"
     settings = experiment.load(path)
     told = "\n".join(dry_run.lines(settings, Counted()))
     assert f"training: {windows} windows of 79 frames" in told
@@ -363,7 +342,29 @@ def start_tiny(log, *arguments, **environment):
         )
 
 
-def kill_often(tmp_path, kills, how, **changes):
+@pytest.mark.parametrize(
+    ("how", "kills", "changes"),
+    [
+        ("kill", 5, {}),
+        pytest.param("kill", 50, {}, marks=pytest.mark.slow),
+        pytest.param("term", 50, {}, marks=pytest.mark.slow),
+        *(
+            pytest.param("kill", 10, changes, marks=pytest.mark.slow)
+            for changes in (
+                {"strategy": "mirrored"},
+                {"dropout": 0.5},
+                {"strategy": "mirrored", "accumulate": 3, "ema": 0.9},
+                {
+                    "accumulate": 2,
+                    "ema": 0.9,
+                    "flip": True,
+                    "optimizer": "adamw",
+                },
+            )
+        ),
+    ],
+)
+def test_killed_runs_end_as_if_they_had_not_been(tmp_path, how, kills, changes):
     path = tmp_path / "tiny.flags"
     tiny_training.settings(tmp_path, **changes).save(path)
     log = tmp_path / "told"
@@ -375,34 +376,6 @@ def kill_often(tmp_path, kills, how, **changes):
     assert "all identical" in log.read_text()
 
 
-def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-    kill_often(tmp_path, 5, "kill")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "kills", "changes"),
-    [
-        ("kill", 50, {}),
-        ("kill", 10, {"strategy": "mirrored"}),
-        ("term", 50, {}),
-        ("kill", 10, {"dropout": 0.5}),
-        (
-            "kill",
-            10,
-            {"strategy": "mirrored", "accumulate": 3, "ema": 0.9},
-        ),
-        (
-            "kill",
-            10,
-            {"accumulate": 2, "ema": 0.9, "flip": True, "optimizer": "adamw"},
-        ),
-    ],
-)
-def test_runs_that_are_killed_often(tmp_path, how, kills, changes):
-    kill_often(tmp_path, kills, how, **changes)
-
-
 @contextlib.contextmanager
 def workers(tmp_path, *settings):
     """Two processes that train together, and what they say."""
@@ -411,16 +384,10 @@ def workers(tmp_path, *settings):
     for number, each in enumerate(settings * (2 // len(settings))):
         flagfile = tmp_path / f"worker{number}.flags"
         each.save(flagfile)
-        task = {"type": "worker", "index": number}
-        config = {"cluster": {"worker": hosts}, "task": task}
         logs.append(tmp_path / f"worker{number}")
+        config = tiny_training.tf_config(hosts, number)
         processes.append(
-            start_tiny(
-                logs[-1],
-                "run",
-                flagfile,
-                TF_CONFIG=json.dumps(config),
-            )
+            start_tiny(logs[-1], "run", flagfile, TF_CONFIG=config)
         )
     try:
         yield processes, logs
@@ -445,32 +412,26 @@ def train_together(tmp_path, settings):
 @pytest.mark.slow
 def test_two_workers_and_two_replicas_agree(tiny, tmp_path):
     """The same weights after 20 steps from one seed, up to rounding."""
-    together = dataclasses.replace(
-        tiny, strategy="multi_worker", run_dir=str(tmp_path / "together")
+    one, mirrored, together = (
+        dataclasses.replace(tiny, strategy=name, run_dir=str(tmp_path / name))
+        for name in ("one", "mirrored", "multi_worker")
     )
     with workers(tmp_path, together) as started:
-        for name, changes in (
-            ("one", {}),
-            ("mirrored", {"strategy": "mirrored"}),
-        ):
-            run_dir = str(tmp_path / name)
-            changed = dataclasses.replace(tiny, run_dir=run_dir, **changes)
-            assert train.run(changed) == 0
+        for settings in (one, mirrored):
+            assert train.run(settings) == 0
         codes, told = finish(*started)
     assert codes == [0, 0], told
-    want = tiny_training.weights(tmp_path / "one")
-    scores = json.loads(
-        (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[-1]
-    )
-    for name in ("mirrored", "together"):
-        found = tiny_training.weights(tmp_path / name)
+    want = tiny_training.weights(one.run_dir)
+    loss = run_folder.records(one)[-1]["loss"]
+    for settings in (mirrored, together):
+        found = tiny_training.weights(settings.run_dir)
         for a, b in zip(found, want, strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-4, err_msg=name)
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        other = json.loads(lines[-1])
-        assert other["loss"] == pytest.approx(scores["loss"], rel=1e-3)
+            np.testing.assert_allclose(a, b, atol=2e-4)
+        last = run_folder.records(settings)[-1]
+        assert last["loss"] == pytest.approx(loss, rel=1e-3)
     # Only the chief wrote.
-    assert len(list((tmp_path / "together" / "logs").glob("*tfevents*"))) == 1
+    logs = pathlib.Path(together.run_dir) / "logs"
+    assert len(list(logs.glob("*tfevents*"))) == 1
 
 
 @pytest.mark.slow

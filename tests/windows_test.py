@@ -104,6 +104,9 @@ def test_what_cannot_be():
     for streams in ((), ("flow", "rgb"), ("rbg",), ("rgb",) * 2):
         with pytest.raises(ValueError, match="Received"):
             windows.Geometry.of(streams)
+    for frames, mode in ((10, "copy"), (0, "mirror")):
+        with pytest.raises(ValueError, match=f"'{mode}', {frames} frames"):
+            windows.prefix(3, frames, mode)
 
 
 @given(missing=st.integers(0, 200), frames=st.integers(1, 90))
@@ -116,13 +119,6 @@ def test_prefixes_are_those_of_numpys_padding(missing, frames):
 
 def test_the_examples():
     assert doctest.testmod(windows).failed == 0
-
-
-def test_what_makes_no_prefix():
-    with pytest.raises(ValueError, match="copy"):
-        windows.prefix(3, 10, "copy")
-    with pytest.raises(ValueError, match="at least one frame"):
-        windows.prefix(3, 0, "mirror")
 
 
 def test_ranges():

@@ -45,58 +45,52 @@ class Fill(beam.DoFn):
     def setup(self) -> None:
         """Load the front end, once for each of Beam's workers."""
         self._data = self._open_data()
-        self._do = fill.here(self._load(), self._kept)
+        self._do = fill.here(self._load())
 
     def process(self, element: Sequence[int]) -> Iterator[str]:
         """Extract the videos of an element, those that are not stored yet."""
         absent = [number for number in element if number not in self._kept]
-        yield from map(json.dumps, self._do(self._data, absent))
+        done = self._do(self._data, absent, self._kept)
+        yield from map(json.dumps, done)
 
 
-def engine(
+def run(
     load: Callable[[], front_end_lib.FrontEnd],
     data_dir: str,
     arguments: Sequence[str],
+    data: dataset.Dataset,
+    numbers: Sequence[int],
     kept: fill.Stores,
-) -> fill.Engine:
-    """An engine that hands the videos to Beam.
+) -> Iterator[fill.Outcome]:
+    """Hand the videos to Beam; a `fill.Engine` by its last three arguments.
 
     While the pipeline runs, a video counts as done when all of its files are
     there; what failed is known when it has ended.
 
-    Args:
-        load: Loads the front end; Beam's workers call it.
-        data_dir: TFDS data folder, as they see it.
-        arguments: Beam's options, such as "--runner=FlinkRunner".
-        kept: The stores.
+    Beam's workers call `load`, and `data_dir` is the TFDS data folder as they
+    see it; `arguments` are Beam's options, such as "--runner=FlinkRunner".
     """
-
-    def outcomes(
-        data: dataset.Dataset, numbers: Sequence[int]
-    ) -> Iterator[fill.Outcome]:
-        # In a folder that Beam's workers see, too.
-        report = kept.truth.root.parent / f".outcomes-{secrets.token_hex(4)}"
-        count = -(-len(numbers) // SHARE)
-        elements = [list(numbers[k::count]) for k in range(count)]
-        left = set(numbers)
-        opened = functools.partial(dataset.Dataset, data.name, data_dir)
-        do = Fill(opened, load, kept)
-        try:
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                running = pool.submit(_run, do, elements, report, arguments)
-                while not concurrent.futures.wait([running], LOOK).done:
-                    for number in [n for n in left if n in kept]:
-                        left.remove(number)
-                        yield fill.Outcome(number)
-                running.result()
-            for line in report.read_text().splitlines():
-                outcome = fill.Outcome(*json.loads(line))
-                if outcome.video in left:
-                    yield outcome
-        finally:
-            report.unlink(missing_ok=True)
-
-    return outcomes
+    # In a folder that Beam's workers see, too.
+    report = kept.truth.root.parent / f".outcomes-{secrets.token_hex(4)}"
+    count = -(-len(numbers) // SHARE)
+    elements = [list(numbers[k::count]) for k in range(count)]
+    left = set(numbers)
+    opened = functools.partial(dataset.Dataset, data.name, data_dir)
+    do = Fill(opened, load, kept)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            running = pool.submit(_run, do, elements, report, arguments)
+            while not concurrent.futures.wait([running], LOOK).done:
+                for number in [n for n in left if n in kept]:
+                    left.remove(number)
+                    yield fill.Outcome(number)
+            running.result()
+        for line in report.read_text().splitlines():
+            outcome = fill.Outcome(*json.loads(line))
+            if outcome.video in left:
+                yield outcome
+    finally:
+        report.unlink(missing_ok=True)
 
 
 def _run(

@@ -13,7 +13,7 @@ Videos are chosen by number and not by slices of a split, because TFDS hashes
 the order: `train[:500]` would not be DHF1K's videos 1 to 500.
 
 Several datasets are read as one (`Joint`), whose videos have keys in the place
-of numbers: (dataset's name, number).
+of numbers: (dataset's name and version, number).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from lsts_tf import windows
 
 FEATURES = ("video", "fps", "num_frames", "frames", "maps", "fixations")
 
-# A video's number; of several datasets (name without version, number).
+# A video's number; of several datasets (name and version, number).
 Key = Any
 
 # Numbers that a split can hold. Of other datasets it is found out by reading.
@@ -187,22 +187,21 @@ class Dataset:
             return frozenset(named.get(base, ()))
         return frozenset(self.splits.get(otherwise, ()))
 
+    def parts(self, keys: Collection[Key]) -> list[tuple["Dataset", list[int]]]:
+        """Each dataset that has some of these videos, and their numbers."""
+        return [(self, list(keys))]
+
     def choose(
         self,
         numbers: Collection[Key],
         purpose: str,
         geometry: windows.Geometry | None = None,
     ) -> list[Key]:
-        """Videos of the dataset whose number is in `numbers`.
+        """Those of `numbers` that the dataset has, in the order of reading.
 
-        Args:
-            numbers: Wanted numbers; those that the dataset lacks are left
-                out, because any part of DHF1K is a dataset.
-            purpose: What they are for, in the error.
-            geometry: If given, videos that have no window are left out too.
-
-        Returns:
-            Numbers in the order of reading.
+        The others are left out, because any part of DHF1K is a dataset; and,
+        with a `geometry`, videos that have no window. `purpose` is what they
+        are for, in messages.
 
         Raises:
             DatasetError: Not one of them is there; the dataset is damaged; or
@@ -220,7 +219,8 @@ class Dataset:
         if geometry is None:
             return there
         if geometry.first:
-            self._check_moving(there, purpose)
+            for each, _ in self.parts(there):
+                each._check_moving(purpose)
         chosen = [n for n in there if geometry.targets(self.frame_counts[n])]
         if len(chosen) < len(there):
             left_out = (
@@ -236,13 +236,13 @@ class Dataset:
             logging.warning("%s: %s; left out.", self.name, left_out)
         return chosen
 
-    def _check_moving(self, numbers: Collection[Key], purpose: str) -> None:
-        """Raises if these are stills, whose flow would be zero throughout.
+    def _check_moving(self, purpose: str) -> None:
+        """Raises if it has stills, whose flow would be zero throughout.
 
         A shot of one frame among longer ones is a video nevertheless; a
         dataset where all are such holds stills.
         """
-        if numbers and set(self.frame_counts.values()) == {1}:
+        if set(self.frame_counts.values()) == {1}:
             raise DatasetError(
                 "A photograph has no motion, so there is no flow to learn or "
                 f"predict from. Received: dataset {self.name}, where each "
@@ -283,12 +283,12 @@ class Joint(Dataset):
     """
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
-        self.datasets = {each.name.partition(":")[0]: each for each in datasets}
+        self.datasets = {each.name: each for each in datasets}
 
     @property
     def name(self) -> str:
         """Names and versions, joined by a plus."""
-        return "+".join(each.name for each in self.datasets.values())
+        return "+".join(self.datasets)
 
     @functools.cached_property
     def frame_counts(self) -> dict[Key, int]:
@@ -316,16 +316,17 @@ class Joint(Dataset):
             for number in each.numbers(named, otherwise)
         )
 
-    def _check_moving(self, numbers: Collection[Key], purpose: str) -> None:
-        """As of one dataset, of all of them."""
-        for name, own in by_dataset(numbers).items():
-            self.datasets[name]._check_moving(own, purpose)
+    def parts(self, keys: Collection[Key]) -> list[tuple[Dataset, list[int]]]:
+        """Each dataset that has some of these videos, and their numbers."""
+        found: dict[str, list[int]] = {}
+        for name, number in keys:
+            found.setdefault(name, []).append(number)
+        return [(self.datasets[name], own) for name, own in found.items()]
 
     def videos(self, numbers: Collection[Key]) -> Iterator[Video]:
         """As of one dataset."""
         streams = {
-            name: self.datasets[name].videos(own)
-            for name, own in by_dataset(numbers).items()
+            each.name: each.videos(own) for each, own in self.parts(numbers)
         }
         wanted = frozenset(numbers)
         for key in self.frame_counts:
@@ -335,14 +336,6 @@ class Joint(Dataset):
                 yield dataclasses.replace(video, number=(name, video.number))
 
 
-def by_dataset(keys: Collection[Key]) -> dict[str, list[int]]:
-    """{dataset's name: numbers of its videos}, of several datasets' keys."""
-    found: dict[str, list[int]] = {}
-    for name, number in keys:
-        found.setdefault(name, []).append(number)
-    return found
-
-
 def number_of(key: Key) -> int:
     """The number that its own dataset gives a video."""
     return key[1] if isinstance(key, tuple) else key
@@ -350,7 +343,9 @@ def number_of(key: Key) -> int:
 
 def label(key: Key) -> str:
     """A video in a message: 7, or ucf_sports:7."""
-    return f"{key[0]}:{key[1]}" if isinstance(key, tuple) else str(key)
+    if not isinstance(key, tuple):
+        return str(key)
+    return f"{key[0].partition(':')[0]}:{key[1]}"
 
 
 def open_datasets(names: Sequence[str], data_dir: str = "") -> Dataset:

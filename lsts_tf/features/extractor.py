@@ -217,19 +217,17 @@ class Extractor(front_end.FrontEnd):
         if starts_still and length == 1 and self.name != "window":
             yield self.of_still(stream, next(iter(signal)))
             return
-        sliding = self._slide(stream, stride)
-        if (
-            length is not None
-            and not starts_still
-            and self._is_short(
-                stream, sum(sliding.costs.values()), length, stride
-            )
+        sliding = self._shared(stream, stride)
+        sliding.reset()
+        shared_cost = sum(sliding.costs.values())
+        if not starts_still and self._is_short(
+            stream, shared_cost, length, stride
         ):
             yield from super().features(stream, signal, stride=stride)
             return
         turn = self._turns[stream, stride] = object()
-        played = _Played(stream, signal, ahead=sliding.delay)
-        elements = iter(played)
+        ended: list[int] = []
+        elements = _played(stream, signal, sliding.delay, ended)
         first_end = self.window - 1
         if starts_still:
             first_end = 0
@@ -253,8 +251,8 @@ class Extractor(front_end.FrontEnd):
                 found = sliding.finish_parts()
             rows = list(zip(*found.values(), strict=True))
             total = None
-            if played.length is not None and sliding.delay:
-                more = max(played.length - 1 - first_end, -1)
+            if ended and sliding.delay:
+                more = max(ended[0] - 1 - first_end, -1)
                 total = more // stride + 1
                 rows = rows[: total - given]
             for row in rows:
@@ -264,14 +262,14 @@ class Extractor(front_end.FrontEnd):
                 return
 
     def _is_short(
-        self, stream: str, shared_cost: float, length: int, stride: int
+        self, stream: str, shared_cost: float, length: int | None, stride: int
     ) -> bool:
         """Whether windows one by one cost fewer multiply-adds than sharing.
 
         Sharing also computes what the windows before the first whole one
         would share, so it pays only after some windows.
         """
-        if self.name != "window" or self.dtype != "float32":
+        if length is None or (self.name, self.dtype) != ("window", "float32"):
             return False
         channels = i3d_weights.CHANNELS[stream]
         costs = i3d.multiply_adds(self.window, channels, *self.size)
@@ -283,14 +281,8 @@ class Extractor(front_end.FrontEnd):
         """Features of a window of equal elements, by the continuous front end.
 
         It sees a video's own frames on both sides of a window, so one step
-        tells all. Computed in float32.
-
-        Args:
-            stream: "rgb" or "flow".
-            element: As of a signal; see `features`.
-
-        Returns:
-            {name of a part: float32 of its shape}; see `part_shapes`.
+        tells all. Computed in float32, of an element as of a signal; see
+        `features`.
         """
         if stream not in self._stills:
             ends = i3d.at(
@@ -311,11 +303,6 @@ class Extractor(front_end.FrontEnd):
         if self.name == "window":
             return 0
         return max(self._shared(stream, 1).delay for stream in self.streams)
-
-    def _slide(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
-        sliding = self._shared(stream, stride)
-        sliding.reset()
-        return sliding
 
     def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
@@ -338,50 +325,31 @@ class Extractor(front_end.FrontEnd):
         return self._sliding[key]
 
 
-class _Played:
+def _played(
+    stream: str, signal: Iterable[np.ndarray], ahead: int, ended: list[int]
+) -> Iterator[np.ndarray]:
     """A signal, and what is played behind it for those who look ahead.
 
     That is the signal backwards, as what is played before a clip is
-    (`windows.prefix`): zeros would look like a cut to black.
-
-    Args:
-        stream: "rgb" or "flow".
-        signal: Its elements.
-        ahead: How many elements behind the last one are seen; 0 for none, and
-            nothing is played then.
-
-    Attributes:
-        length: Number of its elements; None until the signal is over.
+    (`windows.prefix`): zeros would look like a cut to black. It has no end,
+    unless nobody sees it, with `ahead` 0. When the signal is over, its length
+    is put into `ended`.
     """
-
-    def __init__(
-        self, stream: str, signal: Iterable[np.ndarray], *, ahead: int
-    ) -> None:
-        self._stream = stream
-        self._signal = signal
-        self._ahead = ahead
-        self.length: int | None = None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        recent: collections.deque[np.ndarray] = collections.deque(
-            maxlen=self._ahead + 1
-        )
-        count = 0
-        for element in self._signal:
-            recent.append(element)
-            count += 1
-            yield element
-        self.length = count
-        if not self._ahead or not recent:
-            return
-        there = list(recent)
-        if self._stream == "flow":
-            # Backwards, each motion is undone, the last one first.
-            back = [-flow for flow in reversed(there)]
-            yield from itertools.cycle(back + there)
-        # The last frame stands already, and the first one is not repeated.
-        back = there[-2::-1]
-        yield from itertools.cycle([*back, *there[1:]] or there)
+    recent: collections.deque[np.ndarray] = collections.deque(maxlen=ahead + 1)
+    count = 0
+    for element in signal:
+        recent.append(element)
+        count += 1
+        yield element
+    ended.append(count)
+    if not ahead or not recent:
+        return
+    there = list(recent)
+    if stream == "flow":
+        # Backwards, each motion is undone, the last one first.
+        yield from itertools.cycle([-flow for flow in there[::-1]] + there)
+    # The last frame stands already, and the first one is not repeated.
+    yield from itertools.cycle([*there[-2::-1], *there[1:]] or there)
 
 
 @functools.cache

@@ -24,7 +24,7 @@ import itertools
 import multiprocessing
 import pathlib
 import shutil
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from absl import logging
 import numpy as np
@@ -55,8 +55,6 @@ class Outcome(NamedTuple):
 
 
 # === The stores of a dataset ===
-
-_Store = TypeVar("_Store", stores.Store, stores.TruthStore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,36 +103,33 @@ def open_stores(
         root: Folder of the stores of all datasets.
         dataset_name: Name and version of this one.
         front_end: What computes their features.
-        stride: Distance between windows.
-        short: What becomes of short clips; see `windows.Geometry`.
-        view: Which view the features are of; crops are of RGB alone, because
-            the flow that is stored is the whole frame's.
-        command: What makes them, for messages; see `stores.Store.create`.
+        stride: Distance between windows; see `windows.Geometry`.
+        short: What becomes of short clips; see there.
+        view: Crops are of RGB alone, because the flow that is stored is the
+            whole frame's.
+        command: For messages; see `stores.Store.create`.
 
     Raises:
         ValueError: A store there was made with something else.
     """
-    folder = pathlib.Path(root) / dataset_name.replace(":", "-")
+    folder = pathlib.Path(root) / stores.folder_name(dataset_name)
 
-    def create(store: type[_Store], place: str, **manifest: Any) -> _Store:
-        about = stores.Manifest(dataset=dataset_name, **manifest)
-        return store.create(folder / place, about, command=command)
+    def create(place: str, kind: str, *about: Any) -> Any:
+        store = stores.TruthStore if kind == "truth" else stores.Store
+        manifest = stores.Manifest(kind, dataset_name, *about)
+        return store.create(folder / place, manifest, command=command)
 
-    truth = create(
-        stores.TruthStore, "truth", kind="truth", shape=(), dtype="uint8"
-    )
     flow = None
     if "flow" in front_end.streams:
         at_size = ""
         if front_end.size != parts.SIZE:
             at_size = f"-{parts.size_name(front_end.size)}"
         flow = create(
-            stores.Store,
             f"flow{at_size}",
-            kind="flow",
-            shape=(*parts.half(front_end.size), 2),
-            dtype="float16",
-            details={"flow": front_end.flow.describe()},
+            "flow",
+            (*parts.half(front_end.size), 2),
+            "float16",
+            {"flow": front_end.flow.describe()},
         )
     features, geometry = {}, {}
     for stream in front_end.streams:
@@ -146,19 +141,13 @@ def open_stores(
         apart += f"-{view.name}" if view.name else ""
         for part, shape in front_end.part_shapes(stream).items():
             geometry[part] = chosen
+            about = front_end.describe_part(stream, part) | view.describe()
+            about |= {"stride": stride, "first": chosen.first}
             features[part] = create(
-                stores.Store,
                 front_end.store_name(part) + apart,
-                kind="features",
-                shape=shape,
-                dtype="float16",
-                details={
-                    **front_end.describe_part(stream, part),
-                    **view.describe(),
-                    "stride": stride,
-                    "first": chosen.first,
-                },
+                *("features", shape, "float16", about),
             )
+    truth = create("truth", "truth", (), "uint8")
     return Stores(
         truth=truth, flow=flow, features=features, geometry=geometry, view=view
     )
@@ -176,38 +165,15 @@ def ready_stores(
     """Open stores and fill them; arguments as of `open_stores` and `fill`.
 
     Returns:
-        Stores to read from, by the keys of `data`. Of several datasets there
-        is no store of flows.
+        Stores to read from, by the keys of `data`.
     """
-    if not isinstance(data, dataset.Joint):
+    for each, own in data.parts(numbers):
         kept = open_stores(
-            root, dataset_name=data.name, front_end=front_end, **options
+            root, dataset_name=each.name, front_end=front_end, **options
         )
-        fill(data, numbers, kept, here(front_end, kept), purpose=purpose)
-        return kept
-    each = {
-        name: ready_stores(
-            root,
-            data.datasets[name],
-            own,
-            front_end,
-            purpose=f"{purpose}, {name}",
-            **options,
-        )
-        for name, own in dataset.by_dataset(numbers).items()
-    }
-    first = next(iter(each.values()))
-    return dataclasses.replace(
-        first,
-        truth=stores.TruthStore.joint({n: k.truth for n, k in each.items()}),
-        flow=None,
-        features={
-            part: stores.Store.joint(
-                {name: kept.features[part] for name, kept in each.items()}
-            )
-            for part in first.features
-        },
-    )
+        title = purpose if each is data else f"{purpose}, {each.name}"
+        fill(each, own, kept, here(front_end), purpose=title)
+    return kept
 
 
 def require_disk(
@@ -215,7 +181,7 @@ def require_disk(
 ) -> None:
     """Say how much will be written; raise OSError unless it is free.
 
-    What is wanted are datasets, stores, and the videos that these lack.
+    What is wanted are datasets, stores, and videos.
     """
     # By file, because several views of a video share its flow.
     needed: dict[pathlib.Path, int] = {}
@@ -347,7 +313,7 @@ def _signal(
 # === Many videos ===
 
 # Does the videos of a dataset with these numbers; tells what became of each.
-Engine = Callable[[dataset.Dataset, Sequence[int]], Iterator[Outcome]]
+Engine = Callable[[dataset.Dataset, Sequence[int], Stores], Iterator[Outcome]]
 
 
 def fill(
@@ -360,14 +326,8 @@ def fill(
 ) -> None:
     """Compute what the stores lack of some videos.
 
-    A video that fails does not stop the others.
-
-    Args:
-        data: The dataset.
-        numbers: Videos wanted, some that the dataset has.
-        kept: Where results are kept.
-        engine: What does the work: `here`, of `processes`, or `beam.engine`.
-        purpose: What the progress bar says.
+    A video that fails does not stop the others. What does the work is `here`,
+    of `processes`, or `beam.run`; the progress bar says the `purpose`.
 
     Raises:
         ExtractionError: After all others, naming the videos that failed.
@@ -386,7 +346,7 @@ def fill(
         desc=purpose,
         unit="frame",
     ) as bar:
-        for count, (number, error) in enumerate(engine(data, absent), 1):
+        for count, (number, error) in enumerate(engine(data, absent, kept), 1):
             bar.set_postfix_str(f"{count}/{len(absent)} videos", refresh=False)
             bar.update(data.frame_counts[number])
             if error:
@@ -399,9 +359,9 @@ def fill(
         )
 
 
-def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
+def here(front_end: front_end_lib.FrontEnd) -> Engine:
     """An engine that does one video after the other in this process."""
-    return lambda data, numbers: (
+    return lambda data, numbers, kept: (
         fill_video(video, front_end, kept) for video in data.videos(numbers)
     )
 
@@ -409,18 +369,17 @@ def here(front_end: front_end_lib.FrontEnd, kept: Stores) -> Engine:
 @contextlib.contextmanager
 def processes(
     count: int, load: Callable[[], front_end_lib.FrontEnd]
-) -> Iterator[Callable[[Stores], Engine]]:
-    """Processes that fill stores, each with a front end of its own.
+) -> Iterator[Engine]:
+    """An engine of processes, each with a front end of its own from `load`.
 
-    This process reads the videos and hands them on as they are, encoded. What
-    is yielded makes an engine of stores; `load` is called in the processes.
+    This process reads the videos and hands them on as they are, encoded.
     """
     context: Any = multiprocessing.get_context(START)
     with concurrent.futures.ProcessPoolExecutor(
         count, context, _start_worker, (context.Value("i"), count, load)
     ) as pool:
         try:
-            yield lambda kept: functools.partial(_hand_out, pool, count, kept)
+            yield functools.partial(_hand_out, pool, count)
         finally:
             # What is still under way nobody waits for. A process that somebody
             # killed may hold the queue, and others never hear that all is over.
@@ -431,9 +390,9 @@ def processes(
 def _hand_out(
     pool: concurrent.futures.Executor,
     count: int,
-    kept: Stores,
     data: dataset.Dataset,
     numbers: Sequence[int],
+    kept: Stores,
 ) -> Iterator[Outcome]:
     pending: set[concurrent.futures.Future] = set()
     try:

@@ -40,14 +40,8 @@ def gray(
     """Shrinks a frame to the small grey one that flow is computed from.
 
     By area: bilinear shrinking of 640 x 360 aliases, which costs two to five
-    times the accuracy of the flow on textured frames.
-
-    Args:
-        frame: uint8 [H, W, 3], RGB.
-        size: Rows and columns of the result; the aspect ratio is not kept.
-
-    Returns:
-        uint8 of that size.
+    times the accuracy of the flow on textured frames. From uint8 RGB [H, W, 3]
+    to uint8 [*size]; the aspect ratio is not kept.
     """
     return cv2.resize(
         cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),
@@ -67,23 +61,17 @@ class Flow:
     Args:
         name: "tvl1" (ours), "opencv" (its DualTVL1, the algorithm that "tvl1"
             follows) or "dis" (fast, for previews only: see `DIS_WARNING`).
-        workers: How many calls are under way at a time; one a core and one
-            more by default.
-        batch: How many pairs a call of "tvl1" computes; 1 on a CPU and 64 on
-            an accelerator by default. The other methods have 1.
+
+    Attributes:
+        workers: How many calls are under way at a time.
+        batch: How many pairs a call of "tvl1" computes; others have 1.
 
     Raises:
         ValueError: Another name.
         ImportError: "opencv", and the installed OpenCV has no DualTVL1.
     """
 
-    def __init__(
-        self,
-        name: str = "tvl1",
-        *,
-        workers: int | None = None,
-        batch: int | None = None,
-    ):
+    def __init__(self, name: str = "tvl1"):
         if name not in METHODS:
             raise ValueError(
                 f"A flow method is one of {', '.join(METHODS)}. "
@@ -93,10 +81,8 @@ class Flow:
         self.name = name
         # One caller more than the process may use cores: while one is between
         # two pairs, every core still has a call that has begun.
-        self.workers = workers or len(os.sched_getaffinity(0)) + 1
-        if name != "tvl1":
-            batch = 1
-        self.batch = _default_batch() if batch is None else batch
+        self.workers = len(os.sched_getaffinity(0)) + 1
+        self.batch = _default_batch() if name == "tvl1" else 1
 
     def pairs(
         self, grays: Iterable[np.ndarray], *, chunk: int | None = None

@@ -317,12 +317,7 @@ def held(elements: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def load(*, name: str, **arguments: Any) -> FrontEnd:
-    """The front end of an experiment.
-
-    Args:
-        name: One of `parts.FRONT_ENDS`.
-        **arguments: Others of `Experiment.front_end_arguments`.
-    """
+    """The front end of `Experiment.front_end_arguments`, by its name."""
     module, _, kind = parts.FRONT_ENDS[name].partition(":")
     return getattr(importlib.import_module(module), kind)(
         name=name, **arguments

@@ -46,14 +46,8 @@ def squeeze(
     Nothing is cropped, because people may look anywhere (report, section
     4.2). Bilinear without antialiasing, as the authors' program; but means
     over areas where both sides of a frame are at least twice as long, as those
-    of large videos, of which that would skip pixels.
-
-    Args:
-        frame: uint8 [H, W, 3].
-        size: Rows and columns of the result.
-
-    Returns:
-        uint8 [*size, 3].
+    of large videos, of which that would skip pixels. From uint8 [H, W, 3] to
+    uint8 [*size, 3].
     """
     twice = all(n >= 2 * m for n, m in zip(frame.shape, size, strict=False))
     rule = cv2.INTER_AREA if twice else cv2.INTER_LINEAR
@@ -61,14 +55,7 @@ def squeeze(
 
 
 def rgb(frames: Any) -> Any:
-    """Frames in I3D's range.
-
-    Args:
-        frames: float [..., 3], 0 … 255 (uint8 is cast).
-
-    Returns:
-        The same shape, -1 … 1.
-    """
+    """Frames in I3D's range: [..., 3], from 0 … 255 to float32, -1 … 1."""
     return keras.ops.cast(frames, "float32") / 127.5 - 1.0
 
 
@@ -77,14 +64,8 @@ def flow(flows: Any, size: tuple[int, int] = parts.SIZE) -> Any:
 
     A vector of one pixel at 112 is one of two pixels at 224, so vectors grow
     with the grid; then they are truncated to 20 pixels per frame and divided
-    by 20 (report, section 4.2).
-
-    Args:
-        flows: float [T, h, w, 2], pixels per frame at h x w.
-        size: Rows and columns of the network's input.
-
-    Returns:
-        float32 [T, *size, 2], -1 … 1.
+    by 20 (report, section 4.2). From float [T, h, w, 2], pixels per frame at
+    h x w, to float32 [T, *size, 2], -1 … 1.
     """
     flows = keras.ops.cast(flows, "float32")
     height, width = flows.shape[-3:-1]
@@ -101,12 +82,8 @@ def flow(flows: Any, size: tuple[int, int] = parts.SIZE) -> Any:
 def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
     """What a stream sees of the mirrored video: left and right exchanged.
 
-    Args:
-        stream: "rgb" or "flow".
-        signal: Frames [..., H, W, 3], or flows [..., H, W, 2].
-
-    Returns:
-        The same shape; what moved to the right moves to the left.
+    The signal is frames [..., H, W, 3], or flows [..., H, W, 2]: what moved to
+    the right moves to the left.
     """
     mirrored = signal[..., ::-1, :]
     if stream == "flow":
@@ -117,11 +94,7 @@ def mirror(stream: str, signal: np.ndarray) -> np.ndarray:
 def density(map_: np.ndarray) -> np.ndarray:
     """A density map at the model's size: by area to less, bilinear to more.
 
-    Args:
-        map_: uint8 [H, W].
-
-    Returns:
-        uint8 [*parts.MAP_SIZE]; the map itself if it has that size.
+    From uint8 [H, W] to uint8 [*parts.MAP_SIZE]; itself if it has that size.
     """
     # Each axis by its own rule: by area, OpenCV repeats pixels to enlarge.
     rows, columns = parts.MAP_SIZE
@@ -138,14 +111,9 @@ def density(map_: np.ndarray) -> np.ndarray:
 def fixations(map_: np.ndarray) -> np.ndarray:
     """A fixation map at the model's size: points are moved, not interpolated.
 
-    Each fixated pixel becomes the one that its centre falls into.
-
-    Args:
-        map_: uint8 [H, W], not 0 where somebody looked.
-
-    Returns:
-        uint8 [*parts.MAP_SIZE], 255 where somebody looked; the map itself
-        if it has that size.
+    Each fixated pixel becomes the one that its centre falls into. From uint8
+    [H, W], not 0 where somebody looked, to uint8 [*parts.MAP_SIZE], 255 there;
+    the map itself if it has that size.
     """
     if map_.shape == parts.MAP_SIZE:
         return map_

@@ -11,7 +11,8 @@ next removes them. A file that is not as long as its header says counts as
 absent, and is made again. Two processes may make the same video: its file is
 the same.
 
-Stores of several datasets are read as one by videos (dataset, number).
+Stores of several datasets lie side by side. Any of those that one front end
+made reads the others' videos too, by (name and version of the dataset, number).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,10 +39,10 @@ _MANIFEST = "manifest.json"
 
 
 class StoreError(ValueError):
-    """A store is missing, damaged, or was made with something else."""
+    """A store is damaged, lacks a video, or was made with something else."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """What the numbers of a store were made with.
 
@@ -67,18 +68,10 @@ class Manifest:
         fields = dataclasses.asdict(self)
         return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The manifest that `text` came from.
 
-        Raises:
-            ValueError: It is none.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**{**fields, "shape": tuple(fields["shape"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"Not a manifest: {error}") from error
+def folder_name(dataset: str) -> str:
+    """Folder of the stores of a dataset, by its name and version."""
+    return dataset.replace(":", "-")
 
 
 def differing(
@@ -107,21 +100,16 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
     return found
 
 
+@dataclasses.dataclass(eq=False)
 class _Folder:
     """What all stores share: the manifest, and which videos are there."""
 
     suffix: ClassVar[str]
-
-    def __init__(
-        self, root: pathlib.Path, manifest: Manifest, command: str
-    ) -> None:
-        self.root = root
-        self.manifest = manifest
-        self.command = command
-        # Of each video that was looked at, what its file's head says.
-        self._heads: dict[Any, Any] = {}
-        # Of several datasets, the folder of each.
-        self._roots: dict[str, pathlib.Path] = {}
+    root: pathlib.Path
+    manifest: Manifest
+    command: str
+    # Of each video that was looked at, what its file's head says.
+    _heads: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -133,24 +121,31 @@ class _Folder:
     ) -> Self:
         """Opens a store, or makes an empty one.
 
-        Args:
-            root: Its folder.
-            manifest: What its numbers are made with.
-            command: What makes the store, for messages: `lsts_tf.extract`
-                on an experiment.
+        `command` is what makes the store, for messages: `lsts_tf.extract` on
+        an experiment.
 
         Raises:
-            StoreError: The store there was made with something else.
+            StoreError: The store there was made with something else, or its
+                manifest is damaged.
             OSError: The folder cannot be made or written.
         """
         root = pathlib.Path(root)
-        if not (root / _MANIFEST).exists():
+        path = root / _MANIFEST
+        if not path.exists():
             root.mkdir(parents=True, exist_ok=True)
-            files.write_text(root / _MANIFEST, manifest.text())
-        store = cls.open(root, command=command)
-        # As they are read again: tuples become lists.
-        both = (json.loads(m.text()) for m in (store.manifest, manifest))
-        if differences := differing(*both):
+            with _writing(path) as file:
+                file.write(manifest.text().encode())
+        # As it is read again: tuples become lists.
+        wanted = json.loads(manifest.text())
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            there = {key: found[key] for key in wanted}
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"{path} is damaged ({error!r}). Remove {root}, then run "
+                f"`{command}`."
+            ) from error
+        if differences := differing(there, wanted):
             said = "; ".join(
                 f"{key}: {have!r} there, {want!r} wanted"
                 for key, (have, want) in differences.items()
@@ -160,50 +155,14 @@ class _Folder:
                 f"else ({said}). Remove that folder or "
                 f"choose another --store_dir, then run `{command}`."
             )
-        return store
-
-    @classmethod
-    def open(
-        cls, root: str | os.PathLike[str], *, command: str = COMMAND
-    ) -> Self:
-        """Opens a store that exists; arguments as for `create`.
-
-        Raises:
-            StoreError: There is none, or its manifest is damaged.
-        """
-        root = pathlib.Path(root)
-        path = root / _MANIFEST
-        try:
-            manifest = Manifest.parse(path.read_text("utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise StoreError(
-                f"No store at {root}. Make one with `{command}`."
-            ) from None
-        except ValueError as error:
-            raise StoreError(
-                f"{path} is damaged ({error}). Remove {root}, then run "
-                f"`{command}`."
-            ) from error
         return cls(root, manifest, command)
-
-    @classmethod
-    def joint(cls, stores: Mapping[str, Self]) -> Self:
-        """Stores that one front end made, of several datasets, read as one.
-
-        Args:
-            stores: {dataset without version: its store}.
-        """
-        first = next(iter(stores.values()))
-        found = cls(first.root, first.manifest, first.command)
-        found._roots = {name: store.root for name, store in stores.items()}
-        return found
 
     def path(self, video: Any) -> pathlib.Path:
         """File of a video."""
         root, number = self.root, video
         if isinstance(video, tuple):
             name, number = video
-            root = self._roots[name]
+            root = root.parents[1] / folder_name(name) / root.name
         return root / f"{number:04d}{self.suffix}"
 
     def _said(self, video: Any) -> str:
@@ -224,11 +183,6 @@ class _Folder:
             logging.warning("%s", error)
             return False
         return True
-
-    def videos(self) -> tuple[int, ...]:
-        """Numbers of the videos that are there, in order."""
-        found = self.root.glob(f"[0-9]*{self.suffix}")
-        return tuple(sorted(int(path.stem) for path in found))
 
     def _head(self, video: Any) -> Any:
         if video not in self._heads:
@@ -256,25 +210,31 @@ class _Folder:
     @contextlib.contextmanager
     def _writing(self, video: int) -> Iterator[BinaryIO]:
         """A file that becomes the video's if the block ends without error."""
-        path = self.path(video)
-        is_written = False
-        try:
-            with (
-                files.naming(path),
-                files.replacing(path, lasting=True) as temporary,
-                temporary.open("wb") as file,
-            ):
-                yield file
-                is_written = True
-                for other in path.parent.glob(f".{path.stem}.*{self.suffix}"):
-                    if other != temporary:
-                        # Its process is dead, or makes the same file.
-                        other.unlink(missing_ok=True)
-        except FileNotFoundError:
-            # So did another process just now, with this one's.
-            if not (is_written and path.exists()):
-                raise
+        with _writing(self.path(video)) as file:
+            yield file
         self._heads.pop(video, None)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file that gets its name if the block ends without error."""
+    is_written = False
+    try:
+        with (
+            files.naming(path),
+            files.replacing(path, lasting=True) as temporary,
+            temporary.open("wb") as file,
+        ):
+            yield file
+            is_written = True
+            for other in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+                if other != temporary:
+                    # Its process is dead, or makes the same file.
+                    other.unlink(missing_ok=True)
+    except FileNotFoundError:
+        # So did another process just now, with this one's.
+        if not (is_written and path.exists()):
+            raise
 
 
 class Store(_Folder):
@@ -335,11 +295,7 @@ class Store(_Folder):
         return found.tobytes()
 
     def read(self, video: Any, indices: Sequence[int]) -> np.ndarray:
-        """Reads records of a video; safe in several threads.
-
-        Args:
-            video: Its number.
-            indices: Which records, from 0.
+        """Reads some records of a video, from 0; safe in several threads.
 
         Returns:
             [len(indices), *shape], in the store's dtype.

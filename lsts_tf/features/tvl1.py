@@ -326,14 +326,8 @@ def _warp(
 ) -> list[Tensor]:
     """Samples planes at x + u1, y + u2, bicubically, zero outside.
 
-    Args:
-        sources: Planes with a margin of zeros around them.
-        u1: Where to look, in x; rows.
-        u2: The same in y.
-        width: Pixels in a row.
-
-    Returns:
-        Rows like u1, zero between them.
+    From planes with a margin of zeros around them to rows like u1 and u2, zero
+    between them.
     """
     count, size = u1.shape
     inside = _inside(u1, width)
@@ -391,16 +385,8 @@ def _resize(
     """Resizes bilinearly as OpenCV does: no smoothing, the border repeated.
 
     Two taps in each direction rather than a matrix product, which GPUs
-    would round to ten bits.
-
-    Args:
-        plane: [N, H, W].
-        height: Rows of the result.
-        width: Columns of the result.
-        step: Distance between samples; the ratio of the sizes by default.
-
-    Returns:
-        [N, height, width].
+    would round to ten bits. `step` is the distance between samples, the ratio
+    of the sizes by default.
     """
     for axis, size in ((2, width), (1, height)):
         present = plane.shape[axis]
@@ -423,14 +409,7 @@ def _median5(rows: Tensor, width: int) -> Tensor:
 
     Columns of five are sorted first, once for all windows that share them;
     `MEDIAN25` then merges five of them. What it leaves unread the compiler
-    leaves out.
-
-    Args:
-        rows: Rows, [N, H * (W + 4)].
-        width: Pixels in a row.
-
-    Returns:
-        Rows, zero between them.
+    leaves out. Rows in, rows out, zero between them.
     """
     count, size = rows.shape
     stride = width + _GAP

@@ -43,35 +43,22 @@ class View:
         return {"mirrored": True} if self.mirrored else {}
 
     def of(self, video: int, image: np.ndarray) -> np.ndarray:
-        """What the view shows of a frame or map.
+        """What the view shows of a frame [H, W, C], or a map [H, W]; no copy.
 
-        Args:
-            video: The video's number in its dataset.
-            image: [H, W, C], or [H, W].
-
-        Returns:
-            [h, w, C] or [h, w], a crop of it; no copy.
+        By its number in its dataset each video has crops of its own.
         """
-        height, width = image.shape[:2]
-        (top, bottom), (left, right), mirrored = self._box(video)
-        found = image[
-            slice(*_pixels(top, bottom, height)),
-            slice(*_pixels(left, right, width)),
-        ]
-        return found[:, ::-1] if mirrored else found
-
-    def _box(
-        self, video: int
-    ) -> tuple[tuple[float, float], tuple[float, float], bool]:
-        """Its first and last row and column, 0 … 1; whether it is mirrored."""
         if not self.crop:
-            return (0.0, 1.0), (0.0, 1.0), self.mirrored
-        bits = np.random.Philox(key=[video, self.crop])
-        rng = np.random.Generator(bits)
+            return image[:, ::-1] if self.mirrored else image
+        rng = np.random.Generator(np.random.Philox(key=[video, self.crop]))
         sides = rng.uniform(SMALLEST, 1.0, 2)
         starts = rng.uniform(0.0, 1.0, 2) * (1.0 - sides)
-        (top, left), (bottom, right) = starts, starts + sides
-        return (top, bottom), (left, right), bool(rng.random() < 0.5)
+        size = np.array(image.shape[:2])
+        first = np.minimum((starts * size).astype(int), size - 1)
+        # One row and column at least.
+        stop = np.rint((starts + sides) * size).astype(int)
+        stop = np.maximum(stop, first + 1)
+        found = image[first[0] : stop[0], first[1] : stop[1]]
+        return found[:, ::-1] if rng.random() < 0.5 else found
 
 
 WHOLE = View()
@@ -82,9 +69,3 @@ def chosen(*, flip: bool, crops: int) -> Sequence[View]:
     """The views besides the whole one: the mirrored one, then the crops."""
     mirrored = [MIRRORED] if flip else []
     return [*mirrored, *(View(crop=n) for n in range(1, crops + 1))]
-
-
-def _pixels(start: float, stop: float, length: int) -> tuple[int, int]:
-    """Rows or columns, one at least."""
-    first = min(int(start * length), length - 1)
-    return first, max(first + 1, round(stop * length))

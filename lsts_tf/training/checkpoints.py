@@ -7,6 +7,7 @@ files are kept. All restore the chief's.
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import tempfile
@@ -21,28 +22,23 @@ class StoppedError(RuntimeError):
     """A run cannot continue; its last good checkpoint stands."""
 
 
+@dataclasses.dataclass
 class Checkpoints:
     """Saves and restores what a run depends on.
 
-    Args:
+    Attributes:
         folder: Where they lie.
         state: What is saved.
         keep: How many are kept, the newest ones.
         writes: Whether this process is the one whose files are kept.
     """
 
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        state: tf.train.Checkpoint,
-        *,
-        keep: int,
-        writes: bool = True,
-    ) -> None:
-        self.folder = folder
-        self._state = state
-        self._keep = keep
-        self._writes = writes
+    folder: pathlib.Path
+    state: tf.train.Checkpoint
+    keep: int
+    writes: bool = True
+
+    def __post_init__(self) -> None:
         self._damaged: list[pathlib.Path] = []
 
     def restore(self) -> None:
@@ -52,7 +48,7 @@ class Checkpoints:
             StoppedError: There are some, and none can be read.
         """
         paths = found(self.folder)
-        while paths and not _restored(self._state, paths[-1]):
+        while paths and not _restored(self.state, paths[-1]):
             self._damaged.append(paths.pop())
         if self._damaged and not paths:
             raise StoppedError(
@@ -66,13 +62,13 @@ class Checkpoints:
         Raises:
             StoppedError: They cannot be written.
         """
-        if not self._writes:
+        if not self.writes:
             with tempfile.TemporaryDirectory(prefix="checkpoint-") as other:
-                self._state.write(f"{other}/step")
+                self.state.write(f"{other}/step")
             return
         with writing(self.folder):
             path = self.folder / f"step-{step}"
-            self._state.write(str(path))
+            self.state.write(str(path))
             # TensorFlow leaves it to the system when they reach the disk.
             for file in self.folder.glob(f"{path.name}.*"):
                 files.sync(file)
@@ -82,7 +78,7 @@ class Checkpoints:
     def _clean(self, newest: pathlib.Path) -> None:
         """Remove all but the newest whole ones, and what a kill left."""
         whole = [p for p in found(self.folder) if p not in self._damaged]
-        kept = {path.name for path in [*whole[-self._keep :], newest]}
+        kept = {path.name for path in [*whole[-self.keep :], newest]}
         for path in self.folder.iterdir():
             is_part = path.suffix == ".index" or ".data-" in path.suffix
             if path.stem in kept and is_part:

@@ -138,13 +138,8 @@ def rows(
 ) -> list[slice]:
     """Rows of a batch that this worker reads, block by block.
 
-    A batch is cut into equal blocks, one for each micro-batch and, within it,
-    one for each replica.
-
-    Args:
-        strategy: The devices.
-        batch_size: Windows in a batch, over all replicas.
-        accumulate: Micro-batches.
+    A batch of `batch_size` windows is cut into equal blocks, one for each of
+    `accumulate` micro-batches and, within it, one for each replica.
 
     Raises:
         ValueError: A batch has no equal blocks.
@@ -165,12 +160,7 @@ def rows(
 
 
 def spread(strategy: tf.distribute.Strategy, each: Sequence[Any]) -> Any:
-    """Hand each of this worker's replicas its own values.
-
-    Args:
-        strategy: The devices.
-        each: Nested arrays of each replica here, all of one structure.
-    """
+    """Hand each of this worker's replicas its own nested arrays of `each`."""
     each = tf.nest.map_structure(tf.convert_to_tensor, list(each))
     if strategy.num_replicas_in_sync == 1:
         return each[0]

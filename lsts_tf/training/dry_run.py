@@ -22,12 +22,7 @@ _HALF, _TARGET = 2, 8
 def lines(
     settings: experiment.Experiment, data: dataset.Dataset | None = None
 ) -> Iterator[str]:
-    """What a training takes, line by line.
-
-    Args:
-        settings: The experiment.
-        data: The lengths of its videos; by default of the dataset as built.
-    """
+    """What a training takes, on the dataset as built or on `data`, in lines."""
     if data is None:
         data = dataset.open_datasets(settings.dataset_names, settings.data_dir)
     frames, number = {}, {}
@@ -69,10 +64,8 @@ def store_bytes(
 ) -> int:
     """Bytes of all flows and features that a training reads.
 
-    Args:
-        settings: The experiment.
-        frames: Frames of each video, by "training" and "validation".
-        number: Windows of each.
+    By "training" and "validation", `frames` are those of each video, and
+    `number` is that of all windows.
     """
     size = parts.parse_size(settings.input_size)
     main = i3d.feature_shape(settings.window, *size)
@@ -83,30 +76,27 @@ def store_bytes(
     record = sum(
         _TARGET + _HALF * math.prod(shape) for shape in (main, *skips.values())
     )
-    stored = ["validation"]
     copies = {"validation": 1}
     if settings.features == "stored":
-        stored.append("training")
         copies["training"] = 1 + settings.flip + settings.views
-    wanted = sum(number[name] * copies[name] for name in stored)
+    wanted = sum(number[name] * count for name, count in copies.items())
     wanted *= record * len(settings.streams)
     if "flow" in settings.streams:
         flow = _TARGET + _HALF * 2 * math.prod(parts.half(size))
-        wanted += sum(n - 1 for name in stored for n in frames[name]) * flow
+        wanted += sum(n - 1 for name in copies for n in frames[name]) * flow
     return wanted
 
 
 def count_parameters(settings: experiment.Experiment) -> int:
     """Parameters of the decoder, and of the part of I3D that is trained."""
     size = parts.parse_size(settings.input_size)
-    networks = {}
-    if settings.finetune_from:
-        networks = {
-            stream: i3d.build(
-                i3d_weights.CHANNELS[stream], height=size[0], width=size[1]
-            )
-            for stream in settings.streams
-        }
+    networks = {
+        stream: i3d.build(
+            i3d_weights.CHANNELS[stream], height=size[0], width=size[1]
+        )
+        for stream in settings.streams
+        if settings.finetune_from
+    }
     model = trainer.build_model(
         settings,
         feature_shape=i3d.feature_shape(settings.window, *size),

@@ -128,20 +128,36 @@ class TrainingWindows:
     """Windows in the order in which they are trained on.
 
     Args:
-        videos: Keys of the videos that were chosen.
+        frames: {key of each video that was chosen: its number of frames}.
+        geometry: Which of their windows to take.
+        maps: Of how many of a window's last frames there is truth.
         num_views: Views besides the whole frame in which a window is seen.
     """
 
-    def __init__(self, videos: Sequence[dataset.Key], num_views: int) -> None:
-        self.videos = list(videos)
+    def __init__(
+        self,
+        frames: Mapping[dataset.Key, int],
+        geometry: windows.Geometry,
+        maps: int,
+        num_views: int,
+    ) -> None:
+        self.videos = list(frames)
+        self._geometry = geometry
+        self._maps = maps
         self._num_views = num_views
+        every = [
+            (place, target)
+            for place, count in enumerate(frames.values())
+            for target in geometry.targets(count)
+        ]
+        self.windows: Windows = np.array(every, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.windows)
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
-        raise NotImplementedError
+        return self.windows[permutation(len(self), seed, epoch)]
 
     def step(
         self, step: int, *, batch_size: int, seed: int
@@ -174,12 +190,8 @@ class TrainingWindows:
     ) -> Generator[list[Batch], None, None]:
         """Batches of the steps `first_step` … `last_step` - 1, in order.
 
-        Args:
-            rows: Which rows of each batch to read, by block: `devices.rows`.
-            batch_size: Windows in a step, over all replicas.
-            seed: Of the run.
-            first_step: From 0, over the whole run.
-            last_step: The step after the last.
+        Of each batch of `batch_size` windows, over all replicas, `rows` are
+        read, by block: see `devices.rows`.
         """
         in_epoch = steps_per_epoch(len(self), batch_size)
         numbers = range(first_step, last_step)
@@ -205,10 +217,9 @@ class StoredWindows(TrainingWindows):
         features: A feature store for each stream.
         truth: The store of density and fixation maps.
         videos: Keys of the videos to take.
-        geometry: Which of their windows to take.
+        geometry: As of `TrainingWindows`, and so is `maps`.
         others: The same stores of other views of the videos; training then
             takes a window in one of its views, another one each epoch.
-        maps: Of how many of a window's last frames there is truth.
 
     Raises:
         ValueError: A window has no features.
@@ -225,31 +236,22 @@ class StoredWindows(TrainingWindows):
         maps: int = 1,
     ) -> None:
         self._views = [(views.WHOLE, features), *(others or {}).items()]
-        super().__init__(videos, len(self._views) - 1)
+        frames = {video: truth.length(video) for video in videos}
+        super().__init__(frames, geometry, maps, len(self._views) - 1)
         self._truth = truth
-        self._maps = maps
-        wanted = [
-            (place, target)
-            for place, video in enumerate(videos)
-            for target in geometry.targets(truth.length(video))
-        ]
         for stream, store in features.items():
             missing = [
                 (place, target)
-                for place, target in wanted
+                for place, target in self.windows.tolist()
                 if target not in store.targets(self.videos[place])
             ]
             if missing:
                 raise ValueError(
                     f"The {stream} features lack {len(missing)} of "
-                    f"{len(wanted)} windows, the first (video:frame) "
+                    f"{len(self)} windows, the first (video:frame) "
                     f"{label(self.videos, missing[0])}. Make them with "
                     f"`{store.command}`."
                 )
-        self.windows: Windows = np.array(wanted, np.int64).reshape(-1, 2)
-
-    def __len__(self) -> int:
-        return len(self.windows)
 
     def some(self, count: int) -> "StoredWindows":
         """At most `count` of the windows, at even distances."""
@@ -258,17 +260,11 @@ class StoredWindows(TrainingWindows):
         part.windows = self.windows[rows.astype(int)]
         return part
 
-    def order(self, seed: int, epoch: int) -> Windows:
-        """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""
-        return self.windows[permutation(len(self), seed, epoch)]
-
     def read(self, chosen: Windows, seen: np.ndarray | None = None) -> Batch:
         """Features and truth of windows [B, 2]: one batch as above.
 
-        Args:
-            chosen: The windows.
-            seen: Which view of each, int [B]; 0 is the whole frame. None:
-                the whole frame of all.
+        `seen` is the view of each, int [B]; 0, and None of all, is the whole
+        frame.
         """
         if seen is None:
             seen = np.zeros(len(chosen), np.int64)
@@ -323,11 +319,7 @@ class StoredWindows(TrainingWindows):
         """All windows once, in order.
 
         The last batch is filled up, so that every batch has one shape and no
-        replica is ever left empty.
-
-        Args:
-            rows: Which rows of each batch to read, by block.
-            batch_size: Windows at a time, over all replicas.
+        replica is ever left empty. Arguments are those of `training`.
 
         Returns:
             The blocks of each batch, and the windows' numbers in `windows`,
@@ -395,16 +387,9 @@ def live_order(
     """Order of an epoch in which only `OPEN_VIDEOS` are open at a time.
 
     The next window comes from one of the open videos, chosen with the odds of
-    what each has left; inside a video the order is random.
-
-    Args:
-        counts: (place, frames) of each video, in the order of reading.
-        geometry: Which windows a video has.
-        seed: Of the run.
-        epoch: From 0.
-
-    Returns:
-        int64 [N, 2], each window once.
+    what each has left; inside a video the order is random. `counts` are
+    (place, frames) of each video, in the order of reading; the result is int64
+    [N, 2], each window once.
     """
     rng = _random(seed, epoch)
     waiting = [(k, geometry.targets(n)) for k, n in reversed(counts)]
@@ -431,9 +416,8 @@ class LiveWindows(TrainingWindows):
         data: The dataset.
         front_end: What says how a frame is seen, and computes flow.
         videos: Keys of the videos to take.
-        geometry: Which windows to take.
+        geometry: As of `TrainingWindows`, and so is `maps`.
         flip: Mirror half of the windows, others each epoch.
-        maps: Of how many of a window's last frames there is truth.
     """
 
     def __init__(
@@ -446,19 +430,11 @@ class LiveWindows(TrainingWindows):
         flip: bool = False,
         maps: int = 1,
     ) -> None:
-        super().__init__(videos, int(flip))
+        frames = {video: data.frame_counts[video] for video in videos}
+        super().__init__(frames, geometry, maps, int(flip))
         self._data = data
         self._front_end = front_end
-        self._geometry = geometry
-        self._maps = maps
-        self._counts = tuple(
-            (place, data.frame_counts[video])
-            for place, video in enumerate(videos)
-        )
-
-    def __len__(self) -> int:
-        frames = (count for _, count in self._counts)
-        return windows.num_windows(frames, self._geometry)
+        self._counts = tuple(enumerate(frames.values()))
 
     def order(self, seed: int, epoch: int) -> Windows:
         """All windows of an epoch, int64 [N, 2]; pure in (seed, epoch)."""

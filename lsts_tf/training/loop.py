@@ -66,17 +66,7 @@ def remembered_signals() -> Iterator[list[int]]:
 
 @dataclasses.dataclass(kw_only=True)
 class Run:
-    """One run of training.
-
-    Attributes:
-        settings: The experiment.
-        folder: The run folder.
-        trainer: The model.
-        training: Windows to train on.
-        validation: Windows of the mini-validation.
-        data: The dataset, for pictures.
-        note: Said on every picture.
-    """
+    """One run of training; `note` is said on every picture."""
 
     settings: experiment.Experiment
     folder: pathlib.Path

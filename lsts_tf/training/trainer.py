@@ -41,7 +41,7 @@ def build_model(
     """The network that the settings describe, untrained.
 
     Args:
-        settings: The experiment.
+        settings: Decoder, precision and --finetune_from.
         feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
         skip_shapes: {end point: shape} of the skips.
         networks: {stream: I3D}, which --finetune_from needs.

@@ -8,11 +8,6 @@ from lsts_tf.media import video
 
 
 @pytest.fixture(scope="module")
-def data(sample_data):
-    return dataset.Dataset("dhf1k", str(sample_data / "tfds"))
-
-
-@pytest.fixture(scope="module")
 def training(sample_data):
     """Numbers of the generated clips for training."""
     paths = (sample_data / "raw" / "video").glob("0*.AVI")

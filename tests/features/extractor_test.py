@@ -5,13 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from lsts_tf.features import dataset, fill, flow, front_end, preprocess, stores
 from lsts_tf.features import extractor as extractor_lib
+from lsts_tf.features import fill, flow, front_end, preprocess, stores
 from lsts_tf.media import images
 from lsts_tf.networks import i3d
 
 STREAMS = ("rgb", "flow")
 SOURCES = {"rgb": ("random",), "flow": ("random",)}
+CONTINUOUS = {
+    "window": 16,
+    "sources": SOURCES,
+    "name": "continuous",
+    "size": (32, 64),
+    "skips": ("Mixed_4f",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +30,6 @@ def extractor():
 def rgb():
     """The same RGB network alone; each stride of a stream is traced once."""
     return extractor_lib.Extractor(("rgb",), window=16, sources=SOURCES)
-
-
-@pytest.fixture(scope="module")
-def data(sample_data):
-    return dataset.Dataset("dhf1k", str(sample_data / "tfds"))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,14 @@ def alone(extractor, stream, clip):
 
 def features(extractor, signal, **keywords):
     return [f["rgb"] for f in extractor.features("rgb", signal, **keywords)]
+
+
+def all_close(found, want):
+    """Parts of successive windows."""
+    for one, other in zip(found, want, strict=True):
+        assert list(one) == list(other)
+        for part in one:
+            close(one[part], other[part])
 
 
 def close(got, want):
@@ -139,8 +149,7 @@ def open_stores(root, extractor, stride=2):
 
 
 def filled(data, numbers, extractor, kept):
-    engine = fill.here(extractor, kept)
-    fill.fill(data, numbers, kept, engine, purpose="test")
+    fill.fill(data, numbers, kept, fill.here(extractor), purpose="test")
 
 
 def test_stores_hold_what_the_extractor_finds(data, extractor, kept, every):
@@ -220,27 +229,22 @@ def test_descriptions_that_differ_say_where_and_what_to_do(extractor):
     assert "_weights" not in text
 
 
-def test_stores_of_other_weights_are_refused(tmp_path, extractor):
-    open_stores(tmp_path, extractor)
-    other = extractor_lib.Extractor(STREAMS, window=16, sources=SOURCES, seed=1)
-    with pytest.raises(stores.StoreError, match="weights_sha256"):
-        open_stores(tmp_path, other)
-
-
-def test_stores_are_opened_with_the_same_weights_from_elsewhere(
-    extractor, tmp_path
-):
-    for place in ("a/place", "another/place"):
+def test_stores_are_of_the_weights_values_from_wherever(extractor, tmp_path):
+    def opened(**changes):
         other = copy.copy(extractor)
         other.weights = {
-            stream: dataclasses.replace(weights, source=place)
+            stream: dataclasses.replace(weights, **changes)
             for stream, weights in extractor.weights.items()
         }
-        kept = open_stores(tmp_path, other)
-    for stream, store in kept.features.items():
-        checksum = extractor.weights[stream].checksum
-        assert store.manifest.details["weights_sha256"] == checksum
+        return open_stores(tmp_path, other)
+
+    opened(source="a/place")
+    for store in opened(source="another/place").features.values():
         assert "weights" not in store.manifest.details
+    with pytest.raises(
+        stores.StoreError, match=r"weights_sha256: .*'abc' wanted"
+    ):
+        opened(checksum="abc")
 
 
 @pytest.mark.slow
@@ -261,33 +265,19 @@ def test_another_size_with_skips(frames):
         assert {k: v.shape for k, v in found.items()} == extractor.part_shapes(
             "flow"
         )
-        for name, part in found.items():
-            close(part, alone_[name])
+        all_close([found], [alone_])
     assert extractor.feature_shape == (1, 1, 1, 1024)
     assert extractor.skip_shapes["Conv3d_2c_3x3"] == (16, 24, 192)
 
 
 def test_a_skip_behind_the_end_point_is_refused():
     with pytest.raises(ValueError, match="before Mixed_4e"):
-        extractor_lib.Extractor(
-            ("rgb",),
-            window=16,
-            sources=SOURCES,
-            skips=("Mixed_4f",),
-            end_point="Mixed_4e",
-        )
+        extractor_lib.Extractor(("rgb",), **CONTINUOUS, end_point="Mixed_4e")
 
 
 @pytest.fixture(scope="module")
 def continuous():
-    return extractor_lib.Extractor(
-        STREAMS,
-        window=16,
-        sources=SOURCES,
-        name="continuous",
-        size=(32, 64),
-        skips=("Mixed_4f",),
-    )
+    return extractor_lib.Extractor(STREAMS, **CONTINUOUS)
 
 
 def signal_of(stream, length):
@@ -313,10 +303,7 @@ def test_behind_a_clip_it_is_played_backwards(
         # A motion backwards is undone, the last one first.
         longer = signal + ([-flow for flow in signal[::-1]] + signal) * 8
     want = list(continuous.features(stream, longer))[: len(found)]
-    assert len(want) == len(found)
-    for one, other in zip(found, want, strict=True):
-        for part in one:
-            close(one[part], other[part])
+    all_close(found, want)
 
 
 def test_a_still_is_a_long_clip_that_does_not_move(continuous):
@@ -328,8 +315,7 @@ def test_a_still_is_a_long_clip_that_does_not_move(continuous):
         )
         if stream == "rgb":
             *_, last = continuous.features(stream, [element] * 120)
-            for part in found:
-                close(found[part], last[part])
+            all_close([found], [last])
 
 
 def test_a_still_alone_is_a_window_that_does_not_move():
@@ -345,10 +331,9 @@ def test_a_still_alone_is_a_window_that_does_not_move():
         (found,) = extractor.features(
             stream, iter([element]), length=1, starts_still=True
         )
+        assert list(found) == list(extractor.part_shapes(stream))
         want = extractor.encode_parts(stream, np.stack([element] * 21))
-        assert list(found) == list(extractor.part_shapes(stream)) == list(want)
-        for part in found:
-            close(found[part], want[part])
+        all_close([found], [want])
 
 
 @pytest.mark.parametrize(("stride", "chunk"), [(1, None), (3, None), (1, 8)])
@@ -378,10 +363,8 @@ def test_the_continuous_front_end_starts_still_too(continuous, stream):
     played = [signal[0]] * 150 + signal
     want = list(continuous.features(stream, played))[135:]
     found = list(continuous.features(stream, signal, starts_still=True))
-    assert len(found) == len(want) == 50
-    for one, other in zip(found, want, strict=True):
-        for part in one:
-            close(one[part], other[part])
+    assert len(found) == 50
+    all_close(found, want)
 
 
 def test_a_second_clip_does_not_spoil_the_first_unnoticed(continuous):
@@ -400,15 +383,7 @@ def test_a_second_clip_does_not_spoil_the_first_unnoticed(continuous):
 def test_less_lookahead_gives_features_sooner(continuous, lookahead):
     stream, length = "rgb", 50
     assert continuous.delay == 47
-    live = extractor_lib.Extractor(
-        (stream,),
-        window=16,
-        sources=SOURCES,
-        name="continuous",
-        size=(32, 64),
-        skips=("Mixed_4f",),
-        lookahead=lookahead,
-    )
+    live = extractor_lib.Extractor((stream,), **CONTINUOUS, lookahead=lookahead)
     assert live.delay == lookahead
     expected = {**continuous.describe(), "streams": live.describe()["streams"]}
     assert live.describe() == expected
@@ -431,10 +406,3 @@ def test_less_lookahead_gives_features_sooner(continuous, lookahead):
         for one, other in zip(found, want, strict=True)
     ]
     assert all(is_equal) if lookahead == 47 else not any(is_equal)
-
-
-def test_the_front_end_window_has_no_lookahead():
-    with pytest.raises(ValueError, match="lookahead=0, front_end='window'"):
-        extractor_lib.Extractor(
-            ("rgb",), window=16, sources=SOURCES, lookahead=0
-        )

@@ -9,30 +9,13 @@ import pytest
 from lsts_tf import experiment
 from lsts_tf.features import flow
 from lsts_tf.media import video
+from tests import textures
 
 
-def texture(seed=0, size=176):
-    noise = np.random.default_rng(seed).random((size, size), np.float32)
-    image = sum(
-        cv2.GaussianBlur(noise, (0, 0), s) * s**1.5 for s in (1.5, 4, 10)
-    )
-    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-
-
-def moving(count, dx, dy, seed=0):
-    """Grey frames of a texture that moves by (dx, dy) a frame."""
-    image = texture(seed)
-    return np.stack(
-        [
-            cv2.warpAffine(
-                image,
-                np.float32([[1, 0, k * dx], [0, 1, k * dy]]),
-                image.shape,
-                flags=cv2.INTER_CUBIC,
-            )[32:-32, 32:-32]
-            for k in range(count)
-        ]
-    )
+def make(name, workers, batch=1):
+    method = flow.Flow(name)
+    method.workers, method.batch = workers, batch
+    return method
 
 
 def compute(method, grays):
@@ -45,7 +28,7 @@ def end_point_difference(a, b):
 
 @pytest.fixture(scope="module")
 def tvl1():
-    return flow.Flow("tvl1", workers=2)
+    return make("tvl1", 2)
 
 
 def test_gray_averages_over_areas():
@@ -60,7 +43,7 @@ def test_gray_averages_over_areas():
 @pytest.mark.parametrize("name", flow.METHODS)
 def test_flow_points_from_a_frame_to_the_next(name):
     """(x, y), rightwards and downwards, flow k from frame k-1 to frame k."""
-    grays = moving(3, 1.5, -0.75)
+    grays = textures.moving(3, 1.5, -0.75)
     flows = compute(flow.Flow(name), grays)
     assert flows.shape == (2, 112, 112, 2) and flows.dtype == np.float32
     inner = flows[:, 12:-12, 12:-12]
@@ -68,7 +51,9 @@ def test_flow_points_from_a_frame_to_the_next(name):
 
 
 def test_tvl1_is_opencvs_on_moving_textures(tvl1):
-    grays = np.concatenate([moving(3, 0.6, 0.3), moving(3, -2.5, 1.0, seed=1)])
+    grays = np.concatenate(
+        [textures.moving(3, 0.6, 0.3), textures.moving(3, -2.5, 1.0, seed=1)]
+    )
     got = compute(tvl1, grays)
     want = compute(flow.Flow("opencv"), grays)
     keep = [0, 1, 3, 4]  # Without the cut.
@@ -88,17 +73,19 @@ def test_tvl1_is_opencvs_on_real_frames(tvl1, shared):
 @pytest.mark.parametrize("name", flow.METHODS)
 def test_the_number_of_threads_changes_nothing(name):
     # Slices of larger frames, which DIS refuses as they are.
-    grays = moving(6, 0.7, 0.2)[:, 8:72, 20:90]
-    serial = compute(flow.Flow(name, workers=1), grays)
-    parallel = compute(flow.Flow(name, workers=3), grays)
+    grays = textures.moving(6, 0.7, 0.2)[:, 8:72, 20:90]
+    serial = compute(make(name, 1), grays)
+    parallel = compute(make(name, 3), grays)
     np.testing.assert_array_equal(serial, parallel)
 
 
 def test_batches_change_nothing_but_rounding():
     """Seven pairs, four a call, so that the last call is filled up."""
-    grays = np.stack([frame[:19, :19] for frame in moving(8, 0.7, 0.2)])
-    single = compute(flow.Flow("tvl1", workers=1, batch=1), grays)
-    batched = compute(flow.Flow("tvl1", workers=2, batch=4), grays)
+    grays = np.stack(
+        [frame[:19, :19] for frame in textures.moving(8, 0.7, 0.2)]
+    )
+    single = compute(make("tvl1", 1), grays)
+    batched = compute(make("tvl1", 2, batch=4), grays)
     assert batched.shape == (7, 19, 19, 2)
     assert np.abs(single).mean() > 0.1
     assert end_point_difference(single, batched) < 1e-3
@@ -109,11 +96,11 @@ def test_pairs_reads_no_further_than_it_must():
 
     def grays():
         nonlocal read
-        for gray in itertools.cycle(moving(2, 1, 0)):
+        for gray in itertools.cycle(textures.moving(2, 1, 0)):
             read += 1
             yield gray
 
-    flows = flow.Flow("dis", workers=2).pairs(grays())
+    flows = make("dis", 2).pairs(grays())
     next(flows)
     assert read <= 5
     flows.close()
@@ -121,7 +108,7 @@ def test_pairs_reads_no_further_than_it_must():
 
 def test_an_error_while_reading_comes_through():
     def grays():
-        yield from moving(3, 1, 0)
+        yield from textures.moving(3, 1, 0)
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):

@@ -4,7 +4,6 @@ I3D is replaced by means of pixels; everything else is real.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import numpy as np
@@ -15,7 +14,7 @@ from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.training import dry_run, input_pipeline, monitor
-from tests import clip_folders, fake_front_end
+from tests import clip_folders, fake_front_end, run_folder
 from ucf_sports import ucf_sports_dataset_builder
 
 WINDOW = 16
@@ -28,7 +27,7 @@ CLIPS = {
     "Diving-Side-002": ("testing", 4, (40, 64)),
 }
 COUNTS = {1: 18, 2: 3, 11: 1, 601: 17, 602: 4}
-UCF = "ucf_sports"
+DHF1K, UCF = "dhf1k:1.0.0", "ucf_sports:1.0.0"
 
 
 def close(got, want):
@@ -101,7 +100,7 @@ def settings(root, tmp_path):
 def test_videos_of_several_datasets_have_keys(both, ucf):
     assert dict(sorted(ucf.frame_counts.items())) == COUNTS
     counts = both.frame_counts
-    assert counts["dhf1k", 601] == 20
+    assert counts[DHF1K, 601] == 20
     assert {n: c for (name, n), c in counts.items() if name == UCF} == COUNTS
     assert both.name == "dhf1k:1.0.0+ucf_sports:1.0.0"
     # They are mixed evenly in the order of reading.
@@ -113,8 +112,8 @@ def test_videos_of_several_datasets_have_keys(both, ucf):
 
 
 def test_videos_are_those_of_the_parts_in_a_fixed_order(both, ucf):
-    there = {("dhf1k", 2), ("dhf1k", 601), (UCF, 2), (UCF, 601), (UCF, 11)}
-    wanted = [*there, ("dhf1k", 999)]
+    there = {(DHF1K, 2), (DHF1K, 601), (UCF, 2), (UCF, 601), (UCF, 11)}
+    wanted = [*there, (DHF1K, 999)]
     found = {video.number: video for video in both.videos(wanted)}
     assert set(found) == there
     assert list(found) == [n for n in both.frame_counts if n in wanted]
@@ -125,11 +124,11 @@ def test_videos_are_those_of_the_parts_in_a_fixed_order(both, ucf):
 
 def test_numbers_by_name(both, ucf):
     named = {"dhf1k": {1, 2}, "ucf_sports": {601}}
-    assert both.numbers(named) == {("dhf1k", 1), ("dhf1k", 2), (UCF, 601)}
-    assert both.numbers({"dhf1k": {1}}) == {("dhf1k", 1)}
+    assert both.numbers(named) == {(DHF1K, 1), (DHF1K, 2), (UCF, 601)}
+    assert both.numbers({"dhf1k": {1}}) == {(DHF1K, 1)}
     # A dataset that is not named gives its training split.
     assert both.numbers({"dhf1k": {1}}, "train") == {
-        *(("dhf1k", 1), (UCF, 1), (UCF, 2), (UCF, 11))
+        *((DHF1K, 1), (UCF, 1), (UCF, 2), (UCF, 11))
     }
     assert ucf.numbers({"ucf_sports": {7}}, "train") == {7}
 
@@ -202,7 +201,7 @@ def stored(both, tmp_path):
     )
     extractor = fake_front_end.Extractor(("rgb", "flow"), window=WINDOW)
     videos = both.choose(
-        [("dhf1k", 1), (UCF, 1), (UCF, 2), (UCF, 11)], "training", geometry
+        [(DHF1K, 1), (UCF, 1), (UCF, 2), (UCF, 11)], "training", geometry
     )
     kept = fill.ready_stores(
         tmp_path / "stores",
@@ -291,7 +290,7 @@ def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
 
 def test_pictures_of_any_size(both):
     frames = monitor.frames_of(
-        both, [((UCF, 2), 1), (("dhf1k", 1), 4), ((UCF, 602), 0)]
+        both, [((UCF, 2), 1), ((DHF1K, 1), 4), ((UCF, 602), 0)]
     )
     shapes = [frame.shape for frame in frames]
     assert shapes == [(400, 700, 3), (360, 640, 3), (40, 64, 3)]
@@ -315,11 +314,11 @@ def trained(root, tmp_path_factory):
 
 
 def test_joint_training(trained):
-    folder = pathlib.Path(trained.run_dir)
-    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(line)["step"] == 2
-    assert np.isfinite(json.loads(line)["cc"])
-    assert experiment.load(folder / experiment.FLAGFILE) == trained
+    (record,) = run_folder.records(trained)
+    assert record["step"] == 2
+    assert np.isfinite(record["cc"])
+    flagfile = pathlib.Path(trained.run_dir) / experiment.FLAGFILE
+    assert experiment.load(flagfile) == trained
 
 
 def test_extraction_does_what_is_missing(trained):

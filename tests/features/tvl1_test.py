@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from lsts_tf.features import tvl1
+from tests import textures
+
+SIZE = (21, 26)
 
 
 def random_plane(height, width, seed=0):
@@ -19,24 +22,6 @@ def rows_of(plane):
 
 def plane_of(rows, width):
     return ops.convert_to_numpy(tvl1._to_plane(rows, width))[0]
-
-
-def texture(height, width, seed=0):
-    """A random image that is smooth enough to have a motion."""
-    noise = np.random.default_rng(seed).random((height, width), np.float32)
-    fine = cv2.GaussianBlur(noise, (0, 0), 1.5)
-    coarse = cv2.GaussianBlur(noise, (0, 0), 6)
-    image = fine / fine.std() + 2 * coarse / coarse.std()
-    return cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-
-
-def moving_pair(height, width, dx, dy, seed=0):
-    image = texture(height + 32, width + 32, seed)
-    matrix = np.float32([[1, 0, dx], [0, 1, dy]])
-    moved = cv2.warpAffine(
-        image, matrix, image.shape[::-1], flags=cv2.INTER_CUBIC
-    )
-    return image[16:-16, 16:-16], moved[16:-16, 16:-16]
 
 
 @functools.cache
@@ -143,9 +128,9 @@ def test_step_is_the_published_one():
 def test_no_pair_depends_on_the_others():
     """Pairs that stop at different times, of a size that is not square."""
     pairs = [
-        moving_pair(21, 26, 1.5, -0.5),
-        moving_pair(21, 26, 0.1, 0.2, seed=1),
-        (np.zeros((21, 26), np.uint8), np.full((21, 26), 255, np.uint8)),
+        textures.moving(2, 1.5, -0.5, size=SIZE),
+        textures.moving(2, 0.1, 0.2, seed=1, size=SIZE),
+        (np.zeros(SIZE, np.uint8), np.full(SIZE, 255, np.uint8)),
     ]
     first, second = map(np.stack, zip(*pairs, strict=True))
     together = np.asarray(compiled()(first, second))
@@ -164,7 +149,7 @@ def test_no_pair_depends_on_the_others():
 
 @pytest.mark.parametrize("motion", [(1.0, -0.5), (-1.5, 0.75)])
 def test_finds_a_known_translation_as_opencv_does(motion):
-    first, second = moving_pair(21, 26, *motion)
+    first, second = textures.moving(2, *motion, size=SIZE)
     got = np.asarray(compiled()(first[None], second[None]))[0]
     inner = got[5:-5, 5:-5]
     np.testing.assert_allclose(inner.mean((0, 1)), motion, atol=0.2)
@@ -178,7 +163,7 @@ def test_a_graph_without_xla_finds_the_same():
         pytest.skip("A graph without XLA is TensorFlow's.")
     import tensorflow as tf
 
-    first, second = moving_pair(21, 26, 1.0, -0.5)
+    first, second = textures.moving(2, 1.0, -0.5, size=SIZE)
     plain = tf.function(tvl1.flow, autograph=False)
     got = np.asarray(plain(first[None], second[None]))
     want = np.asarray(compiled()(first[None], second[None]))
@@ -188,8 +173,8 @@ def test_a_graph_without_xla_finds_the_same():
 
 
 def test_identical_and_constant_images_do_not_move():
-    image = texture(21, 26)
-    flat = np.full((21, 26), 200, np.uint8)
+    image = textures.texture(*SIZE)
+    flat = np.full(SIZE, 200, np.uint8)
     for still in (image, flat):
         flow = np.asarray(compiled()(still[None], still[None]))
         np.testing.assert_array_equal(flow, 0)

@@ -1,6 +1,5 @@
 """Strategies, parts of a batch, and workers that wait for each other."""
 
-import json
 import os
 import subprocess
 import sys
@@ -42,28 +41,22 @@ def test_one_device_takes_all():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, "TF_CONFIG"),
-        ({"task": {}}, "'cluster'"),
-        (
-            {
-                "cluster": {"worker": ["a:5000", "b:5000"]},
-                "task": {"type": "worker", "index": 2},
-            },
-            "names its task",
-        ),
+        ("", "TF_CONFIG"),
+        ('{"task": {}}', "'cluster'"),
+        (tiny_training.tf_config(["a:1", "b:1"], 2), "names its task"),
     ],
 )
 def test_workers_need_to_know_each_other(monkeypatch, config, message):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config:
-        monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+        monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=message):
         devices.choose_strategy.__wrapped__("multi_worker")
 
 
 def test_workers_do_not_wait_without_end():
     """The watchdog ends a process whose other worker does not start."""
-    here, other = tiny_training.free_addresses(2)
+    hosts = tiny_training.free_addresses(2)
     code = (
         "from absl import logging\n"
         "logging.set_verbosity('info')\n"
@@ -71,22 +64,17 @@ def test_workers_do_not_wait_without_end():
         "devices.START = 3.0\n"
         "devices.choose_strategy('multi_worker')\n"
     )
-    cluster = {"worker": [here, other]}
-    task = {"type": "worker", "index": 0}
     done = subprocess.run(
         [sys.executable, "-c", code],
         check=False,
         capture_output=True,
         cwd=pages.ROOT,
-        env={
-            **os.environ,
-            "TF_CONFIG": json.dumps({"cluster": cluster, "task": task}),
-        },
+        env={**os.environ, "TF_CONFIG": tiny_training.tf_config(hosts, 0)},
         text=True,
         timeout=120,
     )
     assert done.returncode == 1
-    assert f"worker 1 at {other}" in done.stderr
+    assert f"worker 1 at {hosts[1]}" in done.stderr
     assert "Timeout (0:00:03)!" in done.stderr
     assert "choose_strategy" in done.stderr
 

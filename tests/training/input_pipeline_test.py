@@ -1,5 +1,6 @@
 import collections
 import itertools
+import types
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ from lsts_tf.training import input_pipeline
 
 SHAPE = (1, 2, 2, 4)
 GEOMETRY = windows.Geometry(length=5, first=1)
+# Frames of the videos.
+COUNTS = {3: 9, 4: 12}
 
 
 def png(value):
@@ -23,30 +26,35 @@ def feature(video, target):
     return np.full(SHAPE, video + target / 64, np.float16)
 
 
-@pytest.fixture
-def stored(tmp_path):
-    """Videos 3 (9 frames) and 4 (12): each number says where it is from."""
-    counts = {3: 9, 4: 12}
-    truth = stores.TruthStore.create(
-        tmp_path / "truth",
-        stores.Manifest(kind="truth", dataset="d", shape=(), dtype="uint8"),
-    )
-    features = stores.Store.create(
-        tmp_path / "rgb",
+def feature_store(root, factor=1):
+    store = stores.Store.create(
+        root,
         stores.Manifest(
             kind="features", dataset="d", shape=SHAPE, dtype="float16"
         ),
     )
-    for video, frames in counts.items():
+    for video, frames in COUNTS.items():
+        # One window earlier than the geometry asks for, as RGB's store has.
+        targets = range(4, frames)
+        values = (factor * feature(video, t) for t in targets)
+        store.write(video, targets, values)
+    return store
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Each number says where it is from."""
+    truth = stores.TruthStore.create(
+        tmp_path / "truth",
+        stores.Manifest(kind="truth", dataset="d", shape=(), dtype="uint8"),
+    )
+    for video, frames in COUNTS.items():
         truth.write(
             video,
             maps=[png(video * 20 + frame) for frame in range(frames)],
             fixations=[png(frame) for frame in range(frames)],
         )
-        # One window earlier than the geometry asks for, as RGB's store has.
-        targets = range(4, frames)
-        features.write(video, targets, (feature(video, t) for t in targets))
-    return features, truth
+    return feature_store(tmp_path / "rgb"), truth
 
 
 WHOLE = [slice(None)]
@@ -180,28 +188,13 @@ def test_the_order_is_what_it_always_was():
 
 
 def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
-    features, truth = stored
+    _, truth = stored
     seen = views.chosen(flip=True, crops=2)
-    others = {}
-    for number, view in enumerate(seen, 1):
-        store = stores.Store.create(
-            tmp_path / view.name,
-            stores.Manifest(
-                kind="features", dataset="d", shape=SHAPE, dtype="float16"
-            ),
-        )
-        for video, frames in {3: 9, 4: 12}.items():
-            targets = range(4, frames)
-            values = (-number * feature(video, t) for t in targets)
-            store.write(video, targets, values)
-        others[view] = {"rgb": store}
-    data = input_pipeline.StoredWindows(
-        {"rgb": features},
-        truth,
-        videos=(3, 4),
-        geometry=GEOMETRY,
-        others=others,
-    )
+    others = {
+        view: {"rgb": feature_store(tmp_path / view.name, -number)}
+        for number, view in enumerate(seen, 1)
+    }
+    data = make(stored, others=others)
     ((inputs, found),) = steps_of(data, 11, 1, 0, 1)
     chosen, numbers = data.step(0, batch_size=11, seed=1)
     assert set(numbers) == {0, 1, 2, 3}
@@ -212,12 +205,15 @@ def test_each_view_has_a_store_and_a_truth_of_its_own(stored, tmp_path):
         want = feature(video, target) * (-number or 1)
         np.testing.assert_array_equal(np.asarray(inputs["rgb"])[row], want)
         view = (views.WHOLE, *seen)[number]
-        (map_,) = truth.maps(video, [target])
-        want = preprocess.density(view.of(video, map_))
-        np.testing.assert_array_equal(np.asarray(found)[row, ..., 0], want)
-        (fixated,) = truth.fixations(video, [target])
-        want = preprocess.fixations(view.of(video, fixated))
-        np.testing.assert_array_equal(np.asarray(found)[row, ..., 1], want)
+        for place, (read, resize) in enumerate(
+            (
+                (truth.maps, preprocess.density),
+                (truth.fixations, preprocess.fixations),
+            )
+        ):
+            (map_,) = read(video, [target])
+            want = resize(view.of(video, map_))
+            np.testing.assert_array_equal(found[row, ..., place], want)
 
 
 def test_a_batch_larger_than_the_data(stored):
@@ -253,42 +249,30 @@ def test_live_order_has_every_window_once_and_few_videos_open(monkeypatch):
     assert order != want
 
 
-class Front:
-    """Flows that count."""
-
-    def __init__(self, streams=("rgb", "flow"), size=(224, 224)):
-        self.streams, self.size = streams, size
-
-    def flows(self, frames):
-        for k, _ in enumerate(itertools.islice(frames, 1, None), 1):
-            yield np.full((112, 112, 2), k, np.float16)
+def counting_flows(frames):
+    for k, _ in enumerate(itertools.islice(frames, 1, None), 1):
+        yield np.full((112, 112, 2), k, np.float16)
 
 
 @pytest.fixture
-def live(sample_data):
-    return live_windows(sample_data)
+def live(data):
+    return live_windows(data)
 
 
-def live_windows(sample_data, flip=False, streams=("rgb", "flow")):
-    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
+def live_windows(
+    data, streams=("rgb", "flow"), size=(224, 224), geometry=None, **more
+):
     return input_pipeline.LiveWindows(
         data,
-        Front(streams),
-        videos=[1, 2, 3],
-        geometry=windows.Geometry.of(("rgb", "flow"), length=17),
-        flip=flip,
+        types.SimpleNamespace(streams=streams, size=size, flows=counting_flows),
+        geometry=geometry or windows.Geometry(length=17, first=1),
+        **{"videos": [1, 2, 3]} | more,
     )
 
 
-def test_live_windows_of_another_size_and_with_several_maps(sample_data):
-    data = dataset.Dataset("dhf1k", str(sample_data / "tfds"))
-    live = input_pipeline.LiveWindows(
-        data,
-        Front(("rgb",), (64, 96)),
-        videos=[1],
-        geometry=windows.Geometry(length=20),
-        maps=8,
-    )
+def test_live_windows_of_another_size_and_with_several_maps(data):
+    geometry = windows.Geometry(length=20)
+    live = live_windows(data, ("rgb",), (64, 96), geometry, videos=[1], maps=8)
     ((inputs, truth),) = steps_of(live, 1, 0, 0, 1)
     assert inputs["rgb"].shape == (1, 20, 64, 96, 3)
     (video,) = data.videos([1])
@@ -318,9 +302,9 @@ def test_live_blocks_are_all_of_a_step_and_continue_at_any(live):
     assert whole == named
 
 
-def test_half_of_the_live_windows_are_mirrored(live, sample_data):
+def test_half_of_the_live_windows_are_mirrored(live, data):
     """Also what moved to the right then moves to the left."""
-    flipped = live_windows(sample_data, flip=True)
+    flipped = live_windows(data, flip=True)
     _, seen = flipped.step(0, batch_size=9, seed=0)
     assert set(seen) == {0, 1}
     (plain,), (found,) = (steps_of(w, 9, 0, 0, 1) for w in (live, flipped))
@@ -335,8 +319,8 @@ def test_half_of_the_live_windows_are_mirrored(live, sample_data):
         np.testing.assert_array_equal(found[1][row], truth)
 
 
-def test_live_windows_decode_each_video_once(sample_data, monkeypatch):
-    live = live_windows(sample_data, streams=("rgb",))
+def test_live_windows_decode_each_video_once(data, monkeypatch):
+    live = live_windows(data, ("rgb",))
     decoded = collections.Counter()
     frames = dataset.Video.frames
 

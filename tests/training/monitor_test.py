@@ -11,10 +11,6 @@ from lsts_tf.training import checkpoints, monitor
 from tests import run_folder
 
 
-def steps(folder, tag):
-    return [point.step for point in run_folder.events(folder).Tensors(tag)]
-
-
 def log(folder, first, last, note=""):
     watch = monitor.Monitor(folder, first_step=first, note=note)
     watch.text(first, "experiment", "--a=1")
@@ -29,11 +25,9 @@ def test_a_run_that_goes_on_has_each_point_once(tmp_path):
     for place, (first, last) in enumerate([(0, 7), (4, 6), (4, 9)]):
         log(tmp_path, first, last)
         run_folder.put_events_first(tmp_path, place)
-    assert steps(tmp_path, "train/loss") == list(range(1, 10))
-    values = [
-        float(tf.make_ndarray(p.tensor_proto))
-        for p in run_folder.events(tmp_path).Tensors("train/loss")
-    ]
+    points = run_folder.events(tmp_path).Tensors("train/loss")
+    assert [point.step for point in points] == list(range(1, 10))
+    values = [float(tf.make_ndarray(point.tensor_proto)) for point in points]
     # Up to step 4 those of the first run, from there on of the last one.
     want = [1, 2, 3, 4, 5.04, 6.04, 7.04, 8.04, 9.04]
     np.testing.assert_allclose(values, want, rtol=1e-6)

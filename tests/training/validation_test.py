@@ -9,15 +9,17 @@ from lsts_tf.media import images
 from lsts_tf.scoring import metrics
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.scoring import truth as truth_lib
+from lsts_tf.training import input_pipeline, validation
 from lsts_tf.training import trainer as trainer_lib
-from lsts_tf.training import validation
 from tests import tiny_training
 
 SHAPE = (1, 2, 2, 8)
 
 
-class Windows:
-    """Seven windows of a video, as `StoredWindows` has them."""
+class Windows(input_pipeline.StoredWindows):
+    """Seven windows of a video."""
+
+    _maps = 1
 
     def __init__(self):
         rng = np.random.default_rng(3)
@@ -26,24 +28,9 @@ class Windows:
         self.truth = rng.integers(0, 256, (7, 16, 16, 2), np.uint8)
         self.truth[..., 1] = self.truth[..., 1] > 230
 
-    def __len__(self):
-        return len(self.windows)
-
-    def frames(self, chosen):
-        return [(int(place), int(target)) for place, target in chosen]
-
-    def in_order(self, rows, batch_size):
-        for first in range(0, len(self), batch_size):
-            numbers = np.arange(first, first + batch_size)
-            filled = np.minimum(numbers, len(self) - 1)
-            numbers[numbers >= len(self)] = -1
-            yield (
-                [
-                    ({"rgb": self.features[filled[r]]}, self.truth[filled[r]])
-                    for r in rows
-                ],
-                np.concatenate([numbers[r] for r in rows]),
-            )
+    def read(self, chosen):
+        targets = chosen[:, 1]
+        return {"rgb": self.features[targets]}, self.truth[targets]
 
 
 def test_validation_scores_the_saved_maps(monkeypatch, mirrored):
