@@ -139,8 +139,7 @@ def target(truth: Any) -> Any:
         float32 [..., H, W, 2]: density in [0, 1], fixated pixels in {0, 1}.
     """
     truth = keras.ops.cast(truth, "float32")
-    density, fixations = truth[..., :1], truth[..., 1:]
-    peak = keras.ops.max(density, axis=(-3, -2), keepdims=True)
-    density = density / keras.ops.maximum(peak, 1.0)
-    fixated = keras.ops.cast(fixations > 0, "float32")
-    return keras.ops.concatenate([density, fixated], axis=-1)
+    peak = keras.ops.max(truth[..., :1], axis=(-3, -2), keepdims=True)
+    largest = [keras.ops.maximum(peak, 1.0), keras.ops.ones_like(peak)]
+    scaled = truth / keras.ops.concatenate(largest, axis=-1)
+    return keras.ops.minimum(scaled, 1.0)

@@ -151,7 +151,7 @@ class Trainer:
                 for v in self.model.trainable_variables
                 if settings.ema
             ]
-            # Each replica's own sum of gradients; zero between two steps.
+            # Each replica's own sum of gradients.
             self._sums = [
                 tf.Variable(
                     tf.zeros(v.shape, v.dtype),
@@ -247,7 +247,10 @@ class Trainer:
                 updated. A gradient that overflows in mixed_float16 is no
                 error: loss scaling skips that step.
         """
-        each = [self._accumulate(*x) for x in self._micro_batches(blocks)]
+        each = [
+            self._accumulate(*x, number == 0)
+            for number, x in enumerate(self._micro_batches(blocks))
+        ]
         loss = sum(
             float(self.strategy.reduce("SUM", x, axis=None)) for x in each
         )
@@ -263,7 +266,7 @@ class Trainer:
     def graph(self, blocks: Sequence[input_pipeline.Batch]) -> tf.Graph:
         """Operations of loss and gradient on blocks like these."""
         first = next(iter(self._micro_batches(blocks)))
-        return self._accumulate.get_concrete_function(*first).graph
+        return self._accumulate.get_concrete_function(*first, True).graph
 
     def _micro_batches(
         self, blocks: Sequence[input_pipeline.Batch]
@@ -290,11 +293,14 @@ class Trainer:
         found = self.strategy.experimental_local_results(values)
         return np.concatenate([np.atleast_1d(value) for value in found])
 
-    def _replica_accumulate(self, inputs: Mapping[str, Any], truth: Any) -> Any:
+    def _replica_accumulate(
+        self, inputs: Mapping[str, Any], truth: Any, is_first: bool
+    ) -> Any:
         """Add a micro-batch's gradient to the sum; its part of the loss."""
         loss, gradients = self._gradients(self._encode(inputs), truth)
         for total, gradient in zip(self._sums, gradients, strict=True):
-            total.assign_add(gradient)
+            add = total.assign if is_first else total.assign_add
+            add(gradient)
         return loss
 
     def _loss_and_gradients(
@@ -313,12 +319,14 @@ class Trainer:
 
     def _replica_combine(self) -> Any:
         """Sum the gradient over all replicas; the norm of the whole."""
-        context = tf.distribute.get_replica_context()
-        # What is read is on no device, and what is reduced must be on one.
-        sums = [tf.identity(total) for total in self._sums]
-        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        for total, gradient in zip(self._sums, sums, strict=True):
-            total.assign(gradient)
+        sums = self._sums
+        if self.strategy.num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            # What is read is on no device, and what is reduced must be on one.
+            sums = [tf.identity(total) for total in self._sums]
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+            for total, gradient in zip(self._sums, sums, strict=True):
+                total.assign(gradient)
         scale = self.optimizer.scale_loss(tf.constant(1.0))
         return tf.linalg.global_norm(sums) / scale
 
@@ -326,10 +334,10 @@ class Trainer:
         # Keras sums over the replicas itself; loss scaling asks each replica
         # whether the gradient is finite, so all of them need the whole one.
         replicas = self.strategy.num_replicas_in_sync
-        gradients = [tf.convert_to_tensor(x) / replicas for x in self._sums]
+        gradients = [tf.convert_to_tensor(x) for x in self._sums]
+        if replicas > 1:
+            gradients = [x / replicas for x in gradients]
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        for total in self._sums:
-            total.assign(tf.zeros_like(total))
 
     def _average(self) -> None:
         """Count the step, and let the averages follow the weights."""
