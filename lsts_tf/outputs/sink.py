@@ -316,7 +316,11 @@ class Sink:
                     self._contexts.__exit__(*error)
         finally:
             if self.paths() and (placed or not self.job):
-                _delete(self._hidden)
+                try:
+                    _delete(self._hidden)
+                except KeyboardInterrupt:
+                    _delete(self._hidden)  # All that is left of it.
+                    raise
 
     def _place(self) -> None:
         # Hours may have gone by.

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shutil
 import subprocess
 
 from absl import flags
@@ -74,6 +75,18 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path):
         output.texts[0].write(99 * "-")
         raise KeyError("something else went wrong")
     assert folders.listed(tmp_path) == []
+
+
+def test_a_signal_while_it_tidies_up_leaves_nothing(tmp_path, monkeypatch):
+    remove = shutil.rmtree
+
+    def interrupted(path):
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), words(tmp_path):
+        monkeypatch.setattr(shutil, "rmtree", interrupted)
+    assert folders.listed(tmp_path) == ["a.txt", "b.txt", "c.txt"]
 
 
 def test_options_are_flags_and_out_of_range_refused(tmp_path):
