@@ -159,8 +159,8 @@ class CentrePrior(keras.layers.Layer):
 class CropStart(keras.layers.Layer):
     """Cuts the start of the axes between the batch and the channels.
 
-    Keras' Cropping2D and Cropping3D do too, by a strided slice, whose gradient
-    takes TensorFlow a sixth of the decoder's training step on a CPU.
+    Keras' Cropping2D and Cropping3D do too, but by a strided slice, whose
+    gradient TensorFlow computes slowly on a CPU.
 
     Args:
         crop: Entries to cut off each of these axes.

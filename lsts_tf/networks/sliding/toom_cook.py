@@ -110,16 +110,16 @@ class Correlation:
           [steps + time - 1, windows, height, width, filters] for each: all
           outputs that see any of its steps.
         """
-        plans = [self._algorithms[x.shape[0]] for x in arrays]
+        algorithms = [self._algorithms[x.shape[0]] for x in arrays]
         mixed = [
-            arithmetic.mix(plan.steps, x)
-            for plan, x in zip(plans, arrays, strict=True)
+            arithmetic.mix(each.steps, x)
+            for each, x in zip(algorithms, arrays, strict=True)
         ]
         products: list[list[Any]] = [[] for _ in arrays]
         for row, place in self._kernels.items():
             parts = {}
-            for k, (plan, x) in enumerate(zip(plans, mixed, strict=True)):
-                rows = np.flatnonzero((plan.taps == row).all(1))
+            for k, (each, x) in enumerate(zip(algorithms, mixed, strict=True)):
+                rows = np.flatnonzero((each.taps == row).all(1))
                 if rows.size:
                     parts[k] = x[rows[0] : rows[-1] + 1]
             if not parts:
@@ -135,6 +135,6 @@ class Correlation:
                 products[k].append(found[: part.shape[0]])
                 found = found[part.shape[0] :]
         return [
-            arithmetic.mix(plan.outputs, arithmetic.concatenate(some, 0))
-            for plan, some in zip(plans, products, strict=True)
+            arithmetic.mix(each.outputs, arithmetic.concatenate(some, 0))
+            for each, some in zip(algorithms, products, strict=True)
         ]
