@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +19,8 @@ import pytest
 
 from lsts_tf import app, experiment, program
 from lsts_tf.outputs import uploads
-from tests import cheap_app, flag_scope, pages, predict_test
+from tests import browsers, cheap_app, flag_scope, pages, predict_test
 
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 10
 # A minute of a busy machine.
 PATIENCE = 60
@@ -120,42 +118,18 @@ def wait(found, seconds=PATIENCE):
 def server(tmp_path_factory):
     pytest.importorskip("gradio", reason="Gradio is not installed.")
     server = Server(tmp_path_factory.mktemp("page"))
-    yield server
-    server.process.kill()
-    server.process.wait()
+    try:
+        server.ready()
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
 
 
 @pytest.fixture(scope="module")
-def start_browser(server):
-    """Starts browsers with a camera that plays a pattern."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("Chromium or chromedriver is not installed.")
-
-    def start():
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        for argument in (
-            *("headless=new", "no-sandbox", "disable-dev-shm-usage"),
-            "use-fake-ui-for-media-stream",
-            "use-fake-device-for-media-stream",
-            "window-size=1400,1000",
-        ):
-            options.add_argument(f"--{argument}")
-        service = webdriver.ChromeService(executable_path=driver)
-        return webdriver.Chrome(options=options, service=service)
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def browser(start_browser, server):
-    browser = start_browser()
-    server.ready()
-    yield browser
-    browser.quit()
+def browser(server):
+    with browsers.start() as browser:
+        yield browser
 
 
 class Page:
@@ -376,10 +350,8 @@ def test_a_camera_has_an_overlay(page):
     assert "behind the camera" in page.text()
 
 
-def test_after_ten_films_and_a_closed_browser_nothing_is_left(
-    start_browser, server, tmp_path
-):
-    browser = start_browser()
+def test_after_ten_films_and_a_closed_browser_nothing_is_left(server, tmp_path):
+    browser = browsers.start()
     page = Page(browser, server, width=420)
     for number in range(10):
         name = f"{number}.mp4"

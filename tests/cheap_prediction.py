@@ -8,6 +8,7 @@ it saw others.
 import collections
 import os
 import signal
+import time
 
 from absl import app
 import cv2
@@ -49,6 +50,20 @@ class Extractor:
             if since >= 0 and since % stride == 0:
                 mean = np.mean(recent, axis=0)
                 yield index, {"rgb": (0.9 * recent[-1] + 0.1 * mean) / 255}
+
+
+class Slow(Extractor):
+    """A frame takes some seconds; counts them."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.seen = 0
+
+    def prepare(self, frame):
+        time.sleep(self.seconds)
+        self.seen += 1
+        return super().prepare(frame)
 
 
 class Deadly(Extractor):

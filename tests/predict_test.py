@@ -15,7 +15,6 @@ import sys
 import time
 from unittest import mock
 
-from absl import flags
 import av
 import cv2
 import numpy as np
@@ -23,13 +22,14 @@ import pytest
 
 from lsts_tf import experiment, predict, program
 from lsts_tf.media import images, sources, video, writer
-from lsts_tf.outputs import pictures, run
+from lsts_tf.outputs import attention, encoding, pictures, run
 from lsts_tf.scoring import predictions
 from tests import cheap_prediction, flag_scope, folders, pages
 from tests.media import matrix, sources_test
 
 SIZE = (64, 36)
 FILMS = ("overlay", "side_by_side", "saliency", "saliency16")
+DERIVED = ("json", "roi", "encoded", "reframed", "report")
 ALL = (*FILMS, "npy", "maps", "png16", "dhf1k", "stdout")
 
 
@@ -105,6 +105,53 @@ def test_everything_in_one_pass_from_the_same_maps(model, folder):
         assert len(list(film)) == count
     grey = np.stack([f[..., 0] for f in video.frames(out / "saliency.mp4")])
     assert np.abs(grey.astype(int) - eight).mean() < 2
+
+
+def test_all_that_is_derived_comes_from_the_same_maps(model, folder):
+    count = 40
+    left = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+    areas = folder / "areas.json"
+    areas.write_text(json.dumps({"unit": "fractions", "areas": {"left": left}}))
+    path, out = clip_of(folder, count), folder / "out"
+    options = {"areas": str(areas), "aspect": "1:1", "strength": 12}
+    damage = predict.predict(
+        *(model, path, out),
+        outputs=("npy", *DERIVED),
+        options=options | {"map_size": "model"},
+        about={"model": "last", "sha256": "0123"},
+    )
+    assert damage == ""
+    assert folders.listed(out) == [
+        *("attention.jsonl", "encoded.mp4", "maps.npy", "prediction.json"),
+        *("reframed.csv", "reframed.json", "reframed.mp4", "reframed.sendcmd"),
+        *("report.html", "roi.addroi", "roi.json", "roi.npy", "roi.txt"),
+        "summary.json",
+    ]
+    maps = np.load(out / "maps.npy")
+    lines = (out / "attention.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["frame"] for row in rows] == list(range(count))
+    grids = np.load(out / "roi.npy")
+    assert grids.shape == (count, 3, 4)
+    assert (out / "roi.txt").read_text().count(" P 0\n") == count
+    crop = json.loads((out / "reframed.json").read_text())["path"]
+    assert len(crop) == count
+    for name, wanted in (("encoded.mp4", SIZE), ("reframed.mp4", (36, 36))):
+        found = video.Video(out / name)
+        assert found.size == wanted and len(list(found)) == count
+    blocks = encoding.Offsets(path="", fps=25, size=SIZE, strength=12)
+    for i in (0, count // 2, count - 1):
+        np.testing.assert_array_equal(grids[i], blocks.grid(maps[i]))
+        place = attention.Measurer(size=SIZE)(maps[i], 0).strongest
+        assert rows[i]["strongest"] == pytest.approx(place, abs=0.006)
+        assert 0 <= rows[i]["areas"]["left"] <= 1
+    page = (out / "report.html").read_text("utf-8")
+    for text in (f"{count} frames", "<title>a film.mp4</title>", "0123"):
+        assert text in page
+    assert model.note in page
+    (data,) = re.findall(r'id="data">(.*?)</script>', page)
+    focus = [row["focus"] for row in rows]
+    np.testing.assert_allclose(json.loads(data)["focus"], focus, atol=2e-5)
 
 
 def test_the_record_names_everything(model, folder):
@@ -326,14 +373,14 @@ def test_which_frames_have_maps(model, folder, mode, every):
     np.testing.assert_allclose(times, np.arange(len(frames)) * every / 25)
 
 
-def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
+def test_films_begin_with_the_frame_of_the_first_map(model, folder):
+    """Not with the first frame of the clip, if that has none."""
     path = clip_of(folder, 95)
     out = folder / "out"
     how = {"first_frames": "skip", "every": 3, "start": "5f"}
     options = {"alpha": 0}
-    predict.predict(
-        model, path, out, outputs=["overlay"], options=options, **how
-    )
+    wanted = ["overlay", "reframed"]
+    predict.predict(model, path, out, outputs=wanted, options=options, **how)
     model_note = 12  # Rows of the announcement of random weights.
     shown = list(video.Video(out / "overlay.mp4"))
     want = list(video.Video(path))[5 + 78 :: 3]
@@ -341,6 +388,13 @@ def test_the_overlay_is_drawn_on_the_maps_own_frame(model, folder):
     for one, other in zip(shown, want, strict=True):
         difference = np.abs(one.astype(int) - other)[:-model_note]
         assert difference.mean() < 3
+    about = json.loads((out / "reframed.json").read_text())
+    assert about["frames"] == len(list(video.frames(out / "reframed.mp4"))) == 4
+    assert about["start"] == {"frame": 5, "seconds": pytest.approx(0.2)}
+    assert about["first_map"] == 78
+    assert about["path"][0]["time"] == pytest.approx(78 / 25)
+    commands = (out / "reframed.sendcmd").read_text()
+    assert "trim=start_frame=83,setpts=PTS-STARTPTS" in commands
 
 
 def test_a_part_of_a_video_is_a_clip_of_its_own(model, folder):
@@ -529,13 +583,10 @@ def test_where_the_program_writes_without_output(model, folder, monkeypatch):
     path = clip_of(folder, 3)
     load = "lsts_tf.predictor.Predictor.load"
     monkeypatch.setattr(load, lambda *_, **__: model)
-    define = experiment.define_flags, predict.define_flags
 
     def call(place, *arguments):
         monkeypatch.chdir(place)
-        with flag_scope.defined(*define) as values:
-            how = ["predict", f"--run_dir={folder}", *arguments]
-            predict.main(values(how))
+        flag_scope.run(predict, f"--run_dir={folder}", *arguments)
 
     # A report alone needs no folder.
     page = folder / "pages" / "film.html"
@@ -560,10 +611,6 @@ def test_a_report_beside_other_outputs(model, folder):
     assert "</html>" in page.read_text("utf-8")
     assert folders.listed(out) == ["maps.npy", "prediction.json"]
     assert record_of(out)["outputs"] == {"npy": "maps.npy", "report": str(page)}
-    with pytest.raises(ValueError, match="--output is needed"):
-        predict.predict(
-            model, path, None, outputs=("npy", "report"), report=page
-        )
 
 
 def test_a_folder_that_cannot_be_written(model, folder):
@@ -715,16 +762,3 @@ def test_a_front_end_without_windows_starts_anew(folder):
     path, out = clip_of(folder, 120), folder / "out"
     stop_at(model, path, out, 110, outputs=["maps"], about=ABOUT)
     assert folders.listed(out) == []
-
-
-def test_flags_of_the_program_are_no_settings():
-    with flag_scope.defined():
-        experiment.define_flags()
-        settings = set(flags.FLAGS)
-        predict.define_flags()
-        assert set(flags.FLAGS) - settings >= {"video", "outputs", "every"}
-        flags.FLAGS(["predict"])
-        overlay = pictures.Overlay(path="a.mp4", fps=25, size=SIZE)
-        for name, default in overlay.settings().items():
-            assert flags.FLAGS[name].value == default
-        assert tuple(flags.FLAGS["outputs"].value) == run.DEFAULT

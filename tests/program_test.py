@@ -65,35 +65,6 @@ def test_an_error_of_tensorflow_says_last_what_it_was(caplog):
     assert "Traceback" in caplog.text
 
 
-def test_help_and_mistakes_do_not_wait_for_tensorflow():
-    """Of every verb; and an error is told from TensorFlow's without it."""
-    code = (
-        "import runpy, sys\n"
-        "from absl import app, flags\n"
-        "from lsts_tf import program\n"
-        "app.define_help_flags()\n"
-        "everywhere = set(flags.FLAGS)\n"
-        "for verb in sys.argv[1:]:\n"
-        "    sys.argv = [verb, '--helpshort']\n"
-        "    try:\n"
-        "        runpy.run_module(verb, run_name='__main__', alter_sys=True)\n"
-        "    except SystemExit:\n"
-        "        print('answered', verb)\n"
-        "    for name in set(flags.FLAGS) - everywhere:\n"
-        "        delattr(flags.FLAGS, name)\n"
-        "try:\n"
-        "    with program.exit_codes():\n"
-        "        raise KeyError('a bug')\n"
-        "except KeyError:\n"
-        "    print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
-    )
-    verbs = [f"lsts_tf.{verb}" for verb in VERBS]
-    done = answered(code, *verbs)
-    for verb in verbs:
-        assert f"answered {verb}\n" in done.stdout
-    assert done.stdout.endswith("loaded set()\n")
-
-
 def test_every_program_is_a_verb():
     programs = {
         path.stem
@@ -104,28 +75,38 @@ def test_every_program_is_a_verb():
 
 
 def test_the_command_answers_at_once():
-    """Without TensorFlow; a verb is what `python -m lsts_tf.VERB` is."""
+    """Without TensorFlow: help, mistakes, and the error of a bug."""
     code = (
         "import sys\n"
-        "from lsts_tf import __main__ as command\n"
+        "from absl import app, flags\n"
+        "from lsts_tf import __main__ as command, program\n"
+        "app.define_help_flags()\n"
+        "everywhere = set(flags.FLAGS)\n"
         "for text in sys.argv[1:]:\n"
         "    sys.argv[1:] = text.split()\n"
         "    try:\n"
         "        command.main()\n"
         "    except SystemExit as end:\n"
         "        print(repr(text), end.code)\n"
-        "print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
+        "    for name in set(flags.FLAGS) - everywhere:\n"
+        "        delattr(flags.FLAGS, name)\n"
+        "try:\n"
+        "    with program.exit_codes():\n"
+        "        raise KeyError('a bug')\n"
+        "except KeyError:\n"
+        "    print('loaded', {'tensorflow', 'keras'} & set(sys.modules))\n"
     )
-    asked = "", "--help", "--version", "predit", "sample --helpshort"
-    done = answered(code, *asked)
-    assert done.stdout.count("lsts predict in.mp4") == 2
+    helps = [f"{verb} --helpshort" for verb in VERBS]
+    done = answered(code, "", "--help", "--version", "predit", *helps)
+    assert done.stdout.count("such as: lsts predict in.mp4") == 2
     for verb, does in command.VERBS.items():
         assert f"{verb:12}{does}" in done.stdout
+    for text in helps:
+        assert f"{text!r} 1\n" in done.stdout
     assert f"lsts {lsts_tf.__version__}\n" in done.stdout
     assert "'predit' 2" in done.stdout
     assert "choose from 'predict'" in done.stderr
     assert "The sample dataset: small" in done.stdout
-    assert "'sample --helpshort' 1" in done.stdout
     assert done.stdout.endswith("loaded set()\n")
 
 

@@ -14,8 +14,9 @@ from matplotlib import pyplot as plt
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-PATH = ROOT / "docs" / "quickstart.ipynb"
+from tests import pages
+
+PATH = pages.ROOT / "docs" / "quickstart.ipynb"
 TAGS = ("install", "clip", "train")
 
 
@@ -24,7 +25,7 @@ def cells(tmp_path, monkeypatch):
     """All cells; code runs in a folder of its own and opens no window."""
     monkeypatch.chdir(tmp_path)
     # What the first cell installs, for the commands.
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(pages.ROOT))
     programs = pathlib.Path(sys.executable).parent
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     backend = matplotlib.get_backend()
@@ -52,7 +53,7 @@ def run(sources):
     def shell(command):
         subprocess.run(command, shell=True, check=True)
 
-    names = {"REPOSITORY": ROOT, "shell": shell}
+    names = {"REPOSITORY": pages.ROOT, "shell": shell}
     for source in sources:
         # As IPython reads it: `!` and a command, in which braces hold names.
         source = re.sub(

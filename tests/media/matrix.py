@@ -1,18 +1,14 @@
 """Films of all kinds, made by the program `ffmpeg`, and what is refused.
 
-`oracle_test` compares what is read of each film with what `ffmpeg` decodes. The
-page docs/formats.md is made of the tables here:
-
-    .venv/bin/python -m tests.media.matrix
+`oracle_test` compares what is read of each film with what `ffmpeg` decodes.
+Which codecs go into which containers, the page docs/formats.md says.
 """
 
 from collections.abc import Callable, Iterator
 import itertools
 import pathlib
-import re
 import struct
 import subprocess
-import textwrap
 from typing import NamedTuple
 
 import PIL.Image
@@ -20,7 +16,20 @@ import PIL.Image
 from tests import pages
 from tests.media import field_pictures
 
-PAGE = pages.ROOT / "docs" / "formats.md"
+PAGE = (pages.ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+def table(*head: str) -> dict[str, str]:
+    """Rows of a table of the page: the second cell by the first."""
+    start = f"| {' | '.join(head)} |\n|---|---|\n"
+    rows = PAGE.partition(start)[2].partition("\n\n")[0].splitlines()
+    return dict(row.strip("| ").split(" | ") for row in rows)
+
+
+PROMISED = {
+    codec: containers.split(", ")
+    for codec, containers in table("codec", "in").items()
+}
 # Arguments of `ffmpeg` for each codec.
 _420 = "-pix_fmt yuv420p"
 _VPX = "-deadline realtime -cpu-used 8"
@@ -45,34 +54,23 @@ class Container(NamedTuple):
     """A kind of file."""
 
     suffix: str
-    # Those that go with it; the first one is tried with all of `SPECIAL`.
-    codecs: str
+    # The codec that is tried with all of `SPECIAL`.
+    codec: str
     sound: str = "aac"
     arguments: str = ""
 
 
 CONTAINERS = {
-    "MP4": Container(
-        ".mp4",
-        "H.264, HEVC, AV1, VP9, MPEG-4, MPEG-2, MPEG-1, Motion JPEG",
-    ),
+    "MP4": Container(".mp4", "H.264"),
     "fragmented MP4": Container(
-        ".mp4",
-        "H.264, HEVC, AV1, VP9, MPEG-4",
-        arguments="-movflags frag_keyframe+empty_moov",
+        ".mp4", "H.264", arguments="-movflags frag_keyframe+empty_moov"
     ),
-    "MOV": Container(
-        ".mov", "ProRes, H.264, HEVC, MPEG-4, MPEG-2, Motion JPEG, DV"
-    ),
-    "MKV": Container(".mkv", ", ".join(CODECS)),
-    "WebM": Container(".webm", "VP9, VP8, AV1", "libopus"),
-    "AVI": Container(
-        ".avi",
-        "Motion JPEG, MPEG-4, H.264, VP8, MPEG-2, MPEG-1, FFV1, DV",
-        "mp3",
-    ),
-    "TS": Container(".ts", "H.264, HEVC, MPEG-4, MPEG-2, MPEG-1"),
-    "PS": Container(".mpg", "MPEG-2, MPEG-1, H.264", "mp2", "-f vob"),
+    "MOV": Container(".mov", "ProRes"),
+    "MKV": Container(".mkv", "H.264"),
+    "WebM": Container(".webm", "VP9", "libopus"),
+    "AVI": Container(".avi", "Motion JPEG", "mp3"),
+    "TS": Container(".ts", "H.264"),
+    "PS": Container(".mpg", "MPEG-2", "mp2", "-f vob"),
     "FLV": Container(".flv", "H.264"),
 }
 _SINE = "-f lavfi -i sine=duration={} {{}} -c:a {{sound}}"
@@ -125,8 +123,8 @@ class Film(NamedTuple):
     suffix: str = ""
     # What is said to be wrong with it, if anything is.
     damage: str = ""
-    # Why not all is read that `ffmpeg` decodes, if it is not.
-    differs: str = ""
+    # Whether less is read than `ffmpeg` decodes.
+    is_short: bool = False
 
     def __str__(self) -> str:
         return f"{self.codec} in {self.container}: {self.special}"
@@ -164,19 +162,19 @@ def ffmpeg(arguments: str, path: pathlib.Path) -> None:
 
 
 def _regular() -> Iterator[Film]:
-    """Every codec in every container; all that is special in some of them."""
-    for name, container in CONTAINERS.items():
-        codecs = container.codecs.split(", ")
-        for codec, (special, (arguments, has)) in itertools.product(
-            codecs, SPECIAL.items()
-        ):
-            is_tried = (
-                special == "nothing" or name == "MKV" or codec == codecs[0]
-            )
-            if is_tried and (not has or codec in has.split(", ")):
-                written = arguments.format(CODECS[codec], sound=container.sound)
-                written += f" {container.arguments}"
-                yield Film(name, codec, special, written)
+    """Every codec in its containers; all that is special in some of them."""
+    for name, codec, special in itertools.product(
+        CONTAINERS, PROMISED, SPECIAL
+    ):
+        container, (arguments, has) = CONTAINERS[name], SPECIAL[special]
+        is_tried = special == "nothing" or name == "MKV"
+        is_tried |= codec == container.codec
+        is_possible = name in PROMISED[codec]
+        is_possible &= not has or codec in has.split(", ")
+        if is_tried and is_possible:
+            written = arguments.format(CODECS[codec], sound=container.sound)
+            written += f" {container.arguments}"
+            yield Film(name, codec, special, written)
 
 
 # === Films with something of their own ===
@@ -275,13 +273,15 @@ def _special() -> Iterator[Film]:
     yield Film(
         *("TS", "MPEG-2", "a size that changes", mpeg2, _grown),
         damage="has another size than the first",
-        differs="The film ends there: all its frames have one size.",
+        is_short=True,
     )
     for pair in (ts, mp4, mkv):
         fields = "fields coded as separate pictures"
         yield Film(*pair, fields, h264, _of_fields)
     still = "frames without changes"
     yield Film("AVI", "XviD", still, f"-c:v libxvid -bf 2 {_420}")
+    mpeg4 = f"{CODECS['MPEG-4']} -metadata title=Caf\udce9"
+    yield Film("AVI", "MPEG-4", "a title that is not UTF-8", mpeg4)
     ends = "a cut before an open GOP"
     yield Film("MKV", "HEVC", ends, hevc, _copied("-ss 0.3"))
     yield Film(
@@ -319,7 +319,7 @@ def _special() -> Iterator[Film]:
     other = "-f lavfi -i testsrc=size={}:rate=25:duration=0.8 -map 0:v -map 1:v"
     second = "-disposition:v:0 0 -disposition:v:1 default"
     for name in ("MP4", "MKV", "TS", "AVI"):
-        codec = CONTAINERS[name].codecs.split(", ")[0]
+        codec = CONTAINERS[name].codec
         for special, arguments in {
             "a second film that is larger": other.format("128x96"),
             "a second film of the same size": other.format("64x48"),
@@ -369,6 +369,7 @@ _SHOWN = (
     "an edit list",
     "open GOPs",
     "frames without changes",
+    "a title that is not UTF-8",
     "a cut before an open GOP",
     "the cover of an audio file",
     "a start between key frames",
@@ -395,17 +396,6 @@ def sample() -> set[str]:
 # === What is refused ===
 
 
-class Refused(NamedTuple):
-    """What is not read, and the reason for it."""
-
-    what: str
-    # Makes it in a folder, and returns its path.
-    make: Callable[[pathlib.Path], pathlib.Path]
-    # What is said; a regular expression.
-    message: str
-    why: str
-
-
 @later
 def _film(
     folder: pathlib.Path, arguments: str, name: str = "film.mp4", keep=1.0
@@ -426,175 +416,57 @@ def _holding(folder: pathlib.Path, data: bytes, name: str = "film.mp4"):
 
 
 @later
-def _pictures(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """Makes a folder of pictures."""
+def _pictures(folder: pathlib.Path, *names: str, count=1, mode="RGB"):
+    """Makes files of so many pictures each; the folder, or the only one."""
+    first, *more = (PIL.Image.new(mode, (8, 6), 80 * k) for k in range(count))
     for name in names:
-        PIL.Image.new("RGB", (8, 6)).save(folder / name)
-    return folder
+        first.save(folder / name, save_all=True, append_images=more)
+    return folder / names[0] if len(names) == 1 else folder
 
 
-@later
-def _several(folder: pathlib.Path, suffix: str) -> pathlib.Path:
-    """Makes one file of three pictures."""
-    first, *others = (
-        PIL.Image.new("RGB", (8, 6), (80 * k, 0, 0)) for k in range(3)
-    )
-    path = folder / f"picture{suffix}"
-    first.save(path, save_all=True, append_images=others)
-    return path
-
-
-def _floats(folder: pathlib.Path) -> pathlib.Path:
-    path = folder / "picture.tiff"
-    PIL.Image.new("F", (8, 6)).save(path)
-    return path
-
-
-_MANY = "Only one of its frames would be read."
-REFUSED = [
-    Refused(
-        "a truncated MP4 with its index at the end",
+_YCGCO = "-bsf:v h264_metadata=matrix_coefficients=8"
+# By what the page calls it: what makes it in a folder and returns its path, and
+# what is said, a regular expression.
+REFUSED = {
+    "a truncated MP4 with its index at the end": (
         _film(_SOURCE, keep=0.6),
         "cut off before its index",
-        "Only the index says where the frames are.",
     ),
-    Refused(
-        "sound only",
+    "sound only": (
         _film("sine=duration=0.2", "sound.wav"),
         "there is only sound",
-        "There is nothing to see.",
     ),
-    Refused(
-        "an empty file",
-        _holding(b""),
-        "the file is empty",
-        "There is nothing to read.",
-    ),
-    Refused(
-        "any other file",
+    "an empty file": (_holding(b""), "the file is empty"),
+    "any other file": (
         _holding(b"Lorem ipsum dolor sit amet. " * 99),
         "not a video",
-        "FFmpeg does not know its format.",
     ),
-    Refused(
-        "a playlist of addresses",
+    "a playlist of addresses": (
         _holding(b"#EXTM3U\n#EXTINF:1,\nhttp://localhost:1/a.ts\n"),
         "not a video",
-        "Nothing is read from the network.",
     ),
-    Refused(
-        "YCgCo colours",
-        _film(
-            f"{_SOURCE} {CODECS['H.264']} "
-            "-bsf:v h264_metadata=matrix_coefficients=8"
-        ),
+    "YCgCo colours": (
+        _film(f"{_SOURCE} {CODECS['H.264']} {_YCGCO}"),
         "cannot be converted to RGB",
-        "FFmpeg cannot convert them; versions before 7.1 take them for BT.601.",
     ),
-    Refused(
-        "a device such as `/dev/null`",
+    "a device such as `/dev/null`": (
         lambda _: pathlib.Path("/dev/null"),
         "neither a file nor a pipe",
-        "For a camera, use `camera:0`.",
     ),
-    Refused(
-        "a folder without pictures",
-        _pictures(),
-        "no picture in it",
-        "There is nothing to predict.",
-    ),
-    Refused(
-        "pictures with the same number: `1.png`, `01.png`",
+    "a folder without pictures": (_pictures(), "no picture in it"),
+    "pictures with the same number: `1.png`, `01.png`": (
         _pictures("01.png", "1.png"),
         r"01\.png and 1\.png have the same number",
-        "Either could be the frame.",
     ),
-    Refused("animated WebP", _several(".webp"), "holds 3 pictures", _MANY),
-    Refused(
-        "animated PNG called `.png`",
-        _several(".png"),
+    "animated WebP": (_pictures("a.webp", count=3), "holds 3 pictures"),
+    "animated PNG called `.png`": (
+        _pictures("a.png", count=3),
         "holds 3 pictures",
-        f"{_MANY} As `.apng` it is a film.",
     ),
-    Refused("multi-page TIFF", _several(".tif"), "holds 3 pictures", _MANY),
-    Refused(
-        "pictures of 32 bits",
-        _floats,
-        "8 or 16 bits",
-        "Their white level is unknown.",
-    ),
-    Refused(
-        "a single damaged picture",
+    "multi-page TIFF": (_pictures("a.tif", count=3), "holds 3 pictures"),
+    "pictures of 32 bits": (_pictures("a.tiff", mode="F"), "8 or 16 bits"),
+    "a single damaged picture": (
         _holding(b"\x89PNG nothing", "picture.png"),
         "or a damaged one",
-        "Among others it is left out with a warning.",
     ),
-]
-
-
-# === The page ===
-
-
-def page() -> str:
-    """The text of docs/formats.md, with what stands between marks made anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    for name, part in {"films": _films(), "refused": _refused()}.items():
-        text = re.sub(
-            f"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda found, part=part: f"{found[1]}\n{part}\n\n{found[2]}",
-            text,
-            flags=re.DOTALL,
-        )
-    return text
-
-
-def _films() -> str:
-    others: dict[str, list[str]] = {}
-    for film in OTHERS:
-        if film.special == "nothing":
-            others.setdefault(film.container, []).append(film.codec)
-    listed = [f"{name} ({', '.join(has)})" for name, has in others.items()]
-    special = {*SPECIAL, *(film.special for film in OTHERS)} - {"nothing"}
-    differing = [film for film in FILMS if film.differs]
-    equal = (
-        f"Of {len(FILMS)} films, {len(FILMS) - len(differing)} are read as "
-        "`ffmpeg` decodes them, with the same grey levels and times:"
-    )
-    codecs = []
-    for codec in CODECS:
-        has = [
-            n for n, c in CONTAINERS.items() if codec in c.codecs.split(", ")
-        ]
-        codecs.append([codec, ", ".join(has)])
-    cases = (
-        f"`tests/media/matrix.py` lists {len(special)} special cases among "
-        "them, such as edit lists, open GOPs, variable rates, interlacing, "
-        "rotation, transparency, HDR and a second video stream."
-    )
-    return "\n\n".join(
-        [
-            _wrapped(equal),
-            _table(["codec", "in"], codecs),
-            _wrapped(f"Also one film each: {'; '.join(listed)}."),
-            _wrapped(cases),
-            *(f"The exception is {film}. {film.differs}" for film in differing),
-        ]
-    )
-
-
-def _refused() -> str:
-    return _table(["what", "why"], [[each.what, each.why] for each in REFUSED])
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in [head, *rows]]
-    lines.insert(1, f"|{'---|' * len(head)}")
-    return "\n".join(lines)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 120, break_on_hyphens=False)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+}

@@ -374,23 +374,21 @@ def test_what_is_no_moment(text):
         sources.Clip(Counted(), start=text)
 
 
-@pytest.mark.parametrize("limit", [0, 30, 1 << 20])
-def test_two_readers_see_the_same(monkeypatch, limit):
+@pytest.mark.parametrize(
+    ("limit", "draws"), [(0, True), (30, True), (1 << 20, True), (30, False)]
+)
+def test_two_readers_see_the_same(monkeypatch, limit, draws):
+    """Who does not draw gets no frames."""
     monkeypatch.setattr(sources, "KEPT_BYTES", limit)
     source = Counted()
-    first, second = sources.two_readers(sources.Clip(source))
+    first, second = sources.two_readers(sources.Clip(source), draws=draws)
     ahead = [next(first) for _ in range(10)]
     behind = [next(second) for _ in range(4)]
     ahead += list(first)
     behind += list(second)
-    np.testing.assert_array_equal(ahead, [frame for frame, _ in behind])
-    assert [time for _, time in behind] == [n / 4 for n in range(40)]
-    assert source.read == 40
-
-
-def test_who_does_not_draw_gets_no_frames():
-    first, second = sources.two_readers(sources.Clip(Counted()), draws=False)
-    assert all(frame.size for frame in first)
-    found = list(second)
-    assert [time for _, time in found] == [n / 4 for n in range(40)]
-    assert not any(frame.size for frame, _ in found)
+    for number, (one, (other, time)) in enumerate(
+        zip(ahead, behind, strict=True)
+    ):
+        assert one.size and time == number / 4
+        np.testing.assert_array_equal(other, one if draws else one[:0, :0])
+    assert source.read == len(ahead) == 40

@@ -1,4 +1,3 @@
-import contextlib
 import fractions
 import gc
 import io
@@ -6,13 +5,10 @@ import itertools
 import os
 import pathlib
 import re
-import resource
-import struct
 import threading
 import types
 
 import av
-import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -57,17 +53,6 @@ def damaged(path):
     return found, error.value.reason
 
 
-@contextlib.contextmanager
-def limited(size):
-    """No file may grow larger: what a full disk is to a program."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def film(
     path,
     codec="libx264",
@@ -77,12 +62,9 @@ def film(
     container=None,
     sound=None,
     rate=25,
-    title="",
 ):
     """Numbered frames at times in milliseconds, and sound until another."""
     with av.open(f"file:{path}", "w", options=container or {}) as file:
-        if title:
-            file.metadata["title"] = title
         stream = file.add_stream(codec, rate=rate)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -136,53 +118,9 @@ def of_bytes(data, packet):
     return changed
 
 
-def box(kind, content):
-    return struct.pack(">I4s", 8 + len(content), kind) + content
-
-
-def with_cover(path):
-    """The MP4 with a cover picture in front of its film."""
-    cover = cv2.imencode(".jpg", np.full((100, 100, 3), 200, np.uint8))[1]
-    covr = box(b"data", struct.pack(">II", 13, 0) + cover.tobytes())
-    items = box(b"ilst", box(b"covr", covr))
-    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
-    about = box(b"udta", box(b"meta", bytes(4) + handler + items))
-    data = path.read_bytes()
-    # The index, which is the last box, so that no offset changes.
-    start = data.rindex(b"moov") - 4
-    index = data[start + 8 :].replace(b"udta", b"free")
-    path.write_bytes(data[:start] + box(b"moov", about + index))
-    return path
-
-
 UNEVEN = np.cumsum(np.random.default_rng(1).integers(20, 90, 40)).tolist()
 _VPX = {"g": "5", "deadline": "realtime", "cpu-used": "8"}
 _FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
-
-FILMS = {
-    "uneven.mp4": lambda p: film(p, times=UNEVEN),
-    "cover.mp4": lambda p: with_cover(film(p)),
-    "title.avi": lambda p: p.write_bytes(
-        film(p, "mpeg4", title="CafeXbar")
-        .read_bytes()
-        .replace(b"CafeXbar", b"Caf\xe9 bar")
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FILMS)
-def test_all_frames_come_at_their_times(tmp_path, name):
-    """See also `oracle_test`, which asks FFmpeg's program."""
-    path = tmp_path / name
-    FILMS[name](path)
-    source = video.Video(path)
-    frames, times = zip(*source.timed(), strict=True)
-    want = UNEVEN if path.stem == "uneven" else list(range(0, 1200, 40))
-    np.testing.assert_allclose(
-        times, (np.array(want) - want[0]) / 1000, atol=2e-3
-    )
-    assert [number_of(frame) for frame in frames] == list(range(len(want)))
-    assert source.damage == ""
 
 
 def test_all_frames_of_an_animated_avif_come(tmp_path):

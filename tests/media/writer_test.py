@@ -137,18 +137,6 @@ def test_what_makes_no_film_is_said_and_leaves_nothing(folder, name, reason):
     assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(folder):
-    rng = np.random.default_rng(0)
-    with (
-        pytest.raises(video.VideoError, match=r"a\.mp4: cannot be written"),
-        video_test.limited(20_000),
-        writer.Writer(folder / "a.mp4", fps=25, size=(64, 64)) as film,
-    ):
-        for _ in range(100):
-            film.write(rng.integers(0, 256, (64, 64, 3), np.uint8))
-    assert list(folder.iterdir()) == []
-
-
 def test_a_file_that_lacks_frames_is_said_and_leaves_the_old_one(folder):
     path = folder / "old.mp4"
     path.write_bytes(b"the film of yesterday")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import experiment, predict
+from lsts_tf import predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf import program as program_lib
 from lsts_tf.media import video as video_lib
@@ -24,6 +24,7 @@ from tests import (
     flag_scope,
     msu_folders,
     pages,
+    predict_test,
 )
 
 COUNTS = {"b 1.mp4": 5, "a.mp4": 3, "upright.MP4": 4}
@@ -48,15 +49,10 @@ def program(model, monkeypatch, tmp_path):
     monkeypatch.setattr(predictor_lib.Predictor, "load", lambda *_, **__: model)
 
     def start(*arguments):
-        with flag_scope.defined(
-            experiment.define_flags, predict.define_flags
-        ) as values:
-            out = f"--output={tmp_path / 'out'}"
-            rest = values(["predict", out, *map(str, arguments)])
-            try:
-                predict.main(rest)
-            except SystemExit as end:
-                return end.code
+        try:
+            flag_scope.run(predict, f"--output={tmp_path / 'out'}", *arguments)
+        except SystemExit as end:
+            return end.code
         return 0
 
     return start
@@ -298,25 +294,15 @@ def content(folder):
     [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)],
 )
 def test_ended_in_the_middle_it_goes_on(long_films, tmp_path, number):
-    whole, out, home = (tmp_path / name for name in ("whole", "out", "run"))
+    whole, out = tmp_path / "whole", tmp_path / "out"
     paths = films.found([str(long_films)])
     load = cheap_prediction.predictor
     films.predict(load, paths, whole, outputs=["msu"], **SETTINGS)
-    home.mkdir()
-    (home / "model.keras").write_text("not looked into")
-    experiment.Experiment(run_dir=str(home)).save(home / experiment.FLAGFILE)
 
     def begun(done):
         """The program, when so many films are done and another is begun."""
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.cheap_prediction"),
-                *(f"--run_dir={home}", f"--video={long_films}"),
-                *(f"--output={out}", "--outputs=msu", "--workers=2"),
-            ],
-            cwd=pages.ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
+        process = predict_test.begun(
+            tmp_path, "msu", f"--video={long_films}", "--workers=2", text=True
         )
         while len(list(out.glob("*.mp4"))) < done or not any(
             out.glob(".*.part")

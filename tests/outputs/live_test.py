@@ -7,31 +7,14 @@ from lsts_tf.outputs import live
 from tests import cheap_prediction, predict_test
 
 
-class Slow(cheap_prediction.Extractor):
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-        self.seen = 0
-
-    def prepare(self, frame):
-        time.sleep(self.seconds)
-        self.seen += 1
-        return super().prepare(frame)
-
-
-def slow(seconds):
-    found = cheap_prediction.predictor()
-    found.extractor = Slow(seconds)
-    return found
-
-
-def play(camera, count, *, pace=0.0, user=""):
-    """Shows a film to it; what it gives."""
+def play(camera, count):
+    """Shows a film to it; overlays, and when they came."""
     found = []
     for number in range(count):
-        found.append(camera(predict_test.picture(number), user))
-        time.sleep(pace)
-    return [each for each in found if each]
+        if shown := camera(predict_test.picture(number)):
+            found.append((time.monotonic(), shown))
+        time.sleep(0.005)
+    return found
 
 
 def until(camera, user=""):
@@ -62,28 +45,23 @@ def test_an_overlay_is_of_a_frame_that_came(camera):
 
 def test_a_slow_model_lags_by_a_few_frames_only():
     """At four times its pace most frames are dropped."""
-    model = slow(0.02)
+    model = cheap_prediction.predictor(cheap_prediction.Slow(0.02))
     camera = live.Live(lambda: model)
     until(camera)
     before = model.extractor.seen
-    found = play(camera, 200, pace=0.005)
+    found = play(camera, 200)
     seen = model.extractor.seen - before
     camera.end()
     assert 10 < seen < 120
     assert 10 < len(found) <= seen + 2 * live.CHUNK
     # What waits: a chunk in front, one in work, one behind.
-    assert found[-1].delay < 10 * live.CHUNK * 0.02
+    assert found[-1][1].delay < 10 * live.CHUNK * 0.02
 
 
 def test_overlays_come_in_the_order_of_their_frames(camera):
     until(camera)
     begin = time.monotonic()
-    came = []
-    for number in range(100):
-        shown = camera(predict_test.picture(number))
-        if shown:
-            came.append(time.monotonic() - shown.delay)
-        time.sleep(0.005)
+    came = [when - shown.delay for when, shown in play(camera, 100)]
     late = [time for time in came if time > begin]
     assert len(late) > 10
     assert late == sorted(late)

@@ -1,18 +1,13 @@
 import html.parser
-import http.server
 import json
-import queue
 import re
-import shutil
-import subprocess
-import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from lsts_tf.outputs import report
-from tests import folders
+from tests import browsers, folders
 from tests.outputs import clips
 
 SIZE = (320, 180)
@@ -164,7 +159,7 @@ def test_long_curves_are_means(tmp_path, monkeypatch):
 
 
 # What a visitor does; the answers are (video's time, timeline's value).
-VISIT = """<script>(async () => {
+VISIT = """(async done => {
 const movie = document.querySelector('video');
 const line = document.getElementById('timeline'), found = {};
 async function until(done) {
@@ -204,50 +199,17 @@ found.marked = stills.map(still => still.classList.contains('on'));
 document.querySelector('td button').click();
 found.row = await now();
 found.fits = document.documentElement.scrollWidth <= innerWidth;
-fetch('/', {method: 'POST', body: JSON.stringify(found)});
-})();</script></body>"""
-
-
-def visited(text, profile):
-    """What `VISIT` finds in a page, in headless Chromium."""
-    program = shutil.which("chromium")
-    if not program:
-        pytest.skip("No browser: apt-get install chromium")
-    answers = queue.Queue()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(text.replace("</body>", VISIT).encode())
-
-        def do_POST(self):
-            length = int(self.headers["Content-Length"])
-            answers.put(json.loads(self.rfile.read(length)))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        command = [
-            *(program, "--headless=new", "--no-sandbox", "--disable-gpu"),
-            *("--disable-dev-shm-usage", "--window-size=1200,1600"),
-            *("--no-first-run", "--disable-background-networking"),
-            f"--user-data-dir={profile}",
-            f"http://127.0.0.1:{server.server_port}",
-        ]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as browser:
-            try:
-                return answers.get(timeout=120)
-            finally:
-                browser.terminate()
-                server.shutdown()
+done(found);
+})(arguments[0]);"""
 
 
 def test_a_browser_plays_the_page_and_clicks_seek(tmp_path):
     how = {"areas": AREAS, "title": WILD, "note": "random"}
-    text = reported(tmp_path, count=40, begin=5.0, **how)
-    found = visited(text, tmp_path / "profile")
-    data = data_of(text)
+    data = data_of(reported(tmp_path, count=40, begin=5.0, **how))
+    with browsers.start() as browser:
+        browser.set_script_timeout(120)
+        browser.get((tmp_path / "report.html").as_uri())
+        found = browser.execute_async_script(VISIT)
     assert found["titles"] == [WILD, WILD]
     assert found["duration"] == pytest.approx(4.0)
     assert found["loaded"] == []

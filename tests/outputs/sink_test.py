@@ -1,8 +1,10 @@
 """What all outputs have in common, and each of them by its name."""
 
+import contextlib
 import dataclasses
 import math
 import os
+import resource
 import shutil
 import subprocess
 
@@ -13,10 +15,20 @@ import pytest
 from lsts_tf.media import files
 from lsts_tf.outputs import run, sink
 from tests import folders
-from tests.media import video_test
 
 # Odd, which only H.264 does not take.
 SIZE = (65, 37)
+
+
+@contextlib.contextmanager
+def limited(size):
+    """No file may grow larger: what a full disk is to a program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Words(sink.Sink):
@@ -69,7 +81,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_the_first_error_is_the_one_that_is_seen(tmp_path):
     with (
         pytest.raises(KeyError),
-        video_test.limited(50),
+        limited(50),
         words(tmp_path) as output,
     ):
         output.texts[0].write(99 * "-")
@@ -194,7 +206,7 @@ def test_a_full_disk(name, tmp_path):
     for count in (120, 400):
         with (
             pytest.raises((OSError, ValueError), match="File too large") as e,
-            video_test.limited(1_000),
+            limited(1_000),
             made(name, tmp_path) as output,
         ):
             write(output, count)

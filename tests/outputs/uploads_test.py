@@ -110,31 +110,6 @@ def test_a_film_that_is_too_long_is_refused(films, folder, known, monkeypatch):
     assert not listed(folder)
 
 
-def test_half_an_hour_is_refused_at_once(films, folder):
-    (folder / "hash").mkdir()
-    film = folder / "hash" / "long.mp4"
-    with writer_lib.Writer(film, fps=2, size=(64, 36)) as writer:
-        for number in range(30 * 60 * 2):
-            writer.write(predict_test.picture(number))
-    films.take("page", film)
-    told = []
-    with pytest.raises(ValueError, match="at most 2 seconds"):
-        films.predict("page", film, lambda *a: told.append(a))
-    # Not a frame was read.
-    assert not told
-    assert not listed(folder)
-
-
-def test_an_error_does_not_tell_where_films_are(films, folder):
-    film = upload(folder)
-    film.write_bytes(b"nothing")
-    films.take("page", film)
-    with pytest.raises(ValueError, match="hash") as caught:
-        films.predict("page", film, ignore)
-    assert films.says(caught.value).startswith("a film.mp4: not a video")
-    assert not listed(folder)
-
-
 @pytest.mark.parametrize("ends", ["stop", "leave", "close"])
 def test_a_prediction_stops(films, folder, ends):
     """Wherever it is; and a film that waits for it has its turn."""
