@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 import pandas as pd
 
-from lsts_tf import experiment, program, windows
+from lsts_tf import experiment, option, program, windows
 from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, metrics, scorer, summary, truth
 
@@ -35,51 +35,48 @@ _OF_A_RUN = (
     *(n for n in experiment.Experiment.__dataclass_fields__ if n != "seed"),
 )
 _FIXED_MAPS = ("sauc_map", "baseline")
-# As `truth.FLAGS`.
-_FLAGS: Mapping[str, Sequence[Any]] = {
-    "output": (
+_FLAGS: Mapping[str, Any] = {
+    "output": option.field(
         "",
         "File for the scores; by default scores.json, in the run's folder if a "
         "run is scored.",
     ),
-    "predictions": ("", "Folder of maps of any model."),
-    "compare": (
-        [],
+    "predictions": option.field("", "Folder of maps of any model."),
+    "compare": option.field(
+        (),
         "Folders of maps of several models, to be ranked; NAME=FOLDER names "
         "one. More may follow as arguments.",
     ),
-    "model": (
-        "last",
-        "Model of a run: after the last epoch, or the best in validation.",
-        *("last", "best"),
-    ),
-    "protocol": (
+    **experiment.MODEL_FLAG,
+    "protocol": option.field(
         "dhf1k",
         "Definitions to score by; see lsts_tf.scoring.metrics.",
-        *(*metrics.PROTOCOLS, films.PROTOCOL),
+        choices=(*metrics.PROTOCOLS, films.PROTOCOL),
     ),
-    "videos": (
+    "videos": option.field(
         "",
         "Videos to score, such as 601-700, or a split; by default, all.",
     ),
-    "sauc_map": (
+    "sauc_map": option.field(
         "",
         "A map (PNG or NPY) whose pixels above 0 are the negatives of "
         "shuffled AUC; by default they are drawn as in the benchmark.",
     ),
-    "baseline": (
+    "baseline": option.field(
         "",
         "A map (PNG or NPY) for information gain; by default the centre prior.",
     ),
-    "plots": ("", "Folder for plots and a page that shows them."),
-    "allow_missing": (
-        False,
-        "Score what is there if files are missing or cannot be read.",
+    "plots": option.field("", "Folder for plots and a page that shows them."),
+    "allow_missing": option.field(
+        False, "Score what is there if files are missing or cannot be read."
     ),
-    "workers": (0, "Number of processes; 0 for one per core."),
-    "first_frames_count": (
+    "workers": option.field(
+        0, "Number of processes; 0 for one per core.", least=0
+    ),
+    "first_frames_count": option.field(
         78,
         "Number of first frames of each video to score separately, too.",
+        least=0,
     ),
     **truth.FLAGS,
 }
@@ -87,8 +84,7 @@ _FLAGS: Mapping[str, Sequence[Any]] = {
 
 def define_flags() -> None:
     """Flags of this program."""
-    truth.define_flags(_FLAGS)
-    flags.adopt_module_key_flags(truth)  # So that --help shows them.
+    option.define_flags(_FLAGS)
     flags.DEFINE_multi_enum(
         "per_frame",
         ["csv"],

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 
 import lsts_tf
-from lsts_tf import experiment, program
+from lsts_tf import experiment, option, program
 from lsts_tf.media import files
 
 if TYPE_CHECKING:
@@ -116,12 +116,7 @@ def define_flags() -> None:
     """Flags of this program."""
     flags.DEFINE_enum("format", "saved_model", list(FORMATS), "Format to write")
     flags.DEFINE_string("output", None, "Folder to make", required=True)
-    flags.DEFINE_enum(
-        "model",
-        "last",
-        list(experiment.MODELS),
-        "Model after the last epoch, or the best in validation",
-    )
+    option.define_flags(experiment.MODEL_FLAG)
 
 
 def main(_: Sequence[str]) -> None:

@@ -21,16 +21,16 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from lsts_tf import experiment, program, windows
+from lsts_tf import experiment, option, program, windows
 from lsts_tf.media import files, sources
-from lsts_tf.outputs import films, pictures, run, sink
+from lsts_tf.outputs import films, pictures, run
 
 INCOMPLETE = 3
 DATASET = "dataset:"
 # What the program does, for Python.
 predict = run.predict
-_OPTIONS = sink.options_of(*(kind.make for kind in run.KINDS.values()))
-_SETTINGS = sink.options_of(run.Pass)
+_OPTIONS = option.of(*(kind.make for kind in run.KINDS.values()))
+_SETTINGS = option.of(run.Pass)
 
 
 def define_flags() -> None:
@@ -68,9 +68,7 @@ def define_flags() -> None:
     formats = list(sources.PIXEL_FORMATS)
     about = "Pixel format of raw video"
     flags.DEFINE_enum("pixel_format", formats[0], formats, about)
-    about = "Model after the last epoch, or the best in validation"
-    flags.DEFINE_enum("model", "last", list(experiment.MODELS), about)
-    sink.define_flags(_OPTIONS | _SETTINGS)
+    option.define_flags(experiment.MODEL_FLAG | _OPTIONS | _SETTINGS)
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:

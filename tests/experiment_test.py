@@ -48,7 +48,7 @@ def test_flags_have_the_records_defaults():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--window=0", "at least 1"),
+        ("--window=0", "window=0: .* positive integer"),
         ("--streams=flow,rgb", "streams"),
         ("--head=mine", "should be one of|must be one of"),
         ("--train_videos=1-x", "Received: '1-x'"),
@@ -68,8 +68,8 @@ def test_flags_have_the_records_defaults():
         ("--sharpen=0", "--sharpen must be above 0"),
         ("--sharpen=1.2", "needs --front_end=continuous"),
         ("--centre=0.5", "needs --front_end=continuous"),
-        ("--centre=-0.1", "at least 0"),
-        ("--blur=-1", "at least 0"),
+        ("--centre=-0.1", "non-negative"),
+        ("--blur=-1", "non-negative"),
         ("--centre_prior=left", "should be one of|must be one of"),
         ("--skips=Mixed_4b", "Skips are some of"),
         ("--targets=4", "targets must be one of"),
@@ -89,6 +89,13 @@ def test_flags_have_the_records_defaults():
 def test_a_wrong_flag_is_a_usage_error(argument, message):
     with pytest.raises(flags.IllegalFlagValueError, match=message):
         parse(*argument.split())
+
+
+def test_a_wrong_setting_is_a_value_error():
+    with pytest.raises(ValueError, match=r"--keep must be .* at least 2.* 1"):
+        experiment.Experiment(keep=1)
+    with pytest.raises(ValueError, match="--head must be one of paper, rel"):
+        experiment.Experiment(head="mine")
 
 
 def test_an_unknown_flag_gets_a_suggestion():
