@@ -537,9 +537,11 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _value(flag: Any) -> Any:
-    """A flag's value as a setting has it."""
-    return tuple(flag.value) if isinstance(flag.value, list) else flag.value
+def _values(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """What flags say of all settings, by name."""
+    found = {name: flag_values[name].value for name in option.of(Experiment)}
+    # absl's lists are lists.
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -614,9 +616,9 @@ def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
         ValueError: A flag says of the model what it is not, or breaks a rule.
     """
     given = {
-        field.name: _value(flag_values[field.name])
-        for field in dataclasses.fields(Experiment)
-        if not flag_values[field.name].using_default_value
+        name: value
+        for name, value in _values(flag_values).items()
+        if not flag_values[name].using_default_value
     }
     folder = run_folder(given.get("run_dir", STARTER.name))
     there = load(folder / FLAGFILE)
@@ -651,12 +653,8 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
         flags.IllegalFlagValueError: A setting breaks a rule; absl shows it as
             a usage error.
     """
-    values = {
-        field.name: _value(flag_values[field.name])
-        for field in dataclasses.fields(Experiment)
-    }
     try:
-        return Experiment(**values)
+        return Experiment(**_values(flag_values))
     except ValueError as error:
         raise flags.IllegalFlagValueError(str(error)) from error
 

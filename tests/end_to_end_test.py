@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import evaluate, experiment, predict, train
+from lsts_tf import evaluate, experiment, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
-from lsts_tf.training import validation
+from lsts_tf.training import loop, validation
 from tests import folders, run_folder
 
 
@@ -133,7 +133,7 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
         return built[key]
 
     monkeypatch.setattr(extractor_lib, "Extractor", extractor_of)
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     described = json.loads((tmp_path / "run" / "front_end.json").read_text())
     assert described["front_end"] == "continuous"
     predictor = predictor_lib.Predictor.load(settings.run_dir)

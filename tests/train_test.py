@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import experiment, train
+from lsts_tf import experiment
 from lsts_tf.features import dataset
 from lsts_tf.media import files
 from lsts_tf.networks import i3d
@@ -34,7 +34,7 @@ def test_a_run_folder_is_of_one_process(tiny):
     ):
         unfinished = folder / ".model.1.keras"
         unfinished.touch()
-        train.run(tiny)
+        loop.run(tiny)
     assert unfinished.exists()
 
 
@@ -45,7 +45,7 @@ def test_finetuning_in_halves_needs_a_gpu(tiny, monkeypatch):
     )
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     with pytest.raises(ValueError, match="needs a GPU"):
-        train.run(halves)
+        loop.run(halves)
     assert not pathlib.Path(halves.run_dir).exists()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU"])
     trainer_lib.check_precision(halves)
@@ -83,7 +83,7 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     in_the_seventh_step(
         monkeypatch, lambda blocks: signal.raise_signal(number) or blocks
     )
-    assert train.run(tiny) == 128 + number
+    assert loop.run(tiny) == 128 + number
     assert newest(tiny) == "step-7"
     assert tiny_records(tiny) == [5]
     assert signal.getsignal(number) == before
@@ -109,7 +109,7 @@ def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
         lambda blocks: [({"rgb": x["rgb"] * np.nan}, y) for x, y in blocks],
     )
     with pytest.raises(checkpoints.StoppedError) as caught:
-        train.run(tiny)
+        loop.run(tiny)
     text = str(caught.value)
     assert "at step 7:" in text
     named = re.findall(r"(\d+):(\d+)(?:,| and|\.)", text)
@@ -156,11 +156,11 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(place, name, fills_up)
         with pytest.raises(checkpoints.StoppedError, match="No space left"):
-            train.run(short)
+            loop.run(short)
     assert tiny_records(short) == [5]
     assert tiny_training.weights(short.run_dir)
     run_folder.put_events_first(pathlib.Path(short.run_dir) / "logs")
-    assert train.run(short) == 0
+    assert loop.run(short) == 0
     assert tiny_records(short) == [5, 10]
     assert {
         p.step for p in run_folder.curves(short).Tensors("train/loss")
@@ -168,7 +168,7 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
 
 
 def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
-    assert train.run(dataclasses.replace(tiny, epochs=1)) == 0
+    assert loop.run(dataclasses.replace(tiny, epochs=1)) == 0
     model = tmp_path / "first.keras"
     shutil.copy(pathlib.Path(tiny.run_dir) / "model.keras", model)
     other = dataclasses.replace(
@@ -180,7 +180,7 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
         weight_decay=0.0,
         epochs=1,
     )
-    assert train.run(other) == 0
+    assert loop.run(other) == 0
     there, here = (
         {
             w.path: np.array(w)
@@ -192,9 +192,9 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
     np.testing.assert_equal(here, there)
     model.unlink()
     # What is in the checkpoint is needed no more; a new run does need it.
-    assert train.run(dataclasses.replace(other, epochs=2)) == 0
+    assert loop.run(dataclasses.replace(other, epochs=2)) == 0
     with pytest.raises(FileNotFoundError, match="starter or a"):
-        train.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
+        loop.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
 
 
 def test_a_recipe_of_everything(tiny):
@@ -211,7 +211,7 @@ def test_a_recipe_of_everything(tiny):
         graph=True,
         epochs=2,
     )
-    assert train.run(recipe) == 0
+    assert loop.run(recipe) == 0
     assert tiny_records(recipe) == [5, 10]
     assert run_folder.curves(recipe).Tags()["graph"]
     tags = run_folder.curves(recipe).Tags()["tensors"]
@@ -229,18 +229,18 @@ def test_a_recipe_of_everything(tiny):
     with pytest.raises(
         ValueError, match="another experiment: --epochs: 3 here"
     ):
-        train.run(dataclasses.replace(recipe, epochs=3))
+        loop.run(dataclasses.replace(recipe, epochs=3))
 
 
 def test_a_profile_begins_behind_the_first_steps(tiny, caplog):
     short = dataclasses.replace(tiny, epochs=2, profile_steps=2)
-    assert train.run(short) == 0
+    assert loop.run(short) == 0
     assert "the first 10 steps are left out, and this run has 10" in caplog.text
     profiles = pathlib.Path(tiny.run_dir) / "logs/plugins/profile"
     assert not profiles.exists()
     longer = dataclasses.replace(tiny, run_dir=f"{tiny.run_dir}-longer")
     longer = dataclasses.replace(longer, epochs=3, profile_steps=2)
-    assert train.run(longer) == 0
+    assert loop.run(longer) == 0
     profiles = pathlib.Path(longer.run_dir) / "logs/plugins/profile"
     assert len(list(profiles.iterdir())) == 1
 
@@ -418,7 +418,7 @@ def test_two_workers_and_two_replicas_agree(tiny, tmp_path):
     )
     with workers(tmp_path, together) as started:
         for settings in (one, mirrored):
-            assert train.run(settings) == 0
+            assert loop.run(settings) == 0
         codes, told = finish(*started)
     assert codes == [0, 0], told
     want = tiny_training.weights(one.run_dir)

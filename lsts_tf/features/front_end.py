@@ -264,9 +264,8 @@ class FrontEnd(abc.ABC):
             prepared: Frames from `prepare`, frame 0 first. At most some tens
                 of them are held at a time.
             stride: Distance between windows.
-            length: Number of frames, if known; see `features`.
-            chunk: For live use: windows that end within each so many elements
-                of the signals come before another frame is taken.
+            length: Number of frames, if known.
+            chunk: As of `features`.
             starts_still: Whether frame 0 stands still before the clip, so that
                 it is a target, and each `stride`-th frame after it.
 

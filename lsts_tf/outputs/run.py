@@ -312,13 +312,7 @@ class Pass:
         frames, shown = sources.two_readers(
             clip, draws=any(made.DRAWS for made in self._made.values())
         )
-        maps = self.predictor.maps(
-            frames,
-            first_frames="copy" if mode == "skip" else mode,
-            stride=self.every,
-        )
-        if mode == "skip":  # Without the copies.
-            maps = itertools.islice(maps, self._missing // self.every, None)
+        maps = self.predictor.maps(frames, first_frames=mode, stride=self.every)
         total = clip.num_frames
         if total is not None:
             total = len(range(self._first, total, self.every))

@@ -19,7 +19,6 @@ import glob
 import json
 import os
 import pathlib
-import shutil
 import typing
 from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
@@ -224,11 +223,11 @@ class Sink:
         job = part / _JOB
         if self.job and job.is_file() and job.read_text("utf-8") == self.job:
             return
-        _delete(part)
+        files.delete(part)
         others = f".{glob.escape(self.path.name)}.*.part"
         for left in filter(_is_left, list(self.path.parent.glob(others))):
-            _delete(left)
-        _delete(alone)
+            files.delete(left)
+        files.delete(alone)
 
     def _make_hidden(self) -> None:
         if self.paths() and not self._hidden.is_dir():
@@ -272,7 +271,7 @@ class Sink:
                     self._contexts.__exit__(*error)
         finally:
             if self.paths() and (placed or not self.job):
-                _delete(self._hidden)
+                files.delete(self._hidden)
 
     def _place(self) -> None:
         # Hours may have gone by.
@@ -321,14 +320,6 @@ class Sink:
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
         return {name: getattr(self, name) for name in option.of(type(self))}
-
-
-def _delete(path: pathlib.Path) -> None:
-    """Removes a file or a folder with all that it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _is_left(part: pathlib.Path) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 import tempfile
 
 from absl import logging
@@ -81,12 +80,8 @@ class Checkpoints:
         kept = {path.name for path in [*whole[-self.keep :], newest]}
         for path in self.folder.iterdir():
             is_part = path.suffix == ".index" or ".data-" in path.suffix
-            if path.stem in kept and is_part:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            if not (path.stem in kept and is_part):
+                files.delete(path)
         self._damaged = []
 
 

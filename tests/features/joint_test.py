@@ -9,11 +9,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate, experiment, extract, train, windows
+from lsts_tf import evaluate, experiment, extract, windows
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.training import dry_run, input_pipeline, monitor
+from lsts_tf.training import dry_run, input_pipeline, loop, monitor
 from tests import clip_folders, fake_front_end, run_folder
 from ucf_sports import ucf_sports_dataset_builder
 
@@ -309,7 +309,7 @@ def trained(root, tmp_path_factory):
     settings = settings_of(root, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extractor_lib, "Extractor", fake_front_end.Extractor)
-        assert train.run(settings) == 0
+        assert loop.run(settings) == 0
     return settings
 
 
@@ -348,7 +348,7 @@ def test_live_joint_training(settings):
         batch_size=4,
         image_windows=0,
     )
-    assert train.run(live) == 0
+    assert loop.run(live) == 0
 
 
 def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
