@@ -45,17 +45,11 @@ def export(
     about: Mapping[str, Any] | None = None,
     run: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a model in another format, whole or not at all.
+    """Writes a model in one of `FORMATS`, whole or not at all.
 
-    Args:
-        predictor: The model.
-        output: The folder to make.
-        file_format: "saved_model", "tflite" or "hub".
-        about: What else `metadata.json` is to say.
-        run: The run folder that the model is of, which "hub" needs.
-
-    Returns:
-        What stands in `metadata.json`.
+    It makes the folder `output`; "hub" needs the run folder that the model is
+    of. `about` is what else `metadata.json` is to say; what stands there is
+    returned.
 
     Raises:
         FileExistsError: There is something at `output`.

@@ -142,12 +142,10 @@ class Predictor:
         *,
         batch: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Maps of windows' targets, of features in order.
+        """Maps [360, 640] of windows' targets, in order, `batch` at a time.
 
-        Args:
-            features: {stream: [5, 5, 5, 1024]} each, and skips if the model
-                takes any, by the names of their parts.
-            batch: Windows that the decoder computes at a time.
+        Features are {stream: [5, 5, 5, 1024]} each, and skips if the model
+        takes any, by the names of their parts.
         """
         return (maps[-1] for maps in self.of_windows(features, batch=batch))
 
@@ -176,14 +174,9 @@ class Predictor:
         *,
         first_frames: str = "repeat",
     ) -> np.ndarray:
-        """Maps of all frames of a clip at once.
+        """Maps of all frames of a clip at once; see `maps`.
 
-        Args:
-            frames: uint8 [T, H, W, 3].
-            first_frames: See `maps`.
-
-        Returns:
-            float32 [T, 360, 640]; fewer maps with "skip".
+        From uint8 [T, H, W, 3] to float32 [T, 360, 640], fewer with "skip".
 
         Raises:
             ValueError: Something else than frames; or as `maps`.

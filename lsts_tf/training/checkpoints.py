@@ -23,13 +23,9 @@ class StoppedError(RuntimeError):
 
 @dataclasses.dataclass
 class Checkpoints:
-    """Saves and restores what a run depends on.
+    """Saves and restores what a run depends on; the newest `keep` are kept.
 
-    Attributes:
-        folder: Where they lie.
-        state: What is saved.
-        keep: How many are kept, the newest ones.
-        writes: Whether this process is the one whose files are kept.
+    `writes` says whether this process is the one whose files are kept.
     """
 
     folder: pathlib.Path
