@@ -93,14 +93,11 @@ def define_flags() -> None:
     )
 
 
-def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
-    """Score a run; returns what `scores.json` holds."""
-    run = experiment.Run(pathlib.Path(settings.run_dir), settings)
-    return evaluate_run(run, model, scorer.Settings(seed=settings.seed))[0]
-
-
-def evaluate_run(
-    run: experiment.Run, model: str, scoring: scorer.Settings
+def evaluate(
+    settings: experiment.Experiment,
+    *,
+    model: str = "last",
+    scoring: scorer.Settings | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """What `scores.json` holds, and the scores of each frame, of a run.
 
@@ -111,7 +108,7 @@ def evaluate_run(
     from lsts_tf import predictor as predictor_lib
     from lsts_tf.features import dataset, fill
 
-    settings = run.settings
+    scoring = scoring or scorer.Settings(seed=settings.seed)
     named = settings.videos("test_videos")
     if len(named) > 1:
         raise ValueError(
@@ -121,7 +118,7 @@ def evaluate_run(
     names = settings.dataset_names
     name = next((n for n in names if n.partition(":")[0] in named), names[0])
     predictor = predictor_lib.Predictor.load(
-        run.folder, model=model, sources=run.sources
+        settings.folder, model=model, sources=settings.sources
     )
     data = dataset.Dataset(name, settings.data_dir)
     numbers = frozenset[int]().union(*named.values())
@@ -150,7 +147,7 @@ def evaluate_run(
         scoring=scoring,
         about={
             "model": model,
-            "run": run.name,
+            "run": settings.run_name,
             "dataset": data.name,
             "videos": settings.test_videos,
             "front_end": predictor.extractor.describe(),
@@ -213,8 +210,8 @@ def main(arguments: Sequence[str]) -> None:
             films.refuse_run(values.protocol)
             run = experiment.chosen_run(values)
             is_given = values["seed"].present
-            scoring = _scoring(values.seed if is_given else run.settings.seed)
-            result, of_run = evaluate_run(run, values.model, scoring)
+            scoring = _scoring(values.seed if is_given else run.seed)
+            result, of_run = evaluate(run, model=values.model, scoring=scoring)
             scores = {"scores": of_run}
             is_of_hub = values.run_dir.startswith(experiment.HUB)
             # Neither into the package nor into a cache.

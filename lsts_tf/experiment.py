@@ -16,7 +16,7 @@ import dataclasses
 import pathlib
 import re
 import shlex
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags, logging
 
@@ -450,6 +450,24 @@ class Experiment:
         )
 
     @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the run."""
+        return pathlib.Path(self.run_dir)
+
+    @property
+    def run_name(self) -> str:
+        """How records call the run: by its folder, the starter by its name."""
+        return STARTER.name if self.folder == STARTER else self.run_dir
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """{stream: sources of I3D's weights}.
+
+        Of a trained model, they must have the values it was trained on.
+        """
+        return {"rgb": self.rgb_weights, "flow": self.flow_weights}
+
+    @property
     def dataset_names(self) -> tuple[str, ...]:
         """The datasets: --datasets, or --dataset alone."""
         return self.datasets or (self.dataset,)
@@ -472,7 +490,7 @@ class Experiment:
         return {
             "streams": self.streams,
             "window": self.window,
-            "sources": {"rgb": self.rgb_weights, "flow": self.flow_weights},
+            "sources": self.sources,
             "name": self.front_end,
             "dtype": self.front_end_dtype,
             "flow": self.flow,
@@ -549,31 +567,6 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     option.define_flags(option.of(Experiment), flag_values)
 
 
-class Run(NamedTuple):
-    """The run whose model a program uses, as flags choose it.
-
-    Attributes:
-        folder: --run_dir, or the starter where nothing names a run.
-        settings: The run's own, with those of data and places that flags give.
-    """
-
-    folder: pathlib.Path
-    settings: Experiment
-
-    @property
-    def sources(self) -> dict[str, tuple[str, ...]]:
-        """{stream: sources of I3D's weights}.
-
-        The model decides whether their values are those it was trained on.
-        """
-        return self.settings.front_end_arguments()["sources"]
-
-    @property
-    def name(self) -> str:
-        """How records call it: by its folder, the starter by its name."""
-        return STARTER.name if self.folder == STARTER else str(self.folder)
-
-
 def run_folder(name: str) -> pathlib.Path:
     """The folder of a run.
 
@@ -608,8 +601,10 @@ def model_file(folder: pathlib.Path, model: str) -> pathlib.Path:
     return of_hub if is_hubs else folder / MODELS[model]
 
 
-def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
-    """The run that parsed flags choose.
+def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
+    """The run whose model a program uses: --run_dir, or else the starter.
+
+    Its settings are its own, with those of data and places that flags give.
 
     Raises:
         FileNotFoundError: There is none.
@@ -640,10 +635,9 @@ def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
         defaults = Experiment()
         named = {n: given.get(n, getattr(defaults, n)) for n in _OF_VIDEOS}
         other = {"datasets": ()} | named | other
-    settings = dataclasses.replace(
+    return dataclasses.replace(
         there, **other | {"run_dir": str(folder), "seed": there.seed}
     )
-    return Run(folder, settings)
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:

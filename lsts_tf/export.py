@@ -128,7 +128,7 @@ def main(_: Sequence[str]) -> None:
             predictor,
             pathlib.Path(values.output),
             file_format=values.format,
-            about={"run": run.name, "model": values.model},
+            about={"run": run.run_name, "model": values.model},
             run=run.folder,
         )
         logging.info("Written: %s", values.output)

@@ -155,7 +155,7 @@ def _run(names: Sequence[str]) -> str:
     source: sources.Source | None = None
     paths = films.found(names)
     if len(names) == 1 and names[0].startswith(DATASET):
-        source = of_dataset(chosen.settings, names[0].removeprefix(DATASET))
+        source = of_dataset(chosen, names[0].removeprefix(DATASET))
     elif not paths:
         source = sources.open_source(
             names,
@@ -190,7 +190,7 @@ def _run(names: Sequence[str]) -> str:
         bfloat16=values.bfloat16,
     )
     checksum = files.sha256(experiment.model_file(chosen.folder, values.model))
-    about = {"run": chosen.name, "model": values.model, "sha256": checksum}
+    about = {"run": chosen.run_name, "model": values.model, "sha256": checksum}
     settings: dict[str, Any] = {n: values[n].value for n in _SETTINGS}
     settings |= {"outputs": outputs, "options": options, "about": about}
     if source is None:

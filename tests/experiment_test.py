@@ -176,21 +176,21 @@ def chosen(*arguments):
 
 def test_without_a_run_the_starter_is_used():
     found = chosen()
-    assert (found.folder, found.name) == (experiment.STARTER, "starter")
-    assert found.settings.decoder == "readout"
+    assert (found.folder, found.run_name) == (experiment.STARTER, "starter")
+    assert found.decoder == "readout"
 
 
 def test_a_run_brings_its_settings(run):
     found = chosen(f"--run_dir={run.run_dir}", "--data_dir=elsewhere")
-    assert found.settings == dataclasses.replace(run, data_dir="elsewhere")
-    assert found.name == run.run_dir
+    assert found == dataclasses.replace(run, data_dir="elsewhere")
+    assert found.run_name == run.run_dir
     weights = {"rgb": run.rgb_weights, "flow": run.flow_weights}
     assert found.sources == weights
     found = chosen(f"--run_dir={run.run_dir}", "--rgb_weights=moved/ckpt")
     assert found.sources == weights | {"rgb": ("moved/ckpt",)}
     # The decoder's seed; scores may be drawn by another.
     found = chosen(f"--run_dir={run.run_dir}", "--batch_size=7", "--seed=3")
-    assert (found.settings.batch_size, found.settings.seed) == (7, run.seed)
+    assert (found.batch_size, found.seed) == (7, run.seed)
     with pytest.raises(ValueError, match="Videos must be of osie or crowd"):
         chosen(f"--run_dir={run.run_dir}", "--test_videos=dhf1k:7")
 
@@ -207,7 +207,7 @@ def test_what_contradicts_the_run_is_refused(run):
 def test_another_dataset_brings_its_own_videos(run):
     found = chosen(
         f"--run_dir={run.run_dir}", "--dataset=dhf1k", "--test_videos=2,3"
-    ).settings
+    )
     assert found.dataset_names == ("dhf1k",)
     assert found.videos("test_videos") == {"dhf1k": {2, 3}}
     assert found.videos("train_videos") == {"dhf1k": frozenset(range(1, 501))}

@@ -59,7 +59,7 @@ def test_from_films_to_scores(tiny, root, tmp_path):
     settings = settings_of(root, tmp_path, datasets=("crowdsal",))
     assert loop.run(settings) == 0
     # The run on its own dataset, with DHF1K's measures.
-    of_run = evaluate.evaluate(settings, model="last")
+    of_run = evaluate.evaluate(settings)[0]
     assert of_run["frames"] == 2 * FRAMES
     # Films that it has learnt by heart: so few do not teach it others.
     flag_scope.run(
@@ -115,7 +115,7 @@ def test_with_dhf1k(tiny, root, tmp_path):
     # What it has seen it knows better than where people look anyway.
     for videos, frames in (("crowdsal:1-3", 3 * FRAMES), ("dhf1k:1-3", 60)):
         seen = dataclasses.replace(settings, test_videos=videos)
-        scores = evaluate.evaluate(seen, model="last")
+        scores = evaluate.evaluate(seen)[0]
         assert scores["dataset"] == f"{videos.partition(':')[0]}:1.0.0"
         assert scores["frames"] == frames
         ours, centre = (

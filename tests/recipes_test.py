@@ -56,7 +56,7 @@ def test_a_recipe_goes_the_whole_way(small, name):
     assert loop.run(settings) == 0
     (record,) = run_folder.records(settings)
     assert all(np.isfinite(v) for v in record.values())
-    scores = evaluate.evaluate(settings, model="last")
+    scores = evaluate.evaluate(settings)[0]
     assert scores["frames"] == 20
     predictor = predictor_lib.Predictor.load(settings.run_dir)
     assert predictor.hop == settings.targets

@@ -385,7 +385,7 @@ def run(settings: experiment.Experiment) -> int:
     with devices.together(strategy), contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
             # Before anything there is taken for a dead run's and removed.
-            stack.enter_context(files.alone(pathlib.Path(settings.run_dir)))
+            stack.enter_context(files.alone(settings.folder))
         return _run(settings, strategy)
 
 
@@ -460,7 +460,7 @@ def claim_run_folder(
     Raises:
         ValueError: Another experiment lives there.
     """
-    folder = pathlib.Path(settings.run_dir)
+    folder = settings.folder
     flagfile = folder / experiment.FLAGFILE
     if flagfile.exists():
         there = experiment.load(flagfile)

@@ -62,7 +62,7 @@ def test_a_toy_front_end_stores_trains_and_predicts(settings):
     folder = pathlib.Path(settings.run_dir)
     described = json.loads((folder / "front_end.json").read_text())
     assert described["front_end"] == "toy"
-    assert evaluate.evaluate(settings, model="last")["frames"] == 20
+    assert evaluate.evaluate(settings)[0]["frames"] == 20
     predictor = predictor_lib.Predictor.load(folder)
     assert isinstance(predictor.extractor, Toy)
     frames = run_folder.assert_straight_is_scored(settings, predictor)

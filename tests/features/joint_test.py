@@ -362,7 +362,7 @@ def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
         return found
 
     monkeypatch.setattr(predictor_lib.Predictor, "of_stores", of_stores)
-    result = evaluate.evaluate(trained, model="last")
+    result = evaluate.evaluate(trained)[0]
     assert set(result["by_video"]) == {"0601", "0602"}
     assert result["dataset"] == "ucf_sports:1.0.0"
     # A map for every frame, of mirrored clips too.
@@ -374,9 +374,9 @@ def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
     assert np.isfinite(result["overall"]["cc"]["mean"])
     assert np.isfinite(result["centre_prior"]["nss"]["mean"])
     skip = dataclasses.replace(trained, short_clips="skip")
-    assert set(evaluate.evaluate(skip, model="last")["by_video"]) == {"0601"}
+    assert set(evaluate.evaluate(skip)[0]["by_video"]) == {"0601"}
     first = dataclasses.replace(trained, test_videos="601")
-    assert evaluate.evaluate(first, model="last")["dataset"] == "dhf1k:1.0.0"
+    assert evaluate.evaluate(first)[0]["dataset"] == "dhf1k:1.0.0"
 
 
 def test_one_dataset_is_scored_at_a_time(settings):
@@ -384,4 +384,4 @@ def test_one_dataset_is_scored_at_a_time(settings):
         settings, test_videos="601,ucf_sports:601-647"
     )
     with pytest.raises(ValueError, match="One dataset is scored at a time"):
-        evaluate.evaluate(several, model="last")
+        evaluate.evaluate(several)
