@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from lsts_tf import experiment
 from lsts_tf.features import dataset
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
-from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
 from lsts_tf.training import trainer as trainer_lib
-from tests import forks, run_folder, tiny_training
+from tests import fake_front_end, forks, run_folder, tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -286,11 +286,20 @@ def test_what_films_take_by_count(
     assert f"{float(size):.0f} GB of stores" in header
 
 
-def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):
-    small = dataclasses.replace(tiny, window=9, input_size="32")
+def test_a_dry_run_counts_what_is_trained_of_i3d():
+    class Counted(dataset.Dataset):
+        name = "dhf1k:1.0.0"
+
+        def __init__(self):
+            self.frame_counts = dict.fromkeys(range(1, 602), 9)
+
+    small = experiment.Experiment(window=9, input_size="32", batch_size=6)
     tuned = dataclasses.replace(small, finetune_from="Mixed_5c")
-    counts = [dry_run.count_parameters(s) for s in (small, tuned)]
-    assert counts[1] > counts[0] + 1_000_000
+    less, more = (
+        int(re.sub(r"\D", "", [*dry_run.lines(settings, Counted())][-1]))
+        for settings in (small, tuned)
+    )
+    assert more > less + 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -306,12 +315,15 @@ def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):
 )
 def test_bytes_of_the_stores_by_hand(tiny, changes, features, flows):
     """5 videos of 9 frames and 6 windows, and one of 3 windows, float16."""
+    settings = dataclasses.replace(tiny, **changes)
+    front_end = front_end_lib.load(**settings.front_end_arguments())
     found = dry_run.store_bytes(
-        dataclasses.replace(tiny, **changes),
+        settings,
+        front_end,
         {"training": [9] * 5, "validation": [9]},
         {"training": 30, "validation": 3},
     )
-    record = math.prod(i3d.feature_shape(4))
+    record = math.prod(fake_front_end.Pixels.shape)
     targets = 8 * (features + flows)
     assert found == targets + 2 * (features * record + flows * 112 * 112 * 2)
 

@@ -34,7 +34,7 @@ class Extractor(front_end.FrontEnd):
 
     Args that `FrontEnd` does not have:
         sources: Sources of I3D's weights for each stream, in order of
-            preference; see `i3d_weights.load`.
+            preference, see `i3d_weights.load`; None to ask for shapes alone.
         dtype: "float32" or "bfloat16", the arithmetic of I3D.
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
@@ -54,7 +54,7 @@ class Extractor(front_end.FrontEnd):
         streams: Sequence[str],
         *,
         window: int,
-        sources: Mapping[str, Sequence[str]],
+        sources: Mapping[str, Sequence[str]] | None,
         name: str = "window",
         dtype: str = "float32",
         flow: str = "tvl1",
@@ -82,10 +82,11 @@ class Extractor(front_end.FrontEnd):
             network = i3d.build(
                 channels, height=size[0], width=size[1], name=f"i3d_{stream}"
             )
-            self.weights[stream] = i3d_weights.load(
-                network, stream, sources[stream], seed=seed
-            )
             self.networks[stream] = network
+            if sources is not None:
+                self.weights[stream] = i3d_weights.load(
+                    network, stream, sources[stream], seed=seed
+                )
         self._ends = {
             stream: i3d.at(network, (end_point, *self.skips))
             for stream, network in self.networks.items()
