@@ -4,7 +4,7 @@
 and `define_flags` makes flags of the same names.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from absl import flags
 # A flag belongs to the module that calls `define_flags`.
 flags.disclaim_key_flags()
 
-_DEFINE = {
+_DEFINE: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,

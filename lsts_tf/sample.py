@@ -57,8 +57,8 @@ def write(
     """Writes a dataset, unless it is there already; returns its folder.
 
     The folder has `video/` and `annotation/`, and appears whole or not at all.
-    The seed, from 0 on, names the dataset. Each clip has so many frames;
-    `clips` are numbers of clips of `KINDS`, where not the default.
+    Each clip has `frames` frames; `seed`, from 0 on, names the dataset; `clips`
+    says how many there are of each of `KINDS`, if not the default.
 
     Raises:
         OSError: if the folder holds anything else than this dataset, or a clip
