@@ -84,8 +84,8 @@ def differing(one: Any, other: Any, name: str = "") -> dict[str, Any]:
         return {} if one == other else {name: (one, other)}
     found: dict[str, Any] = {}
     for key in sorted(one.keys() | other.keys()):
-        both = (each.get(key, "absent") for each in (one, other))
-        found |= differing(*both, f"{name}.{key}" if name else key)
+        a, b = (each.get(key, "absent") for each in (one, other))
+        found |= differing(a, b, f"{name}.{key}" if name else key)
     return found
 
 
