@@ -159,7 +159,7 @@ def test_a_submission_can_be_scored(model, folder):
         ({"outputs": ["npy"], "output": None}, "--output is needed"),
         ({"outputs": []}, "Outputs are one or more.*: none"),
         ({"every": 0}, "--every must be .* at least 1.*Received: 0"),
-        ({"options": {"alpha": math.nan}}, "`alpha` is .*alpha=nan"),
+        ({"options": {"alpha": math.nan}}, "--alpha must .*Received: nan"),
         ({"options": {"alhpa": 0.5}}, "fields of the outputs.*: alhpa"),
     ],
 )
