@@ -73,7 +73,7 @@ def play(
 def main(_: Sequence[str]) -> None:
     """Print the figures."""
     chosen = experiment.chosen_run()
-    ahead = live.lookahead(chosen.settings.front_end)
+    ahead = live.lookahead(chosen.front_end)
     camera = live.Live(
         functools.partial(
             predictor.Predictor.load,
@@ -91,7 +91,7 @@ def main(_: Sequence[str]) -> None:
         raise RuntimeError("No overlay came: play more --seconds.")
     width, height = source.size
     print(
-        f"{chosen.name}, {chosen.settings.front_end}, lookahead {ahead}, "
+        f"{chosen.run_name}, {chosen.front_end}, lookahead {ahead}, "
         f"chunks of {live.CHUNK}; {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}"
     )

@@ -198,7 +198,7 @@ def _serve() -> None:
     load = functools.partial(
         predictor.Predictor.load, chosen.folder, sources=chosen.sources
     )
-    ahead = live.lookahead(chosen.settings.front_end)
+    ahead = live.lookahead(chosen.front_end)
     camera = live.Live(functools.partial(load, lookahead=ahead))
     with uploads.folder() as folder:
         os.environ |= {"GRADIO_TEMP_DIR": str(folder), "HF_HUB_OFFLINE": "1"}
@@ -208,7 +208,7 @@ def _serve() -> None:
             load(),
             folder,
             seconds=values.max_seconds,
-            about={"run": chosen.name, "model": "last"},
+            about={"run": chosen.run_name, "model": "last"},
         )
         limits = f"at most {values.max_seconds} s, {values.max_megabytes} MB"
         page = _page(films, camera, limits)

@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 import pandas as pd
 
-from lsts_tf import experiment, program, windows
+from lsts_tf import experiment, option, program, windows
 from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, metrics, scorer, summary, truth
 
@@ -35,51 +35,48 @@ _OF_A_RUN = (
     *(n for n in experiment.Experiment.__dataclass_fields__ if n != "seed"),
 )
 _FIXED_MAPS = ("sauc_map", "baseline")
-# As `truth.FLAGS`.
-_FLAGS: Mapping[str, Sequence[Any]] = {
-    "output": (
+_FLAGS: Mapping[str, Any] = {
+    "output": option.field(
         "",
         "File for the scores; by default scores.json, in the run's folder if a "
         "run is scored.",
     ),
-    "predictions": ("", "Folder of maps of any model."),
-    "compare": (
-        [],
+    "predictions": option.field("", "Folder of maps of any model."),
+    "compare": option.field(
+        (),
         "Folders of maps of several models, to be ranked; NAME=FOLDER names "
         "one. More may follow as arguments.",
     ),
-    "model": (
-        "last",
-        "Model of a run: after the last epoch, or the best in validation.",
-        *("last", "best"),
-    ),
-    "protocol": (
+    **experiment.MODEL_FLAG,
+    "protocol": option.field(
         "dhf1k",
         "Definitions to score by; see lsts_tf.scoring.metrics.",
-        *(*metrics.PROTOCOLS, films.PROTOCOL),
+        choices=(*metrics.PROTOCOLS, films.PROTOCOL),
     ),
-    "videos": (
+    "videos": option.field(
         "",
         "Videos to score, such as 601-700, or a split; by default, all.",
     ),
-    "sauc_map": (
+    "sauc_map": option.field(
         "",
         "A map (PNG or NPY) whose pixels above 0 are the negatives of "
         "shuffled AUC; by default they are drawn as in the benchmark.",
     ),
-    "baseline": (
+    "baseline": option.field(
         "",
         "A map (PNG or NPY) for information gain; by default the centre prior.",
     ),
-    "plots": ("", "Folder for plots and a page that shows them."),
-    "allow_missing": (
-        False,
-        "Score what is there if files are missing or cannot be read.",
+    "plots": option.field("", "Folder for plots and a page that shows them."),
+    "allow_missing": option.field(
+        False, "Score what is there if files are missing or cannot be read."
     ),
-    "workers": (0, "Number of processes; 0 for one per core."),
-    "first_frames_count": (
+    "workers": option.field(
+        0, "Number of processes; 0 for one per core.", least=0
+    ),
+    "first_frames_count": option.field(
         78,
         "Number of first frames of each video to score separately, too.",
+        least=0,
     ),
     **truth.FLAGS,
 }
@@ -87,8 +84,7 @@ _FLAGS: Mapping[str, Sequence[Any]] = {
 
 def define_flags() -> None:
     """Flags of this program."""
-    truth.define_flags(_FLAGS)
-    flags.adopt_module_key_flags(truth)  # So that --help shows them.
+    option.define_flags(_FLAGS)
     flags.DEFINE_multi_enum(
         "per_frame",
         ["csv"],
@@ -97,14 +93,11 @@ def define_flags() -> None:
     )
 
 
-def evaluate(settings: experiment.Experiment, *, model: str) -> dict[str, Any]:
-    """Score a run; returns what `scores.json` holds."""
-    run = experiment.Run(pathlib.Path(settings.run_dir), settings)
-    return evaluate_run(run, model, scorer.Settings(seed=settings.seed))[0]
-
-
-def evaluate_run(
-    run: experiment.Run, model: str, scoring: scorer.Settings
+def evaluate(
+    settings: experiment.Experiment,
+    *,
+    model: str = "last",
+    scoring: scorer.Settings | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """What `scores.json` holds, and the scores of each frame, of a run.
 
@@ -115,7 +108,7 @@ def evaluate_run(
     from lsts_tf import predictor as predictor_lib
     from lsts_tf.features import dataset, fill
 
-    settings = run.settings
+    scoring = scoring or scorer.Settings(seed=settings.seed)
     named = settings.videos("test_videos")
     if len(named) > 1:
         raise ValueError(
@@ -125,7 +118,7 @@ def evaluate_run(
     names = settings.dataset_names
     name = next((n for n in names if n.partition(":")[0] in named), names[0])
     predictor = predictor_lib.Predictor.load(
-        run.folder, model=model, sources=run.sources
+        settings.folder, model=model, sources=settings.sources
     )
     data = dataset.Dataset(name, settings.data_dir)
     numbers = frozenset[int]().union(*named.values())
@@ -154,7 +147,7 @@ def evaluate_run(
         scoring=scoring,
         about={
             "model": model,
-            "run": run.name,
+            "run": settings.run_name,
             "dataset": data.name,
             "videos": settings.test_videos,
             "front_end": predictor.extractor.describe(),
@@ -217,8 +210,8 @@ def main(arguments: Sequence[str]) -> None:
             films.refuse_run(values.protocol)
             run = experiment.chosen_run(values)
             is_given = values["seed"].present
-            scoring = _scoring(values.seed if is_given else run.settings.seed)
-            result, of_run = evaluate_run(run, values.model, scoring)
+            scoring = _scoring(values.seed if is_given else run.seed)
+            result, of_run = evaluate(run, model=values.model, scoring=scoring)
             scores = {"scores": of_run}
             is_of_hub = values.run_dir.startswith(experiment.HUB)
             # Neither into the package nor into a cache.

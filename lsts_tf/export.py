@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 
 import lsts_tf
-from lsts_tf import experiment, program
+from lsts_tf import experiment, option, program
 from lsts_tf.media import files
 
 if TYPE_CHECKING:
@@ -45,17 +45,11 @@ def export(
     about: Mapping[str, Any] | None = None,
     run: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a model in another format, whole or not at all.
+    """Writes a model in one of `FORMATS`, whole or not at all.
 
-    Args:
-        predictor: The model.
-        output: The folder to make.
-        file_format: "saved_model", "tflite" or "hub".
-        about: What else `metadata.json` is to say.
-        run: The run folder that the model is of, which "hub" needs.
-
-    Returns:
-        What stands in `metadata.json`.
+    It makes the folder `output`; "hub" needs the run folder that the model is
+    of. `about` is what else `metadata.json` is to say; what stands there is
+    returned.
 
     Raises:
         FileExistsError: There is something at `output`.
@@ -116,12 +110,7 @@ def define_flags() -> None:
     """Flags of this program."""
     flags.DEFINE_enum("format", "saved_model", list(FORMATS), "Format to write")
     flags.DEFINE_string("output", None, "Folder to make", required=True)
-    flags.DEFINE_enum(
-        "model",
-        "last",
-        list(experiment.MODELS),
-        "Model after the last epoch, or the best in validation",
-    )
+    option.define_flags(experiment.MODEL_FLAG)
 
 
 def main(_: Sequence[str]) -> None:
@@ -139,7 +128,7 @@ def main(_: Sequence[str]) -> None:
             predictor,
             pathlib.Path(values.output),
             file_format=values.format,
-            about={"run": run.name, "model": values.model},
+            about={"run": run.run_name, "model": values.model},
             run=run.folder,
         )
         logging.info("Written: %s", values.output)

@@ -37,14 +37,10 @@ def extract(
     runner: str = "local",
     beam_args: Sequence[str] = (),
 ) -> None:
-    """Fill the stores of `splits`.
+    """Fill the stores of some of `SPLITS`, by one of `RUNNERS`.
 
-    Args:
-        settings: The experiment.
-        splits: Some of `SPLITS`.
-        workers: Processes that extract; 0: this one does.
-        runner: One of `RUNNERS`; Beam has workers of its own.
-        beam_args: Options for Beam.
+    With 0 workers this process does it; Beam has workers of its own, and
+    options, `beam_args`.
 
     Raises:
         fill.ExtractionError: After all that could be done, naming what

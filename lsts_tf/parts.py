@@ -59,9 +59,7 @@ def name(stream: str, end_point: str = MAIN) -> str:
 def stem(first: str) -> str:
     """End point that the main part is taken from.
 
-    Args:
-        first: The first block of I3D that is trained, one of `BLOCKS`; or
-            "", where none is.
+    By the first block of I3D that is trained, one of `BLOCKS`; or "".
 
     >>> stem(""), stem("Mixed_5b")
     ('Mixed_5c', 'MaxPool3d_5a_2x2')
@@ -72,9 +70,7 @@ def stem(first: str) -> str:
 def recent_steps(steps: int, spacing: int) -> int:
     """How many of an end point's last steps a skip is the mean of.
 
-    Args:
-        steps: Steps of a window at the end point.
-        spacing: Frames between two of them.
+    A window has `steps` there, and two of them are `spacing` frames apart.
 
     >>> recent_steps(40, 2), recent_steps(20, 4), recent_steps(2, 2)
     (4, 2, 2)

@@ -21,16 +21,16 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from lsts_tf import experiment, program, windows
+from lsts_tf import experiment, option, program, windows
 from lsts_tf.media import files, sources
-from lsts_tf.outputs import films, pictures, run, sink
+from lsts_tf.outputs import films, pictures, run
 
 INCOMPLETE = 3
 DATASET = "dataset:"
 # What the program does, for Python.
 predict = run.predict
-_OPTIONS = sink.options_of(*(kind.make for kind in run.KINDS.values()))
-_SETTINGS = sink.options_of(run.Pass)
+_OPTIONS = option.of(*(kind.make for kind in run.KINDS.values()))
+_SETTINGS = option.of(run.Pass)
 
 
 def define_flags() -> None:
@@ -68,9 +68,7 @@ def define_flags() -> None:
     formats = list(sources.PIXEL_FORMATS)
     about = "Pixel format of raw video"
     flags.DEFINE_enum("pixel_format", formats[0], formats, about)
-    about = "Model after the last epoch, or the best in validation"
-    flags.DEFINE_enum("model", "last", list(experiment.MODELS), about)
-    sink.define_flags(_OPTIONS | _SETTINGS)
+    option.define_flags(experiment.MODEL_FLAG | _OPTIONS | _SETTINGS)
 
 
 def of_dataset(settings: experiment.Experiment, text: str) -> sources.Frames:
@@ -157,7 +155,7 @@ def _run(names: Sequence[str]) -> str:
     source: sources.Source | None = None
     paths = films.found(names)
     if len(names) == 1 and names[0].startswith(DATASET):
-        source = of_dataset(chosen.settings, names[0].removeprefix(DATASET))
+        source = of_dataset(chosen, names[0].removeprefix(DATASET))
     elif not paths:
         source = sources.open_source(
             names,
@@ -192,7 +190,7 @@ def _run(names: Sequence[str]) -> str:
         bfloat16=values.bfloat16,
     )
     checksum = files.sha256(experiment.model_file(chosen.folder, values.model))
-    about = {"run": chosen.name, "model": values.model, "sha256": checksum}
+    about = {"run": chosen.run_name, "model": values.model, "sha256": checksum}
     settings: dict[str, Any] = {n: values[n].value for n in _SETTINGS}
     settings |= {"outputs": outputs, "options": options, "about": about}
     if source is None:

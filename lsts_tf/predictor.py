@@ -142,12 +142,10 @@ class Predictor:
         *,
         batch: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Maps of windows' targets, of features in order.
+        """Maps [360, 640] of windows' targets, in order, `batch` at a time.
 
-        Args:
-            features: {stream: [5, 5, 5, 1024]} each, and skips if the model
-                takes any, by the names of their parts.
-            batch: Windows that the decoder computes at a time.
+        Features are {stream: [5, 5, 5, 1024]} each, and skips if the model
+        takes any, by the names of their parts.
         """
         return (maps[-1] for maps in self.of_windows(features, batch=batch))
 
@@ -176,14 +174,9 @@ class Predictor:
         *,
         first_frames: str = "repeat",
     ) -> np.ndarray:
-        """Maps of all frames of a clip at once.
+        """Maps of all frames of a clip at once; see `maps`.
 
-        Args:
-            frames: uint8 [T, H, W, 3].
-            first_frames: See `maps`.
-
-        Returns:
-            float32 [T, 360, 640].
+        From uint8 [T, H, W, 3] to float32 [T, 360, 640], fewer with "skip".
 
         Raises:
             ValueError: Something else than frames; or as `maps`.
@@ -191,7 +184,8 @@ class Predictor:
         size = self.model.output_shape[-3:-1]
         each = self.maps(frames, first_frames=first_frames)
         kind = np.dtype((np.float32, size))
-        return np.fromiter(each, kind, count=len(frames) or -1)
+        count = -1 if first_frames == "skip" else len(frames) or -1
+        return np.fromiter(each, kind, count=count)
 
     def maps(
         self,
@@ -208,12 +202,13 @@ class Predictor:
             first_frames: What the first 78 (79) frames get, which have no
                 whole window: "repeat" holds the first frame; "mirror" plays
                 the clip backwards before its start; "copy" gives them the
-                first map that exists, as the paper did (section 5.3).
+                first map that exists, as the paper did (section 5.3);
+                "skip" leaves them out.
             stride: Predict every Nth frame; every frame is seen.
                 `windows.first_map` says which one is the first.
 
         Raises:
-            ValueError: "copy", and the clip is shorter than a window.
+            ValueError: "copy" or "skip", and no window fits into the clip.
         """
         missing = self.first_map
         prepared: Iterator[Mapping[str, np.ndarray]] = map(
@@ -221,7 +216,7 @@ class Predictor:
         )
         # With one map a window only windows that are wanted are computed.
         step = stride if self.hop == 1 else 1
-        if first_frames == "copy":
+        if first_frames in ("copy", "skip"):
             maps = self._of_clip(prepared, step)
             first = next(maps, None)
             if first is None:
@@ -231,8 +226,9 @@ class Predictor:
                     f"{self.geometry.first_target} frames. Received: a shorter "
                     "one; use --first_frames=mirror."
                 )
-            copies = itertools.repeat(first, missing // step + 1)
-            maps = itertools.chain(copies, maps)
+            is_left_out = first_frames == "skip" and self.hop == 1
+            copies = 0 if is_left_out else missing // step
+            maps = itertools.chain(itertools.repeat(first, copies + 1), maps)
         else:
             window = self.geometry.first_target + 1
             head = list(itertools.islice(prepared, max(missing + 1, self.hop)))

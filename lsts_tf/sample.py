@@ -54,17 +54,11 @@ def write(
     seed: int = 0,
     **clips: int,
 ) -> pathlib.Path:
-    """Writes a dataset, unless it is there already.
+    """Writes a dataset, unless it is there already; returns its folder.
 
-    Args:
-        output: folder for `video/` and `annotation/`; it appears whole or not
-            at all.
-        frames: number of frames of each clip.
-        seed: names the dataset; any number from 0 on.
-        **clips: numbers of clips of other `KINDS` than the default.
-
-    Returns:
-        The folder.
+    The folder has `video/` and `annotation/`, and appears whole or not at all.
+    Each clip has `frames` frames; `seed`, from 0 on, names the dataset; `clips`
+    says how many there are of each of `KINDS`, if not the default.
 
     Raises:
         OSError: if the folder holds anything else than this dataset, or a clip

@@ -19,14 +19,6 @@ from absl import app, flags
 from lsts_tf import experiment, program
 
 
-def run(settings: experiment.Experiment) -> int:
-    """Train as `settings` say; returns the exit code."""
-    # TensorFlow takes seconds: help and wrong flags do not wait for it.
-    from lsts_tf.training import loop
-
-    return loop.run(settings)
-
-
 def define_flags() -> None:
     """Define the flags that are not settings of an experiment."""
     flags.DEFINE_boolean(
@@ -39,10 +31,10 @@ def define_flags() -> None:
 def main(_: Sequence[str]) -> None:
     """Train as the flags say."""
     settings = experiment.from_flags(flags.FLAGS)
-    # As in `run`.
+    # TensorFlow takes seconds: help and wrong flags do not wait for it.
     import tensorflow as tf
 
-    from lsts_tf.training import dry_run
+    from lsts_tf.training import dry_run, loop
 
     if settings.deterministic:
         # The order of sums depends on it.
@@ -52,7 +44,7 @@ def main(_: Sequence[str]) -> None:
             for line in dry_run.lines(settings):
                 sys.stdout.write(line + "\n")
             return
-        sys.exit(run(settings))
+        sys.exit(loop.run(settings))
 
 
 if __name__ == "__main__":

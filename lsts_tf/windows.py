@@ -142,14 +142,9 @@ def check_streams(streams: Sequence[str]) -> None:
 def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
     """Frames to play before a clip so that its first frame has a window.
 
-    Args:
-        num_missing: How many frames are wanted before frame 0.
-        num_frames: Frames of the clip (any number from 1 on).
-        mode: "mirror" reflects the clip in time about frame 0 (… 3 2 1 | 0 1
-            2 3 …), back and forth if it is short; "repeat" shows frame 0.
-
-    Returns:
-        `num_missing` frame numbers, in the order in which they are played.
+    They are `num_missing` numbers, in the order of playing, of a clip of one
+    frame or more. "mirror" reflects it in time about frame 0 (… 3 2 1 | 0 1 2
+    3 …), back and forth if it is short; "repeat" shows frame 0.
 
     >>> prefix(4, 3, "mirror")
     (0, 1, 2, 1)
@@ -169,12 +164,9 @@ def prefix(num_missing: int, num_frames: int, mode: str) -> tuple[int, ...]:
 def first_map(num_missing: int, mode: str, stride: int = 1) -> int:
     """First frame of a clip that gets a map; then each `stride`-th has one.
 
-    Args:
-        num_missing: How many frames have no whole window.
-        mode: One of `FIRST_FRAMES`. With "copy" and "skip" windows hold frames
-            of the clip only, so the frames that have one decide which of the
-            first ones get a copy.
-        stride: Distance between windows.
+    The first `num_missing` frames have no whole window. The mode is one of
+    `FIRST_FRAMES`: with "copy" and "skip" windows hold frames of the clip only,
+    so the frames that have one decide which of the first ones get a copy.
 
     >>> [first_map(78, mode) for mode in FIRST_FRAMES]
     [0, 0, 0, 78]

@@ -189,7 +189,7 @@ def small_settings(sample_settings, tmp_path):
 @pytest.fixture(scope="session")
 def trained(sample_settings):
     """A run folder: LSTS-RGB&Flow, trained on the sample dataset."""
-    from lsts_tf import train
+    from lsts_tf.training import loop
 
-    assert train.run(sample_settings) == 0
+    assert loop.run(sample_settings) == 0
     return sample_settings

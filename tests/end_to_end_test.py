@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import evaluate, experiment, predict, train
+from lsts_tf import evaluate, experiment, predict
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder
 from lsts_tf.scoring import metrics
-from lsts_tf.training import validation
+from lsts_tf.training import loop, validation
 from tests import folders, run_folder
 
 
 @pytest.fixture(scope="module")
 def scores(trained):
-    return evaluate.evaluate(trained, model="last")
+    return evaluate.evaluate(trained)[0]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,7 @@ def test_training_beats_no_training_and_the_centre_prior(
     trained, scores, tmp_path
 ):
     """On clips that were not trained on, with random I3D weights."""
-    untrained = evaluate.evaluate(
-        copied_run(trained, tmp_path / "run"), model="last"
-    )
+    untrained = evaluate.evaluate(copied_run(trained, tmp_path / "run"))[0]
     # Frames with a window of their own: the others carry a copy.
     ours = scores["first_frames"]["rest"]["cc"]["mean"]
     before = untrained["first_frames"]["rest"]["cc"]["mean"]
@@ -133,14 +131,14 @@ def test_the_continuous_front_end_is_trained_and_served_with_itself(
         return built[key]
 
     monkeypatch.setattr(extractor_lib, "Extractor", extractor_of)
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     described = json.loads((tmp_path / "run" / "front_end.json").read_text())
     assert described["front_end"] == "continuous"
     predictor = predictor_lib.Predictor.load(settings.run_dir)
     monkeypatch.setattr(
         predictor_lib.Predictor, "load", lambda *_, **__: predictor
     )
-    assert evaluate.evaluate(settings, model="last")["frames"] == 20
+    assert evaluate.evaluate(settings)[0]["frames"] == 20
     assert len(built) == 1
     store = tmp_path / "stores" / "dhf1k-1.0.0" / "rgb-continuous17-64x96"
     manifest = json.loads((store / "manifest.json").read_text())

@@ -48,7 +48,7 @@ def test_flags_have_the_records_defaults():
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--window=0", "at least 1"),
+        ("--window=0", "window=0: .* positive integer"),
         ("--streams=flow,rgb", "streams"),
         ("--head=mine", "should be one of|must be one of"),
         ("--train_videos=1-x", "Received: '1-x'"),
@@ -68,8 +68,8 @@ def test_flags_have_the_records_defaults():
         ("--sharpen=0", "--sharpen must be above 0"),
         ("--sharpen=1.2", "needs --front_end=continuous"),
         ("--centre=0.5", "needs --front_end=continuous"),
-        ("--centre=-0.1", "at least 0"),
-        ("--blur=-1", "at least 0"),
+        ("--centre=-0.1", "non-negative"),
+        ("--blur=-1", "non-negative"),
         ("--centre_prior=left", "should be one of|must be one of"),
         ("--skips=Mixed_4b", "Skips are some of"),
         ("--targets=4", "targets must be one of"),
@@ -89,6 +89,13 @@ def test_flags_have_the_records_defaults():
 def test_a_wrong_flag_is_a_usage_error(argument, message):
     with pytest.raises(flags.IllegalFlagValueError, match=message):
         parse(*argument.split())
+
+
+def test_a_wrong_setting_is_a_value_error():
+    with pytest.raises(ValueError, match=r"--keep must be .* at least 2.* 1"):
+        experiment.Experiment(keep=1)
+    with pytest.raises(ValueError, match="--head must be one of paper, rel"):
+        experiment.Experiment(head="mine")
 
 
 def test_an_unknown_flag_gets_a_suggestion():
@@ -169,21 +176,21 @@ def chosen(*arguments):
 
 def test_without_a_run_the_starter_is_used():
     found = chosen()
-    assert (found.folder, found.name) == (experiment.STARTER, "starter")
-    assert found.settings.decoder == "readout"
+    assert (found.folder, found.run_name) == (experiment.STARTER, "starter")
+    assert found.decoder == "readout"
 
 
 def test_a_run_brings_its_settings(run):
     found = chosen(f"--run_dir={run.run_dir}", "--data_dir=elsewhere")
-    assert found.settings == dataclasses.replace(run, data_dir="elsewhere")
-    assert found.name == run.run_dir
+    assert found == dataclasses.replace(run, data_dir="elsewhere")
+    assert found.run_name == run.run_dir
     weights = {"rgb": run.rgb_weights, "flow": run.flow_weights}
     assert found.sources == weights
     found = chosen(f"--run_dir={run.run_dir}", "--rgb_weights=moved/ckpt")
     assert found.sources == weights | {"rgb": ("moved/ckpt",)}
     # The decoder's seed; scores may be drawn by another.
     found = chosen(f"--run_dir={run.run_dir}", "--batch_size=7", "--seed=3")
-    assert (found.settings.batch_size, found.settings.seed) == (7, run.seed)
+    assert (found.batch_size, found.seed) == (7, run.seed)
     with pytest.raises(ValueError, match="Videos must be of osie or crowd"):
         chosen(f"--run_dir={run.run_dir}", "--test_videos=dhf1k:7")
 
@@ -200,7 +207,7 @@ def test_what_contradicts_the_run_is_refused(run):
 def test_another_dataset_brings_its_own_videos(run):
     found = chosen(
         f"--run_dir={run.run_dir}", "--dataset=dhf1k", "--test_videos=2,3"
-    ).settings
+    )
     assert found.dataset_names == ("dhf1k",)
     assert found.videos("test_videos") == {"dhf1k": {2, 3}}
     assert found.videos("train_videos") == {"dhf1k": frozenset(range(1, 501))}

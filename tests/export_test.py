@@ -310,9 +310,8 @@ class Light(fake_front_end.Extractor):
         channels = {"rgb": 3, "flow": 2}
         self.networks = {s: two_layers(channels[s]) for s in streams}
 
-    @property
-    def feature_shape(self):
-        return (3, 6, 6, 8)
+    def part_shapes(self, stream):
+        return {stream: (3, 6, 6, 8)}
 
     def encode_parts(self, stream, clip):
         found = self.networks[stream](self._in_range(stream, clip)[None])

@@ -83,9 +83,9 @@ class Extractor(extractor_lib.Extractor):
         self.dtype = "float32"
         self.flow = flow_lib.Flow("dis")
 
-    @property
-    def feature_shape(self):
-        return SHAPES[self.end_point]
+    def part_shapes(self, stream):
+        skips = {parts.name(stream, skip): SHAPES[skip] for skip in self.skips}
+        return {stream: SHAPES[self.end_point], **skips}
 
     @property
     def decoder_shape(self):

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from crowdsal import crowdsal_dataset_builder
-from lsts_tf import evaluate, experiment, predict, train
+from lsts_tf import evaluate, experiment, predict
 from lsts_tf.features import dataset
+from lsts_tf.training import loop
 from tests import clip_folders, flag_scope, msu_folders, tiny_training
 
 FRAMES = 24
@@ -56,9 +57,9 @@ def settings_of(root, folder, **changes):
 
 def test_from_films_to_scores(tiny, root, tmp_path):
     settings = settings_of(root, tmp_path, datasets=("crowdsal",))
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     # The run on its own dataset, with DHF1K's measures.
-    of_run = evaluate.evaluate(settings, model="last")
+    of_run = evaluate.evaluate(settings)[0]
     assert of_run["frames"] == 2 * FRAMES
     # Films that it has learnt by heart: so few do not teach it others.
     flag_scope.run(
@@ -98,7 +99,7 @@ def test_with_dhf1k(tiny, root, tmp_path):
     windows_ = [*counts.values(), *3 * [FRAMES]]
     steps = sum(n - settings.window + 1 for n in windows_) // 8
     assert len(counts) == 15 and steps == 39
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     first, *_, last = map(json.loads, lines)
     assert [first["step"], last["step"]] == [steps, 3 * steps]
@@ -114,7 +115,7 @@ def test_with_dhf1k(tiny, root, tmp_path):
     # What it has seen it knows better than where people look anyway.
     for videos, frames in (("crowdsal:1-3", 3 * FRAMES), ("dhf1k:1-3", 60)):
         seen = dataclasses.replace(settings, test_videos=videos)
-        scores = evaluate.evaluate(seen, model="last")
+        scores = evaluate.evaluate(seen)[0]
         assert scores["dataset"] == f"{videos.partition(':')[0]}:1.0.0"
         assert scores["frames"] == frames
         ours, centre = (

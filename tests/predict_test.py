@@ -205,8 +205,8 @@ def test_a_submission_can_be_scored(model, folder):
         ({"outputs": ["film", "npy"]}, "Outputs are .*overlay.*: film"),
         ({"outputs": ["npy"], "output": None}, "--output is needed"),
         ({"outputs": []}, "Outputs are one or more.*: none"),
-        ({"every": 0}, "`every` is a number at least 1.*every=0"),
-        ({"options": {"alpha": math.nan}}, "`alpha` is .*alpha=nan"),
+        ({"every": 0}, "--every must be .* at least 1.*Received: 0"),
+        ({"options": {"alpha": math.nan}}, "--alpha must .*Received: nan"),
         ({"options": {"alhpa": 0.5}}, "fields of the outputs.*: alhpa"),
     ],
 )

@@ -139,6 +139,8 @@ def test_arrays_in_arrays_out(frames):
     assert maps.dtype == np.float32
     np.testing.assert_array_equal(maps, list(predictor.maps(frames)))
     copied = predictor(frames, first_frames="copy")
+    alone = predictor(frames, first_frames="skip")
+    np.testing.assert_array_equal(alone, copied[predictor.first_map :])
     np.testing.assert_array_equal(copied[0], copied[9])
     assert predictor(frames[:0]).shape == (0, 2, 3)
 

@@ -14,6 +14,7 @@ from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
 from lsts_tf.media import images as maps
 from lsts_tf.networks import decoder, i3d, optimizers, tuned_i3d
+from lsts_tf.training import loop
 from tests import fake_front_end, flag_scope, run_folder
 
 RECIPES = {
@@ -52,10 +53,10 @@ def tiny_tail(monkeypatch):
 @pytest.mark.parametrize("name", [r for r in RECIPES if r != "finetune"])
 def test_a_recipe_goes_the_whole_way(small, name):
     settings = dataclasses.replace(small, **RECIPES[name])
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     (record,) = run_folder.records(settings)
     assert all(np.isfinite(v) for v in record.values())
-    scores = evaluate.evaluate(settings, model="last")
+    scores = evaluate.evaluate(settings)[0]
     assert scores["frames"] == 20
     predictor = predictor_lib.Predictor.load(settings.run_dir)
     assert predictor.hop == settings.targets
@@ -164,7 +165,7 @@ def test_finetuning_trains_and_keeps_i3d(small, tiny_tail):
     settings = dataclasses.replace(
         small, **RECIPES["finetune"], input_size="64"
     )
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     folder = pathlib.Path(settings.run_dir)
     described = json.loads((folder / "front_end.json").read_text())
     assert described["end_point"] == "MaxPool3d_5a_2x2"

@@ -24,12 +24,12 @@ import sys
 import cv2
 import numpy as np
 
-from lsts_tf import experiment, parts, train
+from lsts_tf import experiment, parts
 from lsts_tf.features import dataset
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.media import files
 from lsts_tf.networks import decoder
-from lsts_tf.training import checkpoints
+from lsts_tf.training import checkpoints, loop
 from tests import fake_front_end, forks, run_folder
 
 MAP_SIZE = (16, 16)
@@ -169,7 +169,7 @@ def run(settings):
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
-    return train.run(settings)
+    return loop.run(settings)
 
 
 def kill(path, kills, how="kill"):

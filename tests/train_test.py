@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf import experiment, train
+from lsts_tf import experiment
 from lsts_tf.features import dataset
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
-from lsts_tf.networks import i3d
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
 from lsts_tf.training import trainer as trainer_lib
-from tests import forks, run_folder, tiny_training
+from tests import fake_front_end, forks, run_folder, tiny_training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_a_run_folder_is_of_one_process(tiny):
     ):
         unfinished = folder / ".model.1.keras"
         unfinished.touch()
-        train.run(tiny)
+        loop.run(tiny)
     assert unfinished.exists()
 
 
@@ -45,7 +45,7 @@ def test_finetuning_in_halves_needs_a_gpu(tiny, monkeypatch):
     )
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
     with pytest.raises(ValueError, match="needs a GPU"):
-        train.run(halves)
+        loop.run(halves)
     assert not pathlib.Path(halves.run_dir).exists()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU"])
     trainer_lib.check_precision(halves)
@@ -83,7 +83,7 @@ def test_a_signal_saves_after_the_step_and_gives_its_code(
     in_the_seventh_step(
         monkeypatch, lambda blocks: signal.raise_signal(number) or blocks
     )
-    assert train.run(tiny) == 128 + number
+    assert loop.run(tiny) == 128 + number
     assert newest(tiny) == "step-7"
     assert tiny_records(tiny) == [5]
     assert signal.getsignal(number) == before
@@ -109,7 +109,7 @@ def test_the_batch_that_is_not_finite_is_named(tiny, monkeypatch):
         lambda blocks: [({"rgb": x["rgb"] * np.nan}, y) for x, y in blocks],
     )
     with pytest.raises(checkpoints.StoppedError) as caught:
-        train.run(tiny)
+        loop.run(tiny)
     text = str(caught.value)
     assert "at step 7:" in text
     named = re.findall(r"(\d+):(\d+)(?:,| and|\.)", text)
@@ -156,11 +156,11 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(place, name, fills_up)
         with pytest.raises(checkpoints.StoppedError, match="No space left"):
-            train.run(short)
+            loop.run(short)
     assert tiny_records(short) == [5]
     assert tiny_training.weights(short.run_dir)
     run_folder.put_events_first(pathlib.Path(short.run_dir) / "logs")
-    assert train.run(short) == 0
+    assert loop.run(short) == 0
     assert tiny_records(short) == [5, 10]
     assert {
         p.step for p in run_folder.curves(short).Tensors("train/loss")
@@ -168,7 +168,7 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(
 
 
 def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
-    assert train.run(dataclasses.replace(tiny, epochs=1)) == 0
+    assert loop.run(dataclasses.replace(tiny, epochs=1)) == 0
     model = tmp_path / "first.keras"
     shutil.copy(pathlib.Path(tiny.run_dir) / "model.keras", model)
     other = dataclasses.replace(
@@ -180,7 +180,7 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
         weight_decay=0.0,
         epochs=1,
     )
-    assert train.run(other) == 0
+    assert loop.run(other) == 0
     there, here = (
         {
             w.path: np.array(w)
@@ -192,9 +192,9 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
     np.testing.assert_equal(here, there)
     model.unlink()
     # What is in the checkpoint is needed no more; a new run does need it.
-    assert train.run(dataclasses.replace(other, epochs=2)) == 0
+    assert loop.run(dataclasses.replace(other, epochs=2)) == 0
     with pytest.raises(FileNotFoundError, match="starter or a"):
-        train.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
+        loop.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
 
 
 def test_a_recipe_of_everything(tiny):
@@ -211,7 +211,7 @@ def test_a_recipe_of_everything(tiny):
         graph=True,
         epochs=2,
     )
-    assert train.run(recipe) == 0
+    assert loop.run(recipe) == 0
     assert tiny_records(recipe) == [5, 10]
     assert run_folder.curves(recipe).Tags()["graph"]
     tags = run_folder.curves(recipe).Tags()["tensors"]
@@ -229,18 +229,18 @@ def test_a_recipe_of_everything(tiny):
     with pytest.raises(
         ValueError, match="another experiment: --epochs: 3 here"
     ):
-        train.run(dataclasses.replace(recipe, epochs=3))
+        loop.run(dataclasses.replace(recipe, epochs=3))
 
 
 def test_a_profile_begins_behind_the_first_steps(tiny, caplog):
     short = dataclasses.replace(tiny, epochs=2, profile_steps=2)
-    assert train.run(short) == 0
+    assert loop.run(short) == 0
     assert "the first 10 steps are left out, and this run has 10" in caplog.text
     profiles = pathlib.Path(tiny.run_dir) / "logs/plugins/profile"
     assert not profiles.exists()
     longer = dataclasses.replace(tiny, run_dir=f"{tiny.run_dir}-longer")
     longer = dataclasses.replace(longer, epochs=3, profile_steps=2)
-    assert train.run(longer) == 0
+    assert loop.run(longer) == 0
     profiles = pathlib.Path(longer.run_dir) / "logs/plugins/profile"
     assert len(list(profiles.iterdir())) == 1
 
@@ -286,11 +286,20 @@ def test_what_films_take_by_count(
     assert f"{float(size):.0f} GB of stores" in header
 
 
-def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):
-    small = dataclasses.replace(tiny, window=9, input_size="32")
+def test_a_dry_run_counts_what_is_trained_of_i3d():
+    class Counted(dataset.Dataset):
+        name = "dhf1k:1.0.0"
+
+        def __init__(self):
+            self.frame_counts = dict.fromkeys(range(1, 602), 9)
+
+    small = experiment.Experiment(window=9, input_size="32", batch_size=6)
     tuned = dataclasses.replace(small, finetune_from="Mixed_5c")
-    counts = [dry_run.count_parameters(s) for s in (small, tuned)]
-    assert counts[1] > counts[0] + 1_000_000
+    less, more = (
+        int(re.sub(r"\D", "", [*dry_run.lines(settings, Counted())][-1]))
+        for settings in (small, tuned)
+    )
+    assert more > less + 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -306,12 +315,15 @@ def test_a_dry_run_counts_what_is_trained_of_i3d(tiny):
 )
 def test_bytes_of_the_stores_by_hand(tiny, changes, features, flows):
     """5 videos of 9 frames and 6 windows, and one of 3 windows, float16."""
+    settings = dataclasses.replace(tiny, **changes)
+    front_end = front_end_lib.load(**settings.front_end_arguments())
     found = dry_run.store_bytes(
-        dataclasses.replace(tiny, **changes),
+        settings,
+        front_end,
         {"training": [9] * 5, "validation": [9]},
         {"training": 30, "validation": 3},
     )
-    record = math.prod(i3d.feature_shape(4))
+    record = math.prod(fake_front_end.Pixels.shape)
     targets = 8 * (features + flows)
     assert found == targets + 2 * (features * record + flows * 112 * 112 * 2)
 
@@ -418,7 +430,7 @@ def test_two_workers_and_two_replicas_agree(tiny, tmp_path):
     )
     with workers(tmp_path, together) as started:
         for settings in (one, mirrored):
-            assert train.run(settings) == 0
+            assert loop.run(settings) == 0
         codes, told = finish(*started)
     assert codes == [0, 0], told
     want = tiny_training.weights(one.run_dir)

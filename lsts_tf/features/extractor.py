@@ -32,15 +32,10 @@ _GPU_CHUNK = 32
 class Extractor(front_end.FrontEnd):
     """I3D over every window of a video, for one or two streams.
 
-    Args:
-        streams: ("rgb",), ("flow",) or ("rgb", "flow").
-        window: Frames in a window.
+    Args that `FrontEnd` does not have:
         sources: Sources of I3D's weights for each stream, in order of
-            preference; see `i3d_weights.load`.
-        name: "window" or "continuous"; see `sliding_i3d`.
+            preference, see `i3d_weights.load`; None to ask for shapes alone.
         dtype: "float32" or "bfloat16", the arithmetic of I3D.
-        flow: How flow is computed; see `flow.Flow`.
-        size: Rows and columns of a frame as I3D sees it.
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
             one in front of layers that are trained, as it is.
@@ -59,7 +54,7 @@ class Extractor(front_end.FrontEnd):
         streams: Sequence[str],
         *,
         window: int,
-        sources: Mapping[str, Sequence[str]],
+        sources: Mapping[str, Sequence[str]] | None,
         name: str = "window",
         dtype: str = "float32",
         flow: str = "tvl1",
@@ -87,10 +82,11 @@ class Extractor(front_end.FrontEnd):
             network = i3d.build(
                 channels, height=size[0], width=size[1], name=f"i3d_{stream}"
             )
-            self.weights[stream] = i3d_weights.load(
-                network, stream, sources[stream], seed=seed
-            )
             self.networks[stream] = network
+            if sources is not None:
+                self.weights[stream] = i3d_weights.load(
+                    network, stream, sources[stream], seed=seed
+                )
         self._ends = {
             stream: i3d.at(network, (end_point, *self.skips))
             for stream, network in self.networks.items()
@@ -99,13 +95,6 @@ class Extractor(front_end.FrontEnd):
         # Whose turn it is to push into one of them.
         self._turns: dict[tuple[str, int], object] = {}
         self._stills: dict[str, Callable[[Any], dict]] = {}
-
-    @property
-    def feature_shape(self) -> tuple[int, int, int, int]:
-        """Shape of a main part, [5, 5, 5, 1024] for 79 frames."""
-        if self._is_pooled:
-            return i3d.feature_shape(self.window, *self.size)
-        return i3d.shapes(self.window, *self.size)[self.end_point]
 
     @property
     def decoder_shape(self) -> tuple[int, int, int, int]:
@@ -119,10 +108,11 @@ class Extractor(front_end.FrontEnd):
 
     def part_shapes(self, stream: str) -> dict[str, tuple[int, ...]]:
         """{name of a part: its shape} of one stream; the main part first."""
-        skips = self.skip_shapes
-        return {stream: self.feature_shape} | {
-            parts.name(stream, skip): skips[skip] for skip in self.skips
-        }
+        main = self.decoder_shape
+        if not self._is_pooled:
+            main = i3d.shapes(self.window, *self.size)[self.end_point]
+        skips = self.skip_shapes.items()
+        return {stream: main, **{parts.name(stream, k): v for k, v in skips}}
 
     @property
     def note(self) -> str:

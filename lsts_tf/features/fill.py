@@ -98,16 +98,11 @@ def open_stores(
     the others; flows and truth are those of the videos as they are. What
     becomes of short clips does not tell stores apart: of those that are in
     one, the features are those of clips played backwards before their start.
+    Crops are of RGB alone, as the flow that is stored is the whole frame's.
 
-    Args:
-        root: Folder of the stores of all datasets.
-        dataset_name: Name and version of this one.
-        front_end: What computes their features.
-        stride: Distance between windows; see `windows.Geometry`.
-        short: What becomes of short clips; see there.
-        view: Crops are of RGB alone, because the flow that is stored is the
-            whole frame's.
-        command: For messages; see `stores.Store.create`.
+    `root` holds the stores of all datasets; the name of this one has its
+    version. See `windows.Geometry` for `stride` and `short`, and
+    `stores.Store.create` for `command`.
 
     Raises:
         ValueError: A store there was made with something else.

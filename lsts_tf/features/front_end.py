@@ -165,11 +165,8 @@ class FrontEnd(abc.ABC):
     def prepare(self, frame: np.ndarray) -> dict[str, np.ndarray]:
         """What each stream needs of a frame; small, whatever the frame's size.
 
-        Args:
-            frame: uint8 RGB [H, W, 3].
-
-        Returns:
-            {"rgb": uint8 [*size, 3], "flow": uint8 grey [*size / 2]}.
+        From uint8 RGB [H, W, 3] to {"rgb": uint8 [*size, 3], "flow": uint8 grey
+        [*size / 2]}.
 
         Raises:
             ValueError: It is no frame.
@@ -264,9 +261,8 @@ class FrontEnd(abc.ABC):
             prepared: Frames from `prepare`, frame 0 first. At most some tens
                 of them are held at a time.
             stride: Distance between windows.
-            length: Number of frames, if known; see `features`.
-            chunk: For live use: windows that end within each so many elements
-                of the signals come before another frame is taken.
+            length: Number of frames, if known.
+            chunk: As of `features`.
             starts_still: Whether frame 0 stands still before the clip, so that
                 it is a target, and each `stride`-th frame after it.
 
@@ -340,13 +336,10 @@ def deciding(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Where two of `FrontEnd.describe` differ, and what to do; "" nowhere.
+    """Where what a model was trained on and what can be had now differ.
 
-    Where the weights came from may differ, not their checksum.
-
-    Args:
-        there: What a model was trained on.
-        here: What can be had now.
+    Both are of `FrontEnd.describe`. Where the weights came from may differ, not
+    their checksum. The text says what to do, too; it is "" without differences.
     """
     found = stores.differing(
         deciding(there), deciding(json.loads(json.dumps(here)))

@@ -74,29 +74,18 @@ def folder_name(dataset: str) -> str:
     return dataset.replace(":", "-")
 
 
-def differing(
-    one: dict[str, Any], other: dict[str, Any]
-) -> dict[str, tuple[Any, Any]]:
+def differing(one: Any, other: Any, name: str = "") -> dict[str, Any]:
     """Where two nested descriptions differ; "absent" for what one lacks.
 
     >>> differing({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
     {'a.b': (1, 3)}
     """
-    flat, its = _flat(one, ""), _flat(other, "")
-    pairs = {
-        key: (flat.get(key, "absent"), its.get(key, "absent"))
-        for key in sorted(flat.keys() | its.keys())
-    }
-    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
-
-
-def _flat(value: Any, name: str) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    if not isinstance(value, dict) or (name and not value):
-        return {name: value}
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return {} if one == other else {name: (one, other)}
     found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{name}.{key}" if name else key)
+    for key in sorted(one.keys() | other.keys()):
+        a, b = (each.get(key, "absent") for each in (one, other))
+        found |= differing(a, b, f"{name}.{key}" if name else key)
     return found
 
 

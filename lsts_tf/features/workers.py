@@ -11,15 +11,11 @@ import tensorflow as tf
 
 
 def begin(place: int, workers: int) -> None:
-    """To be called in a worker process before TensorFlow computes anything.
+    """To be called in worker `place`, from 0, before TensorFlow computes.
 
     It ends with the process that started it, and takes a part of the cores,
     and one GPU where there are some. All workers have the same number of
     threads, because that decides the last bits of a feature.
-
-    Args:
-        place: Number of this worker, from 0.
-        workers: How many there are.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if sys.platform == "linux":  # Others cannot choose cores.

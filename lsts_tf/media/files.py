@@ -82,6 +82,14 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def delete(path: pathlib.Path) -> None:
+    """Removes a file or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def refuse_folder(path: pathlib.Path) -> None:
     """Raises FileError if a folder stands where a file is to be made."""
     if path.is_dir():

@@ -52,8 +52,6 @@ _HEADERS = 256
 _NOT_CODED = 8
 # Matroska rounds times to milliseconds, here twice.
 _ROUNDED = 0.002
-# How many of several things a message names.
-_NAMED = 3
 # Pixel formats whose first plane is grey; FFmpeg's number of the full range.
 _LUMA = re.compile(r"(gray|yuvj?4\d\dp)(\d+le)?")
 _FULL_RANGE = 2
@@ -243,10 +241,10 @@ def count_frames(path: str | os.PathLike) -> int:
         return reading.listed() or sum(1 for _ in film)
 
 
-def named(things: Sequence[object]) -> str:
-    """Some of several things, for a message: "4, 7, 8 and 2 more"."""
-    more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
-    return ", ".join(map(str, things[:_NAMED])) + more
+def named(things: Sequence[object], most: int = 3) -> str:
+    """At most so many of some things, for a message: "4, 7, 8 and 2 more"."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more
 
 
 def _rank(stream: Any) -> int:

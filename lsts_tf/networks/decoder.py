@@ -123,11 +123,7 @@ class _Stages:
     """Stages of one model, and what all of them share.
 
     They take [batch, ..., height, width, channels], with time or without.
-
-    Args:
-        seed: Of the initial weights; None draws from Keras' global seed.
-        dropout: Share of channels that dropout leaves out.
-        synchronized: Whether BatchNorm sees all replicas.
+    Arguments are as of `build`.
     """
 
     def __init__(

@@ -173,10 +173,8 @@ def feature_shape(
     For instance 79 frames of 224 x 224 give (5, 5, 5, 1024).
     """
     *size, channels = shapes(frames, height, width)["Mixed_5c"]
-    time, rows, columns = (
-        n - kernel + 1
-        for n, kernel in zip(size, pooling_kernel(*size), strict=True)
-    )
+    kernel = pooling_kernel(*size)
+    time, rows, columns = (n - k + 1 for n, k in zip(size, kernel, strict=True))
     return time, rows, columns, channels
 
 
@@ -292,18 +290,13 @@ def build(
 ) -> keras.Model:
     """Returns I3D to Mixed_5c, frozen, in inference mode, any weights.
 
-    Args:
-      channels: 3 for RGB, 2 for flow.
-      frames: frames of a clip; None for any number.
-      height: rows of a frame; None for any.
-      width: columns of a frame; None for any.
-      dtype: a Keras dtype policy. It does not follow the global one, because
-        a frozen front end in another precision is another front end.
-      name: of the model.
+    It does not follow Keras' global dtype policy, because a frozen front end in
+    another precision is another front end.
 
     Returns:
       A model from float [batch, frames, height, width, channels] in [-1, 1] to
-      [batch, steps, rows, columns, 1024]; see `at` for other end points.
+      [batch, steps, rows, columns, 1024]; see `at` for other end points. RGB
+      has 3 channels, flow 2; frames, height and width may be None, for any.
     """
     x = inputs = keras.Input((frames, height, width, channels), name="clip")
     apply = functools.partial(_apply, dtype=dtype)

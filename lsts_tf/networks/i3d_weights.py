@@ -87,17 +87,12 @@ class Weights:
 def load(
     model: keras.Model, stream: str, sources: Sequence[str], *, seed: int = 0
 ) -> Weights:
-    """Gives a model the weights of the first source that can be had.
+    """Gives an I3D the weights of the first source that can be had.
 
-    The model is left as it was if this fails. Fetched files stay in Keras' own
-    folder (KERAS_HOME or ~/.keras), hub modules in TFHUB_CACHE_DIR if it is
-    set.
-
-    Args:
-      model: from `i3d.build`, with any end point.
-      stream: "rgb" or "flow".
-      sources: see the module, most wanted first.
-      seed: of "random".
+    A stream is "rgb" or "flow"; for sources, the most wanted first, see the
+    module. The seed is that of "random". The model is left as it was if this
+    fails. Fetched files stay in Keras' own folder (KERAS_HOME or ~/.keras), hub
+    modules in TFHUB_CACHE_DIR if it is set.
 
     Raises:
       ValueError: a source is broken, belongs to the other stream, or is

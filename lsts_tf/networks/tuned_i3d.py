@@ -114,12 +114,9 @@ def build(
 ) -> keras.Model:
     """Builds the layers of an I3D from one on, with its weights.
 
-    Args:
-        network: from `i3d.build`, with known rows and columns.
-        first: first of these layers, one of `parts.BLOCKS`.
-        frames: frames of a window.
-        rate: see the module.
-        dtype: dtype policy; None is Keras' global one.
+    The network is from `i3d.build`, with known rows and columns, the first
+    layer one of `parts.BLOCKS`, `frames` those of a window; None is Keras'
+    global dtype policy.
 
     Returns:
         A model from [batch, steps, rows, columns, channels] in front of it to

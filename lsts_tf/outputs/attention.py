@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, special
 
+from lsts_tf import option
 from lsts_tf.media import files
 from lsts_tf.outputs import sink
 
@@ -407,7 +408,7 @@ def gaze_path(
 class Measuring(sink.Sink):
     """The base of outputs that measure attention."""
 
-    areas: str = sink.option(
+    areas: str = option.field(
         "", "File of areas of interest, for json and report"
     )
 
@@ -429,7 +430,7 @@ class JsonLines(Measuring):
     BESIDE = ("summary.json",)
     DRAWS = False
 
-    regions: int = sink.option(
+    regions: int = option.field(
         3, "Number of regions per frame in json", least=0
     )
 

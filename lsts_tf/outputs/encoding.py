@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from lsts_tf import option
 from lsts_tf.outputs import sink
 
 _QP_RANGE = 51
@@ -71,14 +72,14 @@ class Blocks(sink.Sink):
     """The base of outputs that are made of blocks; see `grid`."""
 
     #: 16 is what H.264 has, 64 AV1.
-    block: int = sink.option(16, "Side of a block in pixels", least=1)
-    strength: float = sink.option(
+    block: int = option.field(16, "Side of a block in pixels", least=1)
+    strength: float = option.field(
         8.0,
         "QP steps between the least and the most salient block, 0 to 24",
         least=0,
         most=24,
     )
-    floor: float = sink.option(
+    floor: float = option.field(
         4.0,
         "Most QP steps by which a block may become coarser",
         least=0,
@@ -172,11 +173,11 @@ class Encoder(Blocks):
     the source, without sound. Odd sizes get their last column or row twice.
     """
 
-    codec: str = sink.option(
+    codec: str = option.field(
         "h264", "Codec of the encoded video", choices=tuple(CODECS)
     )
     #: Smaller is better and larger; the scales of the two encoders differ.
-    crf: float = sink.option(
+    crf: float = option.field(
         23.0, "Rate factor of the encoded video, 0 to 51", least=0, most=51
     )
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from lsts_tf import parts
+from lsts_tf import option, parts
 from lsts_tf.media import draw, files, images, video
 from lsts_tf.outputs import sink
 
@@ -20,7 +20,7 @@ _PICTURE = re.compile(r"[0-9]{4,}\.png")
 
 # Of all outputs that draw maps over frames.
 alpha_option = functools.partial(
-    sink.option, 0.6, "Strength of the overlay, 0 to 1", least=0, most=1
+    option.field, 0.6, "Strength of the overlay, 0 to 1", least=0, most=1
 )
 
 
@@ -40,7 +40,7 @@ def levels(map_: np.ndarray, bits: int) -> np.ndarray:
 class Overlay(sink.Sink):
     """The map drawn over the frame: H.264 in MP4, for the eye."""
 
-    view: str = sink.option(
+    view: str = option.field(
         "heat", "How overlays are drawn", choices=draw.VIEWS
     )
     alpha: float = alpha_option()
@@ -74,12 +74,12 @@ class Maps(sink.Sink):
 
     DRAWS = False
 
-    normalize: str = sink.option(
+    normalize: str = option.field(
         "none",
         "How maps are normalised (overlays always stretch each map)",
         choices=("none", "frame", "clip", "sum"),
     )
-    map_size: str = sink.option(
+    map_size: str = option.field(
         "source",
         "Size of maps: the video's, or the model's 640x360",
         choices=("source", "model"),

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lsts_tf import option
 from lsts_tf.media import draw
 from lsts_tf.outputs import sink
 
@@ -195,21 +196,21 @@ class Reframe(sink.Sink):
 
     BESIDE = (".json", ".csv", ".sendcmd")
 
-    aspect: str = sink.option("9:16", "Aspect ratio of the reframed video")
-    stiffness: float = sink.option(
+    aspect: str = option.field("9:16", "Aspect ratio of the reframed video")
+    stiffness: float = option.field(
         0.5,
         "Cost of moving the crop by its length, in seconds of all attention",
         least=0,
     )
-    lookahead: float = sink.option(
+    lookahead: float = option.field(
         2.0, "Seconds of the clip that the crop looks ahead", least=0
     )
-    ease: float = sink.option(
+    ease: float = option.field(
         0.3,
         "Width in seconds of the Gaussian that smooths moves of the crop",
         least=0,
     )
-    cut: float = sink.option(
+    cut: float = option.field(
         0.5,
         "Difference in colour between frames that counts as a cut, 0 to 1",
         least=0,

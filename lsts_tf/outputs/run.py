@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 import tqdm
 
+from lsts_tf import option, windows
 from lsts_tf import outputs as outputs_package
-from lsts_tf import windows
 from lsts_tf.media import files, sources, video
 from lsts_tf.outputs import sink
 
@@ -47,9 +47,9 @@ def numbered(stem: str) -> str:
     return f"{int(stem):04d}" if stem.isdecimal() else stem
 
 
-def users(option: str) -> list[str]:
+def users(name: str) -> list[str]:
     """Names of the outputs that have an option."""
-    return [n for n, kind in KINDS.items() if option in kind.make.options()]
+    return [n for n, kind in KINDS.items() if name in kind.make.options()]
 
 
 def predict(
@@ -104,25 +104,25 @@ class Pass:
     _: dataclasses.KW_ONLY
     outputs: Sequence[str] = DEFAULT
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    report: str | os.PathLike = sink.option(
+    report: str | os.PathLike = option.field(
         "",
         "File for the report, if not in --output; without --output and "
         "--outputs, only the report is written",
     )
-    first_frames: str = sink.option(
+    first_frames: str = option.field(
         windows.FIRST_FRAMES[0],
         "How frames before the first complete window are predicted",
         choices=windows.FIRST_FRAMES,
     )
-    start: str = sink.option(
+    start: str = option.field(
         "", "Start of the clip: seconds (12.5) or a frame number (300f)"
     )
-    end: str = sink.option("", "End of the clip, in the same form as --start")
-    every: int = sink.option(1, "Predict every Nth frame", least=1)
+    end: str = option.field("", "End of the clip, in the same form as --start")
+    every: int = option.field(1, "Predict every Nth frame", least=1)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sink.check(self)
+        option.check(self)
         names = list(dict.fromkeys(ALIASES.get(n, n) for n in self.outputs))
         unknown = [name for name in names if name not in KINDS]
         if unknown or not names:
@@ -312,13 +312,7 @@ class Pass:
         frames, shown = sources.two_readers(
             clip, draws=any(made.DRAWS for made in self._made.values())
         )
-        maps = self.predictor.maps(
-            frames,
-            first_frames="copy" if mode == "skip" else mode,
-            stride=self.every,
-        )
-        if mode == "skip":  # Without the copies.
-            maps = itertools.islice(maps, self._missing // self.every, None)
+        maps = self.predictor.maps(frames, first_frames=mode, stride=self.every)
         total = clip.num_frames
         if total is not None:
             total = len(range(self._first, total, self.every))

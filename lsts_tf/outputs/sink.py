@@ -4,29 +4,27 @@ An output is one class, and all that is known of it stands there:
 
     @sink.output("overlay", "overlay.mp4")
     class Overlay(sink.Sink):
-        view: str = sink.option("heat", "How overlays are drawn", choices=...)
+        view: str = option.field("heat", "How overlays are drawn", choices=...)
 
 `output` gives it a name for --outputs, and a file. The base makes the class a
-dataclass, so that an `option` is a field and also a flag of the same name, and
+dataclass, so that an option is a field and also a flag of the same name, and
 checks its range. `run` finds the classes of every module of this package.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import fractions
 import glob
 import json
-import math
 import os
 import pathlib
-import shutil
 import typing
 from typing import IO, Any, BinaryIO, ClassVar, NamedTuple, Self, TypeVar
 
-from absl import flags
 import numpy as np
 
+from lsts_tf import option
 from lsts_tf.media import files, video, writer
 
 # What an unfinished output belongs to.
@@ -59,52 +57,9 @@ def output(name: str, file: str = "", **fixed: Any) -> Callable[[_Made], _Made]:
     return named
 
 
-def option(
-    default: Any,
-    help_text: str,
-    *,
-    choices: Sequence[str] = (),
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> Any:
-    """A field that is also a flag.
-
-    The type of the default is that of the flag. Only `choices`, or numbers from
-    `least` to `most`, are allowed.
-    """
-    about = {"help": help_text, "choices": choices, "range": (least, most)}
-    return dataclasses.field(default=default, metadata=about)
-
-
-def options_of(*kinds: type) -> dict[str, dataclasses.Field]:
-    """Options of some classes, by name; several classes may share one."""
-    return {
-        field.name: field
-        for kind in kinds
-        for field in dataclasses.fields(kind)
-        if field.metadata
-    }
-
-
-def check(made: Any) -> None:
-    """Raises ValueError if an option of an instance is not allowed."""
-    for name, field in options_of(type(made)).items():
-        value, about = getattr(made, name), field.metadata
-        received = f"Received: {name}={value!r}"
-        if about["choices"] and value not in about["choices"]:
-            choices = ", ".join(about["choices"])
-            raise ValueError(f"`{name}` is one of {choices}. {received}")
-        least, most = about["range"]
-        if isinstance(field.default, int | float) and not (
-            math.isfinite(value) and least <= value <= most
-        ):
-            limit = f"at least {least:g}"
-            if most < math.inf:
-                limit = f"from {least:g} to {most:g}"
-            raise ValueError(f"`{name}` is a number {limit}. {received}")
-
-
-@typing.dataclass_transform(kw_only_default=True, field_specifiers=(option,))
+@typing.dataclass_transform(
+    kw_only_default=True, field_specifiers=(option.field,)
+)
 @dataclasses.dataclass(kw_only=True)
 class Sink:
     """One output of a clip.
@@ -167,7 +122,7 @@ class Sink:
         dataclasses.dataclass(kw_only=True)(cls)
 
     def __post_init__(self) -> None:
-        check(self)
+        option.check(self)
         self.path = pathlib.Path(self.path)
         self._hidden = self.path
         self._contexts = contextlib.ExitStack()
@@ -268,11 +223,11 @@ class Sink:
         job = part / _JOB
         if self.job and job.is_file() and job.read_text("utf-8") == self.job:
             return
-        _delete(part)
+        files.delete(part)
         others = f".{glob.escape(self.path.name)}.*.part"
         for left in filter(_is_left, list(self.path.parent.glob(others))):
-            _delete(left)
-        _delete(alone)
+            files.delete(left)
+        files.delete(alone)
 
     def _make_hidden(self) -> None:
         if self.paths() and not self._hidden.is_dir():
@@ -317,9 +272,9 @@ class Sink:
         finally:
             if self.paths() and (placed or not self.job):
                 try:
-                    _delete(self._hidden)
+                    files.delete(self._hidden)
                 except KeyboardInterrupt:
-                    _delete(self._hidden)  # All that is left of it.
+                    files.delete(self._hidden)  # All that is left of it.
                     raise
 
     def _place(self) -> None:
@@ -368,34 +323,7 @@ class Sink:
 
     def settings(self) -> dict[str, Any]:
         """What the options that are flags were set to."""
-        return {name: getattr(self, name) for name in options_of(type(self))}
-
-
-def define_flags(
-    options: Mapping[str, dataclasses.Field],
-    flag_values: flags.FlagValues = flags.FLAGS,
-) -> None:
-    """Defines a flag for each option."""
-    define = {
-        str: flags.DEFINE_string,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-    }
-    for name, field in options.items():
-        default, about = field.default, field.metadata
-        more = {"flag_values": flag_values}
-        if choices := list(about["choices"]):
-            flags.DEFINE_enum(name, default, choices, about["help"], **more)
-        else:
-            define[type(default)](name, default, about["help"], **more)
-
-
-def _delete(path: pathlib.Path) -> None:
-    """Removes a file or a folder with all that it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return {name: getattr(self, name) for name in option.of(type(self))}
 
 
 def _is_left(part: pathlib.Path) -> bool:

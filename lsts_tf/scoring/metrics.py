@@ -216,11 +216,7 @@ def infogain(frame: Frame) -> float:
 def distribution(map_: np.ndarray) -> np.ndarray:
     """A map scaled to 0 … 1 by its extremes and then to sum 1.
 
-    Args:
-        map_: `[H, W]`.
-
-    Returns:
-        float64 `[H, W]`; NaN if the map is constant.
+    From `[H, W]` to float64 `[H, W]`; NaN if the map is constant.
     """
     values = levels.as_float(map_).reshape(map_.shape)
     values -= values.min()
@@ -536,14 +532,8 @@ def resize(maps: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
     Bicubic with a = -0.5 and half-pixel centres; the border is mirrored; the
     kernel is stretched where an axis shrinks. Neither rounded nor clipped, so
-    values may leave the range of `maps`.
-
-    Args:
-        maps: `[..., h, w]`.
-        size: (H, W).
-
-    Returns:
-        float64 `[..., H, W]`.
+    values may leave the range of `maps`. From `[..., h, w]` to float64
+    `[..., H, W]`, by the size (H, W).
     """
     rows, columns = map(_resize_weights, maps.shape[-2:], size)
     return rows @ np.asarray(maps, np.float64) @ columns.T

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from lsts_tf import option
 from lsts_tf.media import images
 from lsts_tf.scoring import density, gaze
 
@@ -402,53 +403,47 @@ def of_table(
 # === Flags ===
 
 _GAZE = tuple(field.name for field in dataclasses.fields(gaze.Settings))
-# By name: the default, the help text and, if there are any, the choices.
-FLAGS: Mapping[str, Sequence[Any]] = {
-    "annotations": (
+FLAGS: Mapping[str, Any] = {
+    "annotations": option.field(
         "",
         "DHF1K's annotation folder, a table of gaze (docs/annotations.md), or, "
         "for --protocol=msu, the folder of the dataset.",
     ),
-    "fixations": (
+    "fixations": option.field(
         "auto",
         "Kind of DHF1K's fixation files to read; auto prefers PNG.",
-        *("auto", *_KINDS),
+        choices=("auto", *_KINDS),
     ),
-    "density": ("dhf1k", "How density maps are made from points.", *RECIPES),
-    "sigma": (
+    "density": option.field(
+        "dhf1k", "How density maps are made from points.", choices=RECIPES
+    ),
+    "sigma": option.field(
         density.SIGMA,
         "Standard deviation of the Gaussian at each point, in pixels.",
+        least=0,
     ),
-    "map_size": (
+    "map_size": option.field(
         "640x360",
         "Width x height of the maps that the points refer to.",
     ),
-    "gaze_units": ("", "Unit of x and y in a table of gaze.", "", *gaze.UNITS),
-    "time_unit": ("", "Unit of times in a table of gaze.", "", *gaze.TICKS),
-    "screen": (
+    "gaze_units": option.field(
+        "", "Unit of x and y in a table of gaze.", choices=("", *gaze.UNITS)
+    ),
+    "time_unit": option.field(
+        "", "Unit of times in a table of gaze.", choices=("", *gaze.TICKS)
+    ),
+    "screen": option.field(
         "",
         "Width x height of the film on the screen, in pixels, and where it "
         "began, such as 1280x720+320+180.",
     ),
-    "pixels_per_degree": (0.0, "Screen pixels per degree of visual angle."),
-    "rate": (0.0, "Frames per second of films, for gaze given in times."),
+    "pixels_per_degree": option.field(
+        0.0, "Screen pixels per degree of visual angle.", least=0
+    ),
+    "rate": option.field(
+        0.0, "Frames per second of films, for gaze given in times.", least=0
+    ),
 }
-
-
-def define_flags(table: Mapping[str, Sequence[Any]]) -> None:
-    """Defines the flags of a table such as `FLAGS`; numbers are 0 at least."""
-    define = {
-        bool: flags.DEFINE_boolean,
-        int: functools.partial(flags.DEFINE_integer, lower_bound=0),
-        float: functools.partial(flags.DEFINE_float, lower_bound=0),
-        str: flags.DEFINE_string,
-        list: flags.DEFINE_list,
-    }
-    for name, (default, text, *choices) in table.items():
-        if choices:
-            flags.DEFINE_enum(name, default, choices, text)
-        else:
-            define[type(default)](name, default, text)
 
 
 def from_flags(values: flags.FlagValues, videos: frozenset[int]) -> Annotations:

@@ -28,8 +28,6 @@ class Graph:
     """The functions of a model.
 
     Attributes:
-        predictor: The model.
-        extractor: Its front end.
         part_shapes: {name of a part: its shape} of all features.
         stops: Why frames cannot be taken, or "" where they can.
     """

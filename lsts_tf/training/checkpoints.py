@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 import tempfile
 
 from absl import logging
@@ -24,13 +23,9 @@ class StoppedError(RuntimeError):
 
 @dataclasses.dataclass
 class Checkpoints:
-    """Saves and restores what a run depends on.
+    """Saves and restores what a run depends on; the newest `keep` are kept.
 
-    Attributes:
-        folder: Where they lie.
-        state: What is saved.
-        keep: How many are kept, the newest ones.
-        writes: Whether this process is the one whose files are kept.
+    `writes` says whether this process is the one whose files are kept.
     """
 
     folder: pathlib.Path
@@ -81,12 +76,8 @@ class Checkpoints:
         kept = {path.name for path in [*whole[-self.keep :], newest]}
         for path in self.folder.iterdir():
             is_part = path.suffix == ".index" or ".data-" in path.suffix
-            if path.stem in kept and is_part:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            if not (path.stem in kept and is_part):
+                files.delete(path)
         self._damaged = []
 
 

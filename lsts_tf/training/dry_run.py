@@ -9,9 +9,9 @@ import math
 import pathlib
 import shutil
 
-from lsts_tf import experiment, parts, windows
+from lsts_tf import experiment, windows
 from lsts_tf.features import dataset
-from lsts_tf.networks import i3d, i3d_weights
+from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.training import input_pipeline, trainer
 
 GIGA = 1e9
@@ -46,7 +46,10 @@ def lines(
         f"steps: {in_epoch * settings.epochs:,}, {in_epoch:,} an epoch of "
         f"{settings.batch_size} windows, {settings.epochs} epochs"
     )
-    wanted = store_bytes(settings, frames, number)
+    front_end = front_end_lib.load(
+        **settings.front_end_arguments() | {"sources": None}
+    )
+    wanted = store_bytes(settings, front_end, frames, number)
     root = pathlib.Path(settings.store_dir).absolute()
     existing = next(p for p in (root, *root.parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -54,11 +57,18 @@ def lines(
         f"stores: {wanted / GIGA:.2f} GB of flows and features in all; "
         f"{free / GIGA:.2f} GB are free at {existing}"
     )
-    yield f"model: {count_parameters(settings):,} parameters"
+    model = trainer.build_model(
+        settings,
+        feature_shape=front_end.decoder_shape,
+        skip_shapes=front_end.skip_shapes,
+        networks=front_end.networks,
+    )
+    yield f"model: {model.count_params():,} parameters"
 
 
 def store_bytes(
     settings: experiment.Experiment,
+    front_end: front_end_lib.FrontEnd,
     frames: Mapping[str, Sequence[int]],
     number: Mapping[str, int],
 ) -> int:
@@ -67,40 +77,16 @@ def store_bytes(
     By "training" and "validation", `frames` are those of each video, and
     `number` is that of all windows.
     """
-    size = parts.parse_size(settings.input_size)
-    main = i3d.feature_shape(settings.window, *size)
-    if settings.finetune_from:
-        end_point = parts.stem(settings.finetune_from)
-        main = i3d.shapes(settings.window, *size)[end_point]
-    skips = i3d.skip_shapes(settings.skips, settings.window, *size)
-    record = sum(
-        _TARGET + _HALF * math.prod(shape) for shape in (main, *skips.values())
-    )
     copies = {"validation": 1}
     if settings.features == "stored":
         copies["training"] = 1 + settings.flip + settings.views
     wanted = sum(number[name] * count for name, count in copies.items())
-    wanted *= record * len(settings.streams)
+    wanted *= sum(
+        _TARGET + _HALF * math.prod(shape)
+        for stream in settings.streams
+        for shape in front_end.part_shapes(stream).values()
+    )
     if "flow" in settings.streams:
-        flow = _TARGET + _HALF * 2 * math.prod(parts.half(size))
+        flow = _TARGET + _HALF * math.prod(front_end.signal_spec("flow").shape)
         wanted += sum(n - 1 for name in copies for n in frames[name]) * flow
     return wanted
-
-
-def count_parameters(settings: experiment.Experiment) -> int:
-    """Parameters of the decoder, and of the part of I3D that is trained."""
-    size = parts.parse_size(settings.input_size)
-    networks = {
-        stream: i3d.build(
-            i3d_weights.CHANNELS[stream], height=size[0], width=size[1]
-        )
-        for stream in settings.streams
-        if settings.finetune_from
-    }
-    model = trainer.build_model(
-        settings,
-        feature_shape=i3d.feature_shape(settings.window, *size),
-        skip_shapes=i3d.skip_shapes(settings.skips, settings.window, *size),
-        networks=networks,
-    )
-    return model.count_params()

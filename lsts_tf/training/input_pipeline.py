@@ -211,15 +211,11 @@ class TrainingWindows:
 
 
 class StoredWindows(TrainingWindows):
-    """Windows whose features and truth are stored.
+    """Windows of some videos whose features and truth are stored.
 
-    Args:
-        features: A feature store for each stream.
-        truth: The store of density and fixation maps.
-        videos: Keys of the videos to take.
-        geometry: As of `TrainingWindows`, and so is `maps`.
-        others: The same stores of other views of the videos; training then
-            takes a window in one of its views, another one each epoch.
+    Features are a store for each part, and `others` the same of other views of
+    the videos; training then takes a window in one of its views, another one
+    each epoch. The rest is as of `TrainingWindows`.
 
     Raises:
         ValueError: A window has no features.
@@ -412,12 +408,8 @@ def live_order(
 class LiveWindows(TrainingWindows):
     """Windows of frames and flows out of TFDS videos, as they stream.
 
-    Args:
-        data: The dataset.
-        front_end: What says how a frame is seen, and computes flow.
-        videos: Keys of the videos to take.
-        geometry: As of `TrainingWindows`, and so is `maps`.
-        flip: Mirror half of the windows, others each epoch.
+    The front end says how a frame is seen, and computes flow. `flip` mirrors
+    half of the windows, others each epoch. The rest is as of `TrainingWindows`.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ import tqdm
 from lsts_tf import experiment
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.media import files
+from lsts_tf.media import files, video
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.training import checkpoints, devices, input_pipeline, monitor
 from lsts_tf.training import trainer as trainer_lib
@@ -36,8 +36,6 @@ from lsts_tf.training import validation as validation_lib
 
 # Steps before a profile: the first ones compile.
 WARM = 10
-# Windows that an error names.
-NAMED = 8
 # Windows of the training set that are scored after each epoch, unchanged.
 WATCHED = 256
 
@@ -255,16 +253,14 @@ class Run:
                 batch_size=self.settings.batch_size,
                 seed=self.settings.seed,
             )
-            named = ", ".join(
+            labels = [
                 input_pipeline.label(self.training.videos, window)
-                for window in chosen[:NAMED].tolist()
-            )
-            if len(chosen) > NAMED:
-                named += f" and {len(chosen) - NAMED} more"
+                for window in chosen.tolist()
+            ]
             raise checkpoints.StoppedError(
                 f"The loss or its gradient is not finite at step {step + 1}: "
-                f"{error}. Its batch holds the windows (video:frame) {named}. "
-                "The checkpoint before it is in "
+                f"{error}. Its batch holds the windows (video:frame) "
+                f"{video.named(labels, 8)}. The checkpoint before it is in "
                 f"{self.folder / 'checkpoints'}; look at these windows, or "
                 "lower --learning_rate."
             ) from error
@@ -389,7 +385,7 @@ def run(settings: experiment.Experiment) -> int:
     with devices.together(strategy), contextlib.ExitStack() as stack:
         if devices.is_chief(strategy):
             # Before anything there is taken for a dead run's and removed.
-            stack.enter_context(files.alone(pathlib.Path(settings.run_dir)))
+            stack.enter_context(files.alone(settings.folder))
         return _run(settings, strategy)
 
 
@@ -464,7 +460,7 @@ def claim_run_folder(
     Raises:
         ValueError: Another experiment lives there.
     """
-    folder = pathlib.Path(settings.run_dir)
+    folder = settings.folder
     flagfile = folder / experiment.FLAGFILE
     if flagfile.exists():
         there = experiment.load(flagfile)

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate, extract, parts, train
+from lsts_tf import evaluate, extract, parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import front_end
+from lsts_tf.training import loop
 from tests import folders, run_folder
 
 
@@ -57,11 +58,11 @@ def test_a_toy_front_end_stores_trains_and_predicts(settings):
     assert folders.numbers(store) == [1, 2]
     manifest = json.loads((store / "manifest.json").read_text())
     assert manifest["details"]["rule"] == "mean of halves"
-    assert train.run(settings) == 0
+    assert loop.run(settings) == 0
     folder = pathlib.Path(settings.run_dir)
     described = json.loads((folder / "front_end.json").read_text())
     assert described["front_end"] == "toy"
-    assert evaluate.evaluate(settings, model="last")["frames"] == 20
+    assert evaluate.evaluate(settings)[0]["frames"] == 20
     predictor = predictor_lib.Predictor.load(folder)
     assert isinstance(predictor.extractor, Toy)
     frames = run_folder.assert_straight_is_scored(settings, predictor)
@@ -75,7 +76,7 @@ def test_another_front_end_than_it_was_trained_on_is_refused(settings):
     described = {"front_end": "toy", "window": 79}
     (folder / front_end.DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(ValueError, match="window: 79 then, 16 now"):
-        train.run(settings)
+        loop.run(settings)
 
 
 def test_what_is_no_frame_is_refused():

@@ -9,11 +9,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from lsts_tf import evaluate, experiment, extract, train, windows
+from lsts_tf import evaluate, experiment, extract, windows
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import extractor as extractor_lib
-from lsts_tf.training import dry_run, input_pipeline, monitor
+from lsts_tf.training import dry_run, input_pipeline, loop, monitor
 from tests import clip_folders, fake_front_end, run_folder
 from ucf_sports import ucf_sports_dataset_builder
 
@@ -309,7 +309,7 @@ def trained(root, tmp_path_factory):
     settings = settings_of(root, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extractor_lib, "Extractor", fake_front_end.Extractor)
-        assert train.run(settings) == 0
+        assert loop.run(settings) == 0
     return settings
 
 
@@ -348,7 +348,7 @@ def test_live_joint_training(settings):
         batch_size=4,
         image_windows=0,
     )
-    assert train.run(live) == 0
+    assert loop.run(live) == 0
 
 
 def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
@@ -362,7 +362,7 @@ def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
         return found
 
     monkeypatch.setattr(predictor_lib.Predictor, "of_stores", of_stores)
-    result = evaluate.evaluate(trained, model="last")
+    result = evaluate.evaluate(trained)[0]
     assert set(result["by_video"]) == {"0601", "0602"}
     assert result["dataset"] == "ucf_sports:1.0.0"
     # A map for every frame, of mirrored clips too.
@@ -374,9 +374,9 @@ def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
     assert np.isfinite(result["overall"]["cc"]["mean"])
     assert np.isfinite(result["centre_prior"]["nss"]["mean"])
     skip = dataclasses.replace(trained, short_clips="skip")
-    assert set(evaluate.evaluate(skip, model="last")["by_video"]) == {"0601"}
+    assert set(evaluate.evaluate(skip)[0]["by_video"]) == {"0601"}
     first = dataclasses.replace(trained, test_videos="601")
-    assert evaluate.evaluate(first, model="last")["dataset"] == "dhf1k:1.0.0"
+    assert evaluate.evaluate(first)[0]["dataset"] == "dhf1k:1.0.0"
 
 
 def test_one_dataset_is_scored_at_a_time(settings):
@@ -384,4 +384,4 @@ def test_one_dataset_is_scored_at_a_time(settings):
         settings, test_videos="601,ucf_sports:601-647"
     )
     with pytest.raises(ValueError, match="One dataset is scored at a time"):
-        evaluate.evaluate(several, model="last")
+        evaluate.evaluate(several)

@@ -12,6 +12,7 @@ from absl import flags
 import numpy as np
 import pytest
 
+from lsts_tf import option
 from lsts_tf.media import files
 from lsts_tf.outputs import run, sink
 from tests import folders
@@ -37,8 +38,8 @@ class Words(sink.Sink):
     BESIDE = ("b.txt", "c.txt")
     finished = 0
 
-    speed: float = sink.option(1.0, "How fast", least=0, most=2)
-    voice: str = sink.option("low", "How high", choices=("low", "high"))
+    speed: float = option.field(1.0, "How fast", least=0, most=2)
+    voice: str = option.field("low", "How high", choices=("low", "high"))
 
     def _open(self):
         self.texts = [self.text(path) for path in self.paths()]
@@ -103,18 +104,19 @@ def test_a_signal_while_it_tidies_up_leaves_nothing(tmp_path, monkeypatch):
 
 def test_options_are_flags_and_out_of_range_refused(tmp_path):
     for options, rule in (
-        ({"speed": 3}, "`speed` is a number from 0 to 2. Received: speed=3"),
-        ({"speed": math.nan}, "Received: speed=nan"),
-        ({"voice": "none"}, "`voice` is one of low, high. Received: voice='n"),
+        ({"speed": 3}, "--speed must be .* at least 0, at most 2. Received: 3"),
+        ({"speed": math.nan}, "--speed .*Received: nan"),
+        ({"voice": "none"}, "--voice must be one of low, high. Received: 'no"),
     ):
         with pytest.raises(ValueError, match=rule):
             words(tmp_path, **options)
     values = flags.FlagValues()
-    sink.define_flags(sink.options_of(Words, Words), values)
+    option.define_flags(option.of(Words, Words), values)
     values(["program", "--speed=0.5"])
     assert (values.speed, values.voice) == (0.5, "low")
-    with pytest.raises(flags.IllegalFlagValueError):
-        values(["program", "--voice=none"])
+    for wrong in ("--voice=none", "--speed=3"):
+        with pytest.raises(flags.IllegalFlagValueError):
+            values(["program", wrong])
 
 
 @pytest.mark.parametrize("inside", [True, False])
