@@ -371,7 +371,7 @@ def test_a_still_has_no_flow(built, streams):
     # A shot of one frame is a video.
     both = dataset.open_datasets(("hollywood2", "scene"), str(built))
     counts = both.frame_counts
-    shots = [key for key in counts if key[0] == "hollywood2"]
+    shots = [key for key in counts if key[0] == "hollywood2:1.0.0"]
     short = [key for key in shots if counts[key] == 1]
     assert (len(shots), len(short)) == (3, 1)
     for chosen in (shots, short):
