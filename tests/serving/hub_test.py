@@ -144,5 +144,5 @@ def test_scores_are_those_of_the_run(run, tmp_path):
 
 def test_it_is_of_a_run(run, tmp_path):
     predictor = types.SimpleNamespace()
-    with pytest.raises(ValueError, match="that of a run"):
+    with pytest.raises(ValueError, match="needs a run"):
         export.export(predictor, tmp_path / "out", file_format="hub")
