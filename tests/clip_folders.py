@@ -40,21 +40,29 @@ def plain(size, *colours):
     return [np.full((*size, 3), colour, np.uint8) for colour in colours]
 
 
+def gaussians(points, size, sigma, shift=0):
+    """A Gaussian at each (row, column), one after the other, up to 255."""
+    rows, columns = np.mgrid[: size[0], : size[1]] - shift
+    total = np.zeros(size)
+    for row, column in points:
+        squared = (rows - row) ** 2 + (columns - column) ** 2
+        total += np.exp(-squared / (2 * sigma**2))
+    return 255 * total / (total.max() or 1)
+
+
 def write_clip(folder, names, *, size=(36, 64), scene=0):
     """Writes a clip; frames, maps and fixations differ from frame to frame.
 
     Where people look moves with a bright disc.
     """
     height, width = size
-    rows, columns = np.mgrid[:height, :width]
     for index, name in enumerate(names):
         row = height // 3 + index % (height // 3)
         column = width // 4 + (2 * index + 7 * scene) % (width // 2)
         (frame,) = plain(size, (20, 40, 100 + 10 * (index % 3)))  # BGR
         cv2.circle(frame, (column, row), 4, (250, 250, 250), -1)
         write_picture(folder / "images" / f"{name}.png", frame)
-        distance = (rows - row) ** 2 + (columns - column) ** 2
-        density = np.rint(255 * np.exp(-distance / 72)).astype(np.uint8)
+        density = np.rint(gaussians([(row, column)], size, 6)).astype(np.uint8)
         write_picture(folder / "maps" / f"{name}.png", density)
         fixated = np.zeros(size, np.uint8)
         fixated[row, column] = fixated[row + 1, column] = 255

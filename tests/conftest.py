@@ -111,10 +111,9 @@ def mirrored():
 @pytest.fixture(scope="session")
 def sample_data(tmp_path_factory):
     """The sample dataset in short: raw/, and built in tfds/."""
-    import tensorflow_datasets as tfds
-
     from dhf1k import dhf1k_dataset_builder
     from lsts_tf import sample
+    from tests import clip_folders
 
     root = tmp_path_factory.mktemp("sample")
     sample.write(
@@ -125,11 +124,8 @@ def sample_data(tmp_path_factory):
         unannotated=1,
         frames=20,
     )
-    builder = dhf1k_dataset_builder.Builder(data_dir=root / "tfds")
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=root / "raw", try_download_gcs=False
-        )
+    clip_folders.build(
+        dhf1k_dataset_builder.Builder, root / "raw", root / "tfds"
     )
     return root
 

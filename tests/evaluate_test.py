@@ -83,16 +83,18 @@ def tree(written, tmp_path):
 class Program:
     """The program in this process, and what it left behind."""
 
-    def __init__(self, folder, capsys):
+    def __init__(self, folder, capsys, *given):
         self.folder = folder
+        self._given = given
         self._capsys = capsys
         self.text = ""
 
-    def __call__(self, *arguments, output="scores.json", workers=1):
+    def __call__(self, *arguments, workers=1):
         """Returns scores.json."""
-        path = self.folder / output
-        given = [f"--workers={workers}"] if workers else []
-        flag_scope.run(evaluate, f"--output={path}", *given, *arguments)
+        path = self.folder / "scores.json"
+        given = [*self._given, f"--output={path}"]
+        given += [f"--workers={workers}"] if workers else []
+        flag_scope.run(evaluate, *given, *arguments)
         self.text = self._capsys.readouterr().out
         return json.loads(path.read_text())
 
@@ -145,12 +147,6 @@ def where(root):
     )
 
 
-def same(one, other):
-    """Equal but for where the files are and which kind they have."""
-    skipped = dict.fromkeys(("ground_truth", "predictions"))
-    return {**one, **skipped} == {**other, **skipped}
-
-
 def map_file(tree, video=601, frame=2):
     return tree / "maps" / f"{video:04d}" / f"{frame:04d}.png"
 
@@ -158,17 +154,11 @@ def map_file(tree, video=601, frame=2):
 # === The golden set through the program ===
 
 
-@pytest.fixture
-def listed_frames(golden, monkeypatch):
-    """Shuffled AUC draws the frames that the golden values were made of."""
-    drawn = golden[0]["other_frames"]
-    monkeypatch.setattr(metrics, "other_frames", lambda i, *_, **__: drawn[i])
-
-
-@pytest.mark.usefixtures("listed_frames")
-def test_golden_video_set(run, written, golden):
+def test_golden_video_set(run, written, golden, monkeypatch):
     """Equals what the official script returns on the same files."""
     arrays, values = golden
+    drawn = arrays["other_frames"]
+    monkeypatch.setattr(metrics, "other_frames", lambda i, *_, **__: drawn[i])
     scores = run(*where(written), "--protocol=dhf1k")
     assert scores["protocol"] == "dhf1k"
     assert scores["frames"] == 12
@@ -229,10 +219,10 @@ def test_first_frames_stand_apart(run, written):
 
 def test_the_draw_follows_from_the_seed_with_any_workers(run, written):
     one, again, other = (
-        run(*where(written), f"--seed={s}", output=f"{s}.json", workers=w)
-        for s, w in ((1, 1), (1, 2), (2, 1))
+        run(*where(written), f"--seed={seed}", workers=workers)
+        for seed, workers in ((1, 1), (1, 2), (2, 1))
     )
-    assert same(one, again)
+    assert one == again
     assert one["overall"]["sauc"] != other["overall"]["sauc"]
     assert one["overall"]["nss"]["mean"] == other["overall"]["nss"]["mean"]
     assert "ten random frames" in one["other_fixations"]
@@ -549,7 +539,7 @@ def test_only_some_videos_and_what_can_be_read_of_them(run, tree):
 
 
 MAPS, TRUTH = "--predictions={0}/maps", "--annotations={0}/annotation"
-POINTS = "--annotations={0}/points.csv"
+POINTS, MSU = "--annotations={0}/points.csv", "--protocol=msu"
 
 
 @pytest.mark.parametrize(
@@ -576,6 +566,10 @@ POINTS = "--annotations={0}/points.csv"
         (["--workers=2"], "--test_videos"),
         (["--videos=601", "--noallow_missing"], "--videos, --allow_missing"),
         ([TRUTH], "--annotations"),
+        ([MAPS, TRUTH, MSU, "--sigma=5"], "--sigma"),
+        ([MAPS, TRUTH, MSU, "--sauc_map={0}/a.png"], "`others`"),
+        # A run, which is predicted first.
+        ([MSU], "--outputs=msu"),
     ],
 )
 def test_flags_that_do_not_fit(refused, tree, given, says):
@@ -588,23 +582,18 @@ def test_flags_that_do_not_fit(refused, tree, given, says):
 # === Several models ===
 
 
-@pytest.fixture
-def models(tree):
-    """Three models: the ground truth, the golden maps, and noise."""
+def test_models_are_ranked_on_the_same_frames(run, tree):
+    """The ground truth, the golden maps, and noise."""
     rng = np.random.default_rng(0)
     for path in sorted((tree / "annotation").glob("*/maps/*.png")):
         truth = images.read(path)
         noise = rng.integers(0, 256, truth.shape, np.uint8)
         for name, map_ in (("truth", truth), ("noise", noise)):
             write(tree / name / path.parts[-3] / path.name, map_)
-    return tree
-
-
-def test_models_are_ranked_on_the_same_frames(run, models):
-    map_file(models, 602, 1).unlink()
-    given = "--compare", models / "noise", f"ours={models / 'maps'}"
+    map_file(tree, 602, 1).unlink()
     scores = run(
-        *(*given, models / "truth", f"--annotations={models / 'annotation'}"),
+        *("--compare", tree / "noise", f"ours={tree / 'maps'}", tree / "truth"),
+        f"--annotations={tree / 'annotation'}",
         *("--allow_missing", f"--plots={run.folder / 'plots'}"),
     )
     assert set(scores["models"]) == {"noise", "ours", "truth"}

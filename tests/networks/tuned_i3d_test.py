@@ -7,22 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lsts_tf.networks import decoder, i3d, i3d_weights, tuned_i3d
+from lsts_tf.networks import decoder, i3d, tuned_i3d
+from tests.networks import conftest
 
 FRAMES, SIZE = 16, 64
 
 
 @pytest.fixture(scope="module")
 def network():
-    network = i3d.build(2, height=SIZE, width=SIZE)
-    i3d_weights.load(network, "flow", ("random",))
-    rng = np.random.default_rng(3)
-    for unit in i3d.units():
-        norm = network.get_layer(i3d.layer_name(unit.name, "batch_norm"))
-        norm.moving_mean.assign(rng.uniform(-0.3, 0.3, norm.beta.shape))
-        norm.moving_variance.assign(rng.uniform(0.5, 2, norm.beta.shape))
-        norm.beta.assign(rng.uniform(-0.2, 0.5, norm.beta.shape))
-    return network
+    return conftest.lively(2, SIZE)
 
 
 @pytest.fixture(scope="module")

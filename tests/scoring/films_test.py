@@ -10,21 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lsts_tf import evaluate
 from lsts_tf.media import images
 from lsts_tf.scoring import films, folders, msu
-from tests import flag_scope, msu_folders
+from tests import evaluate_test, msu_folders
 
 NAMES = ("clip_9", "clip_10", "upright")
 
 
-def clips(seed, names=NAMES):
+def clips(names=NAMES):
+    sizes = {"upright": msu_folders.UPRIGHT}
     return {
-        name: msu_folders.clip(
-            seed + k,
-            4 + k,
-            msu_folders.UPRIGHT if name == "upright" else msu_folders.SIZE,
-        )
+        name: msu_folders.clip(k, 4 + k, sizes.get(name, msu_folders.SIZE))
         for k, name in enumerate(names)
     }
 
@@ -34,7 +30,7 @@ def truth(tmp_path_factory):
     """The three clips of a test split, and one to train on."""
     return msu_folders.avimos(
         tmp_path_factory.mktemp("avimos"),
-        clips(0, (*NAMES, "other")),
+        clips((*NAMES, "other")),
         {
             "train": ["other.mp4"],
             "public_test": ["clip_10.mp4", "clip_9.mp4"],
@@ -47,7 +43,7 @@ def truth(tmp_path_factory):
 def models(tmp_path_factory):
     """Films, films of 8 bits at half the size, and folders of pictures."""
     root = tmp_path_factory.mktemp("models")
-    for name, (_, maps, _) in clips(0).items():
+    for name, (_, maps, _) in clips().items():
         noise = [np.roll(map_, (3, 4), (0, 1)) for map_ in maps]
         msu_folders.film(root / "ten" / f"{name}.mp4", noise, "gray10")
         small = [
@@ -71,16 +67,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def program(tmp_path, capsys):
-    """The program, which returns scores.json."""
-
-    def run(*arguments):
-        output = tmp_path / "scores.json"
-        given = ("--protocol=msu", f"--output={output}", *arguments)
-        flag_scope.run(evaluate, *given)
-        run.text = capsys.readouterr().out
-        return json.loads(output.read_text())
-
-    return run
+    return evaluate_test.Program(tmp_path, capsys, "--protocol=msu")
 
 
 def decoded(path, pixels):
@@ -89,38 +76,36 @@ def decoded(path, pixels):
         return [f.to_ndarray(format=pixels) for f in container.decode(video=0)]
 
 
-def pictures(folder):
-    return [cv2.imread(str(path), -1) for path in sorted(folder.iterdir())]
-
-
 READERS = {
     "ten": lambda root, name: decoded(root / f"{name}.mp4", "gray16le"),
     "eight": lambda root, name: decoded(root / f"{name}.mp4", "rgb24"),
-    "pictures": lambda root, name: pictures(root / name),
+    "pictures": lambda root, name: [
+        cv2.imread(str(path), -1) for path in sorted((root / name).iterdir())
+    ],
 }
 
 
-def test_a_folder_equals_its_frames(truth, models, program, tmp_path):
+def test_a_folder_equals_its_frames(truth, models, program):
     """What films hold after their own decoding, by the definitions."""
     scores = program(
         "--compare",
         models / "ten",
         f"--annotations={truth}",
-        "--workers=1",
         "--videos=2-4",
         "--",
         models / "eight",
         models / "pictures",
+        workers=3,
     )
     assert list(scores["models"]) == list(READERS)
     assert set(scores["comparison"]) == set(msu.MEASURES)
-    number = {"clip_10": 2, "clip_9": 3, "upright": 4}
+    number = {"clip_10": "0002", "clip_9": "0003", "upright": "0004"}
     for model, read in READERS.items():
-        rows = pd.read_csv(tmp_path / f"scores.{model}.csv")
+        rows = program.table(f"scores.{model}.csv")
         assert len(rows) == 4 + 5 + 6
         means = scores["models"][model]["by_video"]
         assert set(means) == set(NAMES)
-        for name, (_, _, points) in clips(0).items():
+        for name, (_, _, points) in clips().items():
             truths = decoded(
                 truth / "SaliencyTest" / "Test" / f"{name}.mp4", "gray16le"
             )
@@ -144,31 +129,18 @@ def test_a_folder_equals_its_frames(truth, models, program, tmp_path):
     assert scores["best"] in READERS and "centre_prior" in scores
 
 
-def test_as_many_processes_as_one_likes(truth, models, program, tmp_path):
-    """Scores and tables are the same to the last digit."""
-    found = []
-    for workers in (1, 3):
-        scores = program(
-            f"--predictions={models / 'ten'}",
-            f"--annotations={truth}",
-            f"--workers={workers}",
-            "--videos=2-4",
-        )
-        found.append((scores, (tmp_path / "scores.csv").read_bytes()))
-    assert found[0] == found[1]
-
-
 def test_a_split_out_of_archives(truth, models, program, tmp_path):
+    """And by one process as by two."""
     packed = tmp_path / "packed"
     msu_folders.avimos(
         packed,
-        clips(0, (*NAMES, "other")),
+        clips((*NAMES, "other")),
         json.loads((truth / "TrainTestSplit.json").read_text()),
     )
     msu_folders.pack(packed)
     assert not [p for p in packed.iterdir() if p.is_dir()]
     arguments = [f"--predictions={models / 'ten'}", "--videos=public_test"]
-    want = program(*arguments, f"--annotations={truth}")
+    want = program(*arguments, f"--annotations={truth}", workers=2)
     assert set(want["by_video"]) == {"clip_9", "clip_10"}
     got = program(*arguments, f"--annotations={packed}")
     assert got["overall"] == want["overall"]
@@ -183,7 +155,7 @@ def evaluated(truth, *models, **options):
 
 
 def test_another_number_of_frames(truth, models, tmp_path):
-    for name, (_, maps, _) in clips(0).items():
+    for name, (_, maps, _) in clips().items():
         left = maps[:-1] if name == "clip_9" else maps
         msu_folders.film(tmp_path / "short" / f"{name}.mp4", left, "gray10")
     with pytest.raises(folders.FilesError) as caught:
@@ -267,22 +239,3 @@ def test_a_process_that_is_killed(truth, models, monkeypatch):
     monkeypatch.setattr(films, "_score", killed)
     with pytest.raises(RuntimeError, match=r"videos .*upright.*--workers=2"):
         evaluated(truth, models / "ten", videos="2-4", workers=2)
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        # Where people looked, by flags that nothing reads.
-        (["--predictions=x", "--annotations=x", "--sigma=5"], "--sigma"),
-        (["--predictions=x", "--annotations=x", "--sauc_map={}"], "`others`"),
-        # A run, which is predicted first.
-        ([], "--outputs=msu"),
-    ],
-)
-def test_flags_that_do_not_fit(program, tmp_path, caplog, flags, says):
-    path = tmp_path / "a.png"
-    images.write_png(path, np.ones((2, 2), np.uint8))
-    flags = [flag.format(path) for flag in flags]
-    with caplog.at_level("ERROR", "absl"), pytest.raises(SystemExit):
-        program(*flags)
-    assert says in caplog.text

@@ -19,14 +19,6 @@ def summary(values, video, **options):
     return summary_lib.summary(make(values, video), **options)
 
 
-def test_mean_leaves_out_what_is_not_defined():
-    found = summary([0.5, np.nan, 0.25, 0.0], [1, 1, 2, 2])["cc"]
-    assert found["mean"] == pytest.approx(0.25)
-    assert found["n_valid"] == 3
-    # Video 1 has one valid frame, video 2 two.
-    assert found["mean_of_videos"] == pytest.approx((0.5 + 0.125) / 2)
-
-
 def test_a_mean_of_nothing_is_null_in_json():
     found = summary([np.nan, np.nan], [1, 2])
     assert found["cc"]["mean"] is found["cc"]["ci95"] is None
@@ -187,17 +179,3 @@ def test_the_means_of_videos_may_rank_otherwise():
     assert 0 < low < pair["difference"] < high
     assert pair["p"] < 0.001
     assert pair["frames"] == 590
-
-
-def test_tables_of_frames(tmp_path):
-    table = make([0.5, np.nan], [7, 7], [0, 1])
-    summary_lib.write(
-        tmp_path / "t.json", {}, {"one": table}, ["csv", "parquet", "csv"]
-    )
-    assert (tmp_path / "t.csv").read_text().split() == [
-        "video,frame,cc",
-        "0007,1,0.5",
-        "0007,2,",
-    ]
-    found = pd.read_parquet(tmp_path / "t.parquet")
-    pd.testing.assert_frame_equal(found, table.assign(frame=table["frame"] + 1))

@@ -8,16 +8,16 @@ from lsts_tf.scoring import truth
 
 
 def test_rows_follow_videos_and_frames():
-    rng = np.random.default_rng(0)
-    found = truth.FixationSet(
-        [
-            (9, 0, rng.integers(0, 20, (3, 2)), (20, 30)),
-            (2, 4, rng.integers(0, 20, (2, 2)), (20, 30)),
-            (2, 1, np.zeros((0, 2), int), (20, 30)),
-            (2, 2, np.array([[39, 59], [0, 0]]), (40, 60)),
-        ]
-    )
-    assert [len(found[row]) for row in range(len(found))] == [0, 2, 2, 3]
+    maps = {
+        (9, 0): np.eye(20, 30),
+        (2, 4): np.eye(20, 30),
+        (2, 1): np.zeros((20, 30)),
+        (2, 2): np.zeros((40, 60)),
+    }
+    maps[2, 2][[0, 39], [0, 59]] = 255
+    found = truth.FixationSet.of_maps((*at, map_) for at, map_ in maps.items())
+    assert [len(found[row]) for row in range(len(found))] == [0, 2, 20, 20]
+    assert found[0].shape == (0, 2)
     assert found.size(1) == (40, 60)
     assert [found.row(2, frame) for frame in (1, 2, 4)] == [0, 1, 2]
     for absent in ((2, 3), (2, 5), (3, 1)):
@@ -26,21 +26,8 @@ def test_rows_follow_videos_and_frames():
     # Neighbours stay in their video.
     assert [found.neighbour(row) for row in range(4)] == [1, 2, 1, 3]
     # Fixations of another size are scaled.
-    scaled = found.gathered([0, 1], (20, 30))
-    assert scaled.tolist() == [[19, 29], [0, 0]]
-    assert found.gathered([1], (40, 60)).tolist() == [[39, 59], [0, 0]]
-
-
-def test_of_maps_of_several_sizes():
-    maps = [np.zeros((4, 5), np.uint8), np.zeros((3, 7), np.uint8)]
-    maps[0][1, 2] = maps[1][2, 6] = 255
-    found = truth.FixationSet.of_maps(
-        [(7, 1, maps[1]), (7, 0, maps[0]), (2, 3, np.zeros((4, 5)))]
-    )
-    assert [found.row(2, 3), found.row(7, 0), found.row(7, 1)] == [0, 1, 2]
-    assert [found[row].tolist() for row in range(3)] == [[], [[1, 2]], [[2, 6]]]
-    assert found[0].shape == (0, 2)
-    assert found.size(2) == (3, 7)
+    assert found.gathered([0, 1], (20, 30)).tolist() == [[0, 0], [19, 29]]
+    assert found.gathered([1], (40, 60)).tolist() == [[0, 0], [39, 59]]
 
 
 @pytest.fixture
@@ -131,18 +118,11 @@ def test_damaged_matlab_files_are_refused_or_read(matlab, kind, tries):
 # === Tables of points ===
 
 
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        ("", "no point"),
-        ("1,1,,,\n", "no point"),
-        ("0.5,1,2,3,\n", "line 2: .* whole numbers"),
-    ],
-)
-def test_a_list_without_a_point_of_a_video(tmp_path, rows, says):
+@pytest.mark.parametrize("rows", ["", "1,1,,,\n"])
+def test_a_list_without_a_point_of_a_video(tmp_path, rows):
     path = tmp_path / "points.csv"
     path.write_text(f"video,frame,x,y,observer\n{rows}")
-    with pytest.raises(images.MapError, match=says):
+    with pytest.raises(images.MapError, match="no point"):
         truth.of_table(path)
 
 

@@ -8,10 +8,12 @@ import types
 import cv2
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from lsts_tf import experiment, export, predict
 from lsts_tf import predictor as predictor_lib
+from lsts_tf.scoring import scorer, summary
 from lsts_tf.serving import hub
 from tests import flag_scope, tiny_run
 
@@ -35,18 +37,11 @@ def exported(run):
     return folder
 
 
-@pytest.fixture(scope="module")
-def want(run):
-    return predictor_lib.Predictor.load(run)(tiny_run.frames(3))
-
-
-def test_the_folder_gives_the_maps_of_the_run(exported, want):
-    got = predictor_lib.Predictor.load(exported)(tiny_run.frames(3))
-    np.testing.assert_array_equal(got, want)
+def test_from_the_hub_by_its_name(run, exported, tmp_path, monkeypatch):
+    """The folder gives the maps of the run."""
+    want = predictor_lib.Predictor.load(run)(tiny_run.frames(3))
     assert np.ptp(want) > 0.1
 
-
-def test_from_the_hub_by_its_name(exported, want, tmp_path, monkeypatch):
     def snapshot_download(name):
         assert name == "owner/name"
         return str(shutil.copytree(exported, tmp_path / "snapshot"))
@@ -121,19 +116,14 @@ def test_the_card_says_what_is_known(exported, run, tmp_path):
 
 def test_scores_are_those_of_the_run(run, tmp_path):
     scored = shutil.copytree(run, tmp_path / "run")
-    summary = {"cc": {"n_valid": 9, "mean": 0.5, "ci95": None}}
-    scores = {
-        "videos": "601",
-        "dataset": "dhf1k",
-        "statistic": "mean",
-        "overall": summary,
-        "first_frames": dict.fromkeys(
-            ("first", "rest", "rest_centre_prior"), summary
-        )
-        | {"number": 8},
-        "centre_prior": summary,
-        "note": "",
-    }
+    frames = pd.DataFrame({"video": 601, "frame": range(9), "cc": 0.5})
+    scores = summary.report(
+        frames,
+        frames,
+        first_frames=8,
+        scoring=scorer.Settings(),
+        about={"videos": "601", "dataset": "dhf1k"},
+    )
     (scored / hub.SCORES).write_text(json.dumps(scores))
     (tmp_path / "hub").mkdir()
     hub.complete(tmp_path / "hub", scored, name="there")

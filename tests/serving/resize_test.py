@@ -12,6 +12,7 @@ SIZES = (
     *((225, 223), (720, 1280), (448, 640), (361, 643), (896, 448), (1, 1)),
 )
 GROWING = ((111, 111), (100, 640), (640, 100), (50, 60), (2, 3), (1, 300))
+BY_CHANCE = np.random.default_rng(0).integers(1, 447, (25, 2)).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def noise(height, width):
     return rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
-@pytest.mark.parametrize("size", [*SIZES, *GROWING])
+@pytest.mark.parametrize("size", [*SIZES, *GROWING, *BY_CHANCE])
 def test_frames_are_squeezed_as_by_opencv(squeezed, size):
     frame = noise(*size)
     got, want = squeezed(frame).numpy(), preprocess.squeeze(frame)
@@ -36,14 +37,6 @@ def test_frames_are_squeezed_as_by_opencv(squeezed, size):
         close(got, want)
     else:
         np.testing.assert_array_equal(got, want)
-
-
-def test_sizes_by_chance(squeezed):
-    for height, width in np.random.default_rng(0).integers(1, 447, (25, 2)):
-        frame = noise(height, width)
-        np.testing.assert_array_equal(
-            squeezed(frame), preprocess.squeeze(frame)
-        )
 
 
 @pytest.mark.parametrize("size", SIZES)
