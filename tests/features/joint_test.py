@@ -262,21 +262,6 @@ def test_live_and_stored_windows_are_the_same(stored):
             close(found, batch[stream][place])
 
 
-def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
-    kept, _, _, _ = stored
-    videos = {video.number: video for video in ucf.videos([1, 2])}
-    for number, frame in [(2, 1), (1, 17)]:
-        (got,) = input_pipeline.read_truth(kept.truth, (UCF, number), [frame])
-        density, fixated = (
-            input_pipeline.decode_map(pngs[frame])
-            for pngs in (videos[number].maps, videos[number].fixations)
-        )
-        np.testing.assert_array_equal(got[..., 0], preprocess.density(density))
-        np.testing.assert_array_equal(
-            got[..., 1], preprocess.fixations(fixated)
-        )
-
-
 def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
     """By which its features were made, too."""
     kept, _, _, _ = stored
@@ -337,18 +322,6 @@ def test_a_dry_run_of_a_joint_training(settings):
     training, _, steps, *_ = dry_run.lines(settings)
     assert training == f"training: 17 windows of {WINDOW} frames in 5 videos"
     assert "2 an epoch" in steps
-
-
-def test_live_joint_training(settings):
-    live = dataclasses.replace(
-        settings,
-        features="live",
-        train_videos="1,ucf_sports:2",
-        val_videos="ucf_sports:602",
-        batch_size=4,
-        image_windows=0,
-    )
-    assert train.run(live) == 0
 
 
 def test_scores_of_each_dataset_at_its_own_size(trained, monkeypatch):
