@@ -159,7 +159,7 @@ class Experiment:
         "tvl1",
         "Flow method: tvl1 (our compiled TV-L1), opencv (OpenCV's TV-L1), or "
         "dis (a quick preview: its correlation with TV-L1, on which I3D was "
-        "trained, is 0.04 to 0.87, depending on the clip).",
+        f"trained, is {parts.DIS_CORRELATION}).",
         choices=("tvl1", "opencv", "dis"),
     )
 

@@ -34,6 +34,8 @@ BLOCKS = {
 # Rows and columns of the published network's input, and of flow.
 SIZE = (224, 224)
 FLOW_SIZE = (112, 112)
+# A range over clips, least where little moves: docs/performance.md.
+DIS_CORRELATION = "0.04 to 0.87, depending on the clip"
 # Rows and columns of a map.
 MAP_SIZE = (360, 640)
 # Front ends by what --front_end calls them: module and class.

@@ -49,15 +49,9 @@ class Geometry:
     short: str = "skip"
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.stride < 1 or self.first not in (0, 1):
+        if self.length < 1 or self.stride < 1:
             raise ValueError(
-                "A window needs length >= 1, stride >= 1 and first in (0, 1). "
-                f"Received: {self}"
-            )
-        if self.short not in SHORT_CLIPS:
-            raise ValueError(
-                f"`short` must be one of {', '.join(SHORT_CLIPS)}. "
-                f"Received: {self.short!r}"
+                f"A window needs length >= 1 and stride >= 1. Received: {self}"
             )
 
     @classmethod
@@ -120,12 +114,6 @@ class Geometry:
         Of mirrored clips, some of them are below 0: the last frame of `lead`
         is -1.
         """
-        first = 0 if self.short == "mirror" else self.first_target
-        if target < first:
-            raise ValueError(
-                f"The first frame with a complete window of {self.length} is "
-                f"{first}. Received: {target}"
-            )
         return range(target - self.length + 1, target + 1)
 
 

@@ -21,16 +21,7 @@ import time
 from lsts_tf import experiment, extract
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill
-from tests import fake_front_end, forks
-
-
-def files(folder):
-    """Name and content of everything that is stored."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(pathlib.Path(folder).rglob("*"))
-        if path.is_file()
-    }
+from tests import fake_front_end, folders, forks
 
 
 def children(pid):
@@ -67,7 +58,7 @@ def kill(settings, count, kills):
     """Extract again and again, until there were `kills` kills."""
 
     def look():
-        found = files(settings.store_dir)
+        found = folders.files(pathlib.Path(settings.store_dir))
         shutil.rmtree(settings.store_dir)
         return found
 

@@ -1,6 +1,5 @@
 import dataclasses
 import pathlib
-import shlex
 
 from absl import flags
 from hypothesis import given
@@ -8,8 +7,7 @@ from hypothesis import strategies as st
 import pytest
 
 from lsts_tf import experiment
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import pages
 
 
 def parsed(*arguments):
@@ -98,11 +96,6 @@ def test_a_wrong_setting_is_a_value_error():
         experiment.Experiment(head="mine")
 
 
-def test_an_unknown_flag_gets_a_suggestion():
-    with pytest.raises(flags.UnrecognizedFlagError, match="learning_rate"):
-        parse("--learning_rat=1")
-
-
 def test_differences_name_what_changes_the_experiment():
     one = experiment.Experiment()
     # What the weights are is told by their checksum, in the run folder.
@@ -110,22 +103,10 @@ def test_differences_name_what_changes_the_experiment():
     assert one.differences(other) == []
     (text,) = one.differences(dataclasses.replace(one, loss="kld"))
     assert "--loss: 'mse' here, 'kld' there" in text
-    # Where a cosine ends decides the rate of each step.
-    one = dataclasses.replace(one, schedule="cosine")
-    (text,) = one.differences(dataclasses.replace(one, epochs=99))
-    assert "--epochs: 10 here, 99 there" in text
-
-
-def test_the_command_of_a_program_is_whole():
-    settings = experiment.Experiment(run_dir="a run", window=16, flip=True)
-    words = shlex.split(settings.command("extract"))
-    assert words[:3] == ["python", "-m", "lsts_tf.extract"]
-    assert len(words) == 6
-    assert parse(*words[3:]) == settings
 
 
 def test_every_experiment_file_loads(monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(pages.ROOT)
     files = sorted(pathlib.Path("experiments").glob("*.flags"))
     assert len(files) >= 4
     papers = {"rgb": 10, "flow": 2, "rgb_flow": 1}

@@ -17,9 +17,8 @@ import tqdm
 from lsts_tf import experiment, extract
 from lsts_tf.features import beam, dataset, fill, stores
 from lsts_tf.features import extractor as extractor_lib
-from tests import cheap_extraction, fake_front_end, flag_scope, folders
+from tests import cheap_extraction, fake_front_end, flag_scope, folders, pages
 
-ROOT = pathlib.Path(__file__).parents[1]
 NUMBERS = (1, 2, 3, 4)
 
 
@@ -46,11 +45,11 @@ def whole(settings, cheap, tmp_path):
     extract.extract(
         dataclasses.replace(settings, store_dir=str(folder)), ["train"]
     )
-    return cheap_extraction.files(folder)
+    return folders.files(folder)
 
 
 def stored(settings):
-    return cheap_extraction.files(settings.store_dir)
+    return folders.files(pathlib.Path(settings.store_dir))
 
 
 def folder_of(settings):
@@ -77,7 +76,7 @@ def run_program(settings, tmp_path, what, *numbers):
     settings.save(path)
     return subprocess.run(
         [sys.executable, "-m", "tests.cheap_extraction", what, path, *numbers],
-        cwd=ROOT,
+        cwd=pages.ROOT,
         capture_output=True,
         text=True,
         timeout=500,
@@ -267,9 +266,7 @@ def test_messages_name_the_command(
     settings, cheap, tmp_path, monkeypatch, caplog
 ):
     """It is one that can be given as it stands; its exit code tells."""
-    settings = dataclasses.replace(settings, run_dir=str(tmp_path / "run"))
-    (tmp_path / "run").mkdir()
-    settings.save(tmp_path / "run" / experiment.FLAGFILE)
+    settings = dataclasses.replace(settings, run_dir=str(tmp_path / "a run"))
     extract.extract(settings, ["train"])
     root = folder_of(settings)
     path = root / "flow" / "manifest.json"
@@ -284,6 +281,7 @@ def test_messages_name_the_command(
     define = (experiment.define_flags, extract.define_flags)
     with flag_scope.defined(*define) as values:
         values(["extract", *words, "--split=train"])
+        assert experiment.from_flags(values) == settings
         extract.main([])
         values(["extract", *words, "--split=train", "--window=17"])
         spoil(monkeypatch, 3)

@@ -8,9 +8,15 @@ def listed(folder):
 def contents(folder):
     """{place: bytes, or False for a folder}."""
     return {
-        path.relative_to(folder): path.is_file() and path.read_bytes()
+        str(path.relative_to(folder)): path.is_file() and path.read_bytes()
         for path in folder.rglob("*")
     }
+
+
+def files(folder):
+    """{place: bytes} of its files."""
+    there = contents(folder).items()
+    return {place: data for place, data in there if data is not False}
 
 
 def numbers(store):

@@ -21,9 +21,7 @@ from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import files
 from lsts_tf.training import checkpoints, dry_run, input_pipeline, loop
 from lsts_tf.training import trainer as trainer_lib
-from tests import fake_front_end, forks, run_folder, tiny_training
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import fake_front_end, forks, pages, run_folder, tiny_training
 
 
 def test_a_run_folder_is_of_one_process(tiny):
@@ -193,7 +191,7 @@ def test_training_starts_from_a_model_and_goes_on_without_it(tiny, tmp_path):
     model.unlink()
     # What is in the checkpoint is needed no more; a new run does need it.
     assert loop.run(dataclasses.replace(other, epochs=2)) == 0
-    with pytest.raises(FileNotFoundError, match="starter or a"):
+    with pytest.raises(FileNotFoundError, match=r"starter or a \.keras file"):
         loop.run(dataclasses.replace(other, run_dir=str(tmp_path / "new")))
 
 
@@ -275,8 +273,8 @@ def test_what_films_take_by_count(
         def __init__(self):
             self.frame_counts = dict.fromkeys(range(1, videos + 1), frames)
 
-    monkeypatch.chdir(ROOT)
-    path = ROOT / "experiments" / f"{which}.flags"
+    monkeypatch.chdir(pages.ROOT)
+    path = pages.ROOT / "experiments" / f"{which}.flags"
     settings = experiment.load(path)
     told = "\n".join(dry_run.lines(settings, Counted()))
     assert f"training: {windows} windows of 79 frames" in told
@@ -347,7 +345,7 @@ def start_tiny(log, *arguments, **environment):
     with log.open("w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.tiny_training", *map(str, arguments)],
-            cwd=ROOT,
+            cwd=pages.ROOT,
             stdout=file,
             stderr=file,
             env={**os.environ, "PYTHONPATH": ".", **environment},

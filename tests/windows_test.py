@@ -42,12 +42,6 @@ def test_short_clips_by_hand():
     skip = windows.Geometry(length=4)
     assert list(skip.targets(3)) == []
     assert skip.lead(3) == ()
-    with pytest.raises(
-        ValueError, match="first frame with a complete window of 4 is 0"
-    ):
-        rgb.window(-1)
-    with pytest.raises(ValueError, match="`short` must be one of"):
-        windows.Geometry(short="repeat")
 
 
 def test_videos_of_several_datasets():
@@ -94,11 +88,7 @@ def test_windows_stay_inside_what_is_played(
 
 
 def test_what_cannot_be():
-    with pytest.raises(
-        ValueError, match="first frame with a complete window of 79 is 78"
-    ):
-        windows.Geometry().window(77)
-    for wrong in ({"length": 0}, {"stride": 0}, {"first": 2}, {"first": -1}):
+    for wrong in ({"length": 0}, {"stride": 0}):
         with pytest.raises(ValueError, match="Received"):
             windows.Geometry(**wrong)
     for streams in ((), ("flow", "rgb"), ("rbg",), ("rgb",) * 2):

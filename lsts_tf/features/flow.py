@@ -23,10 +23,9 @@ import numpy as np
 from lsts_tf import parts
 from lsts_tf.features import tvl1
 
-# A range over clips, least where little moves: docs/performance.md.
 DIS_WARNING = (
     "DIS flow differs from TV-L1, on which Flow-I3D was trained: their "
-    "correlation is 0.04 to 0.87, depending on the clip"
+    f"correlation is {parts.DIS_CORRELATION}"
 )
 
 # [h, w] uint8 of frame k-1, of frame k -> [h, w, 2] float32, flow k.

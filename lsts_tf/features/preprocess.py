@@ -3,7 +3,7 @@
 Ranges are fixed: nothing is stretched by a clip's own extremes, so that "no
 motion" is always 0. (The paper says only "rescaled to [-1, 1]"; its authors'
 program stretches each clip: docs/decisions.md.) `rgb`, `flow` and `target`
-are Keras operations: eager, in graphs and inside `tf.data`. The rest is NumPy.
+are Keras operations, eager or in graphs. The rest is NumPy.
 
 * A frame is uint8 RGB [H, W, 3].
 * A flow is float [112, 112, 2], (x, y), pixels per frame of its own grid.

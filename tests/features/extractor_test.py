@@ -82,18 +82,6 @@ def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):
         close(features["flow"], alone(extractor, "flow", clip))
 
 
-def test_stride_takes_some_of_the_windows(rgb, frames, every):
-    some = dict(rgb.of_clip(map(rgb.prepare, frames), stride=2))
-    assert list(some) == [15, 17, 19]
-    for target in (17, 19):
-        close(some[target]["rgb"], every[target]["rgb"])
-
-
-def test_a_clip_without_a_window_has_no_features(extractor, frames):
-    prepared = map(extractor.prepare, frames[:16])
-    assert list(extractor.of_clip(prepared)) == []
-
-
 def test_few_windows_are_computed_alone_with_the_same_result(rgb, frames):
     squeezed = [preprocess.squeeze(f) for f in frames]
     shared = features(rgb, squeezed, stride=2)
@@ -126,15 +114,6 @@ def test_what_failed_before_leaves_no_trace(rgb, frames):
     again = features(rgb, squeezed, stride=2)
     fresh = alone(rgb, "rgb", np.stack(squeezed[2:18]))
     close(again[1], fresh)
-
-
-def test_random_weights_are_announced(extractor):
-    assert extractor.note == "random I3D weights (rgb, flow)"
-    described = extractor.describe()
-    assert json.loads(json.dumps(described)) == described
-    for part in described["streams"].values():
-        assert part["weights_random"] is True
-        assert len(part["weights_sha256"]) == 64
 
 
 @pytest.fixture
@@ -247,27 +226,29 @@ def test_stores_are_of_the_weights_values_from_wherever(extractor, tmp_path):
         opened(checksum="abc")
 
 
-@pytest.mark.slow
-def test_another_size_with_skips(frames):
-    """Frames that are not square, shared and each window alone."""
-    size, skips = (64, 96), ("Mixed_4f", "Conv3d_2c_3x3")
+def test_another_size_with_skips():
+    """Frames that are not square; windows that share, and a still alone."""
     extractor = extractor_lib.Extractor(
-        ("flow",), window=16, sources=SOURCES, size=size, skips=skips
+        STREAMS,
+        window=21,
+        sources=SOURCES,
+        size=(32, 64),
+        skips=("Mixed_4f", "Conv3d_2c_3x3"),
     )
-    prepared = [extractor.prepare(frame)["flow"] for frame in frames[:18]]
-    assert prepared[0].shape == (32, 48)
-    flows = np.stack(list(extractor.flow.pairs(prepared))).astype(np.float16)
-    shared = list(extractor.features("flow", flows))
-    assert len(shared) == 2
-    for place, found in enumerate(shared):
-        alone_ = extractor.encode_parts("flow", flows[place : place + 16])
-        assert set(found) == {"flow", *(f"flow_{skip}" for skip in skips)}
-        assert {k: v.shape for k, v in found.items()} == extractor.part_shapes(
-            "flow"
+    for stream in STREAMS:
+        signal = signal_of(stream, 23)
+        shared = list(extractor.features(stream, iter(signal)))
+        assert {
+            name: part.shape for name, part in shared[0].items()
+        } == extractor.part_shapes(stream)
+        still = extractor.features(
+            stream, iter(signal[:1]), length=1, starts_still=True
         )
-        all_close([found], [alone_])
-    assert extractor.feature_shape == (1, 1, 1, 1024)
-    assert extractor.skip_shapes["Conv3d_2c_3x3"] == (16, 24, 192)
+        windows = [signal[n : n + 21] for n in range(3)] + [signal[:1] * 21]
+        all_close(
+            [*shared, *still],
+            [extractor.encode_parts(stream, np.stack(w)) for w in windows],
+        )
 
 
 def test_a_skip_behind_the_end_point_is_refused():
@@ -316,24 +297,6 @@ def test_a_still_is_a_long_clip_that_does_not_move(continuous):
         if stream == "rgb":
             *_, last = continuous.features(stream, [element] * 120)
             all_close([found], [last])
-
-
-def test_a_still_alone_is_a_window_that_does_not_move():
-    extractor = extractor_lib.Extractor(
-        STREAMS,
-        window=21,
-        sources=SOURCES,
-        size=(32, 64),
-        skips=("Mixed_4f", "Conv3d_2c_3x3"),
-    )
-    for stream in STREAMS:
-        (element,) = signal_of(stream, 1)
-        (found,) = extractor.features(
-            stream, iter([element]), length=1, starts_still=True
-        )
-        assert list(found) == list(extractor.part_shapes(stream))
-        want = extractor.encode_parts(stream, np.stack([element] * 21))
-        all_close([found], [want])
 
 
 @pytest.mark.parametrize(("stride", "chunk"), [(1, None), (3, None), (1, 8)])

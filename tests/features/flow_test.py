@@ -1,12 +1,9 @@
-import dataclasses
 import itertools
-import re
 
 import cv2
 import numpy as np
 import pytest
 
-from lsts_tf import experiment
 from lsts_tf.features import flow
 from lsts_tf.media import video
 from tests import textures
@@ -104,23 +101,6 @@ def test_pairs_reads_no_further_than_it_must():
     next(flows)
     assert read <= 5
     flows.close()
-
-
-def test_an_error_while_reading_comes_through():
-    def grays():
-        yield from textures.moving(3, 1, 0)
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(flow.Flow("dis").pairs(grays()))
-
-
-def test_the_flag_says_how_far_a_preview_is_from_tvl1():
-    fields = dataclasses.fields(experiment.Experiment)
-    (about,) = (f.metadata["help"] for f in fields if f.name == "flow")
-    found = re.compile(r"0\.\d+ to 0\.\d+, depending on the clip")
-    assert found.findall(about) == found.findall(flow.DIS_WARNING)
-    assert len(found.findall(about)) == 1
 
 
 @pytest.mark.parametrize(

@@ -263,21 +263,6 @@ def test_live_and_stored_windows_are_the_same(stored):
             close(found, batch[stream][place])
 
 
-def test_truth_of_another_size_is_brought_to_the_models(stored, ucf):
-    kept, _, _, _ = stored
-    videos = {video.number: video for video in ucf.videos([1, 2])}
-    for number, frame in [(2, 1), (1, 17)]:
-        (got,) = input_pipeline.read_truth(kept.truth, (UCF, number), [frame])
-        density, fixated = (
-            input_pipeline.decode_map(pngs[frame])
-            for pngs in (videos[number].maps, videos[number].fixations)
-        )
-        np.testing.assert_array_equal(got[..., 0], preprocess.density(density))
-        np.testing.assert_array_equal(
-            got[..., 1], preprocess.fixations(fixated)
-        )
-
-
 def test_the_truth_of_a_crop_is_that_of_the_videos_own_number(stored):
     """By which its features were made, too."""
     kept, _, _, _ = stored

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lsts_tf.features import stores
+from tests import folders
 
 SHAPE = (2, 3)
 MANIFEST = stores.Manifest(
@@ -48,10 +49,6 @@ def filled(store):
     for video, targets in FILLED.items():
         store.write(video, targets, _records(len(targets), video))
     return store
-
-
-def _bytes(root):
-    return {p.name: p.read_bytes() for p in root.iterdir()}
 
 
 # What comes back.
@@ -104,16 +101,6 @@ def test_reading_from_threads_leaves_no_file_open(store):
         np.testing.assert_array_equal(records, video)
 
 
-def test_float16_rounding_bound(store):
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal((50, *SHAPE)) * 10 ** rng.uniform(
-        -9, 4, (50, *SHAPE)
-    )
-    store.write(1, range(50), values)
-    error = np.abs(store.read(1, range(50)).astype("float64") - values)
-    assert np.all(error <= np.maximum(2.0**-11 * np.abs(values), 2.0**-25))
-
-
 # What is refused.
 
 
@@ -134,11 +121,11 @@ def broken(records):
     ],
 )
 def test_bad_records_leave_nothing_behind(store, records, message):
-    before = _bytes(store.root)
+    before = folders.files(store.root)
     with pytest.raises(ValueError, match=message):
         store.write(9, range(7, 10), records)
     assert 9 not in store
-    assert _bytes(store.root) == before
+    assert folders.files(store.root) == before
 
 
 @pytest.mark.parametrize("index", [5, -1])
@@ -269,13 +256,13 @@ def test_two_processes_may_store_a_video_at_a_time(store):
     not os.access("/dev/full", os.W_OK), reason="no /dev/full here"
 )
 def test_full_disk_while_writing(store):
-    before = _bytes(store.root)
+    before = folders.files(store.root)
     temporary = store.root / f".0004.{os.getpid()}.npy"
     temporary.symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"No space.*0004\.npy") as error:
         store.write(4, range(2), _records(2))
     assert error.value.errno == errno.ENOSPC
-    assert _bytes(store.root) == before
+    assert folders.files(store.root) == before
 
 
 # Truth.

@@ -4,38 +4,11 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from lsts_tf.training import devices
 from tests import pages, tiny_training
-
-
-def test_each_replica_gets_its_own(mirrored):
-    assert devices.rows(mirrored, 8) == [slice(0, 4), slice(4, 8)]
-    each = [({"rgb": np.full(3, k)}, np.arange(k, k + 2)) for k in range(2)]
-    features, truth = devices.spread(mirrored, each)
-    for replica in range(2):
-        found, local = (
-            mirrored.experimental_local_results(x)[replica].numpy()
-            for x in (features["rgb"], truth)
-        )
-        np.testing.assert_array_equal(found, each[replica][0]["rgb"])
-        np.testing.assert_array_equal(local, each[replica][1])
-
-
-def test_one_device_takes_all():
-    strategy = tf.distribute.get_strategy()
-    assert devices.rows(strategy, 8) == [slice(0, 8)]
-    assert devices.spread(strategy, [np.arange(8)]).numpy().tolist() == [
-        *range(8)
-    ]
-    assert devices.is_chief(strategy)
-    assert devices.worker_count(strategy) == 1
-    values = np.array([1.0, np.nan])
-    np.testing.assert_array_equal(devices.total(strategy, values), values)
-    assert devices.gathered(strategy, 3) == [3]
 
 
 @pytest.mark.parametrize(

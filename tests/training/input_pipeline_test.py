@@ -101,14 +101,6 @@ def test_an_epoch_has_every_window_once_in_another_order(stored):
     assert epochs[0] != epochs[1]
 
 
-def test_training_continues_at_any_step(stored):
-    data = make(stored)
-    whole = [seen(batch) for batch in steps_of(data, 2, 5, 0, 12)]
-    assert len(whole) == 12
-    assert [seen(batch) for batch in steps_of(data, 2, 5, 7, 12)] == whole[7:]
-    assert [seen(batch) for batch in steps_of(data, 2, 6, 0, 12)] != whole
-
-
 def test_truth_of_several_frames_ends_with_the_target(stored):
     data = make(stored, maps=3)
     ((inputs, truth),) = steps_of(data, 2, 5, 0, 1)
@@ -120,25 +112,6 @@ def test_truth_of_several_frames_ends_with_the_target(stored):
             found = np.asarray(truth[window, -1 - back])
             assert found[0, 0, 0] == video * 20 + target - back
             assert found[9, 9, 1] == target - back
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_evaluation_fills_the_last_batch(stored, replicas):
-    data = make(stored)
-    found = {}
-    for replica in range(replicas):
-        size = 4 // replicas
-        rows = [slice(replica * size, (replica + 1) * size)]
-        batches = list(data.in_order(rows, 4))
-        assert len(batches) == 3  # No replica is left empty.
-        for (batch,), numbers in batches:
-            each = seen(batch)
-            assert len(each) == len(numbers) == size
-            for window, number in zip(each, numbers.tolist(), strict=True):
-                if number >= 0:
-                    assert number not in found
-                    found[number] = window
-    assert [found[k] for k in range(11)] == ALL
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -254,11 +227,6 @@ def counting_flows(frames):
         yield np.full((112, 112, 2), k, np.float16)
 
 
-@pytest.fixture
-def live(data):
-    return live_windows(data)
-
-
 def live_windows(
     data, streams=("rgb", "flow"), size=(224, 224), geometry=None, **more
 ):
@@ -284,7 +252,8 @@ def targets(batch):
     return batch[0]["flow"][:, -1, 0, 0, 0].tolist()
 
 
-def test_live_blocks_are_all_of_a_step_and_continue_at_any(live):
+def test_live_blocks_are_all_of_a_step_and_continue_at_any(data):
+    live = live_windows(data)
     whole = [targets(batch) for batch in steps_of(live, 2, 4, 0, 6)][1:4]
     blocks = live.training(
         [slice(0, 1), slice(1, 2)],
@@ -302,9 +271,9 @@ def test_live_blocks_are_all_of_a_step_and_continue_at_any(live):
     assert whole == named
 
 
-def test_half_of_the_live_windows_are_mirrored(live, data):
+def test_half_of_the_live_windows_are_mirrored(data):
     """Also what moved to the right then moves to the left."""
-    flipped = live_windows(data, flip=True)
+    live, flipped = (live_windows(data, flip=flip) for flip in (False, True))
     _, seen = flipped.step(0, batch_size=9, seed=0)
     assert set(seen) == {0, 1}
     (plain,), (found,) = (steps_of(w, 9, 0, 0, 1) for w in (live, flipped))

@@ -90,11 +90,3 @@ def test_a_full_disk_ends_clearly(tmp_path, write):
         with pytest.raises(checkpoints.StoppedError, match=str(tmp_path)):
             write(watch)
         watch.close()
-
-
-def test_nothing_is_written_without_a_folder(tmp_path):
-    watch = monitor.Monitor(None, first_step=0)
-    watch.scalars(1, "train", {"loss": 1.0})
-    watch.flush()
-    watch.close()
-    assert not list(tmp_path.iterdir())
