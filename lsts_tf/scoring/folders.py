@@ -62,23 +62,7 @@ def evaluate(
     Raises:
         FilesError, images.MapError: Files are missing or cannot be read.
     """
-    problems: Problems = {
-        kind: list(annotations.problems.get(kind, ()))
-        for kind in ("missing", "extra", "unreadable", "clashes", "annotations")
-    }
-    found = {
-        name: predictions.find(folder, problems, videos)
-        for name, folder in models.items()
-    }
-    frames = {
-        video: _common(video, clip.frames, models, found, problems)
-        for video, clip in annotations.clips.items()
-    }
-    for name, clips in found.items():
-        problems["extra"] += [
-            f"{models[name]}: video {video:04d} is not annotated"
-            for video in sorted(clips.keys() - frames.keys())
-        ]
+    found, frames, problems = _matched(models, annotations, videos)
     refuse_or_warn(problems, allow_missing)
     if not any(frames.values()):
         raise FilesError("No frame has both a map and an annotation.")
@@ -128,6 +112,34 @@ def evaluate(
         for name, table in scores.items()
     }
     return summary.joint_report(reports, scores), scores
+
+
+def _matched(
+    models: Mapping[str, str | os.PathLike],
+    annotations: truth_lib.Annotations,
+    videos: frozenset[int],
+) -> tuple[
+    dict[str, dict[int, predictions.Clip]], dict[int, list[int]], Problems
+]:
+    """Maps by model and video, the frames that all have, and what is wrong."""
+    problems: Problems = {
+        kind: list(annotations.problems.get(kind, ()))
+        for kind in ("missing", "extra", "unreadable", "clashes", "annotations")
+    }
+    found = {
+        name: predictions.find(folder, problems, videos)
+        for name, folder in models.items()
+    }
+    frames = {
+        video: _common(video, clip.frames, models, found, problems)
+        for video, clip in annotations.clips.items()
+    }
+    for name, clips in found.items():
+        problems["extra"] += [
+            f"{models[name]}: video {video:04d} is not annotated"
+            for video in sorted(clips.keys() - frames.keys())
+        ]
+    return found, frames, problems
 
 
 def named(folders: Sequence[str]) -> dict[str, str]:

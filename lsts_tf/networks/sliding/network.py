@@ -45,6 +45,16 @@ def _check(**sizes: int) -> None:
         )
 
 
+def _chunks(chunk: int, stride: int) -> tuple[int, ...]:
+    """Windows of each chunk size, the largest first.
+
+    Few sizes, so that few functions are made, each in some seconds. The one
+    between is for live streams, which do not wait for a large one.
+    """
+    sizes = {max(1, n // stride) for n in (chunk, min(chunk, _CHUNK), 1)}
+    return tuple(sorted(sizes, reverse=True))
+
+
 class SlidingI3D:
     """Pooled Mixed_5c features of every window of a video, and skips.
 
@@ -157,11 +167,7 @@ class SlidingI3D:
             ops.convert_to_tensor(array, dtype) for array in plan.weights
         ]
         plan.weights.clear()  # The layers keep the plan.
-        # Few sizes, so that few functions are made, each in some seconds. The
-        # one between is for live streams, which do not wait for a large one.
-        frames = {chunk, min(chunk, _CHUNK), 1}
-        sizes = {max(1, count // stride) for count in frames}
-        self._chunks = tuple(sorted(sizes, reverse=True))
+        self._chunks = _chunks(chunk, stride)
         self.reset()
 
     def _lay_out(
