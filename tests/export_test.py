@@ -229,9 +229,9 @@ def test_the_record_beside_it(exported):
     assert record["signatures"].keys() == record["parity"].keys() == EVERY
     assert_close(record)
     there = {
-        str(place): hashlib.sha256(data).hexdigest()
-        for place, data in folders.contents(output).items()
-        if data is not False and place.name != "metadata.json"
+        place: hashlib.sha256(data).hexdigest()
+        for place, data in folders.files(output).items()
+        if place != "metadata.json"
     }
     assert "saved_model.pb" in there
     assert record["files"] == there
