@@ -14,13 +14,14 @@ import itertools
 from typing import Any
 
 from absl import logging
+import keras
 import numpy as np
 import tensorflow as tf
 
 from lsts_tf import parts
 from lsts_tf.features import flow as flow_lib
 from lsts_tf.features import front_end, preprocess
-from lsts_tf.networks import i3d, i3d_weights
+from lsts_tf.networks import i3d, i3d_weights, tuned_i3d
 from lsts_tf.networks.sliding import network as sliding_i3d
 
 # Elements of a signal that are prepared and pushed at a time.
@@ -77,6 +78,7 @@ class Extractor(front_end.FrontEnd):
         self.end_point = end_point
         self.lookahead = lookahead
         self.weights: dict[str, i3d_weights.Weights] = {}
+        self.networks: dict[str, keras.Model] = {}
         for stream in self.streams:
             channels = i3d_weights.CHANNELS[stream]
             network = i3d.build(
@@ -100,6 +102,17 @@ class Extractor(front_end.FrontEnd):
     def decoder_shape(self) -> tuple[int, int, int, int]:
         """Shape of what a decoder reads, behind layers that are trained."""
         return i3d.feature_shape(self.window, *self.size)
+
+    def tuned(
+        self, first: str, *, rate: float, dtype: str
+    ) -> dict[str, keras.Model]:
+        """{stream: I3D from `first` on}; see `tuned_i3d.build`."""
+        return {
+            stream: tuned_i3d.build(
+                network, first, frames=self.window, rate=rate, dtype=dtype
+            )
+            for stream, network in self.networks.items()
+        }
 
     @property
     def skip_shapes(self) -> dict[str, tuple[int, int, int]]:

@@ -61,10 +61,6 @@ class FrontEnd(abc.ABC):
         name: What --front_end calls it.
         size: Rows and columns of a frame as the network sees it.
         flow: How flow is computed; see `flow.Flow`.
-
-    Attributes:
-        networks: {stream: network} of which training may change the last
-            blocks; empty where there is nothing to be changed.
     """
 
     def __init__(
@@ -82,7 +78,6 @@ class FrontEnd(abc.ABC):
         self.name = name
         self.size = size
         self.flow = flow_lib.Flow(flow)
-        self.networks: dict[str, keras.Model] = {}
 
     # === What a front end has to say ===
 
@@ -117,6 +112,25 @@ class FrontEnd(abc.ABC):
     def note(self) -> str:
         """What every picture and score has to say of the weights, or ""."""
         return ""
+
+    def tuned(
+        self, first: str, *, rate: float, dtype: str
+    ) -> dict[str, keras.Model]:
+        """{stream: its layers from one on}, which train with the decoder.
+
+        Args:
+            first: What --finetune_from says.
+            rate: What changes of their weights are multiplied by.
+            dtype: Policy of their arithmetic.
+
+        Raises:
+            ValueError: This front end has none.
+        """
+        del rate, dtype
+        raise ValueError(
+            f"The front end {self.name} has no layers that can be trained. "
+            f"Received: --finetune_from={first}"
+        )
 
     @property
     def delay(self) -> int:

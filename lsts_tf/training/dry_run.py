@@ -61,7 +61,7 @@ def lines(
         settings,
         feature_shape=front_end.decoder_shape,
         skip_shapes=front_end.skip_shapes,
-        networks=front_end.networks,
+        front_end=front_end,
     )
     yield f"model: {model.count_params():,} parameters"
 

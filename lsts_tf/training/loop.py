@@ -432,7 +432,7 @@ def _run(
         settings,
         strategy,
         **shapes,
-        networks=extractor.networks,
+        front_end=extractor,
         encode=functools.partial(trainer_lib.encode_each, extractor)
         if live
         else None,

@@ -18,7 +18,7 @@ import tensorflow as tf
 from lsts_tf import experiment, parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
-from lsts_tf.networks import decoder, losses, optimizers, tuned_i3d
+from lsts_tf.networks import decoder, losses, optimizers
 from lsts_tf.training import devices, input_pipeline
 
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
@@ -35,7 +35,7 @@ def build_model(
     *,
     feature_shape: Sequence[int],
     skip_shapes: Mapping[str, Sequence[int]] | None = None,
-    networks: Mapping[str, keras.Model] | None = None,
+    front_end: front_end_lib.FrontEnd | None = None,
     synchronized: bool = False,
 ) -> keras.Model:
     """The network that the settings describe, untrained.
@@ -44,21 +44,16 @@ def build_model(
         settings: Decoder, precision and --finetune_from.
         feature_shape: Shape of what the decoder reads, [5, 5, 5, 1024].
         skip_shapes: {end point: shape} of the skips.
-        networks: {stream: I3D}, which --finetune_from needs.
+        front_end: Which --finetune_from trains the last layers of.
         synchronized: Whether BatchNorm sees all replicas.
     """
     tuned = {}
-    if settings.finetune_from and networks:
-        tuned = {
-            stream: tuned_i3d.build(
-                networks[stream],
-                settings.finetune_from,
-                frames=settings.window,
-                rate=settings.finetune_rate,
-                dtype=settings.precision,
-            )
-            for stream in settings.streams
-        }
+    if settings.finetune_from and front_end:
+        tuned = front_end.tuned(
+            settings.finetune_from,
+            rate=settings.finetune_rate,
+            dtype=settings.precision,
+        )
     return decoder.build(
         **settings.decoder_arguments(),
         feature_shape=tuple(feature_shape),
@@ -110,7 +105,7 @@ class Trainer:
         encode: What turns a batch's inputs into features; None where they are
             features already.
         steps: Steps of the whole run, which the cosine schedule needs.
-        **model: Shapes and networks, as of `build_model`.
+        **model: Shapes and front end, as of `build_model`.
 
     Raises:
         ValueError: The batch cannot be shared evenly by the replicas and
