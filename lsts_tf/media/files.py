@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, and errors that name their file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import errno
 import fcntl
@@ -27,6 +27,12 @@ class FileError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def named(things: Sequence[object], most: int = 3) -> str:
+    """At most so many of some things, for a message: "4, 7, 8 and 2 more"."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return ", ".join(map(str, things[:most])) + more
 
 
 @contextlib.contextmanager

@@ -335,7 +335,7 @@ def _disorder(paths: Sequence[pathlib.Path]) -> str:
     if not gaps:
         return ""
     return (
-        f"by their numbers, pictures are missing between {video.named(gaps)}, "
+        f"by their numbers, pictures are missing between {files.named(gaps)}, "
         "so later ones have other numbers than they should"
     )
 

@@ -241,12 +241,6 @@ def count_frames(path: str | os.PathLike) -> int:
         return reading.listed() or sum(1 for _ in film)
 
 
-def named(things: Sequence[object], most: int = 3) -> str:
-    """At most so many of some things, for a message: "4, 7, 8 and 2 more"."""
-    more = f" and {len(things) - most} more" if len(things) > most else ""
-    return ", ".join(map(str, things[:most])) + more
-
-
 def _rank(stream: Any) -> int:
     """The greatest is the one that `ffmpeg` takes for the film.
 
@@ -662,7 +656,7 @@ class _Pass:
             reasons.append(self._missing)
         if self.damaged:
             reasons.append(
-                f"damaged frames (counted from 0): {named(self.damaged)}; "
-                "frames around them may show it"
+                "damaged frames (counted from 0): "
+                f"{files.named(self.damaged)}; frames around them may show it"
             )
         return "; ".join(reasons)

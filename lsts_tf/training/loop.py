@@ -28,7 +28,7 @@ import tqdm
 from lsts_tf import experiment
 from lsts_tf.features import dataset, fill, preprocess, views
 from lsts_tf.features import front_end as front_end_lib
-from lsts_tf.media import files, video
+from lsts_tf.media import files
 from lsts_tf.scoring import scorer as scorer_lib
 from lsts_tf.training import checkpoints, devices, input_pipeline, monitor
 from lsts_tf.training import trainer as trainer_lib
@@ -260,7 +260,7 @@ class Run:
             raise checkpoints.StoppedError(
                 f"The loss or its gradient is not finite at step {step + 1}: "
                 f"{error}. Its batch holds the windows (video:frame) "
-                f"{video.named(labels, 8)}. The checkpoint before it is in "
+                f"{files.named(labels, 8)}. The checkpoint before it is in "
                 f"{self.folder / 'checkpoints'}; look at these windows, or "
                 "lower --learning_rate."
             ) from error
