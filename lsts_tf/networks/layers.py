@@ -6,7 +6,6 @@ which Keras makes the layers' configs.
 """
 
 from collections.abc import Callable, Sequence
-import functools
 import math
 from typing import Any
 
@@ -91,32 +90,29 @@ class GaussianBlur(keras.layers.Layer):
                 shape=(), initializer="zeros", name="log_ratio"
             )
 
-    def _taps(self) -> Any:
-        offsets = np.arange(-self._radius, self._radius + 1)
+    def _averages(self, length: int) -> Any:
+        """[length, length]: the weights of all pixels in the average of each.
+
+        As a matrix, because TensorFlow multiplies matrices several times
+        faster than it convolves pictures of one channel, in training too.
+        """
+        places = np.arange(length)
+        offsets = np.abs(places[:, None] - places)
         power = ops.convert_to_tensor(
             -0.5 * np.square(offsets / self.sigma), self.compute_dtype
         )
         if self.log_ratio is not None:
             power = power * ops.exp(-2.0 * self.log_ratio)
-        taps = ops.exp(power)
-        return taps / ops.sum(taps)
+        near = ops.convert_to_tensor(offsets <= self._radius, power.dtype)
+        taps = near * ops.exp(power)
+        return taps / ops.sum(taps, axis=1, keepdims=True)
 
     def call(self, x: Any) -> Any:
         """[..., h, w, 1] to the same shape."""
-        along = functools.partial(_along_height, taps=self._taps())
-        for _ in range(2):
-            x = ops.swapaxes(_pictures(along, x), -3, -2)
-        return x
-
-
-def _along_height(x: Any, taps: Any) -> Any:
-    """Average of [batch, h, w, 1] along its height, weighted by the taps."""
-    kernel = ops.reshape(taps, (-1, 1, 1, 1))
-
-    def convolve(y: Any) -> Any:
-        return ops.conv(y, kernel, 1, "same", data_format="channels_last")
-
-    return convolve(x) / convolve(ops.ones((1, x.shape[1], 1, 1), x.dtype))
+        *_, height, width, _ = x.shape
+        across = ops.squeeze(x, -1)
+        across = ops.matmul(across, ops.transpose(self._averages(width)))
+        return ops.matmul(self._averages(height), across)[..., None]
 
 
 @keras.saving.register_keras_serializable(package="lsts_tf")
@@ -234,8 +230,11 @@ class Sharpen(keras.layers.Layer):
         )
         shape = (-1, *([1] * (len(x.shape) - 1)))
         motion = ops.reshape(self._motion(ops.cast(features, x.dtype)), shape)
-        drawn = ops.power(x, 1 + (self.power - 1) * motion)
-        drawn = drawn * ops.exp(self.centre * motion * prior)
+        # Of a zero the logarithm is minus infinity, and this a zero again.
+        drawn = ops.exp(
+            (1 + (self.power - 1) * motion) * ops.log(x)
+            + self.centre * motion * prior
+        )
         return drawn + self._FLOOR * motion * (1 - drawn)
 
     def _motion(self, features: Any) -> Any:

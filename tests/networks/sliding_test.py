@@ -214,7 +214,11 @@ def test_memory_does_not_grow_with_the_video(networks):
     sliding = sliding_i3d.SlidingI3D(networks[3], window=16, stride=3)
 
     def remembered():
-        state = sum(np.asarray(array).nbytes for array in sliding._state)
+        state = sum(
+            np.asarray(array).nbytes
+            for stage in sliding._stages
+            for array in stage._state
+        )
         assert state == sliding.state_bytes
         return state + sliding._pending.nbytes
 

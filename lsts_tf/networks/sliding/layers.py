@@ -24,11 +24,47 @@ from lsts_tf.networks.sliding import arithmetic, geometry, layout, toom_cook
 # === Memory ===
 
 
+class _Entries(NamedTuple):
+    """Entries of an array that grows along an axis, in order of time.
+
+    Put together only where both are wanted, because a slice of the whole would
+    keep all of it in memory.
+
+    Attributes:
+      old: those that were kept; None where nothing is.
+      new: what comes behind them.
+      axis: which one.
+    """
+
+    old: Any
+    new: Any
+    axis: int
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        old = 0 if self.old is None else self.old.shape[self.axis]
+        return old, self.new.shape[self.axis]
+
+    def at(self, places: range) -> Any:
+        """Returns the entries at these places, counted from the first one."""
+        found, first = [], 0
+        for part, count in zip((self.old, self.new), self._counts, strict=True):
+            some = [n - first for n in places if first <= n < first + count]
+            if some:
+                rows = slice(some[0], some[-1] + 1, places.step)
+                found.append(part[(*[slice(None)] * self.axis, rows)])
+            first += count
+        return arithmetic.concatenate(found, self.axis)
+
+
 class _History:
     """Keeps the last entries of an array that grows along an axis.
 
     Args:
-      plan: of all layers.
+      plan: of the layer.
       length: number of entries kept.
       shape: of the array without that axis.
       axis: which one.
@@ -48,21 +84,19 @@ class _History:
         if self._length:
             plan.histories.append((*shape[:axis], self._length, *shape[axis:]))
 
-    def extend(self, run: layout.Run, new: Any) -> Any:
-        """Returns old and new entries, in order."""
+    def extend(self, run: layout.Run, new: Any) -> _Entries:
+        """Returns old and new entries."""
         if not self._length:
-            return new
-        before = (slice(None),) * self._axis
+            return _Entries(None, new, self._axis)
         if run.is_still:
-            newest = new[(*before, slice(-1, None))]
+            newest = new[(*[slice(None)] * self._axis, slice(-1, None))]
             old = ops.repeat(newest, self._length, axis=self._axis)
         else:
             old = run.state[self._index]
-        whole = ops.concatenate([old, new], self._axis)
-        run.left_behind[self._index] = whole[
-            (*before, slice(-self._length, None))
-        ]
-        return whole
+        found = _Entries(old, new, self._axis)
+        last = range(len(found) - self._length, len(found))
+        run.left_behind[self._index] = found.at(last)
+        return found
 
 
 class _Dense(_History):
@@ -85,12 +119,13 @@ class _Dense(_History):
         ]
         super().__init__(at.plan, max(lags, default=-1) + 1, at.size)
 
-    def pick(self, whole: Any, newest: int, period: int, count: int) -> Any:
+    def pick(
+        self, entries: _Entries, newest: int, period: int, count: int
+    ) -> Any:
         """Returns `count` labels, the last one `newest`, in order of time."""
-        last = whole.shape[0] - 1 - (self.head - newest) // self._grid
+        last = len(entries) - 1 - (self.head - newest) // self._grid
         step = period // self._grid
-        first = last - step * (count - 1)
-        return whole[first : last + 1 : step]
+        return entries.at(range(last - step * (count - 1), last + 1, step))
 
 
 class _Delay(_History):
@@ -105,7 +140,7 @@ class _Delay(_History):
     def __call__(self, run: layout.Run, left: Any) -> Any:
         if left is None or not self._length:
             return left
-        return self.extend(run, left)[:, : run.windows]
+        return self.extend(run, left).at(range(run.windows))
 
 
 # === Layers over dense values and borders ===
@@ -194,7 +229,7 @@ class _Spanning:
         self,
         run: layout.Run,
         seen: Any,
-        values: Sequence[Any],
+        values: Sequence[_Entries],
         *,
         is_left: bool,
     ) -> Any:
@@ -219,7 +254,7 @@ class _Spanning:
         y = arithmetic.concatenate(found, 0)
         return arithmetic.over_steps(lambda part: self._end(run, part), y)
 
-    def _values(self, run: layout.Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[_Entries]:
         """Returns old and new values of each term."""
         raise NotImplementedError
 
@@ -245,7 +280,7 @@ def _stack(
     run: layout.Run,
     plan: layout.Plan,
     dense: _Dense,
-    value: Any,
+    value: _Entries,
     labels: Iterable[int],
 ) -> Any:
     """Returns labels of all windows, [labels, windows, ...]."""
@@ -316,7 +351,7 @@ class _Tapped(_Spanning):
             arithmetic.concatenate(parts, -1), kernel, self._stride
         )
 
-    def _values(self, run: layout.Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[_Entries]:
         source = self._source.extend(run, new)
         count = run.windows * self._out.new_labels
         found = []
@@ -399,7 +434,7 @@ class _Max(_Spanning):
             run, x.each(lambda y: arithmetic.pool_space(y, self._pool))
         )
 
-    def _values(self, run: layout.Run, new: Any) -> list[Any]:
+    def _values(self, run: layout.Run, new: Any) -> list[_Entries]:
         return [self._source.extend(run, new)] * len(self._terms)
 
     def _of_border(self, seen: Any, group: geometry.Group) -> Any:

@@ -1,6 +1,6 @@
 """What layers are laid out with, and what a chunk of frames calls them with.
 
-A layer is laid out once, where it tells a `Plan` what it has to remember from
+A layer is laid out once, where it tells its `Plan` what it has to remember from
 chunk to chunk, and then called once a chunk. `geometry` has the words.
 """
 
@@ -40,7 +40,7 @@ class Signal(NamedTuple):
 
 @dataclasses.dataclass
 class Run:
-    """One call of a step function: its arguments, and the state it leaves.
+    """One call of a layer: its arguments, and the state it leaves.
 
     Attributes:
       windows: number of windows that the chunk completes.
@@ -76,26 +76,28 @@ class Run:
 
 
 class Plan:
-    """Collects weights, state and costs while the layers are laid out.
+    """Collects weights, state and cost while a layer is laid out.
 
     Attributes:
+      layer: its name.
       stride: of the windows, in frames.
       borders: whether windows have borders ("continuous" has none).
+      dtype: of the arithmetic.
       longest: border steps that are convolved together, see `toom_cook`.
-      weights: arrays that the layers take from `Run.weights`.
+      weights: arrays that the layer takes from `Run.weights`.
       histories: shapes of the state.
-      costs: multiply-adds for one window, by layer of the table.
-      layer: name of the layer being laid out.
+      cost: multiply-adds for one window.
     """
 
-    def __init__(self, stride: int, *, borders: bool, dtype: str = "float32"):
+    def __init__(self, layer: str, stride: int, *, borders: bool, dtype: str):
+        self.layer = layer
         self.stride = stride
         self.borders = borders
+        self.dtype = dtype
         self.longest = 4 if dtype == "float32" else 2
         self.weights: list[np.ndarray] = []
         self.histories: list[tuple[int, ...]] = []
-        self.costs: dict[str, float] = {}
-        self.layer = ""
+        self.cost = 0.0
 
     def weight(self, array: np.ndarray) -> int:
         """Returns the place of an array among the weights."""
@@ -103,15 +105,15 @@ class Plan:
         return len(self.weights) - 1
 
     def count(self, cost: float) -> None:
-        """Adds to the costs of the layer."""
-        self.costs[self.layer] = self.costs.get(self.layer, 0.0) + cost
+        """Adds multiply-adds."""
+        self.cost += cost
 
 
 class Place(NamedTuple):
     """Where a layer is laid out: what lies in front of it.
 
     Attributes:
-      plan: of all layers.
+      plan: of the layer.
       track: the steps of windows.
       size: height, width and channels.
     """

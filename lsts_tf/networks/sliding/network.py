@@ -4,7 +4,8 @@
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import math
 from typing import Any
 
@@ -53,6 +54,104 @@ def _chunks(chunk: int, stride: int) -> tuple[int, ...]:
     """
     sizes = {max(1, n // stride) for n in (chunk, min(chunk, _CHUNK), 1)}
     return tuple(sorted(sizes, reverse=True))
+
+
+class _Stage:
+    """A layer with what it remembers from chunk to chunk, compiled alone.
+
+    While a function runs, old and new state are there at once: of one layer,
+    where a function of all layers would double the whole state.
+
+    Args:
+      plan: with which the layer was laid out, and no other one.
+      layer: a function of a run and of what the stage before gives.
+      recent: gives the last steps of each window behind the layer, which are
+        wanted as a skip; or None.
+      compile: see `SlidingI3D`.
+    """
+
+    def __init__(
+        self,
+        plan: layout.Plan,
+        layer: Callable[[layout.Run, Any], Any],
+        recent: Callable[[layout.Run, Any], Any] | None,
+        compile: Callable[[Callable], Callable],
+    ):
+        self.name = plan.layer
+        self._layer = layer
+        self._recent = recent
+        self._compile = compile
+        self._dtype = plan.dtype
+        self.histories = plan.histories
+        # Copied: a tensor made of NumPy's array takes its memory twice.
+        self._weights = [
+            ops.copy(ops.convert_to_tensor(array, plan.dtype))
+            for array in plan.weights
+        ]
+        plan.weights.clear()  # The layer keeps the plan.
+        self._functions: dict[tuple[int, bool], Callable] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the video."""
+        self._state: list[Any] = []  # Zeros, which take no memory before use.
+
+    def __call__(
+        self,
+        x: Any,
+        windows: int,
+        *,
+        emits: bool,
+        start: Any = None,
+        end: Any = None,
+    ) -> tuple[Any, Any]:
+        """Returns what comes behind the layer, and its skip or None.
+
+        Arguments are those of `layout.Run`. Without features to emit there is
+        nothing behind the last stages: None.
+        """
+        key = (windows, emits)
+        if key not in self._functions:
+            self._functions[key] = self._compile(
+                functools.partial(self._run, *key, False)
+            )
+        state = self._state or [
+            ops.zeros(shape, self._dtype) for shape in self.histories
+        ]
+        y, skip, self._state = self._functions[key](
+            self._weights, state, x, start, end
+        )
+        return y, skip
+
+    def stand_still(self, x: Any, *, emits: bool) -> tuple[Any, Any]:
+        """Does the same where all before `x`, of one window, equals it.
+
+        Once a video, so not worth a compiled function.
+        """
+        y, skip, self._state = self._run(
+            1, emits, True, self._weights, [], x, None, None
+        )
+        return y, skip
+
+    def _run(
+        self,
+        windows: int,
+        emits: bool,
+        is_still: bool,
+        weights: Sequence[Any],
+        state: Sequence[Any],
+        x: Any,
+        start: Any,
+        end: Any,
+    ) -> tuple[Any, Any, list[Any]]:
+        run = layout.Run(windows, weights, state, emits, start, end, is_still)
+        y = self._layer(run, x)
+        skip = None
+        if self._recent and y is not None:
+            steps = self._recent(run, y)
+            skip = ops.mean(steps, 0) if emits else None
+        count = len(self.histories)
+        return y, skip, [run.left_behind[n] for n in range(count)]
 
 
 class SlidingI3D:
@@ -134,8 +233,6 @@ class SlidingI3D:
         self._window = window
         self._stride = stride
         self._dtype = dtype
-        self._compile = compile or (lambda function: function)
-        self._functions: dict[tuple[int, bool], Callable] = {}
         self._is_continuous = front_end == "continuous"
         self._end_point = end_point
         self._is_pooled = end_point == parts.MAIN
@@ -152,72 +249,98 @@ class SlidingI3D:
                 window, stride, end_point, borders=False
             )
             self.delay = geometry.delay_of(last, stride, lookahead)
-        plan = layout.Plan(stride, borders=not self._is_continuous, dtype=dtype)
-        self._layers: list[tuple[str, Any]] = []
-        # Of each skip: what puts its last steps together, and their number.
-        self._taps: dict[str, tuple[layers.Assembly | None, int]] = {}
         # By how many windows each skip comes before the features do. What is
         # early waits in a queue, outside of the state that each chunk copies.
         self._early_by: dict[str, int] = {}
         self._oldest = 0
-        self._lay_out(plan, layout.folded_units(network), skips)
-        self.costs = plan.costs
-        self._histories = plan.histories
-        self._weights = [
-            ops.convert_to_tensor(array, dtype) for array in plan.weights
-        ]
-        plan.weights.clear()  # The layers keep the plan.
+        self.costs: dict[str, float] = {}
+        self._stages: list[_Stage] = []
+        for plan, layer, recent in self._lay_out(
+            layout.folded_units(network), skips
+        ):
+            self._stages.append(
+                _Stage(plan, layer, recent, compile or (lambda f: f))
+            )
+            if plan.cost:
+                self.costs[plan.layer] = plan.cost
         self._chunks = _chunks(chunk, stride)
         self.reset()
 
     def _lay_out(
-        self,
-        plan: layout.Plan,
-        units: Mapping[str, layout.Unit],
-        skips: Sequence[str],
-    ) -> None:
+        self, units: Mapping[str, layout.Unit], skips: Sequence[str]
+    ) -> Iterator[tuple[layout.Plan, Callable, Callable | None]]:
+        """Yields each stage's plan, layer and what takes its skip."""
         shapes = i3d.shapes(self._window, *self._size[:2])
         size: tuple[int, ...] = self._size
         is_whole = False
+        borders = not self._is_continuous
+
+        def plan_of(name: str) -> layout.Plan:
+            return layout.Plan(
+                name, self._stride, borders=borders, dtype=self._dtype
+            )
+
         for layer, before, after in geometry.tracks(
-            self._window, self._stride, self._end_point, borders=plan.borders
+            self._window, self._stride, self._end_point, borders=borders
         ):
-            plan.layer = name = layer.name
+            name = layer.name
             # Chunks older than this see labels before the video.
             self._oldest = max(self._oldest, -after.head)
-            at = layout.Place(plan, before, size)
-            size = shapes[name][1:]
-            behind = layout.Place(plan, after, size)
             if (
-                plan.borders
+                borders
                 and not is_whole
                 and not after.is_worth_sharing(self._stride)
             ):
                 is_whole = True
-                self._layers.append(("assembly", layers.Assembly(at)))
+                plan = plan_of("assembly")
+                place = layout.Place(plan, before, size)
+                yield plan, layers.Assembly(place), None
+            plan = plan_of(name)
             built = (
                 layers.whole(plan, layer, units, shapes[name])
                 if is_whole
-                else layers.shared(at, layer, units)
+                else layers.shared(
+                    layout.Place(plan, before, size), layer, units
+                )
             )
-            self._layers.append((name, built))
+            size = shapes[name][1:]
+            recent: Callable | None = None
             if name in skips:
                 count = parts.recent_steps(after.steps, after.spacing)
-                recent, delay = None, self.delay
-                if not is_whole:
+                delay = self.delay
+                if is_whole:
+                    recent = functools.partial(_last, count)
+                else:
                     delay = geometry.least_delay(after, self._stride, delay)
-                    recent = layers.Assembly(behind, count=count, delay=delay)
-                self._taps[name] = (recent, count)
+                    recent = layers.Assembly(
+                        layout.Place(plan, after, size),
+                        count=count,
+                        delay=delay,
+                    )
                 self._early_by[name] = (self.delay - delay) // self._stride
+            yield plan, built, recent
         if not is_whole:
-            assembly = layers.Assembly(behind, delay=self.delay)
-            self._layers.append(("assembly", assembly))
+            plan = plan_of("assembly")
+            place = layout.Place(plan, after, size)
+            yield plan, layers.Assembly(place, delay=self.delay), None
+        yield plan_of("features"), self._end, None
+
+    def _end(self, run: layout.Run, x: Any) -> Any:
+        """Features of whole windows, window by window."""
+        del run
+        if self._is_pooled:
+            x = arithmetic.average(x)
+        return ops.swapaxes(x, 0, 1)
 
     @property
     def state_bytes(self) -> int:
         """Size of what is remembered between chunks."""
         width = 4 if self._dtype == "float32" else 2
-        return width * sum(math.prod(shape) for shape in self._histories)
+        return width * sum(
+            math.prod(shape)
+            for stage in self._stages
+            for shape in stage.histories
+        )
 
     def reset(self) -> None:
         """Forgets the video; the next frame pushed is frame 0 of another."""
@@ -226,7 +349,8 @@ class SlidingI3D:
         self._pending = np.zeros((self._early, *self._size), np.float32)
         self._seen = 0
         self._emitted = 0
-        self._state: list[Any] = []  # Zeros, which take no memory before use.
+        for stage in self._stages:
+            stage.reset()
         self._waiting: dict[str, collections.deque] = {
             name: collections.deque([None] * count)
             for name, count in self._early_by.items()
@@ -243,16 +367,13 @@ class SlidingI3D:
         """
         self.reset()
         frames = np.repeat(frame[None], self._stride, axis=0)
-        run = layout.Run(
-            1, self._weights, (), emits=self._is_continuous, is_still=True
+        emits = self._is_continuous
+        found = self._pass(
+            frames, lambda stage, x: stage.stand_still(x, emits=emits)
         )
-        # Once a video, so not worth a compiled function.
-        found, self._state = self._step(
-            run, ops.convert_to_tensor(frames, self._dtype)
-        )
-        for name, part in zip(self.part_shapes, found, strict=False):
-            if waiting := self._waiting.get(name):
-                (row,) = _rows(part)
+        for name, waiting in self._waiting.items():
+            if waiting:
+                (row,) = _rows(found[name])
                 self._waiting[name] = collections.deque([row] * len(waiting))
         self._pending = frames[1:]
         # Counted as if so many windows had come that no label lies before the
@@ -354,22 +475,20 @@ class SlidingI3D:
         else:
             # Small chunks compute some unneeded borders, to save a function.
             is_plain = start >= 0 or windows < self._chunks[0]
-        last = np.int32(2**30 if end is None else end)
-        self._state = self._state or [
-            ops.zeros(shape, self._dtype) for shape in self._histories
-        ]
-        features, self._state = self._function(windows, is_plain)(
-            self._weights,
-            self._state,
-            ops.convert_to_tensor(frames, self._dtype),
-            ops.convert_to_tensor(start, "int32"),
-            ops.convert_to_tensor(last, "int32"),
+        bounds: dict[str, Any] = {}
+        if self._is_continuous and not is_plain:
+            last = 2**30 if end is None else end
+            bounds["start"] = ops.convert_to_tensor(start, "int32")
+            bounds["end"] = ops.convert_to_tensor(last, "int32")
+        emits = is_plain or self._is_continuous
+        features = self._pass(
+            frames, lambda stage, x: stage(x, windows, emits=emits, **bounds)
         )
         complete = (start - self.delay) // self._stride + 1
         new = min(windows, max(0, complete - self._emitted))
         self._emitted += new
         found = self._nothing()
-        for name, part in zip(self.part_shapes, features, strict=False):
+        for name, part in features.items():
             waiting = self._waiting.get(name, collections.deque())
             waiting.extend(_rows(part))
             rows = [waiting.popleft() for _ in range(windows)]
@@ -377,54 +496,32 @@ class SlidingI3D:
                 found[name] = np.stack(rows[windows - new :]).astype(np.float32)
         return found
 
-    def _function(self, windows: int, is_plain: bool) -> Callable:
-        """Returns the step function of a chunk size, made at first use.
+    def _pass(
+        self,
+        frames: np.ndarray,
+        through: Callable[[_Stage, Any], tuple[Any, Any]],
+    ) -> dict[str, Any]:
+        """Passes frames through all stages.
 
-        At the ends of a video it is another: "window" needs no right borders
-        before the first window is complete, and "continuous" must zero what
-        lies outside of the video.
+        Returns:
+          {end point: [windows, *its shape]}; nothing where none is emitted.
         """
-        key = (windows, is_plain)
-        if key not in self._functions:
-
-            def step(weights, state, frames, start, end):
-                run = layout.Run(
-                    windows,
-                    weights,
-                    state,
-                    emits=is_plain or self._is_continuous,
-                )
-                if self._is_continuous and not is_plain:
-                    run.start, run.end = start, end
-                return self._step(run, frames)
-
-            self._functions[key] = self._compile(step)
-        return self._functions[key]
-
-    def _step(
-        self, run: layout.Run, frames: Any
-    ) -> tuple[list[Any], list[Any]]:
-        x: Any = layout.Signal(frames, None, None)
-        taken = {}
-        for name, layer in self._layers:
-            x = layer(run, x)
+        dense = ops.convert_to_tensor(frames, self._dtype)
+        x: Any = layout.Signal(dense, None, None)
+        skips = {}
+        for stage in self._stages:
+            x, skip = through(stage, x)
+            if skip is not None:
+                skips[stage.name] = skip
             if x is None:
-                break
-            if name in self._taps:
-                recent, count = self._taps[name]
-                steps = recent(run, x) if recent else x[-count:]
-                if run.emits:
-                    taken[name] = ops.mean(steps, 0)
-        left_behind = [run.left_behind[n] for n in range(len(self._histories))]
-        if x is None:
-            return [], left_behind
-        if self._is_pooled:
-            x = arithmetic.average(x)
-        _, *skips = self.part_shapes
-        return [
-            ops.swapaxes(x, 0, 1),
-            *(taken[name] for name in skips),
-        ], left_behind
+                return {}
+        return {self._end_point: x, **skips}
+
+
+def _last(count: int, run: layout.Run, x: Any) -> Any:
+    """Returns the last steps of whole windows."""
+    del run
+    return x[-count:]
 
 
 def _rows(part: Any) -> list[np.ndarray]:

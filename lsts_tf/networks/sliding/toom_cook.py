@@ -80,7 +80,7 @@ class Correlation:
     """Convolves a few steps over time and space, with zeros around them.
 
     Args:
-      plan: of all layers.
+      plan: of the layer.
       kernel: [time, height, width, channels, filters], without strides.
       counts: steps of each array that it is called with.
       size: height and width.
