@@ -11,7 +11,7 @@ so that windows lie 1 and 16 frames apart. Their networks have random weights,
 which cost the same, and run in PyTorch as their authors wrote them; frames are
 resized before the clock runs, for all. `benchmarks/pytorch.py` says how to
 install PyTorch (and torchvision). The starter's first map comes before the
-clock runs, too, in float32 and in bfloat16. Rounds take turns.
+clock runs, too, in each precision. Rounds take turns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +32,7 @@ try:  # First: behind TensorFlow it crashes.
 except ImportError:
     torch = torchvision = None
 
+from lsts_tf import parts
 from lsts_tf import predictor as predictor_lib
 from lsts_tf.media import video as video_lib
 
@@ -44,9 +45,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the fastest counts.")
 Round = Callable[[], int]  # Computes some frames; returns how many.
 
 
-def starter(frames: Sequence[np.ndarray], *, bfloat16: bool) -> Round:
+def starter(frames: Sequence[np.ndarray], dtype: str) -> Round:
     """The starter, from frames of any size to maps."""
-    predictor = predictor_lib.Predictor.load(bfloat16=bfloat16)
+    predictor = predictor_lib.Predictor.load(dtype=dtype)
     maps = predictor.maps(itertools.cycle(frames))
     next(maps)
 
@@ -123,8 +124,8 @@ def tinyhd(frames: Sequence[np.ndarray], *, several: bool) -> Round:
 
 def methods(frames: Sequence[np.ndarray]) -> Iterator[tuple[str, Round]]:
     """What is compared."""
-    yield "the starter", starter(frames, bfloat16=False)
-    yield "the starter, --bfloat16", starter(frames, bfloat16=True)
+    for dtype in parts.DTYPES:
+        yield f"the starter, {dtype}", starter(frames, dtype)
     if UNISAL.value:
         yield "UNISAL", unisal(frames)
     if TINYHD.value:

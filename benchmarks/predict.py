@@ -5,7 +5,7 @@ r"""What `predict` costs a frame, stage by stage, and that memory stays bounded.
     python -m benchmarks.predict --memory [--minutes=30]
     python -m benchmarks.predict --write [--video=FILE] [--frames=40]
     python -m benchmarks.predict --flagfile=RUN/experiment.flags --program \
-        [--video=FILE] [--frames=40] [-- --bfloat16]
+        [--video=FILE] [--frames=40] [-- --dtype=int8]
 
 The first runs the stages one after the other over the same frames, each a
 second time when everything is compiled, and then the program as a whole. A run

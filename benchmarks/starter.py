@@ -8,7 +8,7 @@ benchmark's centre prior, the mean map of what the starter was trained on, and
 OpenCV's spectral residual. Scores are those of `evaluate`, means over videos of
 their means over frames. CPU seconds are those of a frame of a video after the
 first, reading included. `--runs=starter,starter+bfloat16` compares a model with
-itself in bfloat16.
+itself in another precision, bfloat16 or int8.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,10 +44,10 @@ Maps = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def of_run(name: str) -> Maps:
-    """The maps of a trained model, in bfloat16 if its name ends with that."""
-    run, _, half = name.partition("+")
+    """The maps of a trained model, in the precision behind a +, if any."""
+    run, _, dtype = name.partition("+")
     return predictor_lib.Predictor.load(
-        experiment.run_folder(run), bfloat16=bool(half)
+        experiment.run_folder(run), dtype=dtype or None
     ).maps
 
 

@@ -152,8 +152,9 @@ class Experiment:
     )
     front_end_dtype: str = option.field(
         "float32",
-        "Precision of I3D; bfloat16 needs --features=stored.",
-        choices=("float32", "bfloat16"),
+        "Precision of I3D; all but float32 need --features=stored, and int8 "
+        "needs --front_end=continuous.",
+        choices=parts.DTYPES,
     )
     flow: str = option.field(
         "tvl1",
@@ -368,11 +369,15 @@ class Experiment:
             "--front_end=window",
         )
         # Trained on windows alone, which are float32, the model would be
-        # scored and served on the shared computation's bfloat16.
+        # scored and served on the shared computation's precision.
         yield (
             not is_live or self.front_end_dtype == "float32",
             "--features=live computes each window alone, which is done in "
             "--front_end_dtype=float32",
+        )
+        yield (
+            self.front_end_dtype != "int8" or self.front_end == "continuous",
+            "--front_end_dtype=int8 needs --front_end=continuous",
         )
         yield (
             not self.views or (not is_live and self.streams == ("rgb",)),

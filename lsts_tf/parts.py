@@ -43,6 +43,8 @@ FRONT_ENDS = {
     "window": "lsts_tf.features.extractor:Extractor",
     "continuous": "lsts_tf.features.extractor:Extractor",
 }
+# The arithmetic of I3D, the most exact one first.
+DTYPES = ("float32", "bfloat16", "int8")
 # Maps that a model may predict of one window: its last frames.
 TARGETS = (1, 8, 16)
 DECODERS = ("paper", "skip", "readout")

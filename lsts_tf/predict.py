@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from lsts_tf import experiment, option, program, windows
+from lsts_tf import experiment, option, parts, program, windows
 from lsts_tf.media import files, sources
 from lsts_tf.outputs import films, pictures, run
 
@@ -50,11 +50,12 @@ def define_flags() -> None:
     known = f"What is written: {', '.join(run.KINDS)}; maps is png8"
     flags.DEFINE_list("outputs", list(run.DEFAULT), known)
     flags.DEFINE_integer("batch", 4, "Number of maps computed together", 1)
-    flags.DEFINE_boolean(
-        "bfloat16",
-        False,
-        "Compute I3D in bfloat16: faster on processors that have it, with "
-        "slightly different maps",
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        parts.DTYPES,
+        "Precision of I3D, if not that of its training; bfloat16 and int8 are "
+        "faster on processors that have them, with slightly different maps",
     )
     flags.DEFINE_integer(
         "workers",
@@ -179,15 +180,16 @@ def _run(names: Sequence[str]) -> str:
     # TensorFlow takes seconds: help and errors above do not wait for it.
     from lsts_tf import predictor
 
-    if program.computes_bfloat16() and not values.bfloat16:
-        logging.info("With --bfloat16 this processor predicts faster.")
+    faster = program.fast_dtype(chosen.front_end)
+    if values.dtype is None and faster != "float32":
+        logging.info("With --dtype=%s this processor predicts faster.", faster)
     load = functools.partial(
         predictor.Predictor.load,
         chosen.folder,
         model=values.model,
         sources=chosen.sources,
         batch=values.batch,
-        bfloat16=values.bfloat16,
+        dtype=values.dtype,
     )
     checksum = files.sha256(experiment.model_file(chosen.folder, values.model))
     about = {"run": chosen.run_name, "model": values.model, "sha256": checksum}

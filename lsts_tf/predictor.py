@@ -76,7 +76,7 @@ class Predictor:
         sources: Mapping[str, Sequence[str]] | None = None,
         lookahead: int | None = None,
         batch: int = BATCH,
-        bfloat16: bool = False,
+        dtype: str | None = None,
     ) -> "Predictor":
         """The model of a run folder.
 
@@ -91,13 +91,13 @@ class Predictor:
                 number of frames that a map waits for, if not for all that it
                 sees. Fewer frames give different maps sooner; see `delay`.
             batch: Maps that the decoder computes at a time.
-            bfloat16: Compute I3D in bfloat16, whatever it was trained on.
-                Maps differ slightly, sooner on processors that have it.
+            dtype: Arithmetic of I3D, one of `parts.DTYPES`, if not that of the
+                training. Maps then differ slightly.
 
         Raises:
             FileNotFoundError: There is no trained model.
             ValueError: I3D's weights are not those it was trained on; or a
-                lookahead for --front_end=window.
+                lookahead or "int8" for --front_end=window.
         """
         folder = experiment.run_folder(str(run_dir))
         settings = experiment.load(folder / experiment.FLAGFILE)
@@ -115,7 +115,7 @@ class Predictor:
             path = folder  # Keras reads both of its files.
         arguments = settings.front_end_arguments()
         arguments["sources"] |= dict(sources or {})
-        other = {"dtype": "bfloat16"} if bfloat16 else {}
+        other = {"dtype": dtype} if dtype else {}
         extractor = front_end_lib.load(**arguments | other, lookahead=lookahead)
         trained_on = json.loads(
             (folder / front_end_lib.DESCRIPTION).read_text()

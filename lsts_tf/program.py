@@ -74,8 +74,11 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def computes_bfloat16() -> bool:
-    """Whether the processor says that it computes in bfloat16."""
+def fast_dtype(front_end: str) -> str:
+    """Which of `parts.DTYPES` the processor is made for, by its own word."""
     about = pathlib.Path("/proc/cpuinfo")
     words = about.read_text().split() if about.is_file() else []
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(words)
+    if not {"avx512_bf16", "amx_bf16"}.isdisjoint(words):
+        return "bfloat16"
+    has_int8 = not {"avx512_vnni", "avx_vnni"}.isdisjoint(words)
+    return "int8" if has_int8 and front_end == "continuous" else "float32"

@@ -79,6 +79,7 @@ def test_flags_have_the_records_defaults():
         ("--schedule=cosine --lr_halving_steps=50", "--lr_halving_steps"),
         ("--features=live --front_end=continuous", "alone.* --front_end=cont"),
         ("--features=live --front_end_dtype=bfloat16", "alone.*=bfloat16"),
+        ("--front_end_dtype=int8", "int8 needs --front_end=continuous"),
         ("--datasets=dhf1k,dhf1k:1.0.0", "different datasets"),
         ("--train_videos=1-5,hollywood2:1", "Videos must be of dhf1k"),
         ("--short_clips=repeat", "should be one of|must be one of"),

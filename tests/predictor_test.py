@@ -91,16 +91,26 @@ def test_a_run_is_served_with_less_lookahead(tmp_path):
         load(tmp_path / "window")
 
 
-def test_a_run_is_served_in_bfloat16(tmp_path):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_run_is_served_in_fewer_bits(tmp_path, dtype):
     tiny_run.make(tmp_path / "run", front_end="continuous")
-    exact, half = (
-        predictor_lib.Predictor.load(tmp_path / "run", bfloat16=bfloat16)
-        for bfloat16 in (False, True)
+    exact, coarse = (
+        predictor_lib.Predictor.load(tmp_path / "run", dtype=chosen)
+        for chosen in (None, dtype)
     )
-    assert half.extractor.describe()["dtype"] == "bfloat16"
+    assert exact.extractor.describe()["dtype"] == "float32"
+    assert coarse.extractor.describe()["dtype"] == dtype
     clip = tiny_run.frames(20, 90, 160)
-    want, found = exact(clip), half(clip)
+    want, found = exact(clip), coarse(clip)
     assert 0 < np.abs(found - want).mean() < 0.01
+    each = np.stack(list(coarse.stream(iter(clip), chunk=1)))
+    assert 0 < np.abs(each - want).mean() < 0.01
+
+
+def test_windows_alone_are_not_computed_in_eight_bits(tmp_path):
+    tiny_run.make(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"Only --front_end=continuous .*int8"):
+        predictor_lib.Predictor.load(tmp_path / "run", dtype="int8")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 8])

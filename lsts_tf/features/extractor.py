@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from lsts_tf import parts
+from lsts_tf.features import eight_bits, front_end, preprocess
 from lsts_tf.features import flow as flow_lib
-from lsts_tf.features import front_end, preprocess
 from lsts_tf.networks import i3d, i3d_weights, tuned_i3d
 from lsts_tf.networks.sliding import network as sliding_i3d
 
@@ -36,7 +36,9 @@ class Extractor(front_end.FrontEnd):
     Args that `FrontEnd` does not have:
         sources: Sources of I3D's weights for each stream, in order of
             preference, see `i3d_weights.load`; None to ask for shapes alone.
-        dtype: "float32" or "bfloat16", the arithmetic of I3D.
+        dtype: One of `parts.DTYPES`: the arithmetic of I3D. "int8" needs
+            "continuous", see `eight_bits`; photographs, and the start of a
+            clip that did not stand still before, are computed in float32.
         skips: End points wanted beside Mixed_5c, some of `parts.SKIPS`.
         end_point: Whose activations are the main part: Mixed_5c, pooled, or
             one in front of layers that are trained, as it is.
@@ -66,6 +68,11 @@ class Extractor(front_end.FrontEnd):
         seed: int = 0,
     ) -> None:
         sliding_i3d.check_front_end(name, lookahead)
+        if dtype == "int8" and name == "window":
+            raise ValueError(
+                "Only --front_end=continuous can be computed in int8. "
+                f"Received: dtype={dtype}, front_end={name}"
+            )
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
         super().__init__(
@@ -318,12 +325,15 @@ class Extractor(front_end.FrontEnd):
                 lookahead=self.lookahead,
                 skips=self.skips,
                 end_point=self.end_point,
-                dtype=self.dtype,
+                dtype="float32" if self.dtype == "int8" else self.dtype,
                 chunk=_GPU_CHUNK
                 if tf.config.list_logical_devices("GPU")
                 else CHUNK,
                 # Nothing to convert: it would be half of the tracing time.
                 compile=functools.partial(tf.function, autograph=False),
+                compile_all=(
+                    eight_bits.Function if self.dtype == "int8" else None
+                ),
             )
         return self._sliding[key]
 

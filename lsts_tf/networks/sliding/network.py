@@ -96,6 +96,17 @@ class _Stage:
         """Forgets the video."""
         self._state: list[Any] = []  # Zeros, which take no memory before use.
 
+    @property
+    def state(self) -> list[Any]:
+        """What it remembers."""
+        return self._state or [
+            ops.zeros(shape, self._dtype) for shape in self.histories
+        ]
+
+    @state.setter
+    def state(self, state: list[Any]) -> None:
+        self._state = state
+
     def __call__(
         self,
         x: Any,
@@ -115,11 +126,8 @@ class _Stage:
             self._functions[key] = self._compile(
                 functools.partial(self._run, *key, False)
             )
-        state = self._state or [
-            ops.zeros(shape, self._dtype) for shape in self.histories
-        ]
         y, skip, self._state = self._functions[key](
-            self._weights, state, x, start, end
+            self._weights, self.state, x, start, end
         )
         return y, skip
 
@@ -132,6 +140,17 @@ class _Stage:
             1, emits, True, self._weights, [], x, None, None
         )
         return y, skip
+
+    def inside(
+        self, x: Any, windows: int, state: Sequence[Any]
+    ) -> tuple[Any, Any, list[Any]]:
+        """Does the same as a pure function, inside of a video.
+
+        Returns:
+          What comes behind the layer, its skip or None, and the new state.
+        """
+        args = (self._weights, state, x, None, None)
+        return self._run(windows, True, False, *args)
 
     def _run(
         self,
@@ -201,6 +220,7 @@ class SlidingI3D:
         dtype: str = "float32",
         chunk: int = _CHUNK,
         compile: Callable[[Callable], Callable] | None = None,
+        compile_all: Callable[[Callable], Callable] | None = None,
     ):
         """Lays out the computation for a network's weights as they are now.
 
@@ -219,6 +239,9 @@ class SlidingI3D:
             one window's. More are faster on a GPU and need more memory.
           compile: wraps a function of arrays, for instance `tf.function` or
             `jax.jit`; None runs operation by operation.
+          compile_all: wraps the function of all layers and their state, by
+            which chunks inside of a video then go, as for a runtime that plans
+            all at once; only for "continuous".
 
         Raises:
           ValueError: a size below 1, an unknown front end or skip, a skip
@@ -234,6 +257,8 @@ class SlidingI3D:
         self._stride = stride
         self._dtype = dtype
         self._is_continuous = front_end == "continuous"
+        self._compile_all = compile_all
+        self._at_once: dict[int, Callable] = {}
         self._end_point = end_point
         self._is_pooled = end_point == parts.MAIN
         self.feature_shape = i3d.shapes(window, *self._size[:2])[end_point]
@@ -252,7 +277,7 @@ class SlidingI3D:
         # By how many windows each skip comes before the features do. What is
         # early waits in a queue, outside of the state that each chunk copies.
         self._early_by: dict[str, int] = {}
-        self._oldest = 0
+        self._oldest = -window
         self.costs: dict[str, float] = {}
         self._stages: list[_Stage] = []
         for plan, layer, recent in self._lay_out(
@@ -284,8 +309,9 @@ class SlidingI3D:
             self._window, self._stride, self._end_point, borders=borders
         ):
             name = layer.name
-            # Chunks older than this see labels before the video.
-            self._oldest = max(self._oldest, -after.head)
+            # The first label of a chunk may be that of the video's first frame.
+            first = -after.head - after.grid(self._stride)
+            self._oldest = max(self._oldest, first)
             if (
                 borders
                 and not is_whole
@@ -378,7 +404,7 @@ class SlidingI3D:
         self._pending = frames[1:]
         # Counted as if so many windows had come that no label lies before the
         # video.
-        self._emitted = -(-self._oldest // self._stride)
+        self._emitted = max(0, -(-self._oldest // self._stride))
         self._seen = self._early + self._window
         self._seen += (self._emitted - 1) * self._stride
 
@@ -481,9 +507,19 @@ class SlidingI3D:
             bounds["start"] = ops.convert_to_tensor(start, "int32")
             bounds["end"] = ops.convert_to_tensor(last, "int32")
         emits = is_plain or self._is_continuous
-        features = self._pass(
-            frames, lambda stage, x: stage(x, windows, emits=emits, **bounds)
-        )
+        if self._compile_all and is_plain:
+            if windows not in self._at_once:
+                self._at_once[windows] = self._compile_all(self._through_all)
+            features, states = self._at_once[windows](
+                frames, [stage.state for stage in self._stages]
+            )
+            for stage, state in zip(self._stages, states, strict=True):
+                stage.state = state
+        else:
+            features = self._pass(
+                frames,
+                lambda stage, x: stage(x, windows, emits=emits, **bounds),
+            )
         complete = (start - self.delay) // self._stride + 1
         new = min(windows, max(0, complete - self._emitted))
         self._emitted += new
@@ -496,9 +532,23 @@ class SlidingI3D:
                 found[name] = np.stack(rows[windows - new :]).astype(np.float32)
         return found
 
+    def _through_all(
+        self, frames: Any, states: Sequence[Sequence[Any]]
+    ) -> tuple[dict[str, Any], list[list[Any]]]:
+        """Does what `_pass` does, as a pure function of frames and state."""
+        before, left_behind = iter(states), []
+        windows = frames.shape[0] // self._stride
+
+        def through(stage: _Stage, x: Any) -> tuple[Any, Any]:
+            y, skip, state = stage.inside(x, windows, next(before))
+            left_behind.append(state)
+            return y, skip
+
+        return self._pass(frames, through), left_behind
+
     def _pass(
         self,
-        frames: np.ndarray,
+        frames: Any,
         through: Callable[[_Stage, Any], tuple[Any, Any]],
     ) -> dict[str, Any]:
         """Passes frames through all stages.
