@@ -404,7 +404,7 @@ class SlidingI3D:
         self._pending = frames[1:]
         # Counted as if so many windows had come that no label lies before the
         # video.
-        self._emitted = max(0, -(-self._oldest // self._stride))
+        self._emitted = max(0, 1 - -self._oldest // self._stride)
         self._seen = self._early + self._window
         self._seen += (self._emitted - 1) * self._stride
 
