@@ -14,6 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 
+def interpreter(content: bytes, *, threads: int | None = None) -> Any:
+    """What runs a file of LiteRT."""
+    with warnings.catch_warnings():
+        # TensorFlow 2.21 still brings it. Its successor, ai_edge_litert, reads
+        # the same files, and would be another dependency.
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
+        return tf.lite.Interpreter(model_content=content, num_threads=threads)
+
+
 class Function:
     """A function of arrays of fixed shapes, converted when it is first called.
 
@@ -57,14 +66,9 @@ class Function:
             [traced.get_concrete_function()], traced
         )
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        content = converter.convert()
-        with warnings.catch_warnings():
-            # As in `serving.litert`.
-            warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
-            self._interpreter = tf.lite.Interpreter(
-                model_content=content,
-                num_threads=len(os.sched_getaffinity(0)),
-            )
+        self._interpreter = interpreter(
+            converter.convert(), threads=len(os.sched_getaffinity(0))
+        )
         self._interpreter.allocate_tensors()
         inputs = self._interpreter.get_input_details()
         inputs.sort(key=lambda each: each["name"])

@@ -9,12 +9,12 @@ import functools
 import pathlib
 import tempfile
 from typing import Any
-import warnings
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
+from lsts_tf.features import eight_bits
 from lsts_tf.serving import graph as graph_lib
 
 _POOLS = {"MaxPool3D": tf.nn.max_pool2d, "AvgPool3D": tf.nn.avg_pool2d}
@@ -30,11 +30,7 @@ def convert(function: Any, path: pathlib.Path) -> None:
 
 def run(path: pathlib.Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Answers of a LiteRT file, [N, 360, 640], to inputs of N, one by one."""
-    with warnings.catch_warnings():
-        # TensorFlow 2.21 still brings it. Its successor, ai_edge_litert, reads
-        # the same files, and would be another dependency for one check.
-        warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite")
-        interpreter = tf.lite.Interpreter(str(path))
+    interpreter = eight_bits.interpreter(path.read_bytes())
     call = interpreter.get_signature_runner("serving_default")
     count = len(next(iter(inputs.values())))
     found = [
