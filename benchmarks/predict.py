@@ -305,6 +305,7 @@ class StandIn:
     streams = ("rgb",)
     note = "stand-in model"
     window = 79
+    skip_shapes: Mapping[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
         """What stands in the record."""

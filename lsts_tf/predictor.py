@@ -9,7 +9,7 @@ window's last `hop` frames at once, and sees a window each `hop` frames.
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import json
@@ -20,13 +20,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from lsts_tf import experiment, windows
+from lsts_tf import experiment, parts, windows
 from lsts_tf.features import fill
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import images
-
-# Registered so that saved models load.
-from lsts_tf.networks import decoder  # noqa: F401
+from lsts_tf.networks import decoder
 
 BATCH = 4
 
@@ -63,9 +61,22 @@ class Predictor:
         self.hop = int(shape[1]) if len(shape) == 5 else 1
         self.note = extractor.note
         self.batch = BATCH
-        self._call = tf.function(
-            lambda features: model(features, training=False), autograph=False
-        )
+        self._call = _compiled(model)
+        # Skips of a clip wait for its features: as what the decoder makes of
+        # them, which is smaller.
+        self._projections: dict[str, Callable[[Any], Any]] = {}
+        self._rest = self._call
+        if extractor.skip_shapes:
+            skips = [
+                parts.name(stream, skip)
+                for stream in extractor.streams
+                for skip in extractor.skip_shapes
+            ]
+            projections, rest = decoder.split(model, skips)
+            self._projections = {
+                k: _compiled(v) for k, v in projections.items()
+            }
+            self._rest = _compiled(rest)
 
     @classmethod
     def load(
@@ -156,8 +167,15 @@ class Predictor:
         batch: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Maps [hop, 360, 640] of windows; arguments as `of_features`."""
+        return self._each(features, batch or self.batch, self._call)
+
+    def _each(
+        self,
+        features: Iterable[Mapping[str, np.ndarray]],
+        size: int,
+        call: Callable[[Any], Any],
+    ) -> Iterator[np.ndarray]:
         features = iter(features)
-        size = batch or self.batch
         while some := list(itertools.islice(features, size)):
             # One batch size, so that one graph is traced.
             filled = some + some[-1:] * (size - len(some))
@@ -165,7 +183,7 @@ class Predictor:
                 part: np.stack([f[part] for f in filled]).astype(np.float32)
                 for part in some[0]
             }
-            maps = self._call(together).numpy()[: len(some), ..., 0]
+            maps = call(together).numpy()[: len(some), ..., 0]
             yield from maps.reshape(len(some), self.hop, *maps.shape[-2:])
 
     def __call__(
@@ -231,18 +249,19 @@ class Predictor:
             maps = itertools.chain(itertools.repeat(first, copies + 1), maps)
         else:
             window = self.geometry.first_target + 1
-            head = list(itertools.islice(prepared, max(missing + 1, self.hop)))
+            starts_still = first_frames == "repeat" and self.hop == 1
+            # Two tell a still from a video.
+            enough = 2 if starts_still else max(missing + 1, self.hop)
+            head = list(itertools.islice(prepared, enough))
             if not head:
                 return
             # A clip shorter than a hop needs more before it.
             missing = max(missing, window - len(head))
-            starts_still = len(head) == 1 or (
-                first_frames == "repeat" and self.hop == 1
-            )
+            starts_still |= len(head) == 1
             before: Sequence[int] = ()
             if not starts_still:
                 before = windows.prefix(missing, len(head), first_frames)
-            length = len(before) + len(head) if len(head) <= missing else None
+            length = len(before) + len(head) if len(head) < enough else None
             played = (head[index] for index in before)
             maps = self._of_clip(
                 itertools.chain(played, head, prepared),
@@ -283,10 +302,13 @@ class Predictor:
                 f"This model gives {self.hop} maps at once, which is too late "
                 "for a stream. Use `maps`."
             )
-        found = self.extractor.of_clip(
-            map(self.extractor.prepare, frames), chunk=chunk, starts_still=True
+        maps = self._windows_of(
+            map(self.extractor.prepare, frames),
+            batch=chunk,
+            chunk=chunk,
+            starts_still=True,
         )
-        return self.of_features((each for _, each in found), batch=chunk)
+        return (each[-1] for each in maps)
 
     def delay(self, chunk: int = BATCH) -> int:
         """How many frames `stream` may ask for before it gives the map of one.
@@ -319,20 +341,34 @@ class Predictor:
                 count += 1
                 yield element
 
-        found = self.extractor.of_clip(
+        found = self._windows_of(
             prepared if self.hop == 1 else counted(),
             stride=step * self.hop,
             length=length,
             starts_still=starts_still,
         )
         given = self.first_map
-        for maps in self.of_windows(features for _, features in found):
+        for maps in found:
             yield from maps
             given += self.hop
         if self.first_map < given < count:
-            last = self.extractor.of_clip(list(recent), length=len(recent))
-            for maps in self.of_windows(features for _, features in last):
+            last = self._windows_of(list(recent), length=len(recent))
+            for maps in last:
                 yield from maps[given - count :]
+
+    def _windows_of(
+        self,
+        prepared: Iterable[Mapping[str, np.ndarray]],
+        *,
+        batch: int | None = None,
+        **arguments: Any,
+    ) -> Iterator[np.ndarray]:
+        """Maps of a clip's windows; arguments as of `FrontEnd.of_clip`."""
+        found = self.extractor.of_clip(
+            prepared, projections=self._projections, **arguments
+        )
+        features = (each for _, each in found)
+        return self._each(features, batch or self.batch, self._rest)
 
     def of_stores(self, kept: fill.Stores, video: Any) -> np.ndarray:
         """Maps of every frame of a video whose features are stored.
@@ -362,3 +398,14 @@ class Predictor:
         ):
             found.extend(images.to_uint8(maps[-len(frames) :]))
         return np.stack([found[0]] * hops[0][1].start + found)
+
+
+def _compiled(model: Any) -> Callable[[Any], Any]:
+    """A model as a function, in inference."""
+
+    def call(inputs: Any) -> Any:
+        if not isinstance(inputs, Mapping):
+            inputs = tf.cast(inputs, tf.float32)
+        return model(inputs, training=False)
+
+    return tf.function(call, autograph=False)

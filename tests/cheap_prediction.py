@@ -27,6 +27,7 @@ class Extractor:
 
     streams = ("rgb",)
     note = NOTE
+    skip_shapes = {}
 
     def __init__(self, *, window=79, front_end="window"):
         self.window = window

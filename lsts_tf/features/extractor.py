@@ -11,6 +11,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import itertools
+import math
 from typing import Any
 
 from absl import logging
@@ -214,6 +215,7 @@ class Extractor(front_end.FrontEnd):
         length: int | None = None,
         chunk: int | None = None,
         starts_still: bool = False,
+        projections: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one signal; see `FrontEnd.features`.
 
@@ -225,15 +227,26 @@ class Extractor(front_end.FrontEnd):
             RuntimeError: Another signal was begun meanwhile.
         """
         if starts_still and length == 1 and self.name != "window":
-            yield self.of_still(stream, next(iter(signal)))
+            still = self.of_still(stream, next(iter(signal)))
+            yield front_end.projected(still, projections)
             return
         sliding = self._shared(stream, stride)
+        names = dict(
+            zip(sliding.part_shapes, self.part_shapes(stream), strict=True)
+        )
+        sliding.projections = {
+            end_point: projections[name]
+            for end_point, name in names.items()
+            if projections and name in projections
+        }
         sliding.reset()
         shared_cost = sum(sliding.costs.values())
         if not starts_still and self._is_short(
             stream, shared_cost, length, stride
         ):
-            yield from super().features(stream, signal, stride=stride)
+            yield from super().features(
+                stream, signal, stride=stride, projections=projections
+            )
             return
         turn = self._turns[stream, stride] = object()
         ended: list[int] = []
@@ -245,7 +258,6 @@ class Extractor(front_end.FrontEnd):
                 whole = np.asarray(self._in_range(stream, first[None]))
                 sliding.stand_still(whole[0])
                 elements = itertools.chain([first], elements)
-        names = list(self.part_shapes(stream))
         given = 0
         while True:
             some = list(itertools.islice(elements, chunk or CHUNK))
@@ -266,7 +278,7 @@ class Extractor(front_end.FrontEnd):
                 total = more // stride + 1
                 rows = rows[: total - given]
             for row in rows:
-                yield dict(zip(names, row, strict=True))
+                yield dict(zip(names.values(), row, strict=True))
             given += len(rows)
             if not some or given == total:
                 return
@@ -314,6 +326,15 @@ class Extractor(front_end.FrontEnd):
             return 0
         return max(self._shared(stream, 1).delay for stream in self.streams)
 
+    @property
+    def _first_chunk(self) -> int | None:
+        """See `SlidingI3D`; a GPU is fastest with all of a chunk at once."""
+        if tf.config.list_logical_devices("GPU"):
+            return None
+        pixels = math.prod(self.size)
+        is_large = self.name == "window" or pixels > math.prod(parts.SIZE)
+        return CHUNK // 2 if is_large else CHUNK
+
     def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
@@ -326,9 +347,8 @@ class Extractor(front_end.FrontEnd):
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype="float32" if self.dtype == "int8" else self.dtype,
-                chunk=_GPU_CHUNK
-                if tf.config.list_logical_devices("GPU")
-                else CHUNK,
+                chunk=CHUNK if self._first_chunk else _GPU_CHUNK,
+                first_chunk=self._first_chunk,
                 # Nothing to convert: it would be half of the tracing time.
                 compile=functools.partial(tf.function, autograph=False),
                 compile_all=(

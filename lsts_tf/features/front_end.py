@@ -217,6 +217,7 @@ class FrontEnd(abc.ABC):
         length: int | None = None,
         chunk: int | None = None,
         starts_still: bool = False,
+        projections: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Features of the windows of one stream's signal.
 
@@ -231,6 +232,9 @@ class FrontEnd(abc.ABC):
             starts_still: Whether the first element stands still before the
                 signal, so that a window ends with it. A signal that starts
                 so and has the length 1 is a still, which may cost less.
+            projections: {name of a part: a function of [batch, *its shape]},
+                whose results are yielded in place of these parts; see
+                `decoder.split`.
 
         Yields:
             {name of a part: float32 of its shape}: first of the window that
@@ -248,7 +252,7 @@ class FrontEnd(abc.ABC):
             since = index - self.window + 1
             if since >= 0 and since % stride == 0:
                 found = self.encoders[stream](np.stack(recent))
-                yield {name: np.asarray(part) for name, part in found.items()}
+                yield projected(found, projections)
 
     @functools.cached_property
     def encoders(self) -> dict[str, Callable[[np.ndarray], dict[str, Any]]]:
@@ -268,6 +272,7 @@ class FrontEnd(abc.ABC):
         length: int | None = None,
         chunk: int | None = None,
         starts_still: bool = False,
+        projections: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Features of every window of a clip, in one pass.
 
@@ -279,6 +284,7 @@ class FrontEnd(abc.ABC):
             chunk: As of `features`.
             starts_still: Whether frame 0 stands still before the clip, so that
                 it is a target, and each `stride`-th frame after it.
+            projections: As of `features`.
 
         Yields:
             (target, {name of a part: float32 of its shape}), of all streams.
@@ -309,6 +315,7 @@ class FrontEnd(abc.ABC):
                     else length - geometry.first,
                     chunk=chunk,
                     starts_still=starts_still,
+                    projections=projections,
                 )
             )
         for place, each in enumerate(zip(*found, strict=False)):
@@ -316,6 +323,18 @@ class FrontEnd(abc.ABC):
                 first_target + place * stride,
                 {name: part for one in each for name, part in one.items()},
             )
+
+
+def projected(
+    features: Mapping[str, Any],
+    projections: Mapping[str, Callable[[Any], Any]] | None,
+) -> dict[str, np.ndarray]:
+    """Features of one window, with the projections in place of their parts."""
+    found = {name: np.asarray(part) for name, part in features.items()}
+    for name, project in (projections or {}).items():
+        if name in found:
+            found[name] = np.asarray(project(found[name][None])[0])
+    return found
 
 
 def held(elements: Iterable[Any], count: int) -> Iterator[Any]:

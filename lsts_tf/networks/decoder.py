@@ -52,7 +52,8 @@ transposed convolution, so that the costly early ones are computed once for
 all maps. For 8 maps these are D4, D5 and D6.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import collections
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import math
@@ -493,6 +494,50 @@ def build(
             sharpened = layers.Sharpen(sharpen, centre, name="sharpen")
             x = sharpened([x, fused[parts.MAIN]])
     return keras.Model(inputs, x, name=f"lsts_{'_'.join(streams)}")
+
+
+def split(
+    model: keras.Model, skips: Collection[str]
+) -> tuple[dict[str, keras.Model], keras.Model]:
+    """Splits off what a decoder makes of each skip alone.
+
+    A skip's own layers end where another part joins it. They are split off up
+    to where they leave the fewest numbers.
+
+    Args:
+        model: A decoder; its weights are shared.
+        skips: Names of inputs, see `parts.name`.
+
+    Returns:
+        {skip: model of [batch, *its shape]}, without those that no layer makes
+        smaller; and the decoder of all parts with these models' outputs in
+        place of the skips.
+    """
+    readers = collections.defaultdict(list)
+    for operation in model.operations:
+        if not isinstance(operation, keras.layers.InputLayer):
+            for x in keras.tree.flatten(operation.input):
+                readers[id(x)].append(operation)
+    inputs = {x.name: x for x in model.inputs}
+    own = {}
+    for name in skips:
+        x, chain = inputs[name], []
+        while x is not None:
+            chain.append(x)
+            here = readers[id(x)]
+            alone = len(here) == 1 and here[0].input is x
+            x = here[0].output if alone else None
+        smallest = min(chain, key=lambda x: math.prod(x.shape[1:]))
+        if smallest is not inputs[name]:
+            own[name] = keras.Model(inputs[name], smallest)
+            inputs[name] = smallest
+    rest = keras.Model(list(inputs.values()), model.output)
+    # Under the parts' own names.
+    named = {
+        name: keras.Input(x.shape[1:], dtype=x.dtype, name=name)
+        for name, x in inputs.items()
+    }
+    return own, keras.Model(named, rest(list(named.values())), name=model.name)
 
 
 def _fuse(

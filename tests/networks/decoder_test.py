@@ -199,6 +199,57 @@ def test_equals_numpy_in_float64(streams, head):
     np.testing.assert_allclose(np.asarray(got), expected, atol=1e-12)
 
 
+SKIP_SHAPES = {"Mixed_4f": (2, 3, 832), "Mixed_3c": (4, 6, 480)}
+# What is left of a skip: the filters of its own layers; the readout also
+# brings it to one size.
+OWN = {
+    "skip": {"rgb_Mixed_4f": (2, 3, 128), "rgb_Mixed_3c": (4, 6, 64)},
+    "readout": {"rgb_Mixed_4f": (2, 3, 64), "rgb_Mixed_3c": (2, 3, 64)},
+}
+
+
+@pytest.mark.parametrize("design", OWN)
+def test_what_is_made_of_a_skip_alone_can_be_split_off(design):
+    model = decoder.build(
+        ("rgb",),
+        design=design,
+        feature_shape=(5, 1, 2, 1024),
+        skip_shapes=SKIP_SHAPES,
+        map_size=(16, 24),
+        seed=0,
+    )
+    _scramble(model)
+    rng = np.random.default_rng(0)
+    inputs = {
+        x.name: rng.random((2, *x.shape[1:])).astype(np.float32)
+        for x in model.inputs
+    }
+    want = model(inputs, training=False)
+    for _ in range(2):
+        own, rest = decoder.split(model, OWN[design])
+        assert {k: v.output_shape[1:] for k, v in own.items()} == OWN[design]
+        made = {
+            name: np.asarray(model(inputs[name], training=False))
+            for name, model in own.items()
+        }
+        found = rest(inputs | made, training=False)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+    assert np.ptp(want) > 1e-3
+
+
+def test_skips_of_two_streams_are_read_together():
+    model = decoder.build(
+        STREAMS[2048],
+        design="skip",
+        feature_shape=(5, 1, 2, 1024),
+        skip_shapes=SKIP_SHAPES,
+        map_size=(16, 24),
+    )
+    own, rest = decoder.split(model, ["rgb_Mixed_4f", "flow_Mixed_4f"])
+    assert own == {}
+    assert {x.name for x in rest.inputs} == {x.name for x in model.inputs}
+
+
 @pytest.mark.parametrize(
     ("head", "trainable"), [("released", 6_757_901), ("paper", 6_757_857)]
 )

@@ -54,7 +54,7 @@ def _push_parts(sliding, video, sizes):
     found = [sliding.push_parts(piece) for piece in _pieces(video, sizes)]
     found.append(sliding.finish_parts())
     return {
-        name: np.concatenate([some[name] for some in found])
+        name: np.concatenate([some[name] for some in found if len(some[name])])
         for name in sliding.part_shapes
     }
 
@@ -181,6 +181,86 @@ def test_a_recorded_video_may_wait_for_whole_chunks(networks, front_end, chunk):
     assert sum(map(len, found)) < len(expected)
     found.append(sliding.finish())
     _assert_exact(np.concatenate(found), expected)
+
+
+@pytest.mark.parametrize(
+    ("front_end", "window", "stride", "chunk", "first_chunk"),
+    [
+        ("window", 33, 1, 4, 2),
+        ("window", 16, 3, 12, 1),
+        ("window", 9, 1, 4, 2),
+        ("continuous", 33, 1, 4, 2),
+        ("continuous", 16, 3, 12, 1),
+    ],
+)
+def test_the_first_layers_may_take_a_chunk_in_parts(
+    networks, front_end, window, stride, chunk, first_chunk
+):
+    """At the video's ends too, where labels outside of it are zero."""
+    make = functools.partial(
+        sliding_i3d.SlidingI3D,
+        networks[2],
+        window=window,
+        stride=stride,
+        front_end=front_end,
+        chunk=chunk,
+        skips=("Conv3d_2c_3x3", "Mixed_3c"),
+    )
+    video = _video(window + 11, 2)
+    whole, parted = make(), make(first_chunk=first_chunk)
+    taken = set()
+    first, last = parted._stages[0], parted._stages[-1]
+    for stage in (first, last):
+        stage._compile = functools.partial(_noting, taken, stage.name)
+    found = _push_parts(parted, video, (7, 5))
+    want = _push_parts(whole, video, (7, 5))
+    for name, part in want.items():
+        _assert_exact(found[name], part)
+    for start in (whole, parted):
+        start.stand_still(video[0])
+    found = _push_parts(parted, video[1:], (40,))
+    want = _push_parts(whole, video[1:], (40,))
+    for name, part in want.items():
+        _assert_exact(found[name], part)
+    assert (last.name, chunk // stride) in taken
+    # Of so short a window nothing is shared, and each is computed whole.
+    most = first_chunk if window > 9 else chunk
+    assert max(n for name, n in taken if name == first.name) == most
+
+
+def _noting(taken, name, function):
+    """Notes which layer runs for how many windows."""
+
+    def call(*arguments):
+        taken.add((name, function.args[0]))
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("front_end", sliding_i3d.FRONT_ENDS)
+def test_skips_wait_as_their_projections(networks, front_end):
+    skips = ("Mixed_3c", "Mixed_4f")
+    sliding = sliding_i3d.SlidingI3D(
+        networks[2], window=16, front_end=front_end, skips=skips
+    )
+    video = _video(45, 2)
+
+    def both():
+        sliding.reset()
+        yield _push_parts(sliding, video, (9,))
+        sliding.stand_still(video[0])
+        yield _push_parts(sliding, video[1:], (9,))
+
+    plain = list(both())
+    sliding.projections = {"Mixed_3c": lambda x: x[..., :2, :1] * 2}
+    for found, want in zip(both(), plain, strict=True):
+        _assert_exact(found["Mixed_3c"], want["Mixed_3c"][..., :2, :1] * 2)
+        for name in ("Mixed_4f", "Mixed_5c"):
+            np.testing.assert_array_equal(found[name], want[name])
+    waiting = [x for x in sliding._waiting["Mixed_3c"] if x is not None]
+    assert {x.shape for x in waiting} <= {(4, 2, 1)}
+    assert bool(waiting) == (front_end == "continuous")
 
 
 @pytest.mark.parametrize(

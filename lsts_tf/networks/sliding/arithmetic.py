@@ -67,13 +67,16 @@ def pool_time(x: Any, kernel: int, step: int) -> Any:
     )
 
 
-def average(x: Any) -> Any:
-    """Does what `i3d.pool` does, in two dimensions and then in one."""
-    time, *space = i3d.pooling_kernel(x.shape[0], *x.shape[2:4])
-    x = over_steps(lambda y: ops.average_pool(y, tuple(space), 1, "valid"), x)
-    out = x.shape[0] - time + 1
-    terms = [x[t : t + out] for t in range(time)]
-    return functools.reduce(operator.add, terms) / time
+def average_space(x: Any, kernel: Sequence[int]) -> Any:
+    """Averages [batch, height, width, channels] as `i3d.pool` does in space."""
+    return ops.average_pool(x, tuple(kernel), 1, "valid")
+
+
+def average_time(x: Any, kernel: int) -> Any:
+    """Averages [steps, windows, ...] as `i3d.pool` does in time."""
+    out = x.shape[0] - kernel + 1
+    terms = [x[t : t + out] for t in range(kernel)]
+    return functools.reduce(operator.add, terms) / kernel
 
 
 def mix(matrix: np.ndarray, x: Any) -> Any:

@@ -8,7 +8,7 @@ borders would leave hardly a shared step (the last two blocks at 79
 frames), windows are assembled and run as a batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import itertools
 import math
@@ -455,7 +455,7 @@ class _Inception:
         self,
         at: layout.Place,
         block: i3d.Mixed,
-        units: Mapping[str, layout.Unit],
+        units: layout.Units,
     ):
         *wide, (pool, last) = i3d.branches(block)
         kernel, step = pool.kernel[0], pool.stride[0]
@@ -502,14 +502,14 @@ class _Inception:
 
 
 def shared(
-    at: layout.Place, layer: i3d.Layer, units: Mapping[str, layout.Unit]
+    at: layout.Place, layer: i3d.Layer, units: layout.Units
 ) -> Callable[[layout.Run, layout.Signal], layout.Signal]:
     """Returns a layer of the table over what windows share.
 
     Args:
       at: where it stands.
       layer: which one.
-      units: all units, by name.
+      units: of the network.
     """
     if isinstance(layer, i3d.Mixed):
         return _Inception(at, layer, units)
@@ -551,26 +551,42 @@ class Assembly:
 
     def __call__(self, run: layout.Run, x: layout.Signal) -> Any:
         """Returns [steps, windows, height, width, channels], or None."""
+        steps = self._steps(run, x)
+        return ops.stack(steps) if steps else None
+
+    def mean(self, run: layout.Run, x: layout.Signal) -> Any:
+        """Returns the steps' mean, [windows, height, width, channels]; or None.
+
+        It never has all of them at once.
+        """
+        steps = self._steps(run, x)
+        return (
+            functools.reduce(operator.add, steps) / len(steps)
+            if steps
+            else None
+        )
+
+    def _steps(self, run: layout.Run, x: layout.Signal) -> list[Any]:
+        """Returns [windows, height, width, channels] each; none, or all."""
         source = self._source.extend(run, x.dense)
         left = self._delay(run, x.left)
         if not run.emits:
-            return None
-        found = []
+            return []
+        steps = [
+            self._source.pick(source, label, self._plan.stride, run.windows)
+            for label in self._labels
+        ]
         if self._lefts:
-            found.append(left[self._lefts])
-        if self._labels:
-            found.append(
-                _stack(run, self._plan, self._source, source, self._labels)
-            )
+            steps = ops.unstack(left[self._lefts]) + steps
         if x.right is not None:
-            found.append(x.right[self._rights])
-        return arithmetic.concatenate(found, 0)
+            steps += ops.unstack(x.right[self._rights])
+        return steps
 
 
 def whole(
     plan: layout.Plan,
     layer: i3d.Layer,
-    units: Mapping[str, layout.Unit],
+    units: layout.Units,
     size: Sequence[int],
 ) -> Callable[[layout.Run, Any], Any]:
     """Returns a layer of the table over [steps, windows, height, width, depth].
@@ -578,7 +594,7 @@ def whole(
     Args:
       plan: where the layer is laid out.
       layer: which one.
-      units: all units, by name.
+      units: of the network.
       size: steps, height, width and channels behind it.
     """
     convolutions: dict[str, Callable[[layout.Run, Any], Any]] = {}

@@ -38,6 +38,18 @@ class Signal(NamedTuple):
         )
 
 
+def joined(signals: Sequence[Signal]) -> Signal:
+    """Puts signals of successive windows together."""
+    dense, *borders = zip(*signals, strict=True)
+    return Signal(
+        arithmetic.concatenate(dense, 0),
+        *(
+            None if each[0] is None else arithmetic.concatenate(each, 1)
+            for each in borders
+        ),
+    )
+
+
 @dataclasses.dataclass
 class Run:
     """One call of a layer: its arguments, and the state it leaves.
@@ -157,12 +169,20 @@ class Unit(NamedTuple):
     stride: tuple[int, int, int]
 
 
-def folded_units(network: keras.Model) -> dict[str, Unit]:
-    """Returns the units of an I3D with BatchNorm inside the kernels."""
-    found = {}
-    for unit in i3d.units():
-        conv = network.get_layer(i3d.layer_name(unit.name, "conv_3d"))
-        norm = network.get_layer(i3d.layer_name(unit.name, "batch_norm"))
+class Units:
+    """The units of an I3D by name, with BatchNorm inside the kernels.
+
+    Each is made when it is asked for: all of them at once would need as much
+    memory as the network.
+    """
+
+    def __init__(self, network: keras.Model):
+        self._network = network
+        self._strides = {unit.name: unit.stride for unit in i3d.units()}
+
+    def __getitem__(self, name: str) -> Unit:
+        conv = self._network.get_layer(i3d.layer_name(name, "conv_3d"))
+        norm = self._network.get_layer(i3d.layer_name(name, "batch_norm"))
         kernel, beta, mean, variance = (
             np.asarray(ops.convert_to_numpy(array), np.float64)
             for array in (
@@ -173,9 +193,8 @@ def folded_units(network: keras.Model) -> dict[str, Unit]:
             )
         )
         scale = 1 / np.sqrt(variance + i3d.EPSILON)
-        found[unit.name] = Unit(
+        return Unit(
             (kernel * scale).astype(np.float32),
             (beta - mean * scale).astype(np.float32),
-            unit.stride,
+            self._strides[name],
         )
-    return found

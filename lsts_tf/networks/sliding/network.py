@@ -6,6 +6,7 @@
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -21,6 +22,13 @@ FRONT_ENDS = ("window", "continuous")
 # Frames of the largest chunk computed at once: larger ones take no less time on
 # a CPU, and more memory.
 _CHUNK = 4
+# Layers whose activations are the largest.
+_FIRST = tuple(
+    layer.name
+    for layer in itertools.takewhile(
+        lambda layer: layer.name != "MaxPool3d_4a_3x3", i3d.layers()
+    )
+)
 
 
 def check_front_end(front_end: str, lookahead: int | None) -> None:
@@ -65,8 +73,8 @@ class _Stage:
     Args:
       plan: with which the layer was laid out, and no other one.
       layer: a function of a run and of what the stage before gives.
-      recent: gives the last steps of each window behind the layer, which are
-        wanted as a skip; or None.
+      recent: gives the skip behind the layer, the mean of each window's last
+        steps, where one is wanted; or None.
       compile: see `SlidingI3D`.
     """
 
@@ -167,8 +175,7 @@ class _Stage:
         y = self._layer(run, x)
         skip = None
         if self._recent and y is not None:
-            steps = self._recent(run, y)
-            skip = ops.mean(steps, 0) if emits else None
+            skip = self._recent(run, y)
         count = len(self.histories)
         return y, skip, [run.left_behind[n] for n in range(count)]
 
@@ -204,6 +211,9 @@ class SlidingI3D:
       part_shapes: {end point: shape} of all parts, the features' first.
       delay: frames behind a window's last one that must arrive before its
         features come; 0 for "window".
+      projections: {skip: a function of [windows, *its shape]} that skips go
+        through before they wait for the features, which takes less memory
+        where it makes them smaller. None at first.
       costs: multiply-adds for one window, by layer of i3d's table.
     """
 
@@ -219,6 +229,7 @@ class SlidingI3D:
         end_point: str = parts.MAIN,
         dtype: str = "float32",
         chunk: int = _CHUNK,
+        first_chunk: int | None = None,
         compile: Callable[[Callable], Callable] | None = None,
         compile_all: Callable[[Callable], Callable] | None = None,
     ):
@@ -237,6 +248,10 @@ class SlidingI3D:
           dtype: "float32", or "bfloat16" for a coarser, faster front end.
           chunk: frames computed at once where so many are there, else 4, or
             one window's. More are faster on a GPU and need more memory.
+          first_chunk: windows that the layers before MaxPool3d_4a compute at
+            once, if a chunk's are a multiple of it; None for all of them.
+            Their activations are so large that few windows need less memory,
+            and with borders less time on a CPU.
           compile: wraps a function of arrays, for instance `tf.function` or
             `jax.jit`; None runs operation by operation.
           compile_all: wraps the function of all layers and their state, by
@@ -247,7 +262,12 @@ class SlidingI3D:
           ValueError: a size below 1, an unknown front end or skip, a skip
             behind the end point, or a lookahead without "continuous".
         """
-        _check(window=window, stride=stride, chunk=chunk)
+        _check(
+            window=window,
+            stride=stride,
+            chunk=chunk,
+            first_chunk=first_chunk or 1,
+        )
         check_front_end(front_end, lookahead)
         parts.check_skips(skips)
         i3d.check_order(skips, end_point)
@@ -262,6 +282,7 @@ class SlidingI3D:
         self._end_point = end_point
         self._is_pooled = end_point == parts.MAIN
         self.feature_shape = i3d.shapes(window, *self._size[:2])[end_point]
+        self._pooling = i3d.pooling_kernel(*self.feature_shape[:3])
         if self._is_pooled:
             self.feature_shape = i3d.feature_shape(window, *self._size[:2])
         self.part_shapes: dict[str, tuple[int, ...]] = {
@@ -277,22 +298,22 @@ class SlidingI3D:
         # By how many windows each skip comes before the features do. What is
         # early waits in a queue, outside of the state that each chunk copies.
         self._early_by: dict[str, int] = {}
+        self.projections: Mapping[str, Callable[[Any], Any]] = {}
         self._oldest = -window
         self.costs: dict[str, float] = {}
         self._stages: list[_Stage] = []
-        for plan, layer, recent in self._lay_out(
-            layout.folded_units(network), skips
-        ):
+        for plan, layer, recent in self._lay_out(layout.Units(network), skips):
             self._stages.append(
                 _Stage(plan, layer, recent, compile or (lambda f: f))
             )
             if plan.cost:
                 self.costs[plan.layer] = plan.cost
         self._chunks = _chunks(chunk, stride)
+        self._first_chunk = first_chunk
         self.reset()
 
     def _lay_out(
-        self, units: Mapping[str, layout.Unit], skips: Sequence[str]
+        self, units: layout.Units, skips: Sequence[str]
     ) -> Iterator[tuple[layout.Plan, Callable, Callable | None]]:
         """Yields each stage's plan, layer and what takes its skip."""
         shapes = i3d.shapes(self._window, *self._size[:2])
@@ -335,27 +356,42 @@ class SlidingI3D:
                 count = parts.recent_steps(after.steps, after.spacing)
                 delay = self.delay
                 if is_whole:
-                    recent = functools.partial(_last, count)
+                    recent = functools.partial(_mean_of_last, count)
                 else:
                     delay = geometry.least_delay(after, self._stride, delay)
                     recent = layers.Assembly(
                         layout.Place(plan, after, size),
                         count=count,
                         delay=delay,
-                    )
+                    ).mean
                 self._early_by[name] = (self.delay - delay) // self._stride
             yield plan, built, recent
+        if self._is_pooled:
+            # What windows share is averaged once, and assembled when smaller.
+            yield plan_of("average"), self._average_space, None
+            size = self.feature_shape[1:]
         if not is_whole:
             plan = plan_of("assembly")
             place = layout.Place(plan, after, size)
             yield plan, layers.Assembly(place, delay=self.delay), None
         yield plan_of("features"), self._end, None
 
+    def _average_space(self, run: layout.Run, x: Any) -> Any:
+        """Averages a signal, or whole windows, over space."""
+        del run
+
+        def average(y: Any) -> Any:
+            return arithmetic.average_space(y, self._pooling[1:])
+
+        if isinstance(x, layout.Signal):
+            return x.each(average)
+        return arithmetic.over_steps(average, x)
+
     def _end(self, run: layout.Run, x: Any) -> Any:
         """Features of whole windows, window by window."""
         del run
         if self._is_pooled:
-            x = arithmetic.average(x)
+            x = arithmetic.average_time(x, self._pooling[0])
         return ops.swapaxes(x, 0, 1)
 
     @property
@@ -395,11 +431,11 @@ class SlidingI3D:
         frames = np.repeat(frame[None], self._stride, axis=0)
         emits = self._is_continuous
         found = self._pass(
-            frames, lambda stage, x: stage.stand_still(x, emits=emits)
+            frames, 1, lambda stage, x, *_: stage.stand_still(x, emits=emits)
         )
         for name, waiting in self._waiting.items():
             if waiting:
-                (row,) = _rows(found[name])
+                (row,) = self._rows(name, found[name])
                 self._waiting[name] = collections.deque([row] * len(waiting))
         self._pending = frames[1:]
         # Counted as if so many windows had come that no label lies before the
@@ -428,7 +464,7 @@ class SlidingI3D:
           {end point: float32 [m, *its shape]}, see `part_shapes`, of the
           windows that became complete, in order: those that end at frames
           window - 1, window - 1 + stride, ... ("continuous": `delay` frames
-          later).
+          later). Skips are what `projections` make of them.
 
         Raises:
           ValueError: frames of another shape.
@@ -475,7 +511,7 @@ class SlidingI3D:
     def _drain(
         self, end: int | None, sizes: Sequence[int]
     ) -> dict[str, np.ndarray]:
-        found = [self._nothing()]
+        found = []
         while len(self._pending) >= sizes[-1] * self._stride:
             windows = next(
                 size
@@ -485,7 +521,10 @@ class SlidingI3D:
             count = windows * self._stride
             chunk = self._pending[:count]
             self._pending = self._pending[count:]
-            found.append(self._advance(chunk, windows, end))
+            if new := self._advance(chunk, windows, end):
+                found.append(new)
+        if not found:
+            return self._nothing()
         return {
             name: np.concatenate([some[name] for some in found])
             for name in self.part_shapes
@@ -501,12 +540,19 @@ class SlidingI3D:
         else:
             # Small chunks compute some unneeded borders, to save a function.
             is_plain = start >= 0 or windows < self._chunks[0]
-        bounds: dict[str, Any] = {}
-        if self._is_continuous and not is_plain:
-            last = 2**30 if end is None else end
-            bounds["start"] = ops.convert_to_tensor(start, "int32")
-            bounds["end"] = ops.convert_to_tensor(last, "int32")
         emits = is_plain or self._is_continuous
+
+        def through(
+            stage: _Stage, x: Any, some: int, newer: int
+        ) -> tuple[Any, Any]:
+            bounds: dict[str, Any] = {}
+            if self._is_continuous and not is_plain:
+                last = 2**30 if end is None else end
+                at = start - newer * self._stride
+                bounds["start"] = ops.convert_to_tensor(at, "int32")
+                bounds["end"] = ops.convert_to_tensor(last, "int32")
+            return stage(x, some, emits=emits, **bounds)
+
         if self._compile_all and is_plain:
             if windows not in self._at_once:
                 self._at_once[windows] = self._compile_all(self._through_all)
@@ -516,21 +562,23 @@ class SlidingI3D:
             for stage, state in zip(self._stages, states, strict=True):
                 stage.state = state
         else:
-            features = self._pass(
-                frames,
-                lambda stage, x: stage(x, windows, emits=emits, **bounds),
-            )
+            features = self._pass(frames, windows, through)
         complete = (start - self.delay) // self._stride + 1
         new = min(windows, max(0, complete - self._emitted))
         self._emitted += new
-        found = self._nothing()
+        found = {}
         for name, part in features.items():
             waiting = self._waiting.get(name, collections.deque())
-            waiting.extend(_rows(part))
+            waiting.extend(self._rows(name, part))
             rows = [waiting.popleft() for _ in range(windows)]
             if new:
                 found[name] = np.stack(rows[windows - new :]).astype(np.float32)
         return found
+
+    def _rows(self, name: str, part: Any) -> list[np.ndarray]:
+        """Returns what a step gives for each of its windows."""
+        part = self.projections.get(name, ops.convert_to_tensor)(part)
+        return list(ops.convert_to_numpy(part))
 
     def _through_all(
         self, frames: Any, states: Sequence[Sequence[Any]]
@@ -539,41 +587,75 @@ class SlidingI3D:
         before, left_behind = iter(states), []
         windows = frames.shape[0] // self._stride
 
-        def through(stage: _Stage, x: Any) -> tuple[Any, Any]:
+        def through(stage: _Stage, x: Any, *_: int) -> tuple[Any, Any]:
             y, skip, state = stage.inside(x, windows, next(before))
             left_behind.append(state)
             return y, skip
 
-        return self._pass(frames, through), left_behind
+        return self._pass(frames, windows, through), left_behind
 
     def _pass(
         self,
         frames: Any,
-        through: Callable[[_Stage, Any], tuple[Any, Any]],
+        windows: int,
+        through: Callable[[_Stage, Any, int, int], tuple[Any, Any]],
     ) -> dict[str, Any]:
         """Passes frames through all stages.
+
+        Args:
+          frames: of a chunk.
+          windows: that it completes.
+          through: gives what comes behind a stage, and its skip or None, of
+            what comes before it, of a number of windows, behind which so many
+            of the chunk are left.
 
         Returns:
           {end point: [windows, *its shape]}; nothing where none is emitted.
         """
         dense = ops.convert_to_tensor(frames, self._dtype)
-        x: Any = layout.Signal(dense, None, None)
-        skips = {}
-        for stage in self._stages:
-            x, skip = through(stage, x)
-            if skip is not None:
-                skips[stage.name] = skip
-            if x is None:
-                return {}
-        return {self._end_point: x, **skips}
+        some = self._first_chunk or windows
+        if self._compile_all or windows % some:
+            some = windows
+        first = len(
+            list(
+                itertools.takewhile(
+                    lambda stage: stage.name in _FIRST, self._stages
+                )
+            )
+        )
+        skips: dict[str, list[Any]] = collections.defaultdict(list)
+
+        def along(
+            stages: Sequence[_Stage], x: Any, count: int, newer: int
+        ) -> Any:
+            for stage in stages:
+                x, skip = through(stage, x, count, newer)
+                if skip is not None:
+                    skips[stage.name].append(skip)
+                if x is None:
+                    break
+            return x
+
+        signals = []
+        for newer in range(windows - some, -1, -some):
+            stop = (windows - newer) * self._stride
+            part = dense[stop - some * self._stride : stop]
+            signal = layout.Signal(part, None, None)
+            signals.append(along(self._stages[:first], signal, some, newer))
+        x = layout.joined(signals)
+        x = along(self._stages[first:], x, windows, 0)
+        if x is None:
+            return {}
+        return {
+            self._end_point: x,
+            **{
+                name: arithmetic.concatenate(each, 0)
+                for name, each in skips.items()
+            },
+        }
 
 
-def _last(count: int, run: layout.Run, x: Any) -> Any:
-    """Returns the last steps of whole windows."""
+def _mean_of_last(count: int, run: layout.Run, x: Any) -> Any:
+    """Averages the last steps of whole windows."""
     del run
-    return x[-count:]
-
-
-def _rows(part: Any) -> list[np.ndarray]:
-    """Returns what a step gives for each of its windows."""
-    return list(ops.convert_to_numpy(part))
+    return ops.mean(x[-count:], 0)
