@@ -27,11 +27,11 @@ class Extractor:
 
     streams = ("rgb",)
     note = NOTE
-    skip_shapes = {}
 
     def __init__(self, *, window=79, front_end="window"):
         self.window = window
         self.front_end = front_end
+        self.skip_shapes = {}
 
     def describe(self):
         return {"window": self.window, "front_end": self.front_end}
