@@ -505,7 +505,8 @@ def split(
     to where they leave the fewest numbers.
 
     Args:
-        model: A decoder; its weights are shared.
+        model: A decoder. It is copied: Keras cannot save a model whose layers
+            other models call.
         skips: Names of inputs, see `parts.name`.
 
     Returns:
@@ -513,6 +514,9 @@ def split(
         smaller; and the decoder of all parts with these models' outputs in
         place of the skips.
     """
+    weights = model.get_weights()
+    model = keras.models.clone_model(model)
+    model.set_weights(weights)
     readers = collections.defaultdict(list)
     for operation in model.operations:
         if not isinstance(operation, keras.layers.InputLayer):

@@ -209,7 +209,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("design", OWN)
-def test_what_is_made_of_a_skip_alone_can_be_split_off(design):
+def test_what_is_made_of_a_skip_alone_can_be_split_off(design, tmp_path):
     model = decoder.build(
         ("rgb",),
         design=design,
@@ -235,6 +235,9 @@ def test_what_is_made_of_a_skip_alone_can_be_split_off(design):
         found = rest(inputs | made, training=False)
         np.testing.assert_allclose(found, want, rtol=1e-5)
     assert np.ptp(want) > 1e-3
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(inputs, training=False), want, rtol=1e-6)
 
 
 def test_skips_of_two_streams_are_read_together():
