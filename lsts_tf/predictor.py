@@ -11,6 +11,7 @@ window's last `hop` frames at once, and sees a window each `hop` frames.
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -62,21 +63,6 @@ class Predictor:
         self.note = extractor.note
         self.batch = BATCH
         self._call = _compiled(model)
-        # Skips of a clip wait for its features: as what the decoder makes of
-        # them, which is smaller.
-        self._projections: dict[str, Callable[[Any], Any]] = {}
-        self._rest = self._call
-        if extractor.skip_shapes:
-            skips = [
-                parts.name(stream, skip)
-                for stream in extractor.streams
-                for skip in extractor.skip_shapes
-            ]
-            projections, rest = decoder.split(model, skips)
-            self._projections = {
-                k: _compiled(v) for k, v in projections.items()
-            }
-            self._rest = _compiled(rest)
 
     @classmethod
     def load(
@@ -364,11 +350,31 @@ class Predictor:
         **arguments: Any,
     ) -> Iterator[np.ndarray]:
         """Maps of a clip's windows; arguments as of `FrontEnd.of_clip`."""
+        projections, rest = self._halves
         found = self.extractor.of_clip(
-            prepared, projections=self._projections, **arguments
+            prepared, projections=projections, **arguments
         )
         features = (each for _, each in found)
-        return self._each(features, batch or self.batch, self._rest)
+        return self._each(features, batch or self.batch, rest)
+
+    @functools.cached_property
+    def _halves(
+        self,
+    ) -> tuple[dict[str, Callable[[Any], Any]], Callable[[Any], Any]]:
+        """The decoder in two, for clips, whose skips wait for the features.
+
+        What it makes of each skip alone, which waits because it is smaller, and
+        what it makes of these and of the features.
+        """
+        if not self.extractor.skip_shapes:
+            return {}, self._call
+        skips = [
+            parts.name(stream, skip)
+            for stream in self.extractor.streams
+            for skip in self.extractor.skip_shapes
+        ]
+        own, rest = decoder.split(self.model, skips)
+        return {k: _compiled(v) for k, v in own.items()}, _compiled(rest)
 
     def of_stores(self, kept: fill.Stores, video: Any) -> np.ndarray:
         """Maps of every frame of a video whose features are stored.
@@ -404,8 +410,7 @@ def _compiled(model: Any) -> Callable[[Any], Any]:
     """A model as a function, in inference."""
 
     def call(inputs: Any) -> Any:
-        if not isinstance(inputs, Mapping):
-            inputs = tf.cast(inputs, tf.float32)
-        return model(inputs, training=False)
+        exact = tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), inputs)
+        return model(exact, training=False)
 
     return tf.function(call, autograph=False)

@@ -326,18 +326,13 @@ class Extractor(front_end.FrontEnd):
             return 0
         return max(self._shared(stream, 1).delay for stream in self.streams)
 
-    @property
-    def _first_chunk(self) -> int | None:
-        """See `SlidingI3D`; a GPU is fastest with all of a chunk at once."""
-        if tf.config.list_logical_devices("GPU"):
-            return None
-        pixels = math.prod(self.size)
-        is_large = self.name == "window" or pixels > math.prod(parts.SIZE)
-        return CHUNK // 2 if is_large else CHUNK
-
     def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
+            has_gpu = bool(tf.config.list_logical_devices("GPU"))
+            is_large = math.prod(self.size) > math.prod(parts.SIZE)
+            # A GPU is fastest with all of a chunk at once.
+            in_parts = not has_gpu and (is_large or self.name == "window")
             self._sliding[key] = sliding_i3d.SlidingI3D(
                 self.networks[stream],
                 window=self.window,
@@ -347,8 +342,8 @@ class Extractor(front_end.FrontEnd):
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype="float32" if self.dtype == "int8" else self.dtype,
-                chunk=CHUNK if self._first_chunk else _GPU_CHUNK,
-                first_chunk=self._first_chunk,
+                chunk=_GPU_CHUNK if has_gpu else CHUNK,
+                first_chunk=CHUNK // 2 if in_parts else None,
                 # Nothing to convert: it would be half of the tracing time.
                 compile=functools.partial(tf.function, autograph=False),
                 compile_all=(

@@ -229,8 +229,8 @@ def test_what_is_made_of_a_skip_alone_can_be_split_off(design, tmp_path):
         own, rest = decoder.split(model, OWN[design])
         assert {k: v.output_shape[1:] for k, v in own.items()} == OWN[design]
         made = {
-            name: np.asarray(model(inputs[name], training=False))
-            for name, model in own.items()
+            name: np.asarray(part(inputs[name], training=False))
+            for name, part in own.items()
         }
         found = rest(inputs | made, training=False)
         np.testing.assert_allclose(found, want, rtol=1e-5)

@@ -212,16 +212,13 @@ def test_the_first_layers_may_take_a_chunk_in_parts(
     first, last = parted._stages[0], parted._stages[-1]
     for stage in (first, last):
         stage._compile = functools.partial(_noting, taken, stage.name)
-    found = _push_parts(parted, video, (7, 5))
-    want = _push_parts(whole, video, (7, 5))
-    for name, part in want.items():
-        _assert_exact(found[name], part)
-    for start in (whole, parted):
-        start.stand_still(video[0])
-    found = _push_parts(parted, video[1:], (40,))
-    want = _push_parts(whole, video[1:], (40,))
-    for name, part in want.items():
-        _assert_exact(found[name], part)
+    for sizes in ((7, 5), (40,)):
+        found = _push_parts(parted, video, sizes)
+        for name, part in _push_parts(whole, video, sizes).items():
+            _assert_exact(found[name], part)
+        # Then once more, from a start that stands still.
+        for sliding in (whole, parted):
+            sliding.stand_still(video[0])
     assert (last.name, chunk // stride) in taken
     # Of so short a window nothing is shared, and each is computed whole.
     most = first_chunk if window > 9 else chunk

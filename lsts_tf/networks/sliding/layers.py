@@ -557,7 +557,7 @@ class Assembly:
     def mean(self, run: layout.Run, x: layout.Signal) -> Any:
         """Returns the steps' mean, [windows, height, width, channels]; or None.
 
-        It never has all of them at once.
+        Without stacking them, which would take as much memory again.
         """
         steps = self._steps(run, x)
         return (

@@ -309,7 +309,15 @@ class SlidingI3D:
             if plan.cost:
                 self.costs[plan.layer] = plan.cost
         self._chunks = _chunks(chunk, stride)
-        self._first_chunk = first_chunk
+        # One function of all layers takes no chunk in parts.
+        self._first_chunk = None if compile_all else first_chunk
+        self._first = len(
+            list(
+                itertools.takewhile(
+                    lambda stage: stage.name in _FIRST, self._stages
+                )
+            )
+        )
         self.reset()
 
     def _lay_out(
@@ -614,15 +622,8 @@ class SlidingI3D:
         """
         dense = ops.convert_to_tensor(frames, self._dtype)
         some = self._first_chunk or windows
-        if self._compile_all or windows % some:
+        if windows % some:
             some = windows
-        first = len(
-            list(
-                itertools.takewhile(
-                    lambda stage: stage.name in _FIRST, self._stages
-                )
-            )
-        )
         skips: dict[str, list[Any]] = collections.defaultdict(list)
 
         def along(
@@ -641,9 +642,11 @@ class SlidingI3D:
             stop = (windows - newer) * self._stride
             part = dense[stop - some * self._stride : stop]
             signal = layout.Signal(part, None, None)
-            signals.append(along(self._stages[:first], signal, some, newer))
+            signals.append(
+                along(self._stages[: self._first], signal, some, newer)
+            )
         x = layout.joined(signals)
-        x = along(self._stages[first:], x, windows, 0)
+        x = along(self._stages[self._first :], x, windows, 0)
         if x is None:
             return {}
         return {
