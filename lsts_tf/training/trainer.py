@@ -19,7 +19,7 @@ from lsts_tf import experiment, parts
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.features import preprocess
 from lsts_tf.networks import decoder, losses, optimizers
-from lsts_tf.training import devices, input_pipeline
+from lsts_tf.training import batch_norm, devices, input_pipeline
 
 # The average follows quickly at first: its momentum is (1 + t) / (10 + t)
 # until that is more than --ema.
@@ -138,6 +138,7 @@ class Trainer:
                 synchronized=strategy.num_replicas_in_sync > 1,
                 **model,
             )
+            batch_norm.fuse(self.model)
             self.optimizer = make_optimizer(settings, steps)
             self.optimizer.build(self.model.trainable_variables)
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
