@@ -100,9 +100,10 @@ def test_micro_batches_add_up_to_the_batch(small, precision):
     )
     one = make(settings)
     other = make(dataclasses.replace(settings, accumulate=3))
-    want = train(one, settings, 5)
-    found = train(other, dataclasses.replace(settings, accumulate=3), 5)
-    rtol = 2e-3 if precision == "float32" else 0.1
+    # Later gradients are so small that half precision leaves them to chance.
+    want = train(one, settings, 3)
+    found = train(other, dataclasses.replace(settings, accumulate=3), 3)
+    rtol = 2e-3 if precision == "float32" else 0.03
     np.testing.assert_allclose(found, want, rtol=rtol)
     assert want[-1][0] < want[0][0]
 
