@@ -15,17 +15,19 @@ import functools
 import itertools
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from lsts_tf import experiment, parts, windows
-from lsts_tf.features import fill
 from lsts_tf.features import front_end as front_end_lib
 from lsts_tf.media import images
 from lsts_tf.networks import decoder
+
+if TYPE_CHECKING:
+    from lsts_tf.features import fill
 
 BATCH = 4
 
@@ -376,7 +378,7 @@ class Predictor:
         own, rest = decoder.split(self.model, skips)
         return {k: _compiled(v) for k, v in own.items()}, _compiled(rest)
 
-    def of_stores(self, kept: fill.Stores, video: Any) -> np.ndarray:
+    def of_stores(self, kept: "fill.Stores", video: Any) -> np.ndarray:
         """Maps of every frame of a video whose features are stored.
 
         Returns:
