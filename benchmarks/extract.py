@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 import benchmarks
+from lsts_tf.features import extractor
 from lsts_tf.networks import i3d, i3d_weights
 from lsts_tf.networks.sliding import geometry
 from lsts_tf.networks.sliding import network as sliding_i3d
@@ -166,6 +167,7 @@ def contenders_of(
                 stride=args.stride,
                 front_end=front_end,
                 dtype=dtype,
+                first_chunk=first_chunk(front_end),
                 compile=compiled(args),
             )
             start = sliding.push(frames[:lead])
@@ -391,6 +393,7 @@ def stream(args: argparse.Namespace) -> None:
         model,
         window=args.window,
         stride=args.stride,
+        first_chunk=first_chunk("window"),
         compile=compiled(args),
     )
     print(f"state {sliding.state_bytes / 1e6:.1f} MB by count")
@@ -404,6 +407,11 @@ def stream(args: argparse.Namespace) -> None:
                 f"{windows} windows"
             )
     print(f"end: {resident_memory():.3f} GB, peak {peak_memory():.3f} GB")
+
+
+def first_chunk(front_end: str) -> int | None:
+    """Returns what the extractor takes on a CPU for frames of 224 x 224."""
+    return extractor.CHUNK // 2 if front_end == "window" else None
 
 
 def resident_memory() -> float:

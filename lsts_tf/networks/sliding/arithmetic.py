@@ -25,6 +25,16 @@ def concatenate(parts: Sequence[Any], axis: int) -> Any:
     return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
+def every(x: Any, step: int, count: int, first: int = 0) -> Any:
+    """Returns `count` entries of the first axis, each `step`-th.
+
+    Rows are taken, because TensorFlow steps through a slice number by number.
+    """
+    if step == 1:
+        return x[first : first + count]
+    return ops.take(x, range(first, first + step * count, step), axis=0)
+
+
 def convolve(x: Any, kernel: Any, strides: Any = 1) -> Any:
     """Convolves with SAME padding."""
     return ops.conv(
@@ -61,9 +71,9 @@ def pool_time(x: Any, kernel: int, step: int) -> Any:
     padding = [(0, 0)] * len(x.shape)
     padding[0] = i3d.same_padding(steps, kernel, step)
     x = ops.pad(x, padding)
-    span = step * (-(-steps // step) - 1) + 1
     return functools.reduce(
-        ops.maximum, [x[t : t + span : step] for t in range(kernel)]
+        ops.maximum,
+        [every(x, step, -(-steps // step), t) for t in range(kernel)],
     )
 
 

@@ -438,9 +438,8 @@ class _Max(_Spanning):
         return [self._source.extend(run, new)] * len(self._terms)
 
     def _of_border(self, seen: Any, group: geometry.Group) -> Any:
-        span = self._step * (len(group.steps) - 1) + 1
         return self._combine(
-            seen[first : first + span : self._step]
+            arithmetic.every(seen, self._step, len(group.steps), first)
             for first in group.border.values()
         )
 
