@@ -39,7 +39,7 @@ def _call(
     if not training or not layer.trainable:
         return by_keras(x, training=training, mask=mask)
     # The operation takes [batch, height, width, channels].
-    pictures = tf.reshape(x, (-1, 1, *x.shape[-2:]))
+    pictures = tf.reshape(x, (tf.shape(x)[0], -1, *x.shape[-2:]))
     y, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
         pictures,
         layer.gamma.value,

@@ -165,9 +165,12 @@ class Trainer:
         self._accumulate = self._on_replicas(self._replica_accumulate)
         self._combine = self._on_replicas(self._replica_combine)
         # An update is a dozen small operations on every weight: XLA makes one
-        # of them. It compiles no sum over replicas.
+        # of them. It compiles no sum over replicas, and for a GPU it needs
+        # files of CUDA that may not be there.
         self._apply = self._on_replicas(
-            self._replica_apply, jit=strategy.num_replicas_in_sync == 1
+            self._replica_apply,
+            jit=strategy.num_replicas_in_sync == 1
+            and not tf.config.list_logical_devices("GPU"),
         )
         self._predict = self._on_replicas(self._replica_predict)
         self._follow = tf.function(self._average, autograph=False)
