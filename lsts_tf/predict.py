@@ -17,13 +17,16 @@ missing, after writing all that could be decoded.
 from collections.abc import Collection, Mapping, Sequence
 import functools
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
 from lsts_tf import experiment, option, parts, program, windows
 from lsts_tf.media import files, sources
 from lsts_tf.outputs import films, pictures, run
+
+if TYPE_CHECKING:
+    from lsts_tf import predictor as predictor_lib
 
 INCOMPLETE = 3
 DATASET = "dataset:"
@@ -141,6 +144,14 @@ def unused_flags(
     return found
 
 
+def _load(*arguments: Any, **settings: Any) -> "predictor_lib.Predictor":
+    """Does what `Predictor.load` does."""
+    # TensorFlow takes seconds: help and errors do not wait for it.
+    with program.importing(without=("pandas", "matplotlib")):
+        from lsts_tf import predictor
+    return predictor.Predictor.load(*arguments, **settings)
+
+
 def _run(names: Sequence[str]) -> str:
     """As the flags say; what is wrong with the video, or ""."""
     values = flags.FLAGS
@@ -177,14 +188,11 @@ def _run(names: Sequence[str]) -> str:
     if values.output is None and not placed.issuperset(outputs):
         stem = source.stem if source else paths[0].resolve().parent.name
         values.output = f"{stem}_saliency"
-    # TensorFlow takes seconds: help and errors above do not wait for it.
-    from lsts_tf import predictor
-
     faster = program.fast_dtype(chosen.front_end)
     if values.dtype is None and faster != "float32":
         logging.info("With --dtype=%s this processor predicts faster.", faster)
     load = functools.partial(
-        predictor.Predictor.load,
+        _load,
         chosen.folder,
         model=values.model,
         sources=chosen.sources,

@@ -1,4 +1,6 @@
-"""What all programs share: how they end.
+"""What all programs share: how they begin and end.
+
+They exit with
 
 0     done
 1     nothing could be done; the last line of the log says why
@@ -6,8 +8,9 @@
 143   the same by SIGTERM, of `train` and of programs that are `terminable`
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import gc
 import pathlib
 import signal
 import sys
@@ -72,6 +75,32 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def importing(*, without: Sequence[str] = ()) -> Iterator[None]:
+    """Inside, TensorFlow and Keras are imported with less work.
+
+    Args:
+        without: Packages that Keras would import if they are installed, and
+            that the program does not hand it anything of: inside they seem
+            missing, unless they have been imported already.
+    """
+    hidden = [name for name in without if name not in sys.modules]
+    # So Python's import system has it: None stands for what is not there.
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    # Almost all that is made stays, and would be looked through again and
+    # again: a fifth of the time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+        gc.freeze()
+        if collects:
+            gc.enable()
 
 
 def fast_dtype(front_end: str) -> str:

@@ -17,15 +17,16 @@ import json
 import math
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from scipy import ndimage, special
 
 from lsts_tf import option
 from lsts_tf.media import files
 from lsts_tf.outputs import sink
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FRACTION = 0.5
 _LEAST_SHARE = 0.01
@@ -121,6 +122,8 @@ class Measurer:
         found = _regions(map_, total, scale)
         centroid, deviation = _moments(map_, scale)
         diagonal = math.hypot(*self.size)
+        from scipy import special  # SciPy: a third of a second
+
         # Single precision is faster, and right to six digits.
         nats = special.entr(map_.astype(np.float32) / np.float32(total))
         entropy = nats.sum(dtype=np.float64) / math.log(max(map_.size, 2))
@@ -145,13 +148,17 @@ class Measurer:
             },
         )
 
-    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    def tables(
+        self,
+    ) -> tuple["pd.DataFrame", "pd.DataFrame", "pd.DataFrame"]:
         """All frames, a row each; float64, NaN where there is no value.
 
         Returns:
             "time" and numbers by their names; and of the areas by theirs: the
             shares of attention, and whether they hold the strongest point.
         """
+        import pandas as pd  # half a second
+
         rows = pd.DataFrame(self._rows, columns=Measures._fields)
 
         def of_areas(item: int) -> pd.DataFrame:
@@ -228,6 +235,8 @@ def _regions(map_: np.ndarray, total: float, scale: Place) -> list[Region]:
 
     `scale` is pixels of the source in a pixel of the map, along x and y.
     """
+    from scipy import ndimage
+
     labels, _ = ndimage.label(map_ >= _FRACTION * map_.max(), np.ones((3, 3)))
     found = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):

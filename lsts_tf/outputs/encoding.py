@@ -13,13 +13,15 @@ ways; docs/encoding.md says which there are, and what was tried.
 
 from collections.abc import Iterator
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from lsts_tf import option
 from lsts_tf.outputs import sink
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _QP_RANGE = 51
 # Encoders of FFmpeg, and what lets them follow single blocks: adaptive
@@ -45,7 +47,7 @@ class Rectangle(NamedTuple):
         return "x={}:y={}:w={}:h={}:qoffset={}".format(*self[:4], qoffset)
 
 
-def _overlaps(cells: int, pixels: int, block: int) -> sparse.csr_array:
+def _overlaps(cells: int, pixels: int, block: int) -> "sparse.csr_array":
     """Which shares of a block each cell of a map fills, along one axis.
 
     The cells divide the frame's pixels equally; the last block is cut off.
@@ -53,6 +55,8 @@ def _overlaps(cells: int, pixels: int, block: int) -> sparse.csr_array:
     Returns:
         float64 [blocks, cells]; each row's sum is 1.
     """
+    from scipy import sparse  # a third of a second
+
     edges = np.append(np.arange(0, pixels, block), pixels) * (cells / pixels)
     # What lies before the edge, in each cell.
     before = np.clip(edges[:, None] - np.arange(cells), 0, 1)

@@ -22,7 +22,6 @@ import tempfile
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from lsts_tf import option
 from lsts_tf.media import draw
@@ -310,6 +309,8 @@ class Reframe(sink.Sink):
         }
         about_file, table, commands = self._texts
         about_file.write(sink.to_json(about) + "\n")
+        import pandas as pd  # half a second
+
         frame = pd.DataFrame(self._rows, columns=columns)
         frame.to_csv(table, index=False, lineterminator="\n")
         commands.writelines(self._commands() if self._rows else ())

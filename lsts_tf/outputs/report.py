@@ -13,16 +13,18 @@ import functools
 import io
 import math
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import jinja2
 import numpy as np
-import pandas as pd
 import PIL.Image
 
 from lsts_tf.media import draw, writer
 from lsts_tf.outputs import attention, pictures, sink
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LIMIT = 48 * 2**20
 WIDTH = 640
@@ -133,6 +135,8 @@ class Report(attention.Measuring):
 
     def _made_with(self) -> Iterator[tuple[str, str]]:
         """(name, value); names of nested mappings are joined by points."""
+        import pandas as pd
+
         about = pd.json_normalize(dict(self.about))
         for name, (value,) in about.items():
             is_list = isinstance(value, list | tuple)
@@ -158,8 +162,8 @@ def _template() -> jinja2.Template:
 
 def _panel(
     title: str,
-    lines: Sequence[tuple[str, str, str, pd.Series]],
-    across: pd.Series,
+    lines: Sequence[tuple[str, str, str, "pd.Series"]],
+    across: "pd.Series",
 ) -> dict[str, Any]:
     """What the template's macro takes for curves over one time axis.
 
@@ -167,6 +171,8 @@ def _panel(
     its name, its colour, and its values, NaN where there is none. These stand
     at `across`, 0 to 1000.
     """
+    import pandas as pd  # half a second
+
     known = pd.concat([values for *_, values in lines]).dropna()
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     room = max((high - low) * 0.08, 0.01)
@@ -199,7 +205,7 @@ def _panel(
     }
 
 
-def _path(x: pd.Series, y: pd.Series) -> str:
+def _path(x: "pd.Series", y: "pd.Series") -> str:
     """An SVG path through the points, interrupted where y is NaN."""
     steps, pen = [], "M"
     for across, down in zip(x, y, strict=True):

@@ -21,16 +21,18 @@ import shutil
 import tempfile
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import urllib.parse
 
 import cv2
 import jinja2
 import numpy as np
-import pandas as pd
 
 from lsts_tf.media import files, sources
 from lsts_tf.outputs import run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PREFIX = "lsts_tf_app_"
 # A film with a higher rate may have as many frames as one with this.
@@ -250,8 +252,12 @@ def shown(result: pathlib.Path, damage: str) -> str:
     )
 
 
-def figures(result: pathlib.Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def figures(
+    result: pathlib.Path,
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Focus of each frame, and the strongest region at each full second."""
+    import pandas as pd  # half a second
+
     with (result / "attention.jsonl").open(encoding="utf-8") as file:
         lines = pd.DataFrame(map(json.loads, file))
     seconds = lines[lines["hot_spots"] > 0].groupby(lines["time"] // 1)
