@@ -10,6 +10,7 @@ points, see `parts`. Sizes below are those of 224 x 224.
 import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
+import gc
 import itertools
 import math
 from typing import Any
@@ -85,26 +86,34 @@ class Extractor(front_end.FrontEnd):
         self.skips = tuple(skips)
         self.end_point = end_point
         self.lookahead = lookahead
+        self._sources = sources
+        self._seed = seed
         self.weights: dict[str, i3d_weights.Weights] = {}
-        self.networks: dict[str, keras.Model] = {}
+        self._networks: dict[str, keras.Model] = {}
+        self._ends: dict[str, keras.Model] = {}
         for stream in self.streams:
-            channels = i3d_weights.CHANNELS[stream]
-            network = i3d.build(
-                channels, height=size[0], width=size[1], name=f"i3d_{stream}"
-            )
-            self.networks[stream] = network
-            if sources is not None:
-                self.weights[stream] = i3d_weights.load(
-                    network, stream, sources[stream], seed=seed
-                )
-        self._ends = {
-            stream: i3d.at(network, (end_point, *self.skips))
-            for stream, network in self.networks.items()
-        }
+            self.network(stream)
         self._sliding: dict[tuple[str, int], sliding_i3d.SlidingI3D] = {}
         # Whose turn it is to push into one of them.
         self._turns: dict[tuple[str, int], object] = {}
         self._stills: dict[str, Callable[[Any], dict]] = {}
+
+    def network(self, stream: str) -> keras.Model:
+        """I3D of a stream, loaded again if it was let go (`_shared`)."""
+        if stream not in self._networks:
+            height, width = self.size
+            network = i3d.build(
+                i3d_weights.CHANNELS[stream],
+                height=height,
+                width=width,
+                name=f"i3d_{stream}",
+            )
+            if self._sources is not None:
+                self.weights[stream] = i3d_weights.load(
+                    network, stream, self._sources[stream], seed=self._seed
+                )
+            self._networks[stream] = network
+        return self._networks[stream]
 
     @property
     def decoder_shape(self) -> tuple[int, int, int, int]:
@@ -117,9 +126,13 @@ class Extractor(front_end.FrontEnd):
         """{stream: I3D from `first` on}; see `tuned_i3d.build`."""
         return {
             stream: tuned_i3d.build(
-                network, first, frames=self.window, rate=rate, dtype=dtype
+                self.network(stream),
+                first,
+                frames=self.window,
+                rate=rate,
+                dtype=dtype,
             )
-            for stream, network in self.networks.items()
+            for stream in self.streams
         }
 
     @property
@@ -193,6 +206,10 @@ class Extractor(front_end.FrontEnd):
 
     def encode_parts(self, stream: str, clip: Any) -> dict[str, Any]:
         """Features of one window; see `FrontEnd.encode_parts`."""
+        if stream not in self._ends:
+            self._ends[stream] = i3d.at(
+                self.network(stream), (self.end_point, *self.skips)
+            )
         ends = self._ends[stream](self._in_range(stream, clip)[None])
         found = self._parts_of(stream, ends, ends[self.end_point])
         return {name: part[0] for name, part in found.items()}
@@ -308,7 +325,7 @@ class Extractor(front_end.FrontEnd):
         """
         if stream not in self._stills:
             ends = i3d.at(
-                i3d.of_still(self.networks[stream]),
+                i3d.of_still(self.network(stream)),
                 (self.end_point, *self.skips),
             )
             self._stills[stream] = tf.function(ends, autograph=False)
@@ -334,7 +351,7 @@ class Extractor(front_end.FrontEnd):
             # A GPU is fastest with all of a chunk at once.
             in_parts = not has_gpu and (is_large or self.name == "window")
             self._sliding[key] = sliding_i3d.SlidingI3D(
-                self.networks[stream],
+                self.network(stream),
                 window=self.window,
                 stride=stride,
                 front_end=self.name,
@@ -350,6 +367,11 @@ class Extractor(front_end.FrontEnd):
                     eight_bits.Function if self.dtype == "int8" else None
                 ),
             )
+            # It has kernels of its own, and few need both: that saves 50 MB.
+            # Layers refer to each other in circles.
+            del self._networks[stream]
+            self._ends.pop(stream, None)
+            gc.collect()
         return self._sliding[key]
 
 

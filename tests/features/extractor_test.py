@@ -47,7 +47,7 @@ def every(extractor, frames):
 def alone(extractor, stream, clip):
     """The slow and obvious way: one window through the published network."""
     prepare = {"rgb": preprocess.rgb, "flow": preprocess.flow}[stream]
-    mixed = extractor.networks[stream](np.asarray(prepare(clip))[None])
+    mixed = extractor.network(stream)(np.asarray(prepare(clip))[None])
     return np.asarray(i3d.pool(mixed))[0]
 
 
