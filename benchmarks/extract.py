@@ -167,7 +167,7 @@ def contenders_of(
                 stride=args.stride,
                 front_end=front_end,
                 dtype=dtype,
-                first_chunk=first_chunk(front_end),
+                first_chunk=extractor.first_chunk(front_end),
                 compile=compiled(args),
             )
             start = sliding.push(frames[:lead])
@@ -393,7 +393,7 @@ def stream(args: argparse.Namespace) -> None:
         model,
         window=args.window,
         stride=args.stride,
-        first_chunk=first_chunk("window"),
+        first_chunk=extractor.first_chunk("window"),
         compile=compiled(args),
     )
     print(f"state {sliding.state_bytes / 1e6:.1f} MB by count")
@@ -407,11 +407,6 @@ def stream(args: argparse.Namespace) -> None:
                 f"{windows} windows"
             )
     print(f"end: {resident_memory():.3f} GB, peak {peak_memory():.3f} GB")
-
-
-def first_chunk(front_end: str) -> int | None:
-    """Returns what the extractor takes on a CPU for frames of 224 x 224."""
-    return extractor.CHUNK // 2 if front_end == "window" else None
 
 
 def resident_memory() -> float:

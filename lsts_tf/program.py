@@ -86,11 +86,14 @@ def importing(*, without: Sequence[str] = ()) -> Iterator[None]:
             that the program does not hand it anything of: inside they seem
             missing, unless they have been imported already.
     """
+    if "keras" in sys.modules:
+        yield
+        return
     hidden = [name for name in without if name not in sys.modules]
     # So Python's import system has it: None stands for what is not there.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    # Almost all that is made stays, and would be looked through again and
-    # again: a fifth of the time.
+    # Almost all that is made stays, and Python would look through it for
+    # garbage again and again: a fifth of the time.
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -95,7 +95,7 @@ def load(*_, **__):
 
 
 if __name__ == "__main__":
-    predictor_lib.Predictor.load = load
+    predict._load = load
     experiment.define_flags()
     predict.define_flags()
     app.run(predict.main)

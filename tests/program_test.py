@@ -110,6 +110,22 @@ def test_the_command_answers_at_once():
     assert done.stdout.endswith("loaded set()\n")
 
 
+def test_predict_loads_nothing_that_it_does_not_use():
+    """Keras takes them where they are, for tables and plots."""
+    code = (
+        "import gc, sys\n"
+        "from lsts_tf import predict\n"
+        "try:\n"
+        "    predict._load('nowhere')\n"
+        "except FileNotFoundError:\n"
+        "    names = ('keras', 'matplotlib', 'pandas', 'pyarrow')\n"
+        "    print({name for name in names if name in sys.modules})\n"
+        "import pandas\n"
+        "print(pandas.DataFrame([1]).shape, gc.isenabled())\n"
+    )
+    assert answered(code).stdout == "{'keras'}\n(1, 1) True\n"
+
+
 def test_sigterm_cleans_up_even_if_it_comes_twice():
     """As from `timeout`."""
     before = signal.getsignal(signal.SIGTERM)

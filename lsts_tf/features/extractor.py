@@ -207,9 +207,10 @@ class Extractor(front_end.FrontEnd):
     def encode_parts(self, stream: str, clip: Any) -> dict[str, Any]:
         """Features of one window; see `FrontEnd.encode_parts`."""
         if stream not in self._ends:
-            self._ends[stream] = i3d.at(
-                self.network(stream), (self.end_point, *self.skips)
-            )
+            with tf.init_scope():  # This may be traced.
+                self._ends[stream] = i3d.at(
+                    self.network(stream), (self.end_point, *self.skips)
+                )
         ends = self._ends[stream](self._in_range(stream, clip)[None])
         found = self._parts_of(stream, ends, ends[self.end_point])
         return {name: part[0] for name, part in found.items()}
@@ -346,10 +347,6 @@ class Extractor(front_end.FrontEnd):
     def _shared(self, stream: str, stride: int) -> sliding_i3d.SlidingI3D:
         key = (stream, stride)
         if key not in self._sliding:
-            has_gpu = bool(tf.config.list_logical_devices("GPU"))
-            is_large = math.prod(self.size) > math.prod(parts.SIZE)
-            # A GPU is fastest with all of a chunk at once.
-            in_parts = not has_gpu and (is_large or self.name == "window")
             self._sliding[key] = sliding_i3d.SlidingI3D(
                 self.network(stream),
                 window=self.window,
@@ -359,8 +356,8 @@ class Extractor(front_end.FrontEnd):
                 skips=self.skips,
                 end_point=self.end_point,
                 dtype="float32" if self.dtype == "int8" else self.dtype,
-                chunk=_GPU_CHUNK if has_gpu else CHUNK,
-                first_chunk=CHUNK // 2 if in_parts else None,
+                chunk=_GPU_CHUNK if _has_gpu() else CHUNK,
+                first_chunk=first_chunk(self.name, self.size),
                 # Nothing to convert: it would be half of the tracing time.
                 compile=functools.partial(tf.function, autograph=False),
                 compile_all=(
@@ -373,6 +370,22 @@ class Extractor(front_end.FrontEnd):
             self._ends.pop(stream, None)
             gc.collect()
         return self._sliding[key]
+
+
+def first_chunk(
+    front_end: str, size: tuple[int, int] = parts.SIZE
+) -> int | None:
+    """Windows that I3D's first layers take at once; see `SlidingI3D`.
+
+    None for all of a chunk's, which is the fastest on a GPU.
+    """
+    is_large = math.prod(size) > math.prod(parts.SIZE)
+    in_parts = is_large or front_end == "window"
+    return CHUNK // 2 if in_parts and not _has_gpu() else None
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
 
 
 def _played(

@@ -1,9 +1,11 @@
 import copy
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lsts_tf.features import extractor as extractor_lib
 from lsts_tf.features import fill, flow, front_end, preprocess, stores
@@ -65,6 +67,16 @@ def all_close(found, want):
 
 def close(got, want):
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+def test_i3d_is_let_go_and_loaded_again(rgb, frames):
+    clip = np.stack(list(map(preprocess.squeeze, frames[:16])))
+    before = rgb.encode_parts("rgb", clip)["rgb"]
+    first = weakref.ref(rgb.network("rgb"))
+    sum(1 for _ in features(rgb, clip, stride=5))
+    assert first() is None
+    traced = tf.function(lambda: rgb.encode_parts("rgb", clip)["rgb"])
+    close(traced().numpy(), np.asarray(before))
 
 
 def test_features_of_a_clip_are_those_of_its_windows(extractor, frames, every):

@@ -25,14 +25,17 @@ def concatenate(parts: Sequence[Any], axis: int) -> Any:
     return ops.concatenate(parts, axis) if len(parts) > 1 else parts[0]
 
 
-def every(x: Any, step: int, count: int, first: int = 0) -> Any:
-    """Returns `count` entries of the first axis, each `step`-th.
+def every(
+    x: Any, step: int, count: int, first: int = 0, *, axis: int = 0
+) -> Any:
+    """Returns `count` entries of an axis, each `step`-th.
 
-    Rows are taken, because TensorFlow steps through a slice number by number.
+    They are taken, because TensorFlow steps through a slice number by number.
     """
     if step == 1:
-        return x[first : first + count]
-    return ops.take(x, range(first, first + step * count, step), axis=0)
+        before = (slice(None),) * axis
+        return x[(*before, slice(first, first + count))]
+    return ops.take(x, range(first, first + step * count, step), axis)
 
 
 def convolve(x: Any, kernel: Any, strides: Any = 1) -> Any:

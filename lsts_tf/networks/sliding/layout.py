@@ -57,7 +57,7 @@ class Run:
     Attributes:
       windows: number of windows that the chunk completes.
       weights: those of `Plan`.
-      state: what the last chunk left.
+      state: the pieces of each history, the oldest first.
       emits: whether right borders and features are wanted: not before the
         first window is complete.
       start: start of the chunk's last window where labels outside of the video
@@ -65,12 +65,12 @@ class Run:
       end: last frame of the video, likewise.
       is_still: whether the video stood still until here: all that is
         remembered equals what is new, and `state` is not read.
-      left_behind: the state for the next chunk, by place in `Plan.histories`.
+      left_behind: the newest piece, by place in `Plan.histories`.
     """
 
     windows: int
     weights: Sequence[Any]
-    state: Sequence[Any]
+    state: Sequence[Sequence[Any]]
     emits: bool
     start: Any = None
     end: Any = None
@@ -87,6 +87,35 @@ class Run:
         return x * ops.reshape(ops.cast(keep, x.dtype), (-1, 1, 1, 1))
 
 
+class History(NamedTuple):
+    """The last entries of an array that grows along an axis.
+
+    They are kept in pieces, of as many entries as a chunk adds, so that it
+    copies none but adds a piece, and the oldest one is dropped. Or they are one
+    piece, made anew by each chunk.
+
+    Attributes:
+      length: number of entries wanted.
+      shape: of the array without that axis.
+      axis: which one.
+      new: entries that a window adds; 0 for one piece.
+    """
+
+    length: int
+    shape: tuple[int, ...]
+    axis: int
+    new: int
+
+    def pieces(self, windows: int) -> tuple[int, int]:
+        """Number of pieces where chunks have so many windows, and entries."""
+        entries = min(self.length, windows * self.new or self.length)
+        return -(-self.length // entries), entries
+
+    def array(self, entries: int) -> tuple[int, ...]:
+        """Shape of an array of so many entries."""
+        return (*self.shape[: self.axis], entries, *self.shape[self.axis :])
+
+
 class Plan:
     """Collects weights, state and cost while a layer is laid out.
 
@@ -97,7 +126,7 @@ class Plan:
       dtype: of the arithmetic.
       longest: border steps that are convolved together, see `toom_cook`.
       weights: arrays that the layer takes from `Run.weights`.
-      histories: shapes of the state.
+      histories: what is remembered from chunk to chunk.
       cost: multiply-adds for one window.
     """
 
@@ -108,7 +137,7 @@ class Plan:
         self.dtype = dtype
         self.longest = 4 if dtype == "float32" else 2
         self.weights: list[np.ndarray] = []
-        self.histories: list[tuple[int, ...]] = []
+        self.histories: list[History] = []
         self.cost = 0.0
 
     def weight(self, array: np.ndarray) -> int:

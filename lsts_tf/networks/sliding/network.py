@@ -4,7 +4,7 @@
 """
 
 import collections
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import functools
 import itertools
 import math
@@ -102,18 +102,52 @@ class _Stage:
 
     def reset(self) -> None:
         """Forgets the video."""
-        self._state: list[Any] = []  # Zeros, which take no memory before use.
+        # Of each history its pieces.
+        self._state: list[collections.deque[Any]] = []
+        self._windows = 0  # Of the chunks that the pieces are made for.
 
-    @property
-    def state(self) -> list[Any]:
-        """What it remembers."""
-        return self._state or [
-            ops.zeros(shape, self._dtype) for shape in self.histories
-        ]
+    def state(self, windows: int) -> list[list[Any]]:
+        """Pieces of each history, for a chunk of so many windows."""
+        if self._windows != windows:
+            self._state = [
+                self._cut(history, old, windows)
+                for history, old in itertools.zip_longest(
+                    self.histories, self._state
+                )
+            ]
+            self._windows = windows
+        return [list(pieces) for pieces in self._state]
 
-    @state.setter
-    def state(self, state: list[Any]) -> None:
-        self._state = state
+    def _cut(
+        self,
+        history: layout.History,
+        old: collections.deque[Any] | None,
+        windows: int,
+    ) -> collections.deque[Any]:
+        """Pieces of a history, made of `old` ones, or else of zeros."""
+        count, entries = history.pieces(windows)
+        if old is None:
+            piece = ops.zeros(history.array(entries), self._dtype)
+            return collections.deque([piece] * count, count)
+        if len(old) == count and old[0].shape[history.axis] == entries:
+            return old
+        # Whatever is before what is wanted.
+        blank = ops.zeros(history.array(count * entries), self._dtype)
+        whole = ops.concatenate(
+            [ops.convert_to_tensor(each) for each in (blank, *old)],
+            history.axis,
+        )
+        stop = whole.shape[history.axis]
+        places = range(stop - count * entries, stop, entries)
+        before = (slice(None),) * history.axis
+        return collections.deque(
+            [whole[(*before, slice(n, n + entries))] for n in places], count
+        )
+
+    def remember(self, newest: Iterable[Any]) -> None:
+        """Adds the newest piece of each history."""
+        for pieces, piece in zip(self._state, newest, strict=True):
+            pieces.append(piece)
 
     def __call__(
         self,
@@ -134,9 +168,10 @@ class _Stage:
             self._functions[key] = self._compile(
                 functools.partial(self._run, *key, False)
             )
-        y, skip, self._state = self._functions[key](
-            self._weights, self.state, x, start, end
+        y, skip, newest = self._functions[key](
+            self._weights, self.state(windows), x, start, end
         )
+        self.remember(newest)
         return y, skip
 
     def stand_still(self, x: Any, *, emits: bool) -> tuple[Any, Any]:
@@ -144,18 +179,25 @@ class _Stage:
 
         Once a video, so not worth a compiled function.
         """
-        y, skip, self._state = self._run(
+        y, skip, newest = self._run(
             1, emits, True, self._weights, [], x, None, None
         )
+        counts = [history.pieces(1)[0] for history in self.histories]
+        self._state = [
+            collections.deque([piece] * count, count)
+            for piece, count in zip(newest, counts, strict=True)
+        ]
+        self._windows = 1
         return y, skip
 
     def inside(
-        self, x: Any, windows: int, state: Sequence[Any]
+        self, x: Any, windows: int, state: Sequence[Sequence[Any]]
     ) -> tuple[Any, Any, list[Any]]:
         """Does the same as a pure function, inside of a video.
 
         Returns:
-          What comes behind the layer, its skip or None, and the new state.
+          What comes behind the layer, its skip or None, and the newest piece
+          of each history.
         """
         args = (self._weights, state, x, None, None)
         return self._run(windows, True, False, *args)
@@ -166,7 +208,7 @@ class _Stage:
         emits: bool,
         is_still: bool,
         weights: Sequence[Any],
-        state: Sequence[Any],
+        state: Sequence[Sequence[Any]],
         x: Any,
         start: Any,
         end: Any,
@@ -404,13 +446,23 @@ class SlidingI3D:
 
     @property
     def state_bytes(self) -> int:
-        """Size of what is remembered between chunks."""
+        """Size of what is remembered between the fastest chunks."""
         width = 4 if self._dtype == "float32" else 2
+        whole = self._chunks[0]
         return width * sum(
-            math.prod(shape)
-            for stage in self._stages
-            for shape in stage.histories
+            math.prod(history.array(math.prod(history.pieces(windows))))
+            for stages, windows in (
+                (self._stages[: self._first], self._part_of(whole)),
+                (self._stages[self._first :], whole),
+            )
+            for stage in stages
+            for history in stage.histories
         )
+
+    def _part_of(self, windows: int) -> int:
+        """Windows of a chunk that the first layers compute at once."""
+        some = self._first_chunk or windows
+        return windows if windows % some else some
 
     def reset(self) -> None:
         """Forgets the video; the next frame pushed is frame 0 of another."""
@@ -564,11 +616,11 @@ class SlidingI3D:
         if self._compile_all and is_plain:
             if windows not in self._at_once:
                 self._at_once[windows] = self._compile_all(self._through_all)
-            features, states = self._at_once[windows](
-                frames, [stage.state for stage in self._stages]
+            features, newest = self._at_once[windows](
+                frames, [stage.state(windows) for stage in self._stages]
             )
-            for stage, state in zip(self._stages, states, strict=True):
-                stage.state = state
+            for stage, pieces in zip(self._stages, newest, strict=True):
+                stage.remember(pieces)
         else:
             features = self._pass(frames, windows, through)
         complete = (start - self.delay) // self._stride + 1
@@ -589,15 +641,15 @@ class SlidingI3D:
         return list(ops.convert_to_numpy(part))
 
     def _through_all(
-        self, frames: Any, states: Sequence[Sequence[Any]]
+        self, frames: Any, states: Sequence[Sequence[Sequence[Any]]]
     ) -> tuple[dict[str, Any], list[list[Any]]]:
         """Does what `_pass` does, as a pure function of frames and state."""
         before, left_behind = iter(states), []
         windows = frames.shape[0] // self._stride
 
         def through(stage: _Stage, x: Any, *_: int) -> tuple[Any, Any]:
-            y, skip, state = stage.inside(x, windows, next(before))
-            left_behind.append(state)
+            y, skip, newest = stage.inside(x, windows, next(before))
+            left_behind.append(newest)
             return y, skip
 
         return self._pass(frames, windows, through), left_behind
@@ -621,9 +673,7 @@ class SlidingI3D:
           {end point: [windows, *its shape]}; nothing where none is emitted.
         """
         dense = ops.convert_to_tensor(frames, self._dtype)
-        some = self._first_chunk or windows
-        if windows % some:
-            some = windows
+        some = self._part_of(windows)
         skips: dict[str, list[Any]] = collections.defaultdict(list)
 
         def along(
