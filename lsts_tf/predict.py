@@ -147,7 +147,7 @@ def unused_flags(
 def _load(*arguments: Any, **settings: Any) -> "predictor_lib.Predictor":
     """Does what `Predictor.load` does."""
     # TensorFlow takes seconds: help and errors do not wait for it.
-    with program.importing(without=("pandas", "matplotlib")):
+    with program.importing_keras():
         from lsts_tf import predictor
     return predictor.Predictor.load(*arguments, **settings)
 

@@ -8,7 +8,7 @@ They exit with
 143   the same by SIGTERM, of `train` and of programs that are `terminable`
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import contextlib
 import gc
 import pathlib
@@ -78,18 +78,17 @@ def terminable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def importing(*, without: Sequence[str] = ()) -> Iterator[None]:
+def importing_keras() -> Iterator[None]:
     """Inside, TensorFlow and Keras are imported with less work.
 
-    Args:
-        without: Packages that Keras would import if they are installed, and
-            that the program does not hand it anything of: inside they seem
-            missing, unless they have been imported already.
+    Only for programs that give Keras no tables and ask it for no plots. What
+    has been imported already stays as it is.
     """
     if "keras" in sys.modules:
         yield
         return
-    hidden = [name for name in without if name not in sys.modules]
+    # Keras imports them if they are installed, which takes a second and 90 MB.
+    hidden = {"pandas", "matplotlib"} - set(sys.modules)
     # So Python's import system has it: None stands for what is not there.
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     # Almost all that is made stays, and Python would look through it for

@@ -361,7 +361,8 @@ def _begin(
     # Ctrl-C comes to all processes; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # TensorFlow takes seconds to import.
-    from lsts_tf.features import workers
+    with program.importing_keras():
+        from lsts_tf.features import workers
 
     workers.begin(place, count)
     _loaded.append(load())
