@@ -61,7 +61,6 @@ class Extractor(extractor_lib.Extractor):
     """
 
     note = "no I3D"
-    networks: dict = {}  # noqa: RUF012
 
     def __init__(
         self,

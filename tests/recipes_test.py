@@ -41,12 +41,10 @@ def small(small_settings, monkeypatch):
 def tiny_tail(monkeypatch):
     """A tail with the published layers, on the fake's grid."""
 
-    def networks(self):
-        return {s: i3d.build(3, height=64, width=64) for s in self.streams}
+    def network(self, stream):
+        return i3d.build(3, height=64, width=64, name=f"i3d_{stream}")
 
-    monkeypatch.setattr(
-        fake_front_end.Extractor, "networks", property(networks), raising=False
-    )
+    monkeypatch.setattr(fake_front_end.Extractor, "network", network)
 
 
 @pytest.mark.parametrize("name", [r for r in RECIPES if r != "finetune"])
