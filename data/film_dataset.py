@@ -180,7 +180,7 @@ class FilmBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             raise ValueError(
                 "Each film must belong to a split "
                 f"({', '.join(names) or 'TrainTestSplit.json is missing'}). "
-                f"Received: {strays[0]} and {len(strays) - 1} more that do not."
+                f"Received: splits without {files.named(strays)}."
             )
         for split, of in names.items():
             wanted = set(of)

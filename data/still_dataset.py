@@ -30,6 +30,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import gaze_dataset
+from lsts_tf.media import files
 from lsts_tf.scoring import density
 
 STIMULI = "data/stimuli"
@@ -261,8 +262,8 @@ def _check_matched(
         if lacks:
             raise ValueError(
                 "Each image must have its fixations, and fixations their "
-                f"image. Received: {told}; no {what} {lacks[0]:03d}.jpg and "
-                f"{len(lacks) - 1} more."
+                f"image. Received: {told}; no {what} "
+                f"{files.named([f'{number:03d}.jpg' for number in lacks])}."
             )
 
 

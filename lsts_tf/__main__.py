@@ -5,6 +5,7 @@ lsts predict --help
 """
 
 import argparse
+import os
 import runpy
 import sys
 
@@ -40,7 +41,14 @@ def main() -> None:
     given = parser.parse_args(sys.argv[1:] or ["--help"])
     sys.argv[1:] = given.arguments
     # As `python -m` does, so that processes that are spawned find the verb.
-    runpy.run_module(f"lsts_tf.{given.verb}", None, "__main__", alter_sys=True)
+    try:
+        runpy.run_module(
+            f"lsts_tf.{given.verb}", None, "__main__", alter_sys=True
+        )
+    except BrokenPipeError:
+        # `lsts predict --help | head` has read enough. What is left goes
+        # nowhere, or Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

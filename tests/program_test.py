@@ -1,5 +1,6 @@
 from concurrent import futures
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -108,6 +109,23 @@ def test_the_command_answers_at_once():
     assert "choose from 'predict'" in done.stderr
     assert "The sample dataset: small" in done.stdout
     assert done.stdout.endswith("loaded set()\n")
+
+
+def test_help_that_nobody_reads_to_its_end():
+    """As `lsts predict --help | head`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lsts_tf", "predict", "--help"],
+            cwd=pages.ROOT,
+            stdout=writes,
+            stderr=subprocess.PIPE,
+            timeout=120,
+        )
+    finally:
+        os.close(writes)
+    assert done.stderr == b""
 
 
 def test_predict_loads_nothing_that_it_does_not_use():

@@ -199,8 +199,8 @@ def _number(
         raise files.FileError(
             root,
             f"clips whose names are not numbers must be listed in {SPLITS}. "
-            f"Received: {unknown[0]} and {len(unknown) - 1} more that are not, "
-            f"{len(listed)} that are listed.",
+            f"Received: {len(listed)} listed clips, without "
+            f"{files.named(unknown)}.",
         )
     for name, clip in clips.items():
         clip.number = places[name]

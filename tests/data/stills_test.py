@@ -247,14 +247,14 @@ def test_another_dataset_of_the_same_layout(osie, refused):
 
 def test_photographs_without_fixations(osie, refused):
     still_folders.write_images(osie, {1700: OSIE, 1001: OSIE})
-    refused("3 images in .* of 1;", "no fixations of image 1001.jpg and 1 more")
+    refused("3 images in .* of 1;", "no fixations of image 1001.jpg, 1700.jpg")
 
 
 def test_fixations_without_photographs(manual, refused):
     gaze = {n: still_folders.look(OSIE, n) for n in (1001, 1002, 1003)}
     still_folders.write_structs(manual, gaze, OSIE)
     (manual / "data" / "stimuli" / "1003.jpg").unlink()
-    refused("2 images in .* of 3;", "no file of image 1003.jpg and 0 more")
+    refused("2 images in .* of 3;", r"no file of image 1003.jpg\.")
 
 
 def test_nobody_looked_again(manual, refused):
