@@ -55,7 +55,7 @@ def page(result: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     tables = {statistic.replace("_", " "): scores.to_html()}
     for metric, found in result.get("comparison", {}).items():
         pairs = pd.DataFrame(found["pairs"])
-        digits = "{:.4f}".format
+        digits = "{:z.4f}".format
         tables[metric] = pairs.to_html(index=False, float_format=digits)
     about = {
         key: value

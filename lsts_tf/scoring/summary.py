@@ -347,4 +347,5 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    # "z": the KLD of equal maps, -0.0000 by rounding, is 0.0000.
+    return "-" if value is None else f"{value:z.4f}"

@@ -84,6 +84,12 @@ def test_the_table():
         assert lines.columns.name == ("mean of videos" if named else None)
 
 
+def test_what_rounds_to_zero_has_no_sign():
+    """As the KLD of perfect maps."""
+    lines = summary_lib.table({"ours": summary([-1e-9], [1])}, "mean")
+    assert lines["cc"]["ours"] == "0.0000"
+
+
 # === Comparisons ===
 
 
